@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from jobs.errors import InvalidJob
 
-MESSAGE_VERSION = 1
 SEED_MAX = 2**32 - 1  # what image tools accept; torch.Generator takes more
 
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
@@ -42,8 +41,9 @@ class RenderParameters(BaseModel):
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> RenderParameters:
-        if self.low_threshold > self.high_threshold:
-            raise ValueError(f"low_threshold ({self.low_threshold}) must not exceed high_threshold ({self.high_threshold})")
+        low, high = self.low_threshold, self.high_threshold
+        if low > high:
+            raise ValueError(f"low_threshold ({low}) must not exceed high_threshold ({high})")
         return self
 
 
@@ -56,7 +56,7 @@ class RenderJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = MESSAGE_VERSION
+    version: Literal[1] = 1
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
     batch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     row: Annotated[int, Field(ge=1)]

@@ -1,0 +1,372 @@
+"""The ledger: what became of every job, in Redis. The ledger, not the queue, is the truth.
+
+Keys, all under `render:`
+
+    batches                 hash   batch -> BatchInfo as JSON
+    batch:<name>:states     hash   job id -> '<state> <attempts> [<worker> <since>]'
+    batch:<name>:counts     hash   state -> number of jobs
+    batch:<name>:jobs       hash   job id -> RenderJob as JSON, until done
+    batch:<name>:results    hash   job id -> RenderResult as JSON, once terminal
+    batch:<name>:cancels    set    ids of running jobs that shall stop
+    worker:<name>           string Heartbeat as JSON; expires with the worker's lease
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import redis
+from pydantic import BaseModel, ConfigDict
+
+from jobs import ledger_scripts as scripts
+from jobs.errors import LedgerUnavailable
+from jobs.job import RenderJob, RenderResult
+from jobs.message import message_for
+from jobs.settings import Settings
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+TERMINAL: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+WORKER_PREFIX = "render:worker:"
+BATCHES = "render:batches"
+SCAN_COUNT = 1000
+UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # kombu.transport.redis.Channel's defaults
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class BatchInfo(_Record):
+    """What was submitted under a batch's name, and when (seconds since the epoch)."""
+
+    name: str
+    output: str
+    source: str
+    created_at: float
+
+
+class Counts(_Record):
+    """Jobs of one batch by state."""
+
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        """All jobs of the batch."""
+        return self.queued + self.running + self.finished
+
+    @property
+    def finished(self) -> int:
+        """Jobs in a terminal state."""
+        return self.done + self.failed + self.cancelled
+
+
+class Enqueued(_Record):
+    """What `enqueue` found: `added` is new, the others were there already, by state."""
+
+    added: int = 0
+    queued: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    def __add__(self, other: Enqueued) -> Enqueued:
+        return Enqueued(**{name: getattr(self, name) + getattr(other, name) for name in Enqueued.model_fields})
+
+
+class Start(_Record):
+    """Whether a worker that got a message shall render it; `attempts` counts this start too."""
+
+    decision: Literal["run", "finished", "held", "cancelled", "quarantined"]
+    attempts: int
+
+
+class JobState(_Record):
+    """One job's line in the ledger; `text` is the line as stored, for compare-and-set."""
+
+    id: str
+    state: State
+    attempts: int
+    worker: str | None
+    since: float | None
+    text: str
+
+
+class Heartbeat(_Record):
+    """A worker's sign of life: the ids that it holds, and when (seconds since the epoch)."""
+
+    worker: str
+    held: tuple[str, ...]
+    at: float
+
+
+class Ledger:
+    """Moves and counts jobs. Every method is one round trip and safe from many threads and processes at once.
+
+    Raises:
+        LedgerUnavailable: Redis did not answer; the move may or may not have happened, and may be repeated.
+    """
+
+    def __init__(self, client: redis.Redis, *, queue: str = "render", max_attempts: int = 3) -> None:
+        self.client = client  # must decode responses to str
+        self.queue = queue
+        self._max_attempts = max_attempts
+        self._scripts = {
+            name: client.register_script(getattr(scripts, name))
+            for name in ("ENQUEUE", "START", "HAND_BACK", "FINISH", "REQUEUE", "RESTORE", "CANCEL")
+        }
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Ledger:
+        """Connect lazily: the first call meets the network."""
+        client = redis.Redis.from_url(
+            settings.redis_url,
+            decode_responses=True,
+            socket_timeout=20,
+            socket_connect_timeout=5,
+            health_check_interval=30,
+        )
+        return cls(client, queue=settings.queue, max_attempts=settings.max_attempts)
+
+    # -- batches ------------------------------------------------------------------------------------------------
+
+    def open_batch(self, name: str, *, output: str, source: str) -> BatchInfo:
+        """Note a batch under its name; one that exists stays as it was first noted."""
+        info = BatchInfo(name=name, output=output, source=source, created_at=time.time())
+        with _answering():
+            self.client.hsetnx(BATCHES, name, info.model_dump_json())
+            return BatchInfo.model_validate_json(cast(str, self.client.hget(BATCHES, name)))
+
+    def batch(self, name: str) -> BatchInfo | None:
+        """What is known of a batch, or None."""
+        with _answering():
+            text = cast("str | None", self.client.hget(BATCHES, name))
+        return BatchInfo.model_validate_json(text) if text else None
+
+    def batches(self) -> list[BatchInfo]:
+        """All batches, oldest first."""
+        with _answering():
+            texts = cast("list[str]", self.client.hvals(BATCHES))
+        return sorted((BatchInfo.model_validate_json(text) for text in texts), key=lambda info: info.created_at)
+
+    def counts(self, batch: str) -> Counts:
+        """Jobs by state, in O(1)."""
+        with _answering():
+            found = cast("dict[str, str]", self.client.hgetall(_key(batch, "counts")))
+        return Counts(**{state: int(number) for state, number in found.items()})
+
+    def states(self, batch: str) -> Iterator[JobState]:
+        """Every job's line, in no order, without loading the batch into memory."""
+        for id_, text in self._scan(_key(batch, "states")):
+            yield parse_state(id_, text)
+
+    def results(self, batch: str) -> Iterator[RenderResult]:
+        """Every terminal job's result, in no order, without loading the batch into memory."""
+        for _, text in self._scan(_key(batch, "results")):
+            yield RenderResult.model_validate_json(text)
+
+    def job(self, batch: str, job_id: str) -> RenderJob | None:
+        """A job that is not done, or None."""
+        with _answering():
+            text = cast("str | None", self.client.hget(_key(batch, "jobs"), job_id))
+        return RenderJob.from_json(text) if text else None
+
+    def state(self, batch: str, job_id: str) -> JobState | None:
+        """One job's line, or None."""
+        with _answering():
+            text = cast("str | None", self.client.hget(_key(batch, "states"), job_id))
+        return parse_state(job_id, text) if text else None
+
+    # -- the producer's moves -----------------------------------------------------------------------------------
+
+    def enqueue(self, jobs: Sequence[RenderJob], messages: Sequence[str]) -> Enqueued:
+        """Queue the jobs that the ledger does not know, message and ledger entry in one atomic step.
+
+        All jobs must be of one batch. Jobs that are known stay as they are, whatever their state.
+        """
+        if not jobs:
+            return Enqueued()
+        arguments = [
+            part for job, message in zip(jobs, messages, strict=True) for part in (job.id, _dump(job), message)
+        ]
+        flat = self._run("ENQUEUE", [*_keys(jobs[0].batch, "states", "counts", "jobs"), self.queue], arguments)
+        return Enqueued(**{flat[i]: int(flat[i + 1]) for i in range(0, len(flat), 2)})
+
+    def retry(self, batch: str, *, states: Collection[str] = ("failed", "cancelled")) -> int:
+        """Queue failed or cancelled jobs again, with no attempts counted. Returns how many."""
+        if not set(states) <= {"failed", "cancelled"}:
+            raise ValueError(f"only failed and cancelled jobs can be retried, not {sorted(states)}")
+        return sum(
+            self.requeue(batch, line, attempts=0, to="tail") for line in self.states(batch) if line.state in states
+        )
+
+    def cancel(self, batch: str, job_id: str | None = None) -> Counts:
+        """End queued jobs at once and mark running ones; counts by the state in which each was found."""
+        ids = [job_id] if job_id else [line.id for line in self.states(batch) if line.state not in TERMINAL]
+        found: dict[str, int] = {}
+        for id_ in ids:
+            job = self.job(batch, id_)
+            if job is None:  # done, or never there
+                continue
+            result = cancelled_result(job)
+            keys = _keys(batch, "states", "counts", "results", "cancels")
+            was = str(self._run("CANCEL", keys, [id_, result.model_dump_json()]))
+            found[was] = found.get(was, 0) + 1
+        return Counts(**found)
+
+    def requeue(self, batch: str, line: JobState, *, attempts: int, to: Literal["head", "tail"]) -> bool:
+        """Queue one job again if it is still exactly as `line` saw it."""
+        job = self.job(batch, line.id)
+        if job is None:
+            return False
+        message = message_for(job.id, _dump(job), queue=self.queue)
+        keys = [*_keys(batch, "states", "counts"), self.queue, _key(batch, "results")]
+        return bool(self._run("REQUEUE", keys, [line.id, line.text, f"queued {attempts}", message, to]))
+
+    def restore(self, batch: str, line: JobState, *, tag: str, message: str) -> bool:
+        """Take a delivered message back from a consumer that died, if the job is still exactly as `line` saw it."""
+        keys = [*_keys(batch, "states", "counts"), self.queue, UNACKED, UNACKED_INDEX]
+        return bool(self._run("RESTORE", keys, [line.id, line.text, f"queued {line.attempts}", tag, message]))
+
+    # -- the queue, as kombu keeps it -----------------------------------------------------------------------------
+
+    def queue_length(self) -> int:
+        """Messages waiting in the queue."""
+        with _answering():
+            return self.client.llen(self.queue)
+
+    def queued_messages(self, chunk: int) -> Iterator[str]:
+        """The queue's messages as text, tail first, `chunk` a round trip."""
+        # From the tail, against the direction in which messages move: nothing is passed over, some are seen twice.
+        start = 0
+        while True:
+            with _answering():
+                texts = cast("list[str]", self.client.lrange(self.queue, start, start + chunk - 1))
+            yield from texts
+            if len(texts) < chunk:
+                return
+            start += chunk
+
+    def delivered_messages(self) -> Iterator[tuple[str, str]]:
+        """(delivery tag, JSON text) of every message that a consumer holds, of whatever queue."""
+        yield from self._scan(UNACKED)
+
+    def delivery_times(self) -> list[tuple[str, float]]:
+        """(delivery tag, seconds since the epoch) of every message that a consumer holds."""
+        with _answering():
+            return cast("list[tuple[str, float]]", self.client.zrange(UNACKED_INDEX, 0, -1, withscores=True))
+
+    # -- the worker's moves -------------------------------------------------------------------------------------
+
+    def start(self, job: RenderJob, *, worker: str) -> Start:
+        """Decide whether this worker renders the job, and note that it does."""
+        keys = _keys(job.batch, "states", "counts", "jobs")
+        arguments = [job.id, _dump(job), worker, f"{time.time():.3f}", self._max_attempts, WORKER_PREFIX]
+        decision, attempts = self._run("START", keys, arguments)
+        return Start(decision=decision, attempts=int(attempts))
+
+    def hand_back(self, job: RenderJob, *, worker: str, refund: bool = True) -> bool:
+        """Running -> queued; `refund` where the attempt was not the job's fault. The broker returns the message."""
+        keys = _keys(job.batch, "states", "counts")
+        return bool(self._run("HAND_BACK", keys, [job.id, worker, int(refund)]))
+
+    def finish(self, result: RenderResult) -> bool:
+        """Enter a terminal state. True the first time; a terminal state never changes."""
+        keys = _keys(result.batch, "states", "counts", "jobs", "results", "cancels")
+        return bool(self._run("FINISH", keys, [result.id, result.state, result.model_dump_json()]))
+
+    def cancels(self, batch: str) -> set[str]:
+        """Ids of running jobs that shall stop."""
+        with _answering():
+            return set(cast("set[str]", self.client.smembers(_key(batch, "cancels"))))
+
+    # -- signs of life ------------------------------------------------------------------------------------------
+
+    def beat(self, worker: str, *, held: Collection[str], lease_seconds: float) -> None:
+        """Say that a worker lives and what it holds; it counts as dead `lease_seconds` after its last beat."""
+        beat = Heartbeat(worker=worker, held=tuple(held), at=time.time())
+        with _answering():
+            self.client.set(WORKER_PREFIX + worker, beat.model_dump_json(), px=int(lease_seconds * 1000))
+
+    def retire(self, worker: str) -> None:
+        """Say that a worker is gone, so that nobody waits for its lease to end."""
+        with _answering():
+            self.client.delete(WORKER_PREFIX + worker)
+
+    def workers(self) -> dict[str, Heartbeat]:
+        """The live workers by name."""
+        with _answering():
+            names = list(self.client.scan_iter(match=WORKER_PREFIX + "*", count=SCAN_COUNT))
+            texts = cast("list[str | None]", self.client.mget(names)) if names else []
+        beats = [Heartbeat.model_validate_json(text) for text in texts if text]
+        return {beat.worker: beat for beat in beats}
+
+    def _scan(self, key: str) -> Iterator[tuple[str, str]]:
+        with _answering():
+            yield from self.client.hscan_iter(key, count=SCAN_COUNT)
+
+    def _run(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        script: Callable[..., Any] = self._scripts[name]
+        with _answering():
+            return script(keys=keys, args=arguments)
+
+
+def parse_state(id_: str, text: str) -> JobState:
+    """Read one line of the `states` hash."""
+    parts = text.split()
+    running = len(parts) == 4
+    return JobState(
+        id=id_,
+        state=cast(State, parts[0]),
+        attempts=int(parts[1]),
+        worker=parts[2] if running else None,
+        since=float(parts[3]) if running else None,
+        text=text,
+    )
+
+
+def cancelled_result(job: RenderJob) -> RenderResult:
+    """The terminal record of a job that was cancelled before it was rendered."""
+    return RenderResult(
+        id=job.id,
+        batch=job.batch,
+        row=job.row,
+        state="cancelled",
+        image=job.parameters.image,
+        prompt=job.parameters.prompt,
+        seed=job.seed,
+        error_kind="cancelled",
+        error="cancelled by the user",
+        finished_at=time.time(),
+    )
+
+
+def _dump(job: RenderJob) -> str:
+    return job.model_dump_json()
+
+
+def _key(batch: str, what: str) -> str:
+    return f"render:batch:{batch}:{what}"
+
+
+def _keys(batch: str, *whats: str) -> list[str]:
+    return [_key(batch, what) for what in whats]
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turn what redis-py raises when the server is away into our own error, without the URL's password."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise LedgerUnavailable(
+            f"Redis does not answer ({type(error).__name__}): check that it runs and that RENDER_REDIS_URL names it"
+        ) from error

@@ -1,0 +1,37 @@
+"""Backoff with jitter for calls that may succeed later."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from jobs.errors import TransientError
+
+Value = TypeVar("Value")
+
+MAX_PAUSE_SECONDS = 20.0
+
+
+def with_backoff(
+    call: Callable[[], Value],
+    *,
+    attempts: int,
+    base_seconds: float,
+    sleep: Callable[[float], object] = time.sleep,
+    uniform: Callable[[float, float], float] = random.uniform,
+) -> Value:
+    """Call until it works, at most `attempts` times; pauses are drawn from [0.5, 1.5) * base * 2**n.
+
+    Jitter keeps a hundred workers from coming back to a throttling store in the same instant.
+
+    Raises:
+        TransientError: the last one, when every attempt met one. Other errors pass at once.
+    """
+    for attempt in range(attempts - 1):
+        try:
+            return call()
+        except TransientError:
+            sleep(min(MAX_PAUSE_SECONDS, base_seconds * 2**attempt) * uniform(0.5, 1.5))
+    return call()

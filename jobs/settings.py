@@ -1,0 +1,87 @@
+"""Settings: one frozen object a process; the only file that reads the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic.functional_validators import BeforeValidator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from jobs.errors import SettingsError
+
+MIB = 2**20
+
+
+def _comma_separated(value: Any) -> Any:
+    """`a,b` -> ('a', 'b'): lists in the environment are written the way people write them."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+
+
+class Settings(BaseSettings):
+    """Every variable that the producer and the worker read, with its unit in its name.
+
+    S3 is configured by the standard AWS_* variables, which boto3 reads itself.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RENDER_", frozen=True, extra="ignore")
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis: redis://, rediss:// or unix://")
+    queue: str = Field("render", pattern=r"^[A-Za-z0-9._-]+$", description="name of the queue in Redis")
+    output_uri: str = Field("output", min_length=1, description="where results go: a folder, file:// or s3://")
+
+    engine_dir: str = Field("engine-set", min_length=1, description="the engine set that workers load")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where engines run")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the engines (default: all cores)")
+    max_batch: int | None = Field(None, ge=1, description="samples in one engine call (default: the engine set's)")
+    low_vram: bool = Field(False, description="never hold diffusion and text/decoder engines together")
+
+    jobs_in_flight: int = Field(16, ge=1, le=512, description="jobs a worker holds at once; also the prefetch")
+    visibility_timeout_seconds: int = Field(3600, ge=5, description="until Redis offers a held message again")
+    heartbeat_seconds: float = Field(5.0, gt=0, description="between two signs of life of a worker")
+    lease_seconds: float = Field(15.0, gt=0, description="silence after which a worker counts as dead")
+    grace_seconds: float = Field(30.0, ge=0, description="for finishing running samples after SIGTERM")
+    max_attempts: int = Field(3, ge=1, description="starts of one job before it is failed or quarantined")
+    reconcile_seconds: float = Field(15.0, gt=0, description="between two reconciliations while waiting")
+
+    fetch_timeout_seconds: float = Field(30.0, gt=0, description="for one input, from start to end")
+    fetch_max_bytes: int = Field(64 * MIB, ge=1, description="largest input file")
+    max_pixels: int = Field(50_000_000, ge=1, description="largest input picture, before resizing")
+    allow_hosts: CommaSeparated = Field((), description="hosts that may have private addresses, comma-separated")
+    retry_attempts: int = Field(4, ge=1, description="tries of one fetch or upload")
+    retry_base_seconds: float = Field(0.5, ge=0, description="first pause between tries; doubles each time")
+
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="for /metrics and /healthz (default: off)")
+    metrics_host: str = Field("127.0.0.1", description="address that metrics and health listen on")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
+    log_format: Literal["json", "console"] = Field("json", description="log lines for machines or people")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; `overrides` win.
+
+    Raises:
+        SettingsError: a bad value; the sentence names the variable.
+    """
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_sentence(problem) for problem in error.errors())) from error
+    if settings.lease_seconds < 2 * settings.heartbeat_seconds:
+        raise SettingsError(
+            f"RENDER_LEASE_SECONDS ({settings.lease_seconds:g}) must be at least twice RENDER_HEARTBEAT_SECONDS "
+            f"({settings.heartbeat_seconds:g}), or live workers would count as dead"
+        )
+    return settings
+
+
+def _sentence(problem: Any) -> str:
+    variable = "RENDER_" + "_".join(str(part) for part in problem["loc"]).upper()
+    # A URL's password must not reach a log through an error text.
+    shown = "" if variable == "RENDER_REDIS_URL" else f" (got {problem['input']!r})"
+    return f"{variable}: {problem['msg']}{shown}"
