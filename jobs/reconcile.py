@@ -104,7 +104,7 @@ def _delivered(ledger: Ledger) -> dict[str, _Delivered]:
     since = dict(ledger.delivery_times())
     found: dict[str, _Delivered] = {}
     for tag, text in ledger.delivered_messages():
-        match = _ID.search(text.replace('\\"', '"'))
+        match = _ID.search(text)
         if match:
             found[match.group(1)] = _Delivered(tag, since.get(tag, 0.0))
     return found

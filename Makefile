@@ -1,0 +1,55 @@
+# make demo    render examples/jobs.csv on this machine: installs, builds the demo engines, starts Redis and a worker
+# make test    every test that needs no GPU
+# make check   ruff and mypy
+# make clean   remove what these made; make clean-demo: only the demo's
+#
+# A fresh machine needs python3 (3.11 to 3.13) and make. PYTHON=python3.12 picks another interpreter. TORCH=... another
+# torch: on Linux the package index serves the CUDA build, which also runs without a GPU, but is large.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check clean clean-demo help
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
+
+demo: $(VENV)/.demo
+	@$(BIN)/python -m deploy.local.demo
+
+test: $(VENV)/.dev
+	@scripts/test
+
+check: $(VENV)/.dev
+	@scripts/check
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "python 3.11 to 3.13 is needed; name one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# torch by itself first: the index's default for a range would be a newer and much larger build.
+$(VENV)/.torch: $(VENV)/bin/python
+	@echo "installing torch" >&2
+	@$(BIN)/python -m pip install -q "$(TORCH)"
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	@echo "installing batch-renderer" >&2
+	@$(BIN)/python -m pip install -q -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "installing what the tests need" >&2
+	@$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+clean-demo:
+	rm -rf .demo demo-output
+
+clean: clean-demo
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,111 @@
+"""The reconciler on a real Redis: orphans go back, nothing held is touched."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from jobs.job import RenderJob
+from jobs.ledger import UNACKED, UNACKED_INDEX, Counts, Ledger
+from jobs.reconcile import Reconciled, reconcile
+from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
+
+
+def run(ledger: Ledger) -> Reconciled:
+    return reconcile(ledger, batch="b", lease_seconds=10, sleep=lambda seconds: None)
+
+
+def deliver(ledger: Ledger, *, seconds_ago: float = 0.0) -> str:
+    """Do what kombu does when it hands a message to a consumer; returns the job's id."""
+    text = str(ledger.client.rpop(ledger.queue))
+    message = json.loads(text)
+    tag = message["properties"]["delivery_tag"]
+    ledger.client.hset(UNACKED, tag, json.dumps([message, "", ledger.queue]))
+    ledger.client.zadd(UNACKED_INDEX, {tag: time.time() - seconds_ago})
+    return str(message["headers"]["id"])
+
+
+def unacked(ledger: Ledger) -> int:
+    return int(str(ledger.client.hlen(UNACKED)))
+
+
+def started(ledger: Ledger, job: RenderJob, *, worker: str) -> None:
+    enqueue(ledger, [job])
+    assert deliver(ledger) == job.id
+    ledger.start(job, worker=worker)
+
+
+def test_a_batch_in_order_is_left_alone(ledger: Ledger) -> None:
+    jobs = make_jobs(4)
+    enqueue(ledger, jobs)
+    ledger.beat("w", held=[jobs[0].id], lease_seconds=10)
+    deliver(ledger)
+    ledger.start(jobs[0], worker="w")
+    deliver(ledger)  # on its way to a worker
+    assert run(ledger) == Reconciled()
+    assert ledger.counts("b") == Counts(queued=3, running=1)
+
+
+def test_a_dead_workers_job_goes_back_to_the_head_of_the_queue(ledger: Ledger) -> None:
+    job = make_job()
+    started(ledger, job, worker="dead")
+    enqueue(ledger, [make_job(2)])
+    assert run(ledger) == Reconciled(restored=1)
+    assert unacked(ledger) == 0
+    assert deliver(ledger) == job.id
+    assert ledger.start(job, worker="w2").attempts == 2
+
+
+def test_a_message_lost_between_queue_and_worker_is_sent_again(ledger: Ledger) -> None:
+    jobs = make_jobs(3)
+    enqueue(ledger, jobs)
+    ledger.client.rpop(ledger.queue)
+    assert run(ledger) == Reconciled(requeued=1)
+    assert ledger.queue_length() == 3
+    assert deliver(ledger) == jobs[0].id
+
+
+def test_a_message_that_was_delivered_and_never_started_is_taken_back_after_the_lease(ledger: Ledger) -> None:
+    enqueue(ledger, make_jobs(1))
+    deliver(ledger, seconds_ago=60)
+    assert run(ledger) == Reconciled(restored=1)
+    assert (ledger.queue_length(), unacked(ledger)) == (1, 0)
+
+
+def test_a_running_job_without_worker_and_message_is_sent_again(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.client.delete(ledger.queue)
+    ledger.start(job, worker="dead")
+    assert run(ledger) == Reconciled(requeued=1)
+    assert ledger.counts("b") == Counts(queued=1)
+
+
+def test_a_job_that_arrives_between_the_two_looks_is_not_sent_again(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    text = str(ledger.client.rpop(ledger.queue))
+    arrived = reconcile(ledger, batch="b", lease_seconds=10, sleep=lambda s: ledger.client.lpush(ledger.queue, text))
+    assert arrived == Reconciled()
+    assert ledger.queue_length() == 1
+
+
+def test_finished_jobs_are_never_sent_again(ledger: Ledger) -> None:
+    job = make_job()
+    started(ledger, job, worker="dead")
+    ledger.finish(make_result(job))
+    assert run(ledger) == Reconciled()
+
+
+def test_garbage_in_the_queue_does_not_hide_a_lost_job(ledger: Ledger) -> None:
+    enqueue(ledger, make_jobs(1))
+    ledger.client.rpop(ledger.queue)
+    ledger.client.lpush(ledger.queue, "not json", '{"headers": {}}')
+    assert run(ledger) == Reconciled(requeued=1)
+
+
+def test_all_batches_are_looked_at_when_none_is_named(ledger: Ledger) -> None:
+    for batch in ("b", "c"):
+        enqueue(ledger, make_jobs(1, batch=batch))
+    ledger.client.delete(ledger.queue)
+    assert reconcile(ledger, lease_seconds=10, sleep=lambda seconds: None) == Reconciled(requeued=2)

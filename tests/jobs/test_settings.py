@@ -1,0 +1,33 @@
+"""Settings: the environment is read once, and a bad value stops start-up with the variable's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.errors import SettingsError
+from jobs.settings import load_settings
+
+
+def test_defaults_need_no_environment() -> None:
+    assert load_settings().queue == "render"
+
+
+def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RENDER_JOBS_IN_FLIGHT", "4")
+    monkeypatch.setenv("RENDER_ALLOW_HOSTS", "a.example, b.example")
+    assert load_settings().jobs_in_flight == 4
+    assert load_settings().allow_hosts == ("a.example", "b.example")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("RENDER_JOBS_IN_FLIGHT", "many"), ("RENDER_MAX_BATCH", "0"), ("RENDER_DEVICE", "tpu")]
+)
+def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=f"{variable}.*{value}"):
+        load_settings()
+
+
+def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:
+    with pytest.raises(SettingsError, match="RENDER_LEASE_SECONDS"):
+        load_settings(lease_seconds=5, heartbeat_seconds=5)
