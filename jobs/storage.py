@@ -23,7 +23,8 @@ from jobs.fetch import FetchLimits, fetch
 from jobs.uri import path_of, redacted
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG})
+_NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
 
 
 class Writer(Protocol):
@@ -168,6 +169,6 @@ def _write_whole(path: Path, data: bytes) -> None:
 def _output_error(path: Path, error: OSError) -> OutputForbidden | OutputFull | OutputUnavailable:
     if error.errno in _FULL:
         return OutputFull(f"{path} cannot be written: no space left")
-    if error.errno in _DENIED:
+    if error.errno in _DENIED | _NOT_A_FOLDER:
         return OutputForbidden(f"{path} may not be written: {error.strerror}")
     return OutputUnavailable(f"{path} could not be written: {error.strerror}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 import time
@@ -18,7 +19,7 @@ from jobs.errors import (
     SourceUnavailable,
 )
 from jobs.fetch import FetchLimits, fetch, is_global
-from tests.jobs.web_server import reply, serving
+from tests.jobs.web_server import Answer, reply, serving
 
 LIMITS = FetchLimits(timeout_seconds=5, max_bytes=1000, allow_hosts=("127.0.0.1",))
 
@@ -50,6 +51,34 @@ def test_an_announced_size_over_the_cap_is_refused_before_reading() -> None:
     with serving({"/a": reply(200, headers={"Content-Length": "9999999"})}) as url:
         with pytest.raises(SourceTooLarge, match="RENDER_FETCH_MAX_BYTES"):
             fetch(f"{url}/a", LIMITS)
+
+
+def chunked(parts: int) -> Answer:
+    """A chunked reply of `parts` times 100 bytes."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.protocol_version = "HTTP/1.1"
+        handler.send_response(200)
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for _ in range(parts):
+            handler.wfile.write(b"64\r\n" + b"x" * 100 + b"\r\n")
+        handler.wfile.write(b"0\r\n\r\n")
+
+    return answer
+
+
+def test_a_chunked_body_arrives_whole_and_is_capped_too() -> None:
+    with serving({"/a": chunked(5), "/b": chunked(11)}) as url:
+        assert fetch(f"{url}/a", LIMITS) == b"x" * 500
+        with pytest.raises(SourceTooLarge):
+            fetch(f"{url}/b", LIMITS)
+
+
+def test_a_compressed_reply_is_not_unpacked() -> None:
+    packed = gzip.compress(b"x" * 100_000)
+    with serving({"/a": reply(200, packed, headers={"Content-Encoding": "gzip"})}) as url:
+        assert fetch(f"{url}/a", LIMITS) == packed
 
 
 def test_an_endless_stream_is_cut_at_the_cap() -> None:
