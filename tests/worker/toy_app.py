@@ -1,0 +1,74 @@
+"""A Celery app around GpuPool with nothing to render: its jobs wait as long as they are told, and write down when.
+
+Run as `celery -A tests.worker.toy_app worker`. Configured by TOY_URL, TOY_PREFETCH, TOY_GRACE; jobs append lines to the
+Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `handed_back <id> <time>`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import redis
+from celery import Celery
+from celery.exceptions import Reject
+
+
+class ToyService:
+    """Jobs wait on one event, so that handing back ends them all."""
+
+    def __init__(self) -> None:
+        self.grace_seconds = float(os.environ.get("TOY_GRACE", "5"))
+        self.enough = threading.Event()
+        self.log = redis.Redis.from_url(os.environ["TOY_URL"], decode_responses=True)
+
+    def start(self) -> None:
+        if code := os.environ.get("TOY_REFUSE"):
+            raise SystemExit(int(code))
+        self.note("start", "service")
+
+    def drain(self) -> None:
+        self.note("drain", "service")
+
+    def hand_back_all(self) -> None:
+        self.enough.set()
+
+    def stop(self) -> None:
+        self.note("stop", "service")
+
+    def note(self, what: str, who: str) -> None:
+        self.log.rpush("log", f"{what} {who} {time.time()}")
+
+
+app = Celery("toy", broker=os.environ["TOY_URL"], set_as_current=False)
+app.conf.update(
+    worker_pool="worker.pool:GpuPool",
+    worker_consumer="worker.broker:QuietConsumer",
+    broker_transport="worker.broker:TolerantTransport",
+    worker_concurrency=1,
+    worker_prefetch_multiplier=int(os.environ.get("TOY_PREFETCH", "4")),
+    worker_enable_remote_control=False,
+    task_default_queue="toy",
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={
+        "visibility_timeout": int(os.environ.get("TOY_VISIBILITY", "3600")),
+        "priority_steps": [0],
+        "sep": ":",
+        "queue_order_strategy": "priority",
+    },
+)
+app.service = ToyService()
+
+
+@app.task(name="toy", bind=True)
+def toy(self, seconds: float) -> None:  # type: ignore[no-untyped-def]
+    service = self.app.service
+    service.note("begin", self.request.id)
+    if service.enough.wait(seconds):
+        service.note("handed_back", self.request.id)
+        raise Reject("handed back", requeue=True)
+    service.note("end", self.request.id)

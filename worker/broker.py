@@ -1,0 +1,76 @@
+"""What Celery and kombu take from Redis here: garbage does not kill the worker, and nothing is broadcast.
+
+Whoever can write to the queue's list can put anything into it. Celery 5.7 on kombu 5.7 dies of an item that is not JSON
+(Channel._brpop_read), of one that is not a message (virtual.Message), and of a message with odd headers or arguments
+(create_task_handler catches three kinds of error only). Here each of these is logged and dropped. A real job whose
+message was damaged on the way is still in the ledger, and the reconciler queues it again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer
+from kombu.transport import redis as kombu_redis
+
+log = structlog.get_logger(__name__)
+
+SHOWN_CHARACTERS = 120
+
+
+class TolerantChannel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
+    """kombu's Redis channel, except that an item which is no message is dropped with a log line."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        """Answers to MultiChannelPoller.on_readable, inside the event loop, where any error ends the worker.
+
+        The item has left Redis by now. Nothing of it was noted as unacknowledged: that is the first thing that happens
+        to an item once it is a message.
+        """
+        try:
+            return super()._brpop_read(**options)
+        except (Empty, *self.connection_errors, *self.connection.channel_errors):
+            raise
+        except Exception as error:  # noqa: BLE001 (the content is a stranger's: any error can come of it)
+            text = error.doc if isinstance(error, json.JSONDecodeError) else ""
+            log.error("garbage_in_queue", error=repr(error)[:SHOWN_CHARACTERS], item=text[:SHOWN_CHARACTERS])
+            return True
+
+
+class TolerantTransport(kombu_redis.Transport):  # type: ignore[misc]
+    """`broker_transport`: kombu's Redis transport with the channel above."""
+
+    Channel = TolerantChannel
+
+
+class QuietConsumer(Consumer):  # type: ignore[misc]
+    """`worker_consumer`: no gossip, no mingle, no event heartbeats; a message that Celery chokes on is dropped.
+
+    Workers need to know nothing of each other: the ledger holds the heartbeats. Every broadcast would reach every
+    worker, and mingle alone makes each start wait a second.
+    """
+
+    def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+        super().__init__(*args, worker_options={**(worker_options or {}), **quiet}, **kwargs)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """Answers to loops.asynloop, which makes the handler the consumer's on_message."""
+        handle = super().create_task_handler(*args, **kwargs)
+        broker_errors = (*self.connection_errors, *self.channel_errors)
+
+        def on_task_received(message: Any) -> None:
+            try:
+                handle(message)
+            except broker_errors:
+                raise
+            except Exception as error:  # noqa: BLE001 (as above)
+                log.error("message_not_understood", error=repr(error)[:SHOWN_CHARACTERS], tag=message.delivery_tag)
+                if not message.acknowledged:
+                    message.ack_log_error(log, broker_errors)
+
+        return on_task_received
