@@ -1,0 +1,219 @@
+"""The `producer` command. Only Typer is imported here: everything else comes with the command that needs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from producer.exits import Exit, exit_codes, exit_table
+
+app = typer.Typer(
+    name="producer",
+    help="Render a CSV of pictures: check it, enqueue it, watch it, fetch what came of it.",
+    epilog="JSON goes to stdout, words for people to stderr. Redis is named by RENDER_REDIS_URL, "
+    "where results go by RENDER_OUTPUT_URI.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # an unexpected error shows a plain traceback, and no local variables
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name.")]
+
+
+def _epilog(examples: str, *codes: Exit) -> str:
+    """Examples and exit codes; the backspace keeps click from re-wrapping them."""
+    shown = "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    return f"\b\nExamples:\n{shown}\n\n\b\nExit codes:\n{exit_table(*codes)}"
+
+
+@app.command(
+    epilog=_epilog(
+        """producer submit jobs.csv
+producer submit jobs.csv --wait --output s3://bucket/renders
+producer submit jobs.csv --dry-run
+producer submit jobs.csv --skip-invalid      # bad rows go to jobs.rejected.csv
+make-rows | producer submit - --batch nightly""",
+        *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.INVALID_CSV),
+        *(Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
+    )
+)
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="CSV", help="The CSV file; - reads standard input.")],
+    *,
+    batch: Annotated[str | None, typer.Option("--batch", "-b", help="The batch's name [default: the file's].")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Folder, file:// or s3:// [default: RENDER_OUTPUT_URI].")
+    ] = None,
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Leave bad rows out; write them, with reasons, to a CSV.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; enqueue nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Stay until every job of the batch has ended.")] = False,
+) -> None:
+    """Check every row of a CSV, then enqueue one job a row.
+
+    All mistakes are reported, with file, line, column and what is allowed, before anything is enqueued.
+    Submitting the same file to the same batch again enqueues only what the batch does not hold yet, so it is
+    safe to repeat at any time: after a correction, an added row, or a doubt.
+
+    Columns: image and prompt (required), a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode,
+    strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default.
+    """
+    with exit_codes():
+        from producer.submit import Options
+        from producer.submit import submit as run
+
+        code = run(Options(file, batch, output, skip_invalid, dry_run, wait))
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
+        """producer status
+producer status jobs
+producer status jobs --watch
+producer status jobs --json""",
+        *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.INTERRUPTED),
+    )
+)
+def status(
+    batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="The batch's name; none: all batches.")] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until every job of the batch has ended.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one line a batch, no table.")] = False,
+) -> None:
+    """Show how far a batch is, or all of them.
+
+    With --watch it also puts back what died with its worker; exit code 1 then says that jobs failed.
+    """
+    if watch and batch is None:
+        raise typer.BadParameter("--watch needs the name of a batch")
+    with exit_codes():
+        from producer import status as command
+
+        code = command.watch_status(batch, as_json=json) if watch and batch else command.status(batch, as_json=json)
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
+        """producer results jobs > results.jsonl
+producer results jobs --state failed --format csv > failed.csv""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND),
+    )
+)
+def results(
+    batch: BatchArgument,
+    *,
+    format: Annotated[Literal["jsonl", "csv"], typer.Option("--format", "-f", help="JSON lines or CSV.")] = "jsonl",
+    state: Annotated[
+        Literal["done", "failed", "cancelled"] | None, typer.Option("--state", "-s", help="Only jobs that ended so.")
+    ] = None,
+) -> None:
+    """Print what became of every job that has ended, in row order.
+
+    In CSV, a cell with several pictures or warnings has one a line.
+    """
+    with exit_codes():
+        from producer.results import results as run
+
+        code = run(batch, format=format, states=(state,) if state else ())
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
+        """producer retry jobs
+producer retry jobs --only failed""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND),
+    )
+)
+def retry(
+    batch: BatchArgument,
+    *,
+    only: Annotated[
+        Literal["failed", "cancelled"] | None, typer.Option("--only", help="Only these [default: both].")
+    ] = None,
+) -> None:
+    """Queue the failed and cancelled jobs of a batch again."""
+    with exit_codes():
+        from producer.repair import retry as run
+
+        code = run(batch, only=only)
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
+        """producer cancel jobs
+producer cancel jobs 3f2a9c41d07be65810aa""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND),
+    )
+)
+def cancel(
+    batch: BatchArgument,
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job's id; none: the whole batch.")] = None,
+) -> None:
+    """Cancel the jobs of a batch that have not ended: queued ones at once, running ones at their next step.
+
+    Finished pictures stay. `producer retry` takes it back.
+    """
+    with exit_codes():
+        from producer.repair import cancel as run
+
+        code = run(batch, job)
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
+        """producer reconcile
+producer reconcile jobs""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND),
+    )
+)
+def reconcile(
+    batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="The batch's name; none: all batches.")] = None,
+) -> None:
+    """Queue again what died with its worker or was lost on its way.
+
+    `submit --wait` and `status --watch` do the same every few seconds. Safe at any time: what a live worker holds is
+    left alone.
+    """
+    with exit_codes():
+        from producer.repair import reconcile as run
+
+        code = run(batch)
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
+        """producer gallery jobs --out gallery""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE),
+    )
+)
+def gallery(
+    batch: BatchArgument,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write index.html to.")],
+) -> None:
+    """Write a page that shows input, edges and result of every job side by side.
+
+    The page works offline. It refers to pictures on this machine by relative paths, so it may be moved together with
+    them; small copies of all pictures are kept beside it.
+    """
+    with exit_codes():
+        from producer.gallery import gallery as run
+
+        code = run(batch, out)
+    raise typer.Exit(int(code))
+
+
+def main() -> None:
+    """The console script."""
+    app()

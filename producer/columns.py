@@ -1,0 +1,116 @@
+"""The CSV's columns, taken from RenderParameters: how a cell becomes a value, and what is allowed in it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from jobs.job import RenderParameters
+
+Value = str | int | float | bool
+
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+# `20.0` is a whole number: spreadsheets and pandas write integers so. `4.29E+09` is not: a spreadsheet has already
+# thrown digits away, and rendering with another seed than the one typed would be silent damage.
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
+LONGEST_NUMBER = 40  # characters; Python itself refuses to read integers of thousands of digits
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: `parse` turns a cell that is not blank into a value, or raises ValueError with what is wrong."""
+
+    name: str
+    required: bool
+    parse: Callable[[str], Value]
+    allowed: str
+
+
+def parse_whole_number(cell: str) -> int:
+    """'20', ' 20 ' and '20.0' -> 20."""
+    text = _number_text(cell)
+    if not WHOLE_NUMBER.fullmatch(text):
+        if NUMBER.fullmatch(text) and "e" in text.lower():
+            raise ValueError("is in the short form that spreadsheets give long numbers; format the column as a number")
+        raise ValueError("is not a whole number")
+    return int(text.partition(".")[0])
+
+
+def parse_number(cell: str) -> float:
+    """'9', '9.0' and '9e0' -> 9.0; a decimal comma is explained."""
+    text = _number_text(cell)
+    if not NUMBER.fullmatch(text):
+        if DECIMAL_COMMA.fullmatch(text):
+            raise ValueError(f"has a decimal comma; write {text.replace(',', '.')}")
+        raise ValueError("is not a number")
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("is too large a number")
+    return number
+
+
+def parse_boolean(cell: str) -> bool:
+    """true/false, 1/0 and yes/no, in any case."""
+    value = BOOLEANS.get(cell.strip().lower())
+    if value is None:
+        raise ValueError("is neither true nor false")
+    return value
+
+
+def parse_text(cell: str) -> str:
+    """Text stays as it is."""
+    return cell
+
+
+PARSERS: dict[Any, Callable[[str], Value]] = {
+    str: parse_text,
+    int: parse_whole_number,
+    float: parse_number,
+    bool: parse_boolean,
+}
+
+
+def closest(name: str) -> str | None:
+    """The known column that `name` most likely meant, or None."""
+    found = get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.45)
+    return found[0] if found else None
+
+
+def _number_text(cell: str) -> str:
+    text = cell.strip()
+    if len(text) > LONGEST_NUMBER:
+        raise ValueError(f"has {len(text):,} characters, too many for a number")
+    return text
+
+
+def _limits(field: FieldInfo) -> dict[str, Any]:
+    """Field constraints by name: ge, le, multiple_of, min_length, max_length."""
+    names = ("ge", "le", "multiple_of", "min_length", "max_length")
+    return {name: getattr(limit, name) for limit in field.metadata for name in names if hasattr(limit, name)}
+
+
+def _allowed(field: FieldInfo) -> str:
+    limits = _limits(field)
+    if field.annotation is bool:
+        return "true or false (also 1, 0, yes, no)"
+    if field.annotation is str:
+        return f"text of at most {limits['max_length']:,} characters"
+    kind = "a whole number" if field.annotation is int else "a number"
+    multiple = f", a multiple of {limits['multiple_of']}" if "multiple_of" in limits else ""
+    return f"{kind} from {limits['ge']:g} to {limits['le']:.12g}{multiple}"
+
+
+COLUMNS: dict[str, Column] = {
+    name: Column(name, field.is_required(), PARSERS[field.annotation], _allowed(field))
+    for name, field in RenderParameters.model_fields.items()
+}
+REQUIRED = tuple(column.name for column in COLUMNS.values() if column.required)

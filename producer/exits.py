@@ -1,0 +1,85 @@
+"""Numbered exit codes, and how every error becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import typer
+
+
+class Exit(IntEnum):
+    """One number an outcome; every command's --help repeats the ones it can end with."""
+
+    OK = 0
+    JOBS_FAILED = 1
+    USAGE = 2
+    INVALID_CSV = 3
+    NO_REDIS = 4
+    NOT_FOUND = 5
+    STORAGE = 6
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    Exit.OK: "all is well",
+    Exit.JOBS_FAILED: "some jobs failed or were cancelled",
+    Exit.USAGE: "a wrong option, argument or RENDER_* variable",
+    Exit.INVALID_CSV: "the CSV has mistakes",
+    Exit.NO_REDIS: "Redis does not answer",
+    Exit.NOT_FOUND: "no such batch, job or file",
+    Exit.STORAGE: "a file could not be read or written",
+    Exit.INTERRUPTED: "stopped with Ctrl-C",
+}
+
+
+class CommandFailed(Exception):
+    """A command cannot go on: the sentence for the person and the number for the script."""
+
+    def __init__(self, code: Exit, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def exit_table(*codes: Exit) -> str:
+    """`0  all is well` and so on, one a line, for the end of a help page."""
+    return "\n".join(f"  {int(code):>3}  {MEANINGS[code]}" for code in codes)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Around a command's body: prints what went wrong as a sentence and ends with its number.
+
+    Errors that nobody expected pass through with their traceback: those are ours to fix.
+    """
+    from redis import RedisError
+
+    from jobs.errors import InvalidCsv, LedgerUnavailable, RenderError, SettingsError
+
+    try:
+        yield
+    except CommandFailed as error:
+        raise _ended(error.code, str(error)) from error
+    except SettingsError as error:
+        raise _ended(Exit.USAGE, str(error)) from error
+    except InvalidCsv as error:
+        raise _ended(Exit.INVALID_CSV, str(error)) from error
+    except (LedgerUnavailable, RedisError) as error:
+        raise _ended(Exit.NO_REDIS, str(error)) from error
+    except RenderError as error:
+        raise _ended(Exit.STORAGE, str(error)) from error
+    except BrokenPipeError:
+        raise  # `producer results | head`: click ends quietly
+    except OSError as error:
+        code = Exit.NOT_FOUND if isinstance(error, FileNotFoundError) else Exit.STORAGE
+        raise _ended(code, f"{error.filename or 'a file'}: {error.strerror or error}") from error
+    except KeyboardInterrupt as error:
+        raise _ended(Exit.INTERRUPTED, "stopped") from error
+
+
+def _ended(code: Exit, message: str) -> typer.Exit:
+    from producer.console import say
+
+    say(message, "note" if code == Exit.INTERRUPTED else "error")
+    return typer.Exit(int(code))

@@ -1,0 +1,49 @@
+"""What every command starts with: the settings, the ledger, and a batch that exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.errors import SettingsError
+from jobs.ledger import BatchInfo, Ledger
+from jobs.settings import Settings, load_settings
+from producer.exits import CommandFailed, Exit
+
+
+@dataclass(frozen=True)
+class Session:
+    """The settings and the ledger that they name."""
+
+    settings: Settings
+    ledger: Ledger
+
+    def batch(self, name: str) -> BatchInfo:
+        """What is known of a batch.
+
+        Raises:
+            CommandFailed: nobody submitted a batch of that name.
+        """
+        info = self.ledger.batch(name)
+        if info is None:
+            raise CommandFailed(Exit.NOT_FOUND, f"there is no batch {name!r}; {self._known()}")
+        return info
+
+    def _known(self) -> str:
+        names = [info.name for info in self.ledger.batches()]
+        if not names:
+            return "nothing has been submitted to this Redis yet"
+        latest = ", ".join(reversed(names[-5:]))
+        return f"latest batches: {latest}" if len(names) > 5 else f"known batches: {latest}"
+
+
+def open_session() -> Session:
+    """Read the environment; the first question meets Redis.
+
+    Raises:
+        SettingsError: a bad variable.
+    """
+    settings = load_settings()
+    try:
+        return Session(settings, Ledger.connect(settings))
+    except ValueError as error:  # redis-py's word for a URL that it cannot read
+        raise SettingsError(f"RENDER_REDIS_URL: {error}") from error

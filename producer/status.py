@@ -1,0 +1,96 @@
+"""`producer status`: the counts of one batch or of all, and who is at work."""
+
+from __future__ import annotations
+
+import time
+
+from rich.table import Table
+
+from jobs.ledger import BatchInfo, Counts, Heartbeat
+from jobs.uri import redacted
+from producer.console import count, people, place, say, write_json
+from producer.exits import Exit
+from producer.session import open_session
+
+STATES = ("queued", "running", "done", "failed", "cancelled")
+STYLES = {"failed": "red", "done": "green", "cancelled": "yellow"}
+
+
+def status(batch: str | None, *, as_json: bool) -> Exit:
+    """Print one batch, or all of them.
+
+    Raises:
+        CommandFailed: no such batch.
+    """
+    session = open_session()
+    infos = [session.batch(batch)] if batch else session.ledger.batches()
+    workers = session.ledger.workers()
+    counted = [(info, session.ledger.counts(info.name)) for info in infos]
+    if as_json:
+        for info, counts in counted:
+            write_json(record(info, counts, workers))
+    else:
+        _print(counted, workers)
+    return Exit.OK
+
+
+def watch_status(batch: str, *, as_json: bool) -> Exit:
+    """Follow one batch to its end; the exit code says whether everything was rendered."""
+    from producer.watch import report_failures, watch
+
+    session = open_session()
+    info = session.batch(batch)
+    counts = watch(session, batch)
+    failures = report_failures(session, batch, counts)
+    if as_json:
+        write_json(record(info, counts, session.ledger.workers()) | {"failures": failures})
+    return Exit.JOBS_FAILED if counts.failed + counts.cancelled else Exit.OK
+
+
+def record(info: BatchInfo, counts: Counts, workers: dict[str, Heartbeat]) -> dict[str, object]:
+    """One batch as JSON."""
+    return {
+        "batch": info.name,
+        "source": redacted(info.source),
+        "output": redacted(info.output),
+        "created_at": info.created_at,
+        "total": counts.total,
+        "counts": counts.model_dump(),
+        "workers": {beat.worker: len(beat.held) for beat in workers.values()},
+    }
+
+
+def _print(counted: list[tuple[BatchInfo, Counts]], workers: dict[str, Heartbeat]) -> None:
+    console = people()
+    if not counted:
+        say("Nothing has been submitted to this Redis yet.", console=console)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("batch", overflow="fold")
+    for name in ("total", *STATES):
+        table.add_column(name, justify="right")
+    table.add_column("begun", justify="right")
+    table.add_column("output", overflow="fold")
+    for info, counts in counted:
+        numbers = [_number(state, getattr(counts, state)) for state in STATES]
+        ago = _ago(time.time() - info.created_at)
+        table.add_row(info.name, f"{counts.total:,}", *numbers, ago, place(info.output))
+    console.print(table)
+    at_work = f"{count(len(workers), 'worker')} at work, holding {count(_held(workers), 'job')}"
+    say(at_work if workers else "No worker is at work.", "note" if workers else "warning", console)
+
+
+def _held(workers: dict[str, Heartbeat]) -> int:
+    return sum(len(beat.held) for beat in workers.values())
+
+
+def _number(state: str, number: int) -> str:
+    style = STYLES.get(state) if number else "dim"
+    return f"[{style}]{number:,}[/]" if style else f"{number:,}"
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(0, seconds):.0f} s ago"
