@@ -64,6 +64,12 @@ class Card:
     parameters: tuple[Parameter, ...]
     seconds: float | None
 
+    @property
+    def ratio(self) -> float:
+        """Width by height of the card's frames: the first picture's, within reason."""
+        shapes = [picture.width / picture.height for picture in self.pictures if picture.height]
+        return round(min(2.0, max(0.6, shapes[0])), 3) if shapes else 1.0
+
 
 def gallery(batch: str, out: Path) -> Exit:
     """Write index.html, further pages where there are many jobs, and the small copies.
