@@ -1,0 +1,1 @@
+"""From weights to prebuilt engine sets: spec, export, build, verify, run. Imports neither jobs nor worker."""

@@ -1,0 +1,196 @@
+"""Every tensor that crosses an engine's border: its name, shape, dtype and range of sizes, as data. No torch here.
+
+A dimension is a number or a text: 'N' images, 'R' rows (2N: conditional and unconditional), 'h' and 'w' latent cells,
+'8h' pixels, 'h/2' a control at stride 2. The exporter's dynamic axes, TensorRT's profiles, the manifest and the tests are
+all made from this table, so a name stands in one place only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+COMPONENTS = ("clip", "hint", "controlnet", "unet", "decoder")
+CONTROLS = 13
+# The U-Net halves its input three times and the VAE eight-folds it: other sizes would not fit together again.
+PIXEL_MULTIPLE = 64
+_DIMENSION = re.compile(r"(?P<times>\d+)?(?P<axis>[NRhw])(?:/(?P<over>\d+))?")
+_SHAPE = re.compile(r"(\d+)x(\d+)(?::(\d+)x(\d+))?")
+
+Dimension = int | str
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Geometry(_Data):
+    """The sizes that make one model differ from another with the same module graph. Defaults: SD1.5."""
+
+    latent_channels: int = 4
+    image_channels: int = 3
+    vae_factor: int = 8
+    scaling_factor: float = 0.18215
+    context_length: int = 77
+    context_width: int = 768
+    hint_channels: int = 320
+    control_channels: tuple[int, ...] = (320,) * 4 + (640,) * 3 + (1280,) * 6
+    control_strides: tuple[int, ...] = (1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8, 8)
+    bos_token_id: int = 49406
+    eos_token_id: int = 49407
+    pad_token_id: int = 49407
+
+
+class TensorSpec(_Data):
+    """One named input or output. dtype is 'float' (the set's precision) or 'int64'."""
+
+    name: str
+    shape: tuple[Dimension, ...]
+    dtype: str = "float"
+
+    def sized(self, batch: int, *, height: int, width: int) -> tuple[int, ...]:
+        """The shape in numbers, for `batch` images of `height` x `width` pixels."""
+        sizes = {"N": batch, "R": 2 * batch, "h": height // 8, "w": width // 8}
+        return tuple(_sized(dimension, sizes) for dimension in self.shape)
+
+    @property
+    def dynamic(self) -> dict[int, str]:
+        """Axis -> dimension, of the axes that are not fixed numbers."""
+        return {axis: dimension for axis, dimension in enumerate(self.shape) if isinstance(dimension, str)}
+
+
+def _sized(dimension: Dimension, sizes: dict[str, int]) -> int:
+    if isinstance(dimension, int):
+        return dimension
+    match = _DIMENSION.fullmatch(dimension)
+    assert match is not None, dimension
+    return int(match["times"] or 1) * sizes[match["axis"]] // int(match["over"] or 1)
+
+
+class ComponentSpec(_Data):
+    """One engine's inputs and outputs, in the order in which its module takes and gives them."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Profile(_Data):
+    """One range of sizes: images a batch, and pixels. `opt` is what TensorRT tunes for."""
+
+    min_batch: int = Field(default=1, ge=1)
+    opt_batch: int = Field(default=1, ge=1)
+    max_batch: int = Field(default=1, ge=1)
+    min_height: int
+    max_height: int
+    min_width: int
+    max_width: int
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Profile:
+        if not self.min_batch <= self.opt_batch <= self.max_batch:
+            raise ValueError(f"batches out of order: {self.min_batch}, {self.opt_batch}, {self.max_batch}")
+        if self.min_height > self.max_height or self.min_width > self.max_width:
+            raise ValueError(f"{self.text}: the smaller shape comes first")
+        sides = (self.min_height, self.max_height, self.min_width, self.max_width)
+        if any(side <= 0 or side % PIXEL_MULTIPLE for side in sides):
+            raise ValueError(f"{self.text}: sides must be multiples of {PIXEL_MULTIPLE} pixels")
+        return self
+
+    @classmethod
+    def parse(cls, text: str, *, max_batch: int) -> Profile:
+        """'512x512' (HEIGHTxWIDTH), or a range '256x256:512x768'.
+
+        Raises:
+            ValueError: another form, sides that are no multiples of 64, or a range the wrong way round.
+        """
+        match = _SHAPE.fullmatch(text.strip().lower())
+        if match is None:
+            raise ValueError(f"{text!r} is not a shape; write HEIGHTxWIDTH, or a range 256x256:512x768")
+        low_height, low_width, high_height, high_width = match.groups()
+        return cls(
+            max_batch=max_batch,
+            opt_batch=max_batch,
+            min_height=int(low_height),
+            min_width=int(low_width),
+            max_height=int(high_height or low_height),
+            max_width=int(high_width or low_width),
+        )
+
+    @property
+    def text(self) -> str:
+        """The shape as `parse` reads it."""
+        low, high = f"{self.min_height}x{self.min_width}", f"{self.max_height}x{self.max_width}"
+        return low if low == high else f"{low}:{high}"
+
+    def covers(self, height: int, width: int) -> bool:
+        """Whether pictures of this size (pixels) can be rendered."""
+        in_range = self.min_height <= height <= self.max_height and self.min_width <= width <= self.max_width
+        return in_range and height % PIXEL_MULTIPLE == 0 and width % PIXEL_MULTIPLE == 0
+
+    def bounds(self, tensor: TensorSpec) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """(min, opt, max) shape of one tensor; opt is the largest picture at the usual batch."""
+        return (
+            tensor.sized(self.min_batch, height=self.min_height, width=self.min_width),
+            tensor.sized(self.opt_batch, height=self.max_height, width=self.max_width),
+            tensor.sized(self.max_batch, height=self.max_height, width=self.max_width),
+        )
+
+
+def component_specs(geometry: Geometry) -> dict[str, ComponentSpec]:
+    """The table of all engines for one model's sizes, by component name."""
+    text = (geometry.context_length, geometry.context_width)
+    noisy = TensorSpec(name="x_noisy", shape=("R", geometry.latent_channels, "h", "w"))
+    timestep = TensorSpec(name="timestep", shape=("R",))
+    context = TensorSpec(name="context", shape=("R", *text))
+    image = ("N", geometry.image_channels, f"{geometry.vae_factor}h", f"{geometry.vae_factor}w")
+    controls = _controls(geometry.control_channels, geometry.control_strides)
+    scales = TensorSpec(name="control_scales", shape=("R", CONTROLS))
+    latents = ("N", geometry.latent_channels, "h", "w")
+    tables = (
+        _component(
+            "clip",
+            [TensorSpec(name="input_ids", shape=("N", geometry.context_length), dtype="int64")],
+            [TensorSpec(name="last_hidden_state", shape=("N", *text))],
+        ),
+        _component(
+            "hint",
+            [TensorSpec(name="hint", shape=image)],
+            [TensorSpec(name="guided_hint", shape=("N", geometry.hint_channels, "h", "w"))],
+        ),
+        _component(
+            "controlnet",
+            [
+                noisy,
+                TensorSpec(name="guided_hint", shape=("R", geometry.hint_channels, "h", "w")),
+                timestep,
+                context,
+                scales,
+            ],
+            controls,
+        ),
+        _component(
+            "unet",
+            [noisy, timestep, context, *controls],
+            [TensorSpec(name="latent", shape=("R", geometry.latent_channels, "h", "w"))],
+        ),
+        _component("decoder", [TensorSpec(name="latent", shape=latents)], [TensorSpec(name="image", shape=image)]),
+    )
+    return {component.name: component for component in tables}
+
+
+def _component(name: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ComponentSpec:
+    return ComponentSpec(name=name, inputs=tuple(inputs), outputs=tuple(outputs))
+
+
+def _controls(channels: Sequence[int], strides: Sequence[int]) -> list[TensorSpec]:
+    return [
+        TensorSpec(name=f"control{i}", shape=("R", width, _strided("h", stride), _strided("w", stride)))
+        for i, (width, stride) in enumerate(zip(channels, strides, strict=True))
+    ]
+
+
+def _strided(axis: str, stride: int) -> str:
+    return axis if stride == 1 else f"{axis}/{stride}"
