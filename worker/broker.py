@@ -9,20 +9,31 @@ message was damaged on the way is still in the ledger, and the reconciler queues
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
 import structlog
 from celery.worker.consumer import Consumer
+from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
 
 log = structlog.get_logger(__name__)
 
 SHOWN_CHARACTERS = 120
+ALIAS = "tolerant-redis"  # the URL scheme of the transport below
 
 
-class TolerantChannel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
+def register() -> None:
+    """Let kombu find the transport by its scheme.
+
+    A scheme, because a transport class in Celery's `broker_transport` cannot be combined with a Unix socket's URL.
+    """
+    TRANSPORT_ALIASES[ALIAS] = "worker.broker:TolerantTransport"
+
+
+class TolerantChannel(kombu_redis.Channel):
     """kombu's Redis channel, except that an item which is no message is dropped with a log line."""
 
     def _brpop_read(self, **options: Any) -> Any:
@@ -32,7 +43,7 @@ class TolerantChannel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has n
         to an item once it is a message.
         """
         try:
-            return super()._brpop_read(**options)
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (Empty, *self.connection_errors, *self.connection.channel_errors):
             raise
         except Exception as error:  # noqa: BLE001 (the content is a stranger's: any error can come of it)
@@ -41,8 +52,8 @@ class TolerantChannel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has n
             return True
 
 
-class TolerantTransport(kombu_redis.Transport):  # type: ignore[misc]
-    """`broker_transport`: kombu's Redis transport with the channel above."""
+class TolerantTransport(kombu_redis.Transport):
+    """kombu's Redis transport with the channel above; `register` gives it its scheme."""
 
     Channel = TolerantChannel
 
@@ -71,6 +82,6 @@ class QuietConsumer(Consumer):  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 (as above)
                 log.error("message_not_understood", error=repr(error)[:SHOWN_CHARACTERS], tag=message.delivery_tag)
                 if not message.acknowledged:
-                    message.ack_log_error(log, broker_errors)
+                    message.ack_log_error(logging.getLogger(__name__), broker_errors)
 
         return on_task_received

@@ -21,6 +21,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any, Protocol
@@ -30,6 +31,7 @@ import structlog
 from billiard.einfo import ExceptionInfo
 from celery import signals
 from celery.concurrency.base import BasePool
+from celery.worker import state
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +44,8 @@ class PoolService(Protocol):
 
     grace_seconds: float
 
-    def start(self) -> None:
-        """Load what jobs need. Raises SystemExit with the exit code of a refusal."""
+    def start(self, fatal: Callable[[int], None]) -> None:
+        """Load what jobs need; keep `fatal`, which ends the process with a code. Raises SystemExit to refuse."""
 
     def drain(self) -> None:
         """Begin no new sample; those that are running may end. Returns at once."""
@@ -90,7 +92,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         signals.worker_shutting_down.connect(self._on_shutdown_asked)
-        self._service.start()
+        self._service.start(self._end_process)
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Answers to loops.asynloop, which calls it again after every reconnect, because Hub.reset drops all readers.
@@ -160,9 +162,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
 
     # -- a job's thread -------------------------------------------------------------------------------------------
 
-    def _run(
-        self, call: Callable[[], Any], callback: Callable[..., Any], error_callback: Callable[..., Any]
-    ) -> None:
+    def _run(self, call: Callable[[], Any], callback: Callable[..., Any], error_callback: Callable[..., Any]) -> None:
         """Answers to concurrency/base.py apply_target, whose errors the stock threads pool loses in a future."""
         try:
             outcome = partial(callback, call())
@@ -172,18 +172,14 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         self._wake_up()
 
     def _wake_up(self) -> None:
-        try:
+        with suppress(BlockingIOError):  # full: a wake-up is pending anyway
             os.write(self._wake_write, b"\0")
-        except OSError:
-            pass  # full: a wake-up is pending anyway; or closed: nobody waits any more
 
     # -- the main thread ------------------------------------------------------------------------------------------
 
     def _on_wake(self, *_: Any) -> None:
-        try:
+        with suppress(BlockingIOError):  # another turn has read it
             os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            pass  # another turn has read it
         self._settle()
 
     def _settle(self) -> None:
@@ -206,6 +202,11 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
             self._insist()
         self._wake_up()
 
+    def _end_process(self, code: int) -> None:
+        """From any thread: end like a warm shutdown, with this exit code (celery.worker.state.maybe_shutdown)."""
+        state.should_stop = code
+        self._insist()
+
     def _insist(self) -> None:
         self._urgent = True
         self._wake_up()
@@ -227,7 +228,8 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
             self._settle_until(monotonic() + HAND_BACK_SECONDS)
         if self._running:
             log.warning("jobs_abandoned", jobs=len(self._running), consequence="their messages go back to the queue")
-        self._turn_hub(0.0)  # acknowledgements of the last jobs
+        self._wake_up()  # so that this turn does not wait:
+        self._turn_hub(1.0)  # acknowledgements of the last jobs
         self._service.stop()
 
     def _settle_until(self, deadline: float, unless: Callable[[], bool] = lambda: False) -> None:

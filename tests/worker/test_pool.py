@@ -162,9 +162,7 @@ def test_a_second_sigterm_hands_back_at_once(toy: Toy, start_toy: StartToy) -> N
 
 
 @pytest.mark.parametrize("first", [None, signal.SIGTERM])
-def test_sigquit_hands_everything_back_at_once(
-    toy: Toy, start_toy: StartToy, first: signal.Signals | None
-) -> None:
+def test_sigquit_hands_everything_back_at_once(toy: Toy, start_toy: StartToy, first: signal.Signals | None) -> None:
     worker = start_toy(prefetch=3, grace=60)
     for _ in range(4):
         toy.send(60)

@@ -23,7 +23,7 @@ class ToyService:
         self.enough = threading.Event()
         self.log = redis.Redis.from_url(os.environ["TOY_URL"], decode_responses=True)
 
-    def start(self) -> None:
+    def start(self, fatal: object) -> None:
         if code := os.environ.get("TOY_REFUSE"):
             raise SystemExit(int(code))
         self.note("start", "service")

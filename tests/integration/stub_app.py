@@ -1,0 +1,9 @@
+"""The real worker, but for the engines: run as `celery -A tests.integration.stub_app worker`."""
+
+from __future__ import annotations
+
+from jobs.settings import load_settings
+from tests.worker.stub_renderer import stub_renderer
+from worker.app import make_app
+
+app = make_app(load_settings(), load=lambda _: stub_renderer())

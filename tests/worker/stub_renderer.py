@@ -1,0 +1,90 @@
+"""A Renderer with no engines: each sample takes as long as its job's prompt says, in threads of its own."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from jobs.errors import Cancelled, HandedBack
+from jobs.job import RenderJob
+from worker.renderer import Renderer
+
+
+@dataclass(frozen=True)
+class StubRequest:
+    job_id: str
+    sample: int
+    seconds: float
+
+
+class StubLoop:
+    """The RenderLoop's outside, without its inside."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._running: dict[Future[np.ndarray], tuple[StubRequest, float]] = {}
+        self._draining = False
+        self.submitted: list[StubRequest] = []
+        self.broken: Exception | None = None
+
+    def submit(self, request: StubRequest) -> Future[np.ndarray]:
+        future: Future[np.ndarray] = Future()
+        with self._condition:
+            self.submitted.append(request)
+            if self._draining:
+                future.set_exception(HandedBack("the worker is stopping"))
+            else:
+                self._running[future] = (request, time.monotonic() + request.seconds)
+                self._condition.notify_all()
+        return future
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            with self._condition:
+                self._condition.wait(0.01)
+                if self.broken is not None:
+                    raise self.broken
+                now = time.monotonic()
+                for future in [future for future, (_, end) in self._running.items() if end <= now]:
+                    request, _ = self._running.pop(future)
+                    future.set_result(np.full((8, 8, 3), request.sample, np.uint8))
+
+    def cancel(self, job_id: str) -> None:
+        self._end(Cancelled("cancelled by the user"), job_id)
+
+    def drain(self) -> None:
+        self._draining = True
+
+    def hand_back_all(self) -> None:
+        self._draining = True
+        self._end(HandedBack("the worker is stopping"), None)
+
+    def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(busy_since=None)
+
+    def _end(self, error: Exception, job_id: str | None) -> None:
+        with self._condition:
+            for future in [f for f, (request, _) in self._running.items() if job_id in (None, request.job_id)]:
+                del self._running[future]
+                future.set_exception(error)
+
+
+def prepare(job: RenderJob, picture: bytes) -> SimpleNamespace:
+    match = re.search(r"([0-9.]+) s$", job.parameters.prompt)
+    seconds = float(match.group(1)) if match else 0.0
+    requests = [StubRequest(job.id, k, seconds) for k in range(job.parameters.num_samples)]
+    return SimpleNamespace(requests=requests, canny_png=b"canny of " + picture, warnings=("stub",), width=8, height=8)
+
+
+def encode(job: RenderJob, prepared: SimpleNamespace, sample: int, pixels: np.ndarray) -> bytes:
+    return b"png of " + pixels.tobytes()[:3]
+
+
+def stub_renderer() -> Renderer:
+    return Renderer(loop=StubLoop(), prepare=prepare, encode=encode, digest="stub")

@@ -1,0 +1,90 @@
+"""Log lines: structured, one a line on stderr, with secrets taken out. Celery's, kombu's and our own alike."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from jobs.settings import Settings
+
+# What is a secret by its looks, wherever it stands: passwords in URLs, signed URLs, AWS keys, tokens by name.
+_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(?<=://)[^/\s@'\"]*@"), "***@"),
+    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "***"),
+    (
+        re.compile(
+            r"(?i)\b((?:x-amz-(?:signature|credential|security-token)|signature|sig|token|access_?token|api_?key|"
+            r"password|secret|aws_secret_access_key|aws_session_token)['\"]?\s*[=:]\s*['\"]?)[^&\s'\",}]+"
+        ),
+        r"\1***",
+    ),
+)
+
+# These say at INFO, for every job and with its arguments, what our own lines say better.
+_TALKATIVE = ("celery", "kombu", "amqp", "botocore", "boto3", "urllib3", "s3transfer")
+
+
+def without_secrets(text: str) -> str:
+    """The text with everything that looks like a secret replaced by ***."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def configure(settings: Settings) -> None:
+    """Route structlog and the standard library's logging to stderr. Called once a process, by Celery's signal."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _redact,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,  # loggers made at import are bound to this configuration when they speak
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_formatter(settings, shared))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel("DEBUG" if settings.log_level == "DEBUG" else "WARNING")
+    # It reports every job that is handed back (Reject) as a warning with a traceback.
+    logging.getLogger("celery.app.trace").setLevel("DEBUG" if settings.log_level == "DEBUG" else "ERROR")
+
+
+def _formatter(settings: Settings, shared: list[Processor]) -> logging.Formatter:
+    render: Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(allow=()), *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+    )
+
+
+def _redact(_: Any, __: str, event: EventDict) -> EventDict:
+    return {key: _cleaned(value) if not key.startswith("_") else value for key, value in event.items()}
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, int | float | bool | None):
+        return value
+    if isinstance(value, dict):
+        return {key: _cleaned(part) for key, part in value.items()}
+    return without_secrets(str(value))

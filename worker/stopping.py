@@ -1,0 +1,43 @@
+"""Whether this process stops: first gently, then at once."""
+
+from __future__ import annotations
+
+import threading
+
+from jobs.errors import HandedBack
+
+
+class Stopping:
+    """Two steps forward, never back. Safe from many threads.
+
+    Draining: what is in the loop may end and be uploaded, what is not goes back. At once: everything goes back.
+    """
+
+    def __init__(self) -> None:
+        self._draining = threading.Event()
+        self._at_once = threading.Event()
+        self.refund = True  # whether jobs that go back now were blameless; False once the device is lost under them
+
+    @property
+    def draining(self) -> bool:
+        """The first step was taken."""
+        return self._draining.is_set()
+
+    def drain(self) -> None:
+        """Take the first step."""
+        self._draining.set()
+
+    def hand_back_all(self) -> None:
+        """Take the second step."""
+        self._draining.set()
+        self._at_once.set()
+
+    def check(self) -> None:
+        """Raises HandedBack from the first step on: for jobs that are not in the loop yet."""
+        if self._draining.is_set():
+            raise HandedBack("the worker is stopping")
+
+    def pause(self, seconds: float) -> None:
+        """Sleep. Raises HandedBack from the second step on, also in mid-sleep."""
+        if self._at_once.wait(seconds):
+            raise HandedBack("the worker is stopping")

@@ -1,0 +1,289 @@
+"""One job, start to end: decide, fetch, prepare, render, upload, finish. Runs in a thread of GpuPool's.
+
+What can happen to a job, and what becomes of its message:
+
+    rendered, failed for good, cancelled, quarantined    the ledger gets the result; acknowledged
+    finished before, or held by another worker           acknowledged
+    the worker stops, or an error that may pass           queued in the ledger, then put back
+    no job at all                                         logged; acknowledged
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import redis
+import structlog
+from celery.exceptions import Reject
+
+from jobs.errors import Cancelled as JobCancelled
+from jobs.errors import HandedBack, InvalidJob, LedgerUnavailable, Quarantined, RenderError, TransientError
+from jobs.fetch import FetchLimits
+from jobs.job import RenderJob, RenderResult
+from jobs.ledger import Ledger, Start
+from jobs.retry import with_backoff
+from jobs.settings import Settings
+from jobs.storage import Writer, read_bytes, writer_for
+from jobs.uri import redacted
+from worker.held import Ending, HeldJobs
+from worker.logs import without_secrets
+from worker.metrics import JobMetrics
+from worker.renderer import Prepared, Renderer
+from worker.stopping import Stopping
+
+log = structlog.get_logger(__name__)
+
+Value = TypeVar("Value")
+
+PNG, JSON = "image/png", "application/json"
+LEDGER_PAUSE_SECONDS = 2.0
+
+
+def render(task: Any, text: str) -> str:
+    """The Celery task. `task` is bound to the app, whose service runs the job; `text` is a RenderJob as JSON."""
+    ending: Ending = task.app.service.run_job(text)
+    if ending is Ending.HANDED_BACK:
+        # Request.on_failure turns this into QoS.reject(requeue=True): the message goes to the queue's tail.
+        raise Reject("handed back", requeue=True)
+    return str(ending.value)
+
+
+@dataclass(frozen=True)
+class JobRunner:
+    """What all jobs of a process share. `run` is called by many threads at once."""
+
+    settings: Settings
+    ledger: Ledger
+    renderer: Renderer
+    worker: str  # this process's name in the ledger, never used by another
+    held: HeldJobs
+    stopping: Stopping
+    metrics: JobMetrics
+    read: Callable[[str, FetchLimits], bytes] = read_bytes
+    writer: Callable[[str], Writer] = writer_for
+
+    def run(self, text: str) -> Ending:
+        """Render the job in a message. Raises nothing: whatever happens is an ending."""
+        try:
+            job = RenderJob.from_json(text)
+        except InvalidJob as error:
+            log.error("bad_message", error=str(error))
+            return self._count("invalid", error.kind, Ending.INVALID)
+        with structlog.contextvars.bound_contextvars(job=job.id, batch=job.batch):
+            first = self.held.take(job)
+            if first is not None:
+                log.info("delivered_twice")
+                return first.result()
+            ending = Ending.HANDED_BACK
+            try:
+                ending = self._run(job)
+            finally:
+                self.held.release(job.id, ending)
+            return ending
+
+    def _run(self, job: RenderJob) -> Ending:
+        """From the ledger's decision to the ledger's record."""
+        try:
+            start = self._start(job)
+            if start.decision == "quarantined":
+                return self._finish(self._failed(job, start, _quarantined(start.attempts)))
+            if start.decision != "run":
+                log.info("not_rendered", decision=start.decision)
+                return Ending.ENDED
+            return self._render_or_explain(job, start)
+        except HandedBack:
+            # The ledger could not be told before the worker had to stop: its lease ends, and others take over.
+            return self._count("handed_back", HandedBack.kind, Ending.HANDED_BACK)
+
+    def _render_or_explain(self, job: RenderJob, start: Start) -> Ending:
+        """The one place where any error becomes a result (or a second chance)."""
+        try:
+            result = self._finished_before(job, start) or self._render(job, start)
+        except HandedBack as error:
+            return self._hand_back(job, error, refund=self.stopping.refund)
+        except TransientError as error:
+            if start.attempts < self.settings.max_attempts:
+                log.warning("tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts)
+                return self._hand_back(job, error, refund=False)
+            result = self._failed(job, start, error)
+        except JobCancelled as error:
+            result = self._result(job, start, state="cancelled", error_kind=error.kind, error=str(error))
+        except RenderError as error:
+            result = self._failed(job, start, error)
+        except Exception as error:  # (STYLE: the broad except that turns anything into a result)
+            log.exception("job_broke")
+            result = self._failed(job, start, error)
+        return self._finish(result)
+
+    # -- the stages -----------------------------------------------------------------------------------------------
+
+    def _render(self, job: RenderJob, start: Start) -> RenderResult:
+        stages = _Stages(self.metrics)
+        with stages.measure("fetch"):
+            picture = self._fetch(job)
+        with stages.measure("prepare"):
+            self._check(job)
+            prepared = self.renderer.prepare(job, picture)
+        with stages.measure("render"):
+            samples = self._denoise(job, prepared)
+        with stages.measure("encode"):
+            pictures = [self.renderer.encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
+        with stages.measure("upload"):
+            writer = self.writer(job.output)
+            for k, png in enumerate(pictures):
+                self._write(writer, job.sample_uri(k), png, PNG)
+            self._write(writer, job.canny_uri, prepared.canny_png, PNG)
+        result = self._result(
+            job,
+            start,
+            state="done",
+            samples=tuple(job.sample_uri(k) for k in range(len(pictures))),
+            canny=job.canny_uri,
+            width=prepared.width,
+            height=prepared.height,
+            warnings=prepared.warnings,
+            seconds=stages.seconds,
+        )
+        # Last: whoever sees it sees the whole result.
+        self._write(writer, job.sidecar_uri, result.model_dump_json(indent=2).encode(), JSON)
+        return result
+
+    def _fetch(self, job: RenderJob) -> bytes:
+        settings = self.settings
+        limits = FetchLimits(settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts)
+        return self._retrying(lambda: self.read(job.parameters.image, limits))
+
+    def _denoise(self, job: RenderJob, prepared: Prepared) -> list[np.ndarray]:
+        """uint8 pictures [H, W, 3], one a sample. An error in one ends all: a job is done whole or not at all."""
+        self._check(job)
+        futures = [self.renderer.loop.submit(request) for request in prepared.requests]
+        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        if waiting:
+            self.renderer.loop.cancel(job.id)
+        for future in done:
+            future.result()  # the first error, ahead of the Cancelled that it caused in the others
+        return [future.result() for future in futures]
+
+    def _write(self, writer: Writer, uri: str, data: bytes, content_type: str) -> None:
+        self._retrying(lambda: writer.write(uri, data, content_type))
+
+    def _finished_before(self, job: RenderJob, start: Start) -> RenderResult | None:
+        """The result in storage of an earlier attempt that died between its sidecar and the ledger."""
+        if start.attempts == 1:
+            return None
+        writer = self.writer(job.output)
+        if not self._retrying(lambda: writer.exists(job.sidecar_uri)):
+            return None
+        try:
+            found = RenderResult.model_validate_json(self._retrying(lambda: writer.read(job.sidecar_uri)))
+        except (ValueError, RenderError) as error:
+            log.warning("sidecar_ignored", error=str(error))
+            return None
+        return found if (found.id, found.state) == (job.id, "done") else None
+
+    def _check(self, job: RenderJob) -> None:
+        self.held.check(job.id)
+        self.stopping.check()
+
+    # -- the ledger -----------------------------------------------------------------------------------------------
+
+    def _start(self, job: RenderJob) -> Start:
+        start = self._telling(lambda: self.ledger.start(job, worker=self.worker))
+        if start.decision == "held" and self._is_ours(job):
+            # A start whose answer was lost, since HeldJobs lets only one thread come this far.
+            self._telling(lambda: self.ledger.hand_back(job, worker=self.worker))
+            start = self._telling(lambda: self.ledger.start(job, worker=self.worker))
+        log.info("job_started", decision=start.decision, attempts=start.attempts)
+        return start
+
+    def _is_ours(self, job: RenderJob) -> bool:
+        line = self._telling(lambda: self.ledger.state(job.batch, job.id))
+        return line is not None and line.worker == self.worker
+
+    def _hand_back(self, job: RenderJob, error: RenderError, *, refund: bool) -> Ending:
+        # The ledger first: whoever gets the message must find the job queued.
+        self._telling(lambda: self.ledger.hand_back(job, worker=self.worker, refund=refund))
+        return self._count("handed_back", error.kind, Ending.HANDED_BACK)
+
+    def _finish(self, result: RenderResult) -> Ending:
+        first = self._telling(lambda: self.ledger.finish(result))
+        if result.state == "done":
+            log.info("job_done", attempts=result.attempts, seconds=result.seconds, first=first)
+        else:
+            log.warning(f"job_{result.state}", kind=result.error_kind, error=result.error, first=first)
+        return self._count(result.state, result.error_kind or "", Ending.ENDED)
+
+    def _failed(self, job: RenderJob, start: Start, error: Exception) -> RenderResult:
+        kind = error.kind if isinstance(error, RenderError) else "unexpected"
+        text = str(error) if isinstance(error, RenderError) else f"unexpected {type(error).__name__}: {error}"
+        return self._result(job, start, state="failed", error_kind=kind, error=without_secrets(text))
+
+    def _result(self, job: RenderJob, start: Start, **outcome: Any) -> RenderResult:
+        return RenderResult(
+            id=job.id,
+            batch=job.batch,
+            row=job.row,
+            image=redacted(job.parameters.image),
+            prompt=job.parameters.prompt,
+            seed=job.seed,
+            attempts=start.attempts,
+            worker=self.worker,
+            engine_set=self.renderer.digest,
+            finished_at=time.time(),
+            **outcome,
+        )
+
+    # -- trying again ---------------------------------------------------------------------------------------------
+
+    def _retrying(self, call: Callable[[], Value]) -> Value:
+        """Backoff in this thread; a worker that has to stop does not wait it out."""
+        settings = self.settings
+        return with_backoff(
+            call, attempts=settings.retry_attempts, base_seconds=settings.retry_base_seconds, sleep=self.stopping.pause
+        )
+
+    def _telling(self, call: Callable[[], Value]) -> Value:
+        """A move in the ledger, tried until it is made or the worker stops.
+
+        A job that is left `running` under a live worker which has forgotten it would be nobody's: no reconciler takes
+        it away while the worker lives. Nothing is lost by waiting: without Redis there is no other work either.
+        """
+        while True:
+            try:
+                return call()
+            except (LedgerUnavailable, redis.RedisError) as error:
+                self.metrics.ledger_retries.inc()
+                log.warning("ledger_unavailable", error=str(error))
+                self.stopping.pause(LEDGER_PAUSE_SECONDS)
+
+    def _count(self, state: str, kind: str, ending: Ending) -> Ending:
+        self.metrics.jobs.labels(state=state, kind=kind).inc()
+        return ending
+
+
+@dataclass
+class _Stages:
+    """Seconds by stage of one job."""
+
+    metrics: JobMetrics
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - began, 4)
+        self.metrics.stage_seconds.labels(stage=stage).observe(self.seconds[stage])
+
+
+def _quarantined(attempts: int) -> Quarantined:
+    return Quarantined(
+        f"quarantined: {attempts} workers started this job and none ended it; it may have taken them down "
+        "(producer retry starts it again)"
+    )
