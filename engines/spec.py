@@ -1,8 +1,8 @@
 """Every tensor that crosses an engine's border: its name, shape, dtype and range of sizes, as data. No torch here.
 
 A dimension is a number or a text: 'N' images, 'R' rows (2N: conditional and unconditional), 'h' and 'w' latent cells,
-'8h' pixels, 'h/2' a control at stride 2. The exporter's dynamic axes, TensorRT's profiles, the manifest and the tests are
-all made from this table, so a name stands in one place only.
+'8h' pixels, 'h/2' a control at stride 2. The exporter's dynamic axes, TensorRT's profiles, the manifest and the tests
+are all made from this table, so a name stands in one place only.
 """
 
 from __future__ import annotations
