@@ -1,0 +1,63 @@
+"""Conditioning as ControlNet's canny2image has it: three channels, a size that the networks take, Canny edges."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from jobs.errors import SourceTooLarge
+
+MULTIPLE = 64
+MAX_SIDE = 4096
+
+
+def three_channels(image: np.ndarray) -> np.ndarray:
+    """`HWC3`: uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] -> uint8 [H, W, 3].
+
+    Grey is repeated; RGBA is blended over white by its alpha, in float and truncated, as the original does.
+    """
+    if image.ndim == 2:
+        image = image[:, :, None]
+    channels = image.shape[2]
+    if channels == 3:
+        return image
+    if channels == 1:
+        return np.concatenate([image] * 3, axis=2)
+    assert channels == 4, f"{channels} channels"
+    alpha = image[:, :, 3:4].astype(np.float32) / 255.0
+    blended = image[:, :, :3].astype(np.float32) * alpha + 255.0 * (1.0 - alpha)
+    over_white: np.ndarray = blended.clip(0, 255).astype(np.uint8)
+    return over_white
+
+
+def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
+    """Height and width in pixels with the short side at `resolution`, both rounded to multiples of 64.
+
+    Raises:
+        SourceTooLarge: proportions that would need a side of more than 4096 pixels.
+    """
+    factor = resolution / min(height, width)
+    high, wide = (max(MULTIPLE, round(side * factor / MULTIPLE) * MULTIPLE) for side in (height, width))
+    if max(high, wide) > MAX_SIDE:
+        raise SourceTooLarge(
+            f"a picture of {width}x{height} pixels with its short side at {resolution} would be {wide}x{high}; "
+            f"no side may exceed {MAX_SIDE}: crop it, or lower image_resolution"
+        )
+    return high, wide
+
+
+def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> the target size: Lanczos when enlarging, area when shrinking."""
+    height, width = image.shape[:2]
+    high, wide = target_size(height, width, resolution)
+    enlarging = resolution > min(height, width)
+    resized: np.ndarray = cv2.resize(
+        image, (wide, high), interpolation=cv2.INTER_LANCZOS4 if enlarging else cv2.INTER_AREA
+    )
+    return resized
+
+
+def canny_edges(image: np.ndarray, low_threshold: int, high_threshold: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [H, W], 0 or 255."""
+    edges: np.ndarray = cv2.Canny(image, low_threshold, high_threshold)
+    return edges

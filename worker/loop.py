@@ -1,0 +1,328 @@
+"""RenderLoop: admit, step, retire. Continuous batching by the one thread that owns the GPU.
+
+Each turn belongs to one shape. Its waiting samples are admitted into free slots, all its slots advance by one DDIM step
+in one engine call, and those that are finished are decoded and leave. Samples at different steps, with different step
+counts, scales and seeds, share the call; only the shape must agree.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+import torch
+
+from jobs.errors import Cancelled, HandedBack, OutOfMemory, RenderError, RenderFailed
+from worker.denoiser import Denoiser, DeviceLost, DeviceOutOfMemory
+from worker.encodings import Encodings
+from worker.slots import Group, SampleRequest, Slot
+
+log = structlog.get_logger(__name__)
+
+Shape = tuple[int, int]
+
+NOT_NUMBERS = "the engines gave values that are not numbers; `engines verify` tells which engine does"
+
+
+@dataclass(frozen=True)
+class LoopStats:
+    """What the loop did so far; read by other threads."""
+
+    waiting: int  # samples
+    active: int  # samples
+    steps: int  # engine calls
+    sample_steps: int  # samples x steps
+    images: int
+    busy_seconds: float  # inside a turn
+    busy_since: float | None  # time.monotonic() of the turn that is under way, or None
+    batch_sizes: dict[int, int]  # samples in a step -> steps
+
+
+@dataclass(eq=False)
+class _Lane:
+    """One shape's samples: waiting in order of arrival, and active in order of admission."""
+
+    limit: int  # samples a step
+    waiting: deque[tuple[SampleRequest, Future[np.ndarray]]] = field(default_factory=deque)
+    slots: list[Slot] = field(default_factory=list)
+    group: Group | None = None  # the slots' stacked tensors, while membership does not change
+    last_turn: int = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.slots
+
+
+class RenderLoop:
+    """Give it samples from any thread; run it in one.
+
+    Every future ends: with RGB uint8 [H, W, 3], or with RenderFailed, OutOfMemory, Cancelled or HandedBack.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self._encodings = Encodings(denoiser)
+        self._changed = threading.Condition()  # guards what other threads touch: all below but slots and groups
+        self._lanes: dict[Shape, _Lane] = {}
+        self._cancelled: set[str] = set()
+        self._draining = False
+        self._handing_back = False
+        self._turn = 0
+        self._steps = self._sample_steps = self._images = 0
+        self._busy_seconds = 0.0
+        self._busy_since: float | None = None
+        self._batch_sizes: Counter[int] = Counter()
+
+    # -- any thread -----------------------------------------------------------------------------------------------
+
+    def submit(self, request: SampleRequest) -> Future[np.ndarray]:
+        """Queue one sample."""
+        future: Future[np.ndarray] = Future()
+        with self._changed:
+            if self._draining:
+                future.set_exception(HandedBack("the worker is stopping"))
+                return future
+            if request.shape not in self._lanes:
+                self._lanes[request.shape] = _Lane(self._denoiser.max_batch(*request.shape), last_turn=self._turn)
+            self._lanes[request.shape].waiting.append((request, future))
+            self._changed.notify()
+        return future
+
+    def cancel(self, job_id: str) -> None:
+        """End a job's samples with Cancelled before their next step."""
+        with self._changed:
+            self._cancelled.add(job_id)
+            self._changed.notify()
+
+    def drain(self) -> None:
+        """Admit nothing more: waiting samples end with HandedBack, active ones are finished."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify()
+
+    def hand_back_all(self) -> None:
+        """End all samples with HandedBack before their next step."""
+        with self._changed:
+            self._draining = self._handing_back = True
+            self._changed.notify()
+
+    def stats(self) -> LoopStats:
+        """What the loop did so far."""
+        with self._changed:
+            return LoopStats(
+                waiting=sum(len(lane.waiting) for lane in self._lanes.values()),
+                active=sum(len(lane.slots) for lane in self._lanes.values()),
+                steps=self._steps,
+                sample_steps=self._sample_steps,
+                images=self._images,
+                busy_seconds=self._busy_seconds,
+                busy_since=self._busy_since,
+                batch_sizes=dict(self._batch_sizes),
+            )
+
+    # -- the GPU's thread -----------------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Take turns until `stop` is set; call `wake` after setting it. What is left then ends with HandedBack.
+
+        Raises:
+            DeviceLost: after every sample has ended with HandedBack.
+        """
+        try:
+            while not stop.is_set():
+                if not self.step():
+                    with self._changed:
+                        # A second at most: `stop` may be set by somebody who does not know `wake`.
+                        self._changed.wait_for(lambda: stop.is_set() or self._has_news(), timeout=1.0)
+        finally:
+            self.hand_back_all()
+            self._leave()
+
+    def wake(self) -> None:
+        """Let `run` look at its stop event now."""
+        with self._changed:
+            self._changed.notify()
+
+    def step(self) -> bool:
+        """One turn. False if there was nothing to do."""
+        self._leave()
+        lane = self._next_lane()
+        if lane is None:
+            return False
+        with self._timed():
+            self._admit(lane)
+            self._advance(lane)
+            self._retire(lane)
+        return True
+
+    def _leave(self) -> None:
+        """Let go of what was cancelled or is handed back, between two turns."""
+        with self._changed:
+            cancelled, self._cancelled = self._cancelled, set()
+            for lane in self._lanes.values():
+                if self._draining:
+                    _end([future for _, future in lane.waiting], HandedBack("the worker is stopping"))
+                    lane.waiting.clear()
+                if self._handing_back:
+                    self._drop(lane, lane.slots, HandedBack("the worker is stopping"))
+                if cancelled:
+                    self._leave_cancelled(lane, cancelled)
+
+    def _leave_cancelled(self, lane: _Lane, cancelled: set[str]) -> None:
+        error = Cancelled("cancelled by the user")
+        _end([future for request, future in lane.waiting if request.job_id in cancelled], error)
+        lane.waiting = deque(pair for pair in lane.waiting if pair[0].job_id not in cancelled)
+        self._drop(lane, [slot for slot in lane.slots if slot.request.job_id in cancelled], error)
+
+    def _next_lane(self) -> _Lane | None:
+        """The shape whose last turn is longest ago, so that none starves."""
+        with self._changed:
+            for shape in [shape for shape, lane in self._lanes.items() if lane.idle]:
+                del self._lanes[shape]
+            lane = min(self._lanes.values(), key=lambda lane: lane.last_turn, default=None)
+            if lane is not None:
+                self._turn += 1
+                lane.last_turn = self._turn
+            return lane
+
+    def _admit(self, lane: _Lane) -> None:
+        """Waiting samples take the free slots, first come, first served."""
+        with self._changed:
+            free = max(0, lane.limit - len(lane.slots))
+            pairs = [lane.waiting.popleft() for _ in range(min(free, len(lane.waiting)))]
+        if not pairs:
+            return
+        with self._failing([future for _, future in pairs], doing="encoding prompt and edges"):
+            conditionings = self._encodings.encode([request for request, _ in pairs])
+            lane.slots += [
+                Slot(request, future, conditioning=conditioning)
+                for (request, future), conditioning in zip(pairs, conditionings, strict=True)
+            ]
+
+    def _advance(self, lane: _Lane) -> None:
+        """One DDIM step of the oldest slots, all of them unless memory has run short."""
+        slots = lane.slots[: lane.limit]
+        if not slots:
+            return
+        try:
+            with self._failing([slot.future for slot in slots], doing="denoising"):
+                if lane.group is None or not lane.group.holds(slots):
+                    lane.group = Group(slots)
+                lane.group.advance(self._denoiser.step(lane.group.batch()))
+                self._count_step(len(slots))
+        except DeviceOutOfMemory as error:
+            self._shrink(lane, slots, error)
+        self._forget_ended(lane)
+
+    def _retire(self, lane: _Lane) -> None:
+        """Finished slots are decoded and leave."""
+        finished = [slot for slot in lane.slots if slot.finished]
+        if not finished:
+            return
+        self._drop(lane, finished, None)
+        with self._failing([slot.future for slot in finished], doing="decoding"):
+            for slot, picture in zip(finished, self._decode(finished), strict=True):
+                if picture is None:
+                    slot.future.set_exception(
+                        RenderFailed(
+                            "the engines gave values that are not numbers; `engines verify` tells which of them"
+                        )
+                    )
+                else:
+                    slot.future.set_result(picture)
+        with self._changed:
+            self._images += len(finished)
+
+    def _decode(self, slots: Sequence[Slot]) -> list[np.ndarray | None]:
+        """Pictures, or None where latents are not numbers. Halves the batch while memory does not suffice."""
+        latents = torch.stack([slot.latents for slot in slots])
+        finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
+        try:
+            pictures = self._denoiser.decode(latents)
+        except DeviceOutOfMemory:
+            if len(slots) == 1:
+                raise
+            half = len(slots) // 2
+            return self._decode(slots[:half]) + self._decode(slots[half:])
+        return [picture if ok else None for picture, ok in zip(pictures, finite, strict=True)]
+
+    def _shrink(self, lane: _Lane, slots: Sequence[Slot], error: DeviceOutOfMemory) -> None:
+        """Halve the batch; the slots keep their latents and go on where they were."""
+        lane.group = None
+        if len(slots) == 1:
+            self._drop(lane, slots, _out_of_memory(slots[0].request, error))
+            return
+        lane.limit = len(slots) // 2
+        log.warning("batch_halved", samples=lane.limit, shape=slots[0].request.shape, reason=str(error)[:200])
+
+    def _drop(self, lane: _Lane, slots: Sequence[Slot], error: RenderError | None) -> None:
+        leaving = set(slots)
+        if error is not None:
+            _end([slot.future for slot in slots], error)
+        lane.slots = [slot for slot in lane.slots if slot not in leaving]
+
+    def _forget_ended(self, lane: _Lane) -> None:
+        lane.slots = [slot for slot in lane.slots if not slot.future.done()]
+        if not lane.slots:
+            lane.group = None
+
+    @contextmanager
+    def _failing(self, futures: Sequence[Future[np.ndarray]], *, doing: str) -> Iterator[None]:
+        """Around everything that engines do: an error ends these samples and no others.
+
+        Raises:
+            DeviceOutOfMemory: from denoising, where a smaller batch may fit; nothing has ended then.
+            DeviceLost: after these samples were handed back.
+        """
+        try:
+            yield
+        except DeviceOutOfMemory as error:
+            if doing == "denoising":
+                raise
+            _end(futures, OutOfMemory(f"the device's memory does not suffice for {doing}: {error}"))
+        except DeviceLost:
+            _end(futures, HandedBack("the device is lost"))
+            raise
+        except Exception as error:
+            log.exception("batch_failed", doing=doing, samples=len(futures))
+            _end(futures, RenderFailed(f"{doing} failed: {type(error).__name__}: {error}"))
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        self._busy_since = began
+        try:
+            yield
+        finally:
+            self._busy_since = None
+            self._busy_seconds += time.monotonic() - began
+
+    def _count_step(self, size: int) -> None:
+        with self._changed:
+            self._steps += 1
+            self._sample_steps += size
+            self._batch_sizes[size] += 1
+
+    def _has_news(self) -> bool:
+        return bool(self._cancelled) or any(not lane.idle for lane in self._lanes.values())
+
+
+def _end(futures: Sequence[Future[np.ndarray]], error: RenderError) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _out_of_memory(request: SampleRequest, error: DeviceOutOfMemory) -> OutOfMemory:
+    height, width = request.shape
+    return OutOfMemory(
+        f"one sample of {height}x{width} pixels does not fit in the device's memory; lower image_resolution, or set "
+        f"RENDER_LOW_VRAM=1 ({error})"
+    )

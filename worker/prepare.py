@@ -1,0 +1,129 @@
+"""RenderJob and the bytes of its picture -> sample requests; and samples -> PNG. Pure: no storage, no engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.job import RenderJob, RenderParameters
+from jobs.uri import redacted
+from worker.canny import canny_edges, resize_image, three_channels
+from worker.image import as_json, decode_image, encode_png
+from worker.slots import CONTROLS, SampleRequest
+from worker.text import Tokenizer, Tokens
+
+# ControlNet's guess mode: the deeper the block, the less it is followed.
+GUESS_DECAY = 0.825
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a job needs from here on: its requests, one a sample, and its edge map."""
+
+    requests: tuple[SampleRequest, ...]
+    canny_png: bytes
+    warnings: tuple[str, ...]
+    width: int  # of the pictures to be, in pixels
+    height: int
+
+
+def prepare(job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: int) -> Prepared:
+    """Decode, resize, find edges, tokenise.
+
+    Raises:
+        NotAnImage, SourceTooLarge: the picture cannot be used; the sentence says why.
+    """
+    parameters = job.parameters
+    picture = decode_image(data, max_pixels=max_pixels)
+    image = resize_image(three_channels(picture.pixels), parameters.image_resolution)
+    edges = canny_edges(image, parameters.low_threshold, parameters.high_threshold)
+    prompt = tokenizer.encode(full_prompt(parameters))
+    negative = tokenizer.encode(parameters.n_prompt)
+    requests = _requests(job, edges, prompt.ids, negative.ids)
+    return Prepared(
+        requests=requests,
+        canny_png=encode_png(edges, {"render": as_json({"job": job.id, "canny": True})}),
+        warnings=picture.warnings + _cut("prompt", prompt) + _cut("n_prompt", negative),
+        width=int(edges.shape[1]),
+        height=int(edges.shape[0]),
+    )
+
+
+def full_prompt(parameters: RenderParameters) -> str:
+    """`prompt, a_prompt`; an empty a_prompt adds nothing."""
+    return f"{parameters.prompt}, {parameters.a_prompt}" if parameters.a_prompt else parameters.prompt
+
+
+def control_scales(parameters: RenderParameters) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Thirteen scales for the unconditional and for the conditional half.
+
+    In guess mode the unconditional half gets no control at all; its scales are zero, so one engine serves both modes.
+    """
+    strength = parameters.strength
+    if not parameters.guess_mode:
+        return (strength,) * CONTROLS, (strength,) * CONTROLS
+    return (0.0,) * CONTROLS, tuple(strength * GUESS_DECAY ** (CONTROLS - 1 - i) for i in range(CONTROLS))
+
+
+def encode_sample(job: RenderJob, prepared: Prepared, sample: int, pixels: np.ndarray) -> bytes:
+    """PNG of one sample, uint8 [H, W, 3], with its parameters as image tools read them and as JSON."""
+    seed = job.seed + sample
+    texts = {
+        "parameters": readable_parameters(job, seed=seed, width=prepared.width, height=prepared.height),
+        "render": as_json(
+            # A signed URL would let everybody who gets the picture read the input.
+            job.parameters.model_dump() | {"image": redacted(job.parameters.image), "job": job.id, "seed": seed}
+        ),
+    }
+    return encode_png(pixels, texts)
+
+
+def readable_parameters(job: RenderJob, *, seed: int, width: int, height: int) -> str:
+    """The text that Stable Diffusion web interfaces write and read: prompt, negative prompt, one line of settings."""
+    parameters = job.parameters
+    settings = {
+        "Steps": parameters.ddim_steps,
+        "Sampler": "DDIM",
+        "CFG scale": f"{parameters.scale:g}",
+        "Seed": seed,
+        "Size": f"{width}x{height}",
+        "Eta": f"{parameters.eta:g}",
+        "ControlNet": f'"Module: canny, Weight: {parameters.strength:g}, Threshold A: {parameters.low_threshold}, '
+        f'Threshold B: {parameters.high_threshold}, Guess mode: {parameters.guess_mode}"',
+    }
+    lines = [full_prompt(parameters)]
+    if parameters.n_prompt:
+        lines.append(f"Negative prompt: {parameters.n_prompt}")
+    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
+    return "\n".join(lines)
+
+
+def _requests(
+    job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray
+) -> tuple[SampleRequest, ...]:
+    parameters = job.parameters
+    unconditional, conditional = control_scales(parameters)
+    return tuple(
+        SampleRequest(
+            job_id=job.id,
+            sample=sample,
+            edges=edges,
+            cond_ids=cond_ids,
+            uncond_ids=uncond_ids,
+            seed=job.seed + sample,
+            steps=parameters.ddim_steps,
+            eta=parameters.eta,
+            scale=parameters.scale,
+            cond_control_scales=conditional,
+            uncond_control_scales=unconditional,
+        )
+        for sample in range(parameters.num_samples)
+    )
+
+
+def _cut(column: str, tokens: Tokens) -> tuple[str, ...]:
+    if not tokens.cut:
+        return ()
+    shown = tokens.cut if len(tokens.cut) <= 60 else tokens.cut[:57] + "..."
+    return (f"{column} is too long for 77 tokens; cut off: {shown!r}",)
