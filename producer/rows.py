@@ -15,8 +15,6 @@ from producer.columns import COLUMNS, Value
 from producer.csvfile import Record
 from producer.problems import Problem
 
-OUT_OF_RANGE = frozenset({"greater_than_equal", "less_than_equal"})
-
 
 class RowChecker:
     """Turns records of one table into parameters. Relative image paths resolve against `base`, the CSV's folder."""
@@ -77,10 +75,17 @@ class RowChecker:
         if detail["type"] == "string_too_long":
             message = f"has {len(detail['input']):,} characters; allowed: {COLUMNS[name].allowed}"
         else:
-            what = "is out of range" if detail["type"] in OUT_OF_RANGE else "is not allowed"
-            message = f"{what}; allowed: {COLUMNS[name].allowed}"
+            message = f"{_what(detail)}; allowed: {COLUMNS[name].allowed}"
         return Problem(record.line, name, self._cell(record, name), message)
 
     def _cell(self, record: Record, name: str) -> str:
         """The cell as written, not as pydantic saw it."""
         return next(cell for column, cell in zip(self._columns, record.cells, strict=False) if column.name == name)
+
+
+def _what(detail: Any) -> str:
+    if detail["type"] in ("greater_than_equal", "less_than_equal"):
+        return "is out of range"
+    if detail["type"] == "multiple_of":
+        return f"is not a multiple of {detail['ctx']['multiple_of']:g}"
+    return "is not allowed"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import InvalidCsv
+from jobs.errors import InvalidCsv, InvalidJob, OutputForbidden
 from jobs.ledger import BatchInfo, Enqueued
 from jobs.storage import writer_for
 from jobs.uri import redacted, resolve_uri
@@ -110,8 +110,12 @@ def _batch(options: Options) -> str:
 
 def _target(options: Options, batch: str, session: Session) -> Target:
     output = session.settings.output_uri if options.output is None else options.output
-    uri = resolve_uri(output, Path.cwd())
-    writer_for(uri)  # refuses what nothing can be written to, before a thousand workers find out
+    try:
+        uri = resolve_uri(output, Path.cwd())
+        writer_for(uri)  # refuses what nothing can be written to, before a thousand workers find out
+    except (InvalidJob, OutputForbidden) as error:
+        named = "RENDER_OUTPUT_URI" if options.output is None else "--output"
+        raise CommandFailed(Exit.USAGE, f"{named}: {error}") from error
     return Target(batch, uri.rstrip("/"), options.skip_invalid)
 
 

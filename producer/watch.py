@@ -21,6 +21,7 @@ from producer.session import Session
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
 NO_WORKER_SECONDS = 10.0  # of silence before somebody is told
+LOOK_SECONDS = 2.0  # between two looks for workers
 REDIS_PATIENCE_SECONDS = 60.0  # Redis may restart while a batch runs
 SHOWN_FAILURES = 20
 
@@ -123,7 +124,7 @@ class _WorkerAlarm:
     def tick(self, counts: Counts) -> None:  # noqa: ARG002 (a waiting batch is all that it needs to know)
         """Look for workers every few seconds."""
         now = time.monotonic()
-        if now - self._looked < 2.0:
+        if now - self._looked < LOOK_SECONDS:
             return
         self._looked = now
         workers = self.session.ledger.workers()

@@ -1,0 +1,64 @@
+"""What a worker does to the ledger and to the output folder, without rendering."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Collection
+
+from PIL import Image
+
+from jobs.job import RenderJob, RenderResult
+from jobs.ledger import Ledger
+from jobs.storage import FileWriter
+
+WORKER = "test@worker"
+
+
+def render_batch(ledger: Ledger, batch: str, *, failing: Collection[int] = (), error: str = "no such picture") -> None:
+    """End every queued job of a batch: done, or failed for the rows named."""
+    for line in list(ledger.states(batch)):
+        job = ledger.job(batch, line.id)
+        if line.state == "queued" and job is not None:
+            ledger.start(job, worker=WORKER)
+            ledger.finish(_failed(job, error) if job.row in failing else _done(job))
+
+
+def png(color: str, size: tuple[int, int] = (96, 64)) -> bytes:
+    """A picture of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, color).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _failed(job: RenderJob, error: str) -> RenderResult:
+    return RenderResult(**_common(job), state="failed", error_kind="source_not_found", error=error)
+
+
+def _done(job: RenderJob) -> RenderResult:
+    writer = FileWriter()
+    samples = tuple(job.sample_uri(sample) for sample in range(job.parameters.num_samples))
+    for uri in samples:
+        writer.write(uri, png("teal"), "image/png")
+    writer.write(job.canny_uri, png("black"), "image/png")
+    result = RenderResult(
+        **_common(job), state="done", samples=samples, canny=job.canny_uri, width=96, height=64, seconds={"render": 0.5}
+    )
+    sidecar = result.model_dump() | {"parameters": job.parameters.model_dump()}
+    writer.write(job.sidecar_uri, json.dumps(sidecar).encode(), "application/json")
+    return result
+
+
+def _common(job: RenderJob) -> dict[str, object]:
+    return {
+        "id": job.id,
+        "batch": job.batch,
+        "row": job.row,
+        "image": job.parameters.image,
+        "prompt": job.parameters.prompt,
+        "seed": job.seed,
+        "attempts": 1,
+        "worker": WORKER,
+        "finished_at": time.time() - 1,
+    }
