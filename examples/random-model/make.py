@@ -82,6 +82,7 @@ def _save(folder: Path, widths: tuple[int, ...], seed: int) -> None:
     torch.manual_seed(seed)
     groups = 32 if all(width % 32 == 0 for width in widths) else 8
     unet = _unet(widths, groups)
+    _wake_prompts(unet)
     controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16, 32, widths[0]))
     _wake_controls(controlnet)
     scheduler = DDIMScheduler(
@@ -164,12 +165,20 @@ def _text_encoder(width: int, vocabulary: int):
     return model
 
 
+def _wake_prompts(unet) -> None:
+    """Random attention averages all tokens away; sharper queries and louder values let a prompt change the picture."""
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            for layer in (module.to_q, module.to_k, module.to_v, module.to_out[0]):
+                layer.weight.data *= 3
+
+
 def _wake_controls(controlnet) -> None:
     """Zero convolutions are zero only before training; left so, the ControlNet would change nothing."""
     zero = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
     for layer in [*zero, controlnet.controlnet_cond_embedding.conv_out]:
         fan_in = layer.weight[0].numel()
-        layer.weight.data.normal_(0, 0.5 / fan_in**0.5)
+        layer.weight.data.normal_(0, 1 / fan_in**0.5)
 
 
 def _calibrate(pipeline) -> None:
