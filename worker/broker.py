@@ -14,6 +14,7 @@ from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
+import redis
 import structlog
 from celery.worker.consumer import Consumer
 from kombu.transport import TRANSPORT_ALIASES
@@ -22,6 +23,9 @@ from kombu.transport import redis as kombu_redis
 log = structlog.get_logger(__name__)
 
 SHOWN_CHARACTERS = 120
+# What Redis and the network raise. Not the transport's own lists: kombu counts KeyError among its channel errors, and
+# redis-py's DataError means that a stranger's value cannot be sent.
+BROKER_ERRORS = (OSError, redis.ConnectionError, redis.TimeoutError, redis.ResponseError)
 ALIAS = "tolerant-redis"  # the URL scheme of the transport below
 
 
@@ -44,7 +48,7 @@ class TolerantChannel(kombu_redis.Channel):
         """
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
-        except (Empty, *self.connection_errors, *self.connection.channel_errors):
+        except (Empty, *BROKER_ERRORS):
             raise
         except Exception as error:  # noqa: BLE001 (the content is a stranger's: any error can come of it)
             text = error.doc if isinstance(error, json.JSONDecodeError) else ""
@@ -72,16 +76,15 @@ class QuietConsumer(Consumer):  # type: ignore[misc]
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Answers to loops.asynloop, which makes the handler the consumer's on_message."""
         handle = super().create_task_handler(*args, **kwargs)
-        broker_errors = (*self.connection_errors, *self.channel_errors)
 
         def on_task_received(message: Any) -> None:
             try:
                 handle(message)
-            except broker_errors:
+            except BROKER_ERRORS:
                 raise
             except Exception as error:  # noqa: BLE001 (as above)
                 log.error("message_not_understood", error=repr(error)[:SHOWN_CHARACTERS], tag=message.delivery_tag)
                 if not message.acknowledged:
-                    message.ack_log_error(logging.getLogger(__name__), broker_errors)
+                    message.ack_log_error(logging.getLogger(__name__), BROKER_ERRORS)
 
         return on_task_received

@@ -190,7 +190,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
             try:
                 outcome()
             except Exception:
-                log.exception("outcome_not_reported", consequence="its message comes back after this worker ends")
+                log.exception("outcome_not_reported", consequence="its message, if not acknowledged, comes back later")
 
     def _on_shutdown_asked(self, how: str = "", **_: Any) -> None:
         """Answers to apps/worker.py _shutdown_handler, in a signal handler: flags and one byte only.

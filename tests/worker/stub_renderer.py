@@ -1,8 +1,10 @@
-"""A Renderer with no engines: each sample takes as long as its job's prompt says, in threads of its own."""
+"""A Renderer with no engines: a sample takes as long as its job's prompt says, or does the harm that it names."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 import time
 from concurrent.futures import Future
@@ -21,6 +23,7 @@ class StubRequest:
     job_id: str
     sample: int
     seconds: float
+    fault: str = ""
 
 
 class StubLoop:
@@ -36,6 +39,10 @@ class StubLoop:
     def submit(self, request: StubRequest) -> Future[np.ndarray]:
         future: Future[np.ndarray] = Future()
         with self._condition:
+            if request.fault == "kills the process":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if request.fault == "breaks the device":
+                self.broken = RuntimeError("the device is gone")
             self.submitted.append(request)
             if self._draining:
                 future.set_exception(HandedBack("the worker is stopping"))
@@ -78,7 +85,7 @@ class StubLoop:
 def prepare(job: RenderJob, picture: bytes) -> SimpleNamespace:
     match = re.search(r"([0-9.]+) s$", job.parameters.prompt)
     seconds = float(match.group(1)) if match else 0.0
-    requests = [StubRequest(job.id, k, seconds) for k in range(job.parameters.num_samples)]
+    requests = [StubRequest(job.id, k, seconds, job.parameters.prompt) for k in range(job.parameters.num_samples)]
     return SimpleNamespace(requests=requests, canny_png=b"canny of " + picture, warnings=("stub",), width=8, height=8)
 
 

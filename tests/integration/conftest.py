@@ -1,0 +1,104 @@
+"""Real workers on a real Redis, with files for inputs and outputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.job import RenderJob
+from jobs.ledger import Ledger
+from tests.eventually import eventually
+from tests.jobs.rows import enqueue, make_job
+from tests.worker_process import WorkerProcess
+
+STUB = "tests.integration.stub_app"  # everything real but the engines, and quick to start
+REAL = "worker"
+
+
+class Site:
+    """A folder with one picture, a ledger, and workers that render into the folder."""
+
+    def __init__(self, folder: Path, redis_url: str, ledger: Ledger) -> None:
+        self.folder = folder
+        self.redis_url = redis_url
+        self.ledger = ledger
+        self.picture = folder / "picture.png"
+        self.picture.write_bytes(b"picture")
+        self.started: list[WorkerProcess] = []
+
+    def job(self, row: int, *, seconds: float = 0.0, **parameters: Any) -> RenderJob:
+        """A job that the stub renders in so many seconds."""
+        values = {"image": self.picture.as_uri(), "prompt": f"takes {seconds} s"} | parameters
+        return make_job(row, output=(self.folder / "out").as_uri(), **values)
+
+    def enqueue(self, number: int, *, seconds: float = 0.0) -> list[RenderJob]:
+        """Rows 1..number, queued."""
+        jobs = [self.job(row, seconds=seconds) for row in range(1, number + 1)]
+        enqueue(self.ledger, jobs)
+        return jobs
+
+    def start(self, app: str = STUB, **settings: Any) -> WorkerProcess:
+        """A worker with quick signs of life; settings override."""
+        values = {
+            "redis_url": self.redis_url,
+            "jobs_in_flight": 4,
+            "heartbeat_seconds": 0.2,
+            "lease_seconds": 1.0,
+            "retry_base_seconds": 0.01,
+        } | settings
+        environment = {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
+        log = self.folder / f"worker-{len(self.started)}.log"
+        worker = WorkerProcess(app, environment=environment, log=log)
+        self.started.append(worker)
+        return worker
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The lines of one kind in all workers' logs."""
+        lines = [line for worker in self.started for line in worker.output.splitlines() if line.startswith("{")]
+        return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def wait_until_done(self, number: int, *, seconds: float = 20.0) -> None:
+        eventually(lambda: self.ledger.counts("b").done >= number, seconds=seconds, what=f"{number} jobs done")
+
+    @property
+    def held(self) -> int:
+        return int(self.ledger.client.hlen("unacked"))
+
+    def assert_all_done_once(self, jobs: list[RenderJob]) -> None:
+        """Every job is done, in the ledger and on the disk, and nothing is left in Redis."""
+        counts = self.ledger.counts("b")
+        assert (counts.done, counts.total) == (len(jobs), len(jobs))
+        results = list(self.ledger.results("b"))
+        assert sorted(result.id for result in results) == sorted(job.id for job in jobs)
+        # A kill in mid-write leaves a temporary file, hidden by its name.
+        written = {path.name for path in (self.folder / "out" / "b").iterdir() if path.name[0] != "."}
+        assert written == {job.id + end for job in jobs for end in (".json", "_0.png", "_canny.png")}
+        eventually(lambda: self.held == 0, what="all messages acknowledged")
+        assert self.ledger.queue_length() == 0
+
+
+StartSite = Callable[[str, Ledger], Site]
+
+
+@pytest.fixture
+def start_site(tmp_path: Path) -> Iterator[StartSite]:
+    """Sites on any Redis; their workers are ended with the test."""
+    sites: list[Site] = []
+
+    def start(redis_url: str, ledger: Ledger) -> Site:
+        sites.append(Site(tmp_path, redis_url, ledger))
+        return sites[-1]
+
+    yield start
+    for worker in (worker for site in sites for worker in site.started if worker.alive):
+        worker.kill()
+
+
+@pytest.fixture
+def site(start_site: StartSite, redis_url: str, ledger: Ledger) -> Site:
+    """A site on the session's Redis, emptied."""
+    return start_site(redis_url, ledger)
