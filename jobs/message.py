@@ -10,11 +10,15 @@ tests/integration holds it against what Celery itself sends.
 from __future__ import annotations
 
 import json
-import uuid
+import os
+from functools import lru_cache
 
 from jobs.job import RenderJob
 
 TASK_NAME = "render"
+
+_ID, _TAG, _BODY = "<id>", "<tag>", '"<body>"'
+_EMBED = json.dumps({"callbacks": None, "errbacks": None, "chain": None, "chord": None})
 
 
 def celery_message(job: RenderJob, *, queue: str) -> str:
@@ -27,24 +31,31 @@ def celery_message(job: RenderJob, *, queue: str) -> str:
 
 def message_for(job_id: str, job_json: str, *, queue: str) -> str:
     """The same, where the job is already JSON text."""
-    body = json.dumps([[job_json], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
-    return json.dumps(
-        {
-            # Plain text: without `body_encoding` kombu takes the body as it is, a quarter shorter than base64.
-            "body": body,
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": _headers(job_id),
-            "properties": {
-                "correlation_id": job_id,
-                "reply_to": "",
-                "delivery_mode": 2,
-                "delivery_info": {"exchange": "", "routing_key": queue},
-                "priority": 0,
-                "delivery_tag": str(uuid.uuid4()),
-            },
-        }
-    )
+    # json.dumps of a string alone is several times as fast as of nested dictionaries, so only the holes are filled.
+    body = f"[[{json.dumps(job_json)}], {{}}, {_EMBED}]"
+    text = _envelope(queue).replace(_ID, job_id).replace(_TAG, os.urandom(16).hex())
+    return text.replace(_BODY, json.dumps(body), 1)  # last: a prompt may contain anything, also a hole's mark
+
+
+@lru_cache(maxsize=8)
+def _envelope(queue: str) -> str:
+    """A queue item as JSON text, with holes for the job's id, the delivery tag and the (quoted) body."""
+    envelope = {
+        # Plain text: without `body_encoding` kombu takes the body as it is, a quarter shorter than base64.
+        "body": "<body>",
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": _headers(_ID),
+        "properties": {
+            "correlation_id": _ID,
+            "reply_to": "",
+            "delivery_mode": 2,
+            "delivery_info": {"exchange": "", "routing_key": queue},
+            "priority": 0,
+            "delivery_tag": _TAG,
+        },
+    }
+    return json.dumps(envelope)
 
 
 def _headers(job_id: str) -> dict[str, object]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -22,6 +23,7 @@ BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "n
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
+REMEMBERED_CELLS = 1024  # most cells of a column are alike
 LONGEST_NUMBER = 40  # characters; Python itself refuses to read integers of thousands of digits
 
 
@@ -35,6 +37,7 @@ class Column:
     allowed: str
 
 
+@lru_cache(REMEMBERED_CELLS)
 def parse_whole_number(cell: str) -> int:
     """'20', ' 20 ' and '20.0' -> 20."""
     text = _number_text(cell)
@@ -45,6 +48,7 @@ def parse_whole_number(cell: str) -> int:
     return int(text.partition(".")[0])
 
 
+@lru_cache(REMEMBERED_CELLS)
 def parse_number(cell: str) -> float:
     """'9', '9.0' and '9e0' -> 9.0; a decimal comma is explained."""
     text = _number_text(cell)
@@ -58,6 +62,7 @@ def parse_number(cell: str) -> float:
     return number
 
 
+@lru_cache(REMEMBERED_CELLS)
 def parse_boolean(cell: str) -> bool:
     """true/false, 1/0 and yes/no, in any case."""
     value = BOOLEANS.get(cell.strip().lower())

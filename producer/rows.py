@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from producer.columns import COLUMNS, Value
 from producer.csvfile import Record
 from producer.problems import Problem
 
+# A relative path with nothing to resolve, unquote or quote. What most cells are, and what `resolve_uri` gives for them
+# is known without its path arithmetic, which would take a third of the check.
+PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+
 
 class RowChecker:
     """Turns records of one table into parameters. Relative image paths resolve against `base`, the CSV's folder."""
@@ -23,6 +28,7 @@ class RowChecker:
         self._width = len(columns)
         self._columns = tuple(COLUMNS[name] for name in columns)
         self._base = base
+        self._base_uri = base.absolute().as_uri().rstrip("/") + "/"
 
     def check(self, record: Record) -> RenderParameters | list[Problem]:
         """The row's parameters, or all that is wrong with it. A blank or missing optional cell takes its default."""
@@ -42,15 +48,16 @@ class RowChecker:
         return problems or parameters
 
     def _image(self, cell: str) -> str:
+        if PLAIN_PATH.fullmatch(cell):
+            return self._base_uri + cell
         try:
             return resolve_uri(cell.strip(), self._base)
         except RuntimeError as error:  # `~somebody` who does not exist
             raise ValueError("names a home folder that does not exist") from error
 
     def _surplus(self, record: Record) -> list[Problem]:
-        surplus = record.cells[self._width :]
-        if not any(cell.strip() for cell in surplus):  # trailing delimiters are harmless
-            return []
+        if len(record.cells) <= self._width or not any(map(str.strip, record.cells[self._width :])):
+            return []  # trailing delimiters are harmless
         message = (
             f"the row has {len(record.cells)} cells, the header {self._width} columns; "
             "put quotation marks around a cell that contains the delimiter"
