@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engines.errors import ModelRefused
 from engines.quiet import quiet_libraries
-from engines.spec import CONTROLS, Geometry
+from engines.spec import COMPONENTS, CONTROLS, Geometry
 from engines.weights import Weights
 
 
@@ -93,6 +93,9 @@ class Decoder(nn.Module):
         return image
 
 
+PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controlnet", "unet": "unet", "decoder": "vae"}
+
+
 @dataclass(frozen=True)
 class Networks:
     """The four networks that the five components are made from, on the CPU, in eval mode."""
@@ -104,14 +107,29 @@ class Networks:
 
     def modules(self) -> dict[str, nn.Module]:
         """Component name -> module. Call once: the ControlNet gives its hint embedding away."""
-        embedding = self.controlnet.controlnet_cond_embedding
-        return {
-            "clip": Clip(self.text_encoder),
-            "hint": Hint(embedding),
-            "controlnet": ControlNet(self.controlnet),
-            "unet": UNet(self.unet),
-            "decoder": Decoder(self.vae),
-        }
+        return {name: wrap(name, getattr(self, PART_OF[name])) for name in COMPONENTS}
+
+
+def wrap(name: str, network: Any) -> nn.Module:
+    """One component of a network; a ControlNet's hint is taken before its controlnet."""
+    if name == "hint":
+        return Hint(network.controlnet_cond_embedding)
+    wrappers: dict[str, Callable[[Any], nn.Module]] = {
+        "clip": Clip,
+        "controlnet": ControlNet,
+        "unet": UNet,
+        "decoder": Decoder,
+    }
+    return wrappers[name](network)
+
+
+def load_component(name: str, weights: Weights, dtype: torch.dtype) -> nn.Module:
+    """One component alone, from its own copy of the network.
+
+    Raises:
+        ModelRefused: the files cannot be read.
+    """
+    return wrap(name, load_network(PART_OF[name], weights, dtype))
 
 
 def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Networks:

@@ -1,0 +1,189 @@
+"""manifest.json: what an engine set is, as built. A set is loaded as its manifest says, or refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engines.errors import EngineSetRefused
+from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
+from engines.weights import file_sha256
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+
+BackendName = Literal["tensorrt", "inductor", "onnxruntime", "torch"]
+Precision = Literal["fp32", "fp16"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Stage(_Record):
+    """One finished stage of one component: the digest of all it was made from, and the files it made.
+
+    `key` decides whether the stage is up to date; `files` (path in the set -> SHA-256) whether its files still are.
+    """
+
+    key: str
+    files: dict[str, str]
+    seconds: float = 0.0
+
+
+class Component(_Record):
+    """One engine: its tensors, and the stages that led to it. The last stage's files are what is loaded."""
+
+    spec: ComponentSpec
+    stages: dict[str, Stage]
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that the runtime opens, with their SHA-256."""
+        return list(self.stages.values())[-1].files
+
+
+class Source(_Record):
+    """Which weights: as the user named them, and the digest of their files."""
+
+    model: str
+    controlnet: str | None
+    weights: str
+
+
+class Manifest(_Record):
+    """The whole of manifest.json.
+
+    `versions` are the packages that made the files; the one in `runtime` ('onnxruntime', 'tensorrt', ...) must be the
+    same where the set is loaded. `architecture` is None for files that run anywhere, else 'sm89', 'sm90', ...
+    """
+
+    format: int = FORMAT
+    backend: BackendName
+    runtime: str
+    precision: Precision
+    architecture: str | None
+    geometry: Geometry
+    profiles: tuple[Profile, ...]
+    source: Source
+    versions: dict[str, str]
+    tokenizer: Stage
+    components: dict[str, Component]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the manifest: names this set in logs and sidecars."""
+        text = self.model_dump_json(exclude={"source": {"model", "controlnet"}})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def max_batch(self) -> int:
+        """Images that every profile takes at once."""
+        return min(profile.max_batch for profile in self.profiles)
+
+    @property
+    def shapes_text(self) -> str:
+        """The shapes that were built, HEIGHTxWIDTH, for messages."""
+        return ", ".join(profile.text for profile in self.profiles)
+
+    def covers(self, height: int, width: int) -> bool:
+        """Whether pictures of this size (pixels) can be rendered."""
+        return any(profile.covers(height, width) for profile in self.profiles)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Every file that is loaded, with its SHA-256."""
+        listed = dict(self.tokenizer.files)
+        for component in self.components.values():
+            listed |= component.files
+        return listed
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json whole or not at all."""
+        temporary = folder / f".{MANIFEST}.new"
+        temporary.write_text(self.model_dump_json(indent=1) + "\n")
+        temporary.replace(folder / MANIFEST)
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read a set's manifest.
+
+    Raises:
+        EngineSetRefused: no finished set there, another format, or a manifest that is not valid.
+    """
+    path = folder / MANIFEST
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise EngineSetRefused(f"{folder} is not a finished engine set: it has no {MANIFEST}") from error
+    except OSError as error:
+        raise EngineSetRefused(f"{path} cannot be read: {error.strerror}") from error
+    _check_format(path, text)
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise EngineSetRefused(f"{path} is not valid at {where}: {problem['msg']}") from error
+    _check_tables(path, manifest)
+    return manifest
+
+
+def _check_format(path: Path, text: str) -> None:
+    try:
+        found = json.loads(text)["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EngineSetRefused(f"{path} is not an engine set's manifest") from error
+    if found != FORMAT:
+        older = isinstance(found, int) and found < FORMAT
+        advice = "build the set again" if older else "load it with the version that built it, or a later one"
+        raise EngineSetRefused(f"{path} has format {found}, this version reads {FORMAT}: {advice}")
+
+
+def _check_tables(path: Path, manifest: Manifest) -> None:
+    """The tensors written down must be today's: a worker would feed others."""
+    expected = component_specs(manifest.geometry)
+    for name in COMPONENTS:
+        if name not in manifest.components:
+            raise EngineSetRefused(f"{path} lists no {name} engine: the set is incomplete")
+        if manifest.components[name].spec != expected[name]:
+            raise EngineSetRefused(
+                f"{path}: the {name} engine has other tensors than this version uses; build it again"
+            )
+
+
+def check_files(folder: Path, files: dict[str, str]) -> None:
+    """Hash every file.
+
+    Raises:
+        EngineSetRefused: naming the first file that is missing or differs.
+    """
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise EngineSetRefused(f"{path} is missing: the manifest lists it")
+        found = file_sha256(path)
+        if found != expected:
+            raise EngineSetRefused(
+                f"{path} was changed after it was built: its SHA-256 is {found[:12]}..., "
+                f"the manifest says {expected[:12]}..."
+            )
+
+
+def installed_version(package: str) -> str | None:
+    """A package's version without build tags such as '+cpu', or None; imports nothing."""
+    try:
+        return metadata.version(package).split("+")[0]
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def json_key(*parts: object) -> str:
+    """SHA-256 over JSON: the identity of a stage's inputs."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

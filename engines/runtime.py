@@ -1,0 +1,193 @@
+"""A finished engine set as five callables from named tensors to named tensors, whatever the backend."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engines.errors import BackendUnavailable, EngineSetRefused
+from engines.manifest import BackendName, Manifest, check_files, installed_version, load_manifest
+from engines.spec import Geometry
+
+Engine = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""Named tensors on the set's device in, named tensors out; names, shapes and dtypes as in spec.py."""
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where engines of one set run; `threads` is for the CPU, None leaves it to the library."""
+
+    device: torch.device
+    threads: int | None
+
+
+class Backend(Protocol):
+    """What runtime_<backend>.py gives: one object that opens components and shares what they share."""
+
+    def open(self, name: str) -> Engine:
+        """Load one component; it lives until the engine is dropped."""
+
+
+class EngineSet:
+    """One set, checked. Engines are opened by `load` or when first asked for; one thread at a time."""
+
+    def __init__(self, manifest: Manifest, *, folder: Path, placement: Placement, backend: Backend) -> None:
+        self.manifest = manifest
+        self.folder = folder
+        self.device = placement.device
+        self._backend = backend
+        self._engines: dict[str, Engine] = {}
+
+    @property
+    def io_dtype(self) -> torch.dtype:
+        """dtype of every floating input and output."""
+        return DTYPES[self.manifest.precision]
+
+    @property
+    def geometry(self) -> Geometry:
+        """The model's sizes."""
+        return self.manifest.geometry
+
+    @property
+    def max_batch(self) -> int:
+        """Images a call; controlnet and unet take twice as many rows."""
+        return self.manifest.max_batch
+
+    @property
+    def digest(self) -> str:
+        """Names this set in logs and sidecars."""
+        return self.manifest.digest
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """A tokenizer.json for the `tokenizers` package."""
+        return self.folder / next(iter(self.manifest.tokenizer.files))
+
+    def supports(self, height: int, width: int) -> bool:
+        """Whether pictures of this size (pixels) can be rendered."""
+        return self.manifest.covers(height, width)
+
+    def shapes_text(self) -> str:
+        """The shapes that were built, for messages."""
+        return self.manifest.shapes_text
+
+    def engine(self, name: str) -> Engine:
+        """One component's callable; opened now if it was not."""
+        if name not in self._engines:
+            self._engines[name] = self._backend.open(name)
+        return self._engines[name]
+
+    def load(self, names: Iterable[str]) -> None:
+        """Open components ahead of their first call.
+
+        Raises:
+            EngineSetRefused: the backend does not take a file, or finds other tensors in it.
+        """
+        for name in names:
+            self.engine(name)
+
+    def unload(self, names: Iterable[str]) -> None:
+        """Drop components and the device memory they hold; unknown or dropped ones are no error."""
+        for name in names:
+            self._engines.pop(name, None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Drop everything."""
+        self.unload(tuple(self._engines))
+
+    def __enter__(self) -> EngineSet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_engine_set(
+    path: Path | str, *, device: str = "auto", threads: int | None = None, weights: str | None = None
+) -> EngineSet:
+    """Check a set and get it ready; engines open with `load` or at first use.
+
+    `device` is 'auto', 'cpu' or 'cuda'. `weights`: refuse the set unless it was built from these (Weights.digest).
+
+    Raises:
+        EngineSetRefused: changed, incomplete, or built for other weights, another version or another GPU.
+        BackendUnavailable: its backend is not installed, or needs a device that is not here.
+    """
+    folder = Path(path).expanduser()
+    manifest = load_manifest(folder)
+    check_weights(manifest, weights)
+    check_version(manifest)
+    placement = Placement(_device(manifest.backend, device), threads)
+    check_architecture(manifest, placement.device)
+    check_files(folder, manifest.files)
+    module = importlib.import_module(_MODULES[manifest.backend])
+    return EngineSet(
+        manifest, folder=folder, placement=placement, backend=module.open_backend(folder, manifest, placement)
+    )
+
+
+_MODULES = {
+    "torch": "engines.runtime_torch",
+    "onnxruntime": "engines.runtime_onnx",
+    "tensorrt": "engines.runtime_tensorrt",
+}
+
+
+def check_weights(manifest: Manifest, weights: str | None) -> None:
+    """Raises EngineSetRefused if other weights are wanted than the set was built from."""
+    built = manifest.source.weights
+    if weights is not None and weights != built:
+        raise EngineSetRefused(f"the set was built from other weights: {built[:12]}..., asked for {weights[:12]}...")
+
+
+def check_version(manifest: Manifest) -> None:
+    """Raises EngineSetRefused if the backend's package has another version than at build time."""
+    package, built = manifest.runtime, manifest.versions[manifest.runtime]
+    found = installed_version(package)
+    if found is None:
+        raise BackendUnavailable(f"the set needs the package {package} ({built}), which is not installed")
+    if found != built:
+        raise EngineSetRefused(f"the set was built for {package} {built}, but {found} is installed; build it again")
+
+
+def check_architecture(manifest: Manifest, device: torch.device) -> None:
+    """Raises EngineSetRefused if the set's machine code is another GPU's."""
+    if manifest.architecture is None:
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    found = f"sm{major}{minor}"
+    if found != manifest.architecture:
+        name = torch.cuda.get_device_name(device)
+        raise EngineSetRefused(
+            f"the set was built for GPUs of compute capability {manifest.architecture}, this one ({name}) is {found}"
+        )
+
+
+def _device(backend: BackendName, wanted: str) -> torch.device:
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise BackendUnavailable(f"unknown device {wanted!r}; use auto, cpu or cuda")
+    if backend == "inductor":
+        raise BackendUnavailable("the inductor backend does not exist yet; build with tensorrt, onnxruntime or torch")
+    if backend == "onnxruntime":
+        if wanted == "cuda":
+            raise BackendUnavailable("an onnxruntime set runs on the CPU; build one with tensorrt or torch for the GPU")
+        return torch.device("cpu")
+    has_gpu = torch.cuda.is_available()
+    if backend == "tensorrt" and wanted == "cpu":
+        raise BackendUnavailable("a tensorrt set needs an NVIDIA GPU; device cpu was asked for")
+    if (backend == "tensorrt" or wanted == "cuda") and not has_gpu:
+        raise BackendUnavailable(f"a {backend} set on cuda needs an NVIDIA GPU, and torch sees none here")
+    return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")
