@@ -158,10 +158,17 @@ class Cancelled(RenderError):
 
 
 class HandedBack(RenderError):
-    """The worker is stopping before the job was rendered; another one will render it."""
+    """The worker is stopping before the job was rendered; another one will render it.
+
+    `blameless` is False where the job itself may be why: its attempt counts then.
+    """
 
     kind = "handed_back"
     retry = True
+
+    def __init__(self, message: str, *, blameless: bool = True) -> None:
+        super().__init__(message)
+        self.blameless = blameless
 
 
 class SettingsError(RenderError):

@@ -58,7 +58,8 @@ def _client() -> Any:
         retries={"mode": "standard", "total_max_attempts": 2},
         max_pool_connections=64,
     )
-    return boto3.client("s3", config=config)
+    # A session of our own: the default one keeps the credentials that it met first.
+    return boto3.session.Session().client("s3", config=config)
 
 
 def read(uri: str, max_bytes: int) -> bytes:
@@ -138,3 +139,9 @@ def _reason(error: Exception) -> str:
         variables = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for compatible stores, AWS_ENDPOINT_URL_S3"
         return f"{type(error).__name__}; check {variables}"
     return _code(error) or type(error).__name__
+
+
+def forget_client() -> None:
+    """Make the next call read the AWS_* variables again."""
+    with _LOCK:
+        _client.cache_clear()
