@@ -44,7 +44,8 @@ def test_what_was_written_is_there_and_read_back(bucket: str) -> None:
 
 def test_a_result_has_its_content_type(bucket: str) -> None:
     writer_for("s3://x").write(f"s3://{bucket}/a.json", b"{}", "application/json")
-    assert boto3.session.Session().client("s3").head_object(Bucket=bucket, Key="a.json")["ContentType"] == "application/json"
+    head = boto3.session.Session().client("s3").head_object(Bucket=bucket, Key="a.json")
+    assert head["ContentType"] == "application/json"
 
 
 def test_a_missing_object_is_not_found(bucket: str) -> None:
