@@ -48,7 +48,7 @@ class HealthServer:
             ) from error
         self._server.probes = probes
         self._server.registry = registry
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
 
     @property
     def port(self) -> int:

@@ -288,7 +288,7 @@ class RenderLoop:
                 raise
             _end(futures, OutOfMemory(f"the device's memory does not suffice for {doing}: {error}"))
         except DeviceLost:
-            _end(futures, HandedBack("the device is lost"))
+            _end(futures, HandedBack("the device is lost", blameless=False))
             raise
         except Exception as error:
             log.exception("batch_failed", doing=doing, samples=len(futures))

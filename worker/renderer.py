@@ -1,16 +1,25 @@
-"""What jobs are rendered with: one engine set (or the fake), its tokenizer, and the loop around them."""
+"""What jobs are rendered with: an engine set, its tokenizer, and the loop around them.
+
+The heavy imports (torch, the engines' libraries) happen in `load_renderer`, when the health server already answers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jobs.errors import RenderError
+from jobs.errors import RenderError, ShapeNotBuilt
 from jobs.job import RenderJob
 from jobs.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.denoiser import Denoiser
+    from worker.loop import RenderLoop
+    from worker.prepare import Prepared
 
 FAKE_PREFIX = "fake:"
 
@@ -23,19 +32,85 @@ class RendererRefused(RenderError):
 
 @dataclass(frozen=True)
 class Renderer:
-    """One a process. All but the loop's GPU side is called by many threads at once."""
+    """One a process. `loop.run` belongs to one thread; everything else is called by many at once."""
 
-    loop: Any
-    prepare: Callable[[RenderJob, bytes], Any]
-    encode: Callable[[RenderJob, Any, int, np.ndarray], bytes]
-    digest: str
+    loop: RenderLoop
+    prepare: Callable[[RenderJob, bytes], Prepared]
+    encode: Callable[[RenderJob, Prepared, int, np.ndarray], bytes]  # one sample, uint8 [H, W, 3], as PNG
+    digest: str  # of the engine set: what results say they were rendered with
     close: Callable[[], None] = lambda: None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-Prepared = Any
+    device_errors: tuple[type[Exception], ...] = ()  # from `loop.run`: only a new process helps
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for the log
 
 
 def load_renderer(settings: Settings) -> Renderer:
-    """Load what RENDER_ENGINE_DIR names."""
-    raise RendererRefused(f"{settings.engine_dir} holds no engine set")
+    """Load what RENDER_ENGINE_DIR names.
+
+    Raises:
+        RendererRefused: it is missing, damaged or built for something else.
+    """
+    if settings.engine_dir.startswith(FAKE_PREFIX):
+        from worker.fake import fake_renderer
+
+        return fake_renderer(settings.engine_dir.removeprefix(FAKE_PREFIX), max_pixels=settings.max_pixels)
+    return _engine_renderer(settings)
+
+
+def _engine_renderer(settings: Settings) -> Renderer:
+    from engines.errors import EngineError
+    from engines.runtime import load_engine_set
+    from worker.denoiser import EngineDenoiser
+    from worker.prepare import prepare
+    from worker.text import Tokenizer
+
+    try:
+        engines = load_engine_set(Path(settings.engine_dir), device=settings.device, threads=settings.threads)
+        denoiser = EngineDenoiser(engines, max_batch=settings.max_batch, low_vram=settings.low_vram)
+    except EngineError as error:
+        raise RendererRefused(f"RENDER_ENGINE_DIR={settings.engine_dir}: {error}") from error
+    geometry = engines.geometry
+    tokenizer = Tokenizer(
+        engines.tokenizer_path,
+        length=geometry.context_length,
+        bos_token_id=geometry.bos_token_id,
+        eos_token_id=geometry.eos_token_id,
+        pad_token_id=geometry.pad_token_id,
+    )
+
+    def check_shape(height: int, width: int) -> None:
+        if not engines.supports(height, width):
+            raise ShapeNotBuilt(
+                f"the picture is rendered at {height}x{width}, and the engine set was built for "
+                f"{engines.shapes_text()}; change image_resolution, or build a set with --shape {height}x{width}"
+            )
+
+    def prepared(job: RenderJob, picture: bytes) -> Prepared:
+        found = prepare(job, picture, tokenizer=tokenizer, max_pixels=settings.max_pixels)
+        check_shape(found.height, found.width)
+        return found
+
+    return assembled(
+        denoiser,
+        prepared,
+        digest=engines.digest,
+        close=engines.close,
+        facts={"device": str(engines.device), "shapes": engines.shapes_text(), "max_batch": engines.max_batch},
+    )
+
+
+def assembled(
+    denoiser: Denoiser, prepare: Callable[[RenderJob, bytes], Prepared], *, digest: str, **rest: Any
+) -> Renderer:
+    """A renderer around any denoiser."""
+    from worker.denoiser import DeviceLost
+    from worker.loop import RenderLoop
+    from worker.prepare import encode_sample
+
+    return Renderer(
+        loop=RenderLoop(denoiser),
+        prepare=prepare,
+        encode=encode_sample,
+        digest=digest,
+        device_errors=(DeviceLost,),
+        **rest,
+    )

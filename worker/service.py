@@ -120,6 +120,8 @@ class RenderService:
         """Steps 3 to 6 of the stop. Jobs that still run are abandoned: this process is about to end."""
         self.hand_back_all()
         self._stop_threads.set()
+        if self._renderer is not None:
+            self._renderer.loop.wake()
         if self._gpu_thread.is_alive():
             self._gpu_thread.join(GPU_THREAD_STOP_SECONDS)
         if self._heart.is_alive():
@@ -143,7 +145,7 @@ class RenderService:
                 registry=self.registry,
             )
         except SettingsError as error:
-            log.error("bad_settings", error=str(error), exit_code=ExitCode.BAD_SETTINGS)
+            log.error("bad_settings", error=str(error), exit_code=int(ExitCode.BAD_SETTINGS))
             raise SystemExit(ExitCode.BAD_SETTINGS) from error
         self.health.start()
         log.info("health_listens", port=self.health.port)
@@ -152,24 +154,30 @@ class RenderService:
         try:
             return self._load(self.settings)
         except RendererRefused as error:
-            log.error("engine_set_refused", error=str(error), exit_code=ExitCode.ENGINES_REFUSED)
+            log.error("engine_set_refused", error=str(error), exit_code=int(ExitCode.ENGINES_REFUSED))
             raise SystemExit(ExitCode.ENGINES_REFUSED) from error
 
     # -- the GPU thread -------------------------------------------------------------------------------------------
 
     def _own_the_gpu(self) -> None:
-        """Runs the loop until told to stop. The loop lives through what a batch does to it; what it does not live
-        through is the loss of the device, or a fault of ours that would repeat: either way this process is of no use.
+        """Run the loop until told to stop.
+
+        The loop lives through what one batch does to it. What it does not live through is the loss of the device, or a
+        fault of our own that would come again: either way this process is of no more use, and says so.
         """
         assert self._renderer is not None
         try:
             self._renderer.loop.run(self._stop_threads)
-        except Exception as error:
-            self._lost = f"{type(error).__name__}: {error}"
-            log.critical("device_lost", error=self._lost, exit_code=ExitCode.DEVICE_LOST, exc_info=True)
-            self.stopping.refund = False  # one of these jobs may be what broke it
-            self.hand_back_all()
-            self._fatal(ExitCode.DEVICE_LOST)
+        except self._renderer.device_errors as error:
+            self._end("device_lost", error, ExitCode.DEVICE_LOST)
+        except Exception as error:  # noqa: BLE001 (reported with its traceback, and the process ends)
+            self._end("loop_broke", error, ExitCode.FAILED)
+
+    def _end(self, event: str, error: Exception, code: ExitCode) -> None:
+        log.critical(event, error=str(error), exit_code=int(code), exc_info=True)
+        self._lost = f"{event}: {error}"
+        self.hand_back_all()
+        self._fatal(code)
 
     # -- the heartbeat --------------------------------------------------------------------------------------------
 
@@ -205,7 +213,7 @@ class RenderService:
     def live(self) -> Verdict:
         """/healthz: not alive when only a restart helps."""
         if self._lost:
-            return Verdict(False, f"the device is lost: {self._lost}")
+            return Verdict(False, self._lost)
         if self._renderer is None:
             return Verdict(True, "loading engines")
         stats = self._renderer.loop.stats()

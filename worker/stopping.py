@@ -16,7 +16,6 @@ class Stopping:
     def __init__(self) -> None:
         self._draining = threading.Event()
         self._at_once = threading.Event()
-        self.refund = True  # whether jobs that go back now were blameless; False once the device is lost under them
 
     @property
     def draining(self) -> bool:

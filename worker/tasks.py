@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import redis
@@ -34,8 +34,11 @@ from jobs.uri import redacted
 from worker.held import Ending, HeldJobs
 from worker.logs import without_secrets
 from worker.metrics import JobMetrics
-from worker.renderer import Prepared, Renderer
+from worker.renderer import Renderer
 from worker.stopping import Stopping
+
+if TYPE_CHECKING:
+    from worker.prepare import Prepared
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +109,7 @@ class JobRunner:
         try:
             result = self._finished_before(job, start) or self._render(job, start)
         except HandedBack as error:
-            return self._hand_back(job, error, refund=self.stopping.refund)
+            return self._hand_back(job, error, refund=error.blameless)
         except TransientError as error:
             if start.attempts < self.settings.max_attempts:
                 log.warning("tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts)

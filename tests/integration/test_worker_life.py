@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.eventually import eventually
 from tests.integration.conftest import REAL, Site
@@ -116,3 +118,19 @@ def test_a_job_whose_picture_is_missing_fails_and_the_others_are_rendered(site: 
     eventually(lambda: site.ledger.counts("b").failed == 1)
     (failed,) = [result for result in site.ledger.results("b") if result.state == "failed"]
     assert (failed.id, failed.error_kind) == (jobs[1].id, "source_not_found")
+
+
+def test_the_worker_as_it_is_deployed_renders_with_fake_engines(site: Site) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(site.picture)
+    jobs = [site.job(row, image_resolution=64, ddim_steps=2 + row % 3, num_samples=1) for row in range(1, 9)]
+    enqueue(site.ledger, jobs)
+    worker = site.start(REAL, engine_dir="fake:step_ms=5,max_batch=4")
+    site.wait_until_done(8, seconds=60)
+    site.assert_all_done_once(jobs)
+    assert site.events("fake_engines")
+    with Image.open(site.folder / "out" / "b" / f"{jobs[0].id}_0.png") as png:
+        assert png.size == (64, 64)
+        assert "Steps: 3" in png.info["parameters"]
+    worker.terminate()
+    assert worker.exit_code() == 0

@@ -26,11 +26,15 @@ class StubRequest:
     fault: str = ""
 
 
+class StubDeviceLost(Exception):
+    """As worker.denoiser.DeviceLost, which cannot be imported without torch."""
+
+
 class StubLoop:
     """The RenderLoop's outside, without its inside."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._condition = threading.Condition()  # reentrant
         self._running: dict[Future[np.ndarray], tuple[StubRequest, float]] = {}
         self._draining = False
         self.submitted: list[StubRequest] = []
@@ -42,7 +46,7 @@ class StubLoop:
             if request.fault == "kills the process":
                 os.kill(os.getpid(), signal.SIGKILL)
             if request.fault == "breaks the device":
-                self.broken = RuntimeError("the device is gone")
+                self.broken = StubDeviceLost("the device is gone")
             self.submitted.append(request)
             if self._draining:
                 future.set_exception(HandedBack("the worker is stopping"))
@@ -56,6 +60,7 @@ class StubLoop:
             with self._condition:
                 self._condition.wait(0.01)
                 if self.broken is not None:
+                    self.lose_device()
                     raise self.broken
                 now = time.monotonic()
                 for future in [future for future, (_, end) in self._running.items() if end <= now]:
@@ -72,8 +77,23 @@ class StubLoop:
         self._draining = True
         self._end(HandedBack("the worker is stopping"), None)
 
+    def lose_device(self) -> None:
+        self._end(HandedBack("the device is lost", blameless=False), None)
+
+    def wake(self) -> None:
+        """`run` looks often enough."""
+
     def stats(self) -> SimpleNamespace:
-        return SimpleNamespace(busy_since=None)
+        return SimpleNamespace(
+            waiting=0,
+            active=len(self._running),
+            steps=0,
+            sample_steps=0,
+            images=0,
+            busy_seconds=0.0,
+            busy_since=None,
+            batch_sizes={1: 2},
+        )
 
     def _end(self, error: Exception, job_id: str | None) -> None:
         with self._condition:
@@ -94,4 +114,4 @@ def encode(job: RenderJob, prepared: SimpleNamespace, sample: int, pixels: np.nd
 
 
 def stub_renderer() -> Renderer:
-    return Renderer(loop=StubLoop(), prepare=prepare, encode=encode, digest="stub")
+    return Renderer(loop=StubLoop(), prepare=prepare, encode=encode, digest="stub", device_errors=(StubDeviceLost,))

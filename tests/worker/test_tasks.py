@@ -229,13 +229,12 @@ def test_stopping_at_once_hands_back_what_is_in_the_loop(bench: Bench) -> None:
     assert bench.state(job) == ("queued", 0)
 
 
-def test_a_lost_device_counts_against_the_jobs_it_was_lost_under(bench: Bench) -> None:
+def test_a_lost_device_counts_against_the_jobs_that_it_was_lost_under(bench: Bench) -> None:
     job = queued(bench, prompt="takes 60 s")
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(bench.run, job)
         eventually(lambda: bench.loop.submitted)
-        bench.runner.stopping.refund = False
-        bench.loop.hand_back_all()
+        bench.loop.lose_device()
         assert ending.result(5) is Ending.HANDED_BACK
     assert bench.state(job) == ("queued", 1)
 

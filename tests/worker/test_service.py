@@ -1,0 +1,126 @@
+"""The order of starting and stopping, and the probes, without Celery."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from jobs.ledger import Ledger
+from jobs.settings import load_settings
+from tests.eventually import eventually
+from tests.jobs.rows import enqueue, make_job
+from tests.worker.stub_renderer import StubDeviceLost, StubLoop, stub_renderer
+from worker.exit_codes import ExitCode
+from worker.held import Ending
+from worker.renderer import Renderer, RendererRefused
+from worker.service import STUCK_SECONDS, RenderService
+
+
+class Started:
+    """A service, its stub, and what it asked of the process."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.renderer = stub_renderer()
+        self.loop: StubLoop = self.renderer.loop  # type: ignore[assignment]
+        self.codes: list[int] = []
+        self.told_to_end = threading.Event()
+        settings = load_settings(redis_url=redis_url, heartbeat_seconds=0.05, lease_seconds=5, metrics_port=0)
+        self.service = RenderService(settings, load=lambda _: self.renderer)
+        self.service.start(self._fatal)
+
+    def _fatal(self, code: int) -> None:
+        self.codes.append(code)
+        self.told_to_end.set()
+
+    def get(self, path: str) -> tuple[int, str]:
+        assert self.service.health is not None
+        try:
+            with urlopen(f"http://127.0.0.1:{self.service.health.port}{path}", timeout=5) as reply:
+                return reply.status, reply.read().decode().strip()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode().strip()
+
+
+@pytest.fixture
+def started(redis_url: str) -> Iterator[Started]:
+    started = Started(redis_url)
+    yield started
+    if started.service.health is not None and not started.service._stop_threads.is_set():
+        started.service.stop()
+
+
+def test_a_started_service_is_ready_and_in_the_ledger(started: Started, ledger: Ledger) -> None:
+    eventually(lambda: started.service.name in ledger.workers())
+    assert started.get("/readyz") == (200, "alive")
+
+
+def test_heartbeats_name_the_jobs_held(started: Started, ledger: Ledger, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"picture")
+    job = make_job(image=picture.as_uri(), prompt="takes 60 s")
+    enqueue(ledger, [job])
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(started.service.run_job, job.model_dump_json())
+        eventually(lambda: (beat := ledger.workers().get(started.service.name)) and beat.held == (job.id,))
+        started.service.hand_back_all()
+        assert ending.result(5) is Ending.HANDED_BACK
+
+
+def test_draining_is_alive_and_not_ready(started: Started) -> None:
+    started.service.drain()
+    assert started.get("/healthz") == (200, "alive")
+    assert started.get("/readyz") == (503, "draining")
+
+
+def test_a_stopped_service_has_left_the_ledger_its_port_and_its_threads(started: Started, ledger: Ledger) -> None:
+    eventually(lambda: started.service.name in ledger.workers())
+    started.service.stop()
+    assert ledger.workers() == {}
+    assert not [thread.name for thread in threading.enumerate() if thread.name in ("gpu", "heartbeat", "health")]
+
+
+def test_a_lost_device_ends_the_process_and_is_no_longer_alive(started: Started) -> None:
+    started.loop.broken = StubDeviceLost("ECC error")
+    assert started.told_to_end.wait(5)
+    assert started.codes == [ExitCode.DEVICE_LOST]
+    assert started.get("/healthz") == (503, "device_lost: ECC error")
+
+
+def test_a_loop_that_breaks_ends_the_process_with_another_code(started: Started) -> None:
+    started.loop.broken = ZeroDivisionError("oops")
+    assert started.told_to_end.wait(5)
+    assert started.codes == [ExitCode.FAILED]
+
+
+def test_a_turn_that_takes_minutes_is_not_alive(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = started.loop.stats()
+    stats.busy_since = 1000.0
+    monkeypatch.setattr(started.loop, "stats", lambda: stats)
+    monkeypatch.setattr("worker.service.time.monotonic", lambda: 1000.0 + STUCK_SECONDS + 1)
+    verdict = started.service.live()
+    assert not verdict.ok
+    assert f"{STUCK_SECONDS + 1:.0f} s" in verdict.why
+
+
+def test_a_refused_engine_set_is_a_system_exit_with_its_code(redis_url: str) -> None:
+    def refuse(settings: object) -> Renderer:
+        raise RendererRefused("built for another GPU")
+
+    service = RenderService(load_settings(redis_url=redis_url), load=refuse)
+    with pytest.raises(SystemExit) as caught:
+        service.start(lambda _: None)
+    assert caught.value.code == ExitCode.ENGINES_REFUSED
+
+
+def test_no_two_processes_share_a_name(redis_url: str) -> None:
+    settings = load_settings(redis_url=redis_url)
+    names = {RenderService(settings).name for _ in range(10)}
+    assert len(names) == 10
+    assert not any(" " in name for name in names)
