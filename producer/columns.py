@@ -26,6 +26,29 @@ DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
 REMEMBERED_CELLS = 1024  # most cells of a column are alike
 LONGEST_NUMBER = 40  # characters; Python itself refuses to read integers of thousands of digits
 
+# What other tools call these columns.
+OTHER_NAMES = {
+    "negative": "n_prompt",
+    "negative_prompt": "n_prompt",
+    "positive_prompt": "prompt",
+    "text": "prompt",
+    "caption": "prompt",
+    "file": "image",
+    "filename": "image",
+    "path": "image",
+    "uri": "image",
+    "url": "image",
+    "steps": "ddim_steps",
+    "num_inference_steps": "ddim_steps",
+    "cfg": "scale",
+    "guidance": "scale",
+    "guidance_scale": "scale",
+    "controlnet_conditioning_scale": "strength",
+    "resolution": "image_resolution",
+    "samples": "num_samples",
+    "num_images": "num_samples",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -84,10 +107,18 @@ PARSERS: dict[Any, Callable[[str], Value]] = {
 }
 
 
-def closest(name: str) -> str | None:
-    """The known column that `name` most likely meant, or None."""
-    found = get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.45)
+def meant(name: str, likeness: float = 0.45) -> str | None:
+    """The known column that `name` most likely meant, or None where nothing is as alike (0..1)."""
+    wanted = name.strip().lower().replace(" ", "_").replace("-", "_")
+    if wanted in OTHER_NAMES:
+        return OTHER_NAMES[wanted]
+    found = get_close_matches(wanted, COLUMNS, n=1, cutoff=likeness)
     return found[0] if found else None
+
+
+def closest(name: str) -> str:
+    """The known column whose letters are nearest to `name`, however far."""
+    return get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.0)[0]
 
 
 def _number_text(cell: str) -> str:

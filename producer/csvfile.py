@@ -6,12 +6,12 @@ import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from producer.columns import COLUMNS, REQUIRED, closest
+from producer.columns import COLUMNS, REQUIRED, closest, meant
 from producer.problems import CsvMistakes, Problem, shown
 
 LONGEST_LINE = 2**20  # characters; keeps a file that is no CSV out of memory
@@ -141,25 +141,29 @@ def _delimiter(header: str) -> str:
 
 
 def _header_problems(columns: Sequence[str], line: int) -> list[Problem]:
-    if not any(column in COLUMNS for column in columns):
-        message = f"is no header: the first line must name the columns; at least {' and '.join(REQUIRED)}"
+    if not any(meant(column, likeness=0.75) for column in columns):
+        message = f"is no header: the first line must name the columns, at least {' and '.join(REQUIRED)}"
         return [Problem(line, None, ", ".join(columns), message)]
-    problems = [_unknown(column, place, line) for place, column in enumerate(columns, 1) if column not in COLUMNS]
+    unknown = [(place, column) for place, column in enumerate(columns, 1) if column not in COLUMNS]
+    problems = [_unknown(column, place, line) for place, column in unknown]
+    if problems:  # once, behind the last: the list is long
+        known = f"{problems[-1].message} (known columns: {', '.join(COLUMNS)})"
+        problems[-1] = replace(problems[-1], message=known)
     for name in COLUMNS:
         places = [str(place) for place, column in enumerate(columns, 1) if column == name]
         if len(places) > 1:
             problems.append(Problem(line, name, None, f"the column is there {len(places)} times ({', '.join(places)})"))
-    missing = [name for name in REQUIRED if name not in columns]
+    guessed = {meant(column) for _, column in unknown}
+    missing = [name for name in REQUIRED if name not in columns and name not in guessed]
     return problems + [Problem(line, name, None, "the column is missing; every job needs it") for name in missing]
 
 
 def _unknown(column: str, place: int, line: int) -> Problem:
-    known = f"known columns: {', '.join(COLUMNS)}"
     if not column:
-        return Problem(line, None, None, f"column {place} has no name; {known}")
-    near = closest(column)
-    guess = f"did you mean {near!r}? " if near else ""
-    return Problem(line, None, None, f"unknown column {shown(column)}; {guess}({known})")
+        return Problem(line, None, None, f"column {place} has no name; is there a delimiter too many?")
+    guess = meant(column)
+    near = f"did you mean {guess!r}?" if guess else f"the closest known one is {closest(column)!r}"
+    return Problem(line, None, None, f"unknown column {shown(column)}; {near}")
 
 
 def _refuse_utf16(path: Path) -> None:
