@@ -26,7 +26,7 @@ from producer.exits import Exit
 from producer.progress import row_progress
 from producer.results import ended_results
 from producer.session import Session, open_session
-from producer.thumbnails import Thumbnails
+from producer.thumbnails import Thumbnails, text_chunk
 
 PAGE_JOBS = 500
 THREADS = 8  # for pictures that come over a network
@@ -122,7 +122,6 @@ class _Cards:
     def __init__(self, session: Session, info: BatchInfo, out: Path) -> None:
         settings = session.settings
         self._session = session
-        self._folder = f"{info.output}/{info.name}"
         self._out = out
         self._limits = FetchLimits(settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts)
         self._thumbnails = Thumbnails(out / THUMBNAILS / info.name, self._limits, settings.max_pixels)
@@ -158,22 +157,23 @@ class _Cards:
         return quote(os.path.relpath(path, self._out).replace(os.sep, "/"))
 
     def _parameters(self, result: RenderResult) -> tuple[Parameter, ...]:
-        """From the sidecar where the job is done, from the ledger where it is not."""
-        found = self._sidecar(result).get("parameters") if result.state == "done" else None
-        if found is None:
-            job = self._session.ledger.job(result.batch, result.id)
-            found = job.parameters.model_dump() if job else {}
-        found = dict(found) | {"seed": result.seed}
+        """From the picture itself where the job is done, from the ledger where it is not."""
+        found = self._written_in(result.samples[0]) if result.samples else self._noted(result)
+        found = found | {"seed": result.seed} if found else {}
         fields = RenderParameters.model_fields
         names = [name for name in COLUMNS if name in found and name not in ("image", "prompt")]
         return tuple(Parameter(name, _text(found[name]), found[name] == fields[name].default) for name in names)
 
-    def _sidecar(self, result: RenderResult) -> dict[str, Any]:
+    def _written_in(self, sample: str) -> dict[str, Any]:
         try:
-            sidecar = json.loads(read_bytes(f"{self._folder}/{result.id}.json", self._limits))
+            found = json.loads(text_chunk(read_bytes(sample, self._limits), "render") or "{}")
         except (RenderError, ValueError):
             return {}  # the pictures matter more than a line of small print
-        return sidecar if isinstance(sidecar, dict) else {}
+        return found if isinstance(found, dict) else {}
+
+    def _noted(self, result: RenderResult) -> dict[str, Any]:
+        job = self._session.ledger.job(result.batch, result.id)
+        return job.parameters.model_dump() if job else {}
 
 
 def _text(value: object) -> str:

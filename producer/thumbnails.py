@@ -17,6 +17,9 @@ from jobs.storage import read_bytes
 LONGEST_SIDE = 448  # pixels: sharp at the 224 CSS pixels of a narrow column on a dense screen
 WEBP_QUALITY = 80
 
+# What Pillow raises for files that are no pictures, or broken ones.
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
+
 # `warnings.catch_warnings` changes the whole process for a moment: one thread at a time.
 _opening = threading.Lock()
 
@@ -50,7 +53,7 @@ class Thumbnails:
             picture = _small(read_bytes(uri, self._limits), self._max_pixels)
         except RenderError as error:
             return Thumbnail(None, problem=str(error))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        except UNREADABLE as error:
             return Thumbnail(None, problem=f"not a readable picture ({type(error).__name__})")
         temporary = path.with_suffix(".part")
         picture.save(temporary, "WEBP", quality=WEBP_QUALITY, method=2)
@@ -58,11 +61,24 @@ class Thumbnails:
         return Thumbnail(path, *picture.size)
 
 
-def _small(data: bytes, max_pixels: int) -> Image.Image:
+def text_chunk(data: bytes, name: str) -> str | None:
+    """A text that was written into a picture, or None; the pixels are not decoded."""
+    try:
+        with _opened(data) as image:
+            text = image.info.get(name)
+    except UNREADABLE:
+        return None
+    return str(text) if text is not None else None
+
+
+def _opened(data: bytes) -> Image.Image:
     with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked below
-        image = Image.open(io.BytesIO(data))
-    with image:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whoever decodes looks at the size first
+        return Image.open(io.BytesIO(data))
+
+
+def _small(data: bytes, max_pixels: int) -> Image.Image:
+    with _opened(data) as image:
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels")
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))

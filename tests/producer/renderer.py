@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger import Ledger
@@ -25,10 +26,12 @@ def render_batch(ledger: Ledger, batch: str, *, failing: Collection[int] = (), e
             ledger.finish(_failed(job, error) if job.row in failing else _done(job))
 
 
-def png(color: str, size: tuple[int, int] = (96, 64)) -> bytes:
-    """A picture of one colour."""
-    buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, "PNG")
+def png(color: str, size: tuple[int, int] = (96, 64), render: str | None = None) -> bytes:
+    """A picture of one colour; `render` is the text chunk that workers write."""
+    buffer, texts = io.BytesIO(), PngInfo()
+    if render is not None:
+        texts.add_itxt("render", render)
+    Image.new("RGB", size, color).save(buffer, "PNG", pnginfo=texts)
     return buffer.getvalue()
 
 
@@ -40,13 +43,12 @@ def _done(job: RenderJob) -> RenderResult:
     writer = FileWriter()
     samples = tuple(job.sample_uri(sample) for sample in range(job.parameters.num_samples))
     for uri in samples:
-        writer.write(uri, png("teal"), "image/png")
+        writer.write(uri, png("teal", render=json.dumps(job.parameters.model_dump())), "image/png")
     writer.write(job.canny_uri, png("black"), "image/png")
     result = RenderResult(
         **_common(job), state="done", samples=samples, canny=job.canny_uri, width=96, height=64, seconds={"render": 0.5}
     )
-    sidecar = result.model_dump() | {"parameters": job.parameters.model_dump()}
-    writer.write(job.sidecar_uri, json.dumps(sidecar).encode(), "application/json")
+    writer.write(job.sidecar_uri, result.model_dump_json().encode(), "application/json")
     return result
 
 

@@ -103,6 +103,13 @@ def test_a_failed_job_is_shown_with_its_reason_and_its_parameters(run: Run, ledg
     assert "num_samples3" in page.text.replace("\n", "").replace(" ", "")
 
 
+def test_parameters_are_read_from_the_picture(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    _, page = make(run, ledger, tmp_path, ["photo.png,a cat,2"])
+    text = page.text.replace("\n", "").replace(" ", "")
+    assert "num_samples2" in text
+    assert "ddim_steps20" in text
+
+
 def test_an_input_that_is_gone_leaves_a_sentence_in_its_place(run: Run, ledger: Ledger, tmp_path: Path) -> None:
     _, page = make(run, ledger, tmp_path, ["away.png,a cat,1"])
     assert "away.png does not exist" in page.text
