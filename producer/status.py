@@ -36,12 +36,13 @@ def status(batch: str | None, *, as_json: bool) -> Exit:
 
 def watch_status(batch: str, *, as_json: bool) -> Exit:
     """Follow one batch to its end; the exit code says whether everything was rendered."""
-    from producer.watch import report_failures, watch
+    from producer.watch import report_end, report_failures, watch
 
     session = open_session()
     info = session.batch(batch)
     counts = watch(session, batch)
     failures = report_failures(session, batch, counts)
+    report_end(session, batch, counts)
     if as_json:
         write_json(record(info, counts, session.ledger.workers()) | {"failures": failures})
     return Exit.JOBS_FAILED if counts.failed + counts.cancelled else Exit.OK

@@ -73,10 +73,11 @@ def submit(options: Options) -> Exit:
 
 
 def _wait(session: Session, batch: str, summary: dict[str, object]) -> Exit:
-    from producer.watch import report_failures, watch
+    from producer.watch import report_end, report_failures, watch
 
     counts = watch(session, batch)
     failures = report_failures(session, batch, counts)
+    report_end(session, batch, counts)
     write_json(summary | {"counts": counts.model_dump(), "failures": failures})
     return Exit.JOBS_FAILED if counts.failed + counts.cancelled else Exit.OK
 

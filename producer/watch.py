@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jobs.errors import LedgerUnavailable
 from jobs.ledger import Counts
 from jobs.reconcile import Reconciled, reconcile
-from producer.console import count, people, say
+from producer.console import count, people, place, say
 from producer.session import Session
 
 REFRESH_SECONDS = 0.5
@@ -197,6 +197,15 @@ def sentence(counts: Counts) -> str:
     ended = ", ".join(text for text in aside if not text.startswith("0 "))
     waiting = f", {counts.running:,} running, {counts.queued:,} queued" if counts.queued + counts.running else ""
     return f"{counts.finished:,} of {count(counts.total, 'job')} finished{f' ({ended})' if ended else ''}{waiting}"
+
+
+def report_end(session: Session, batch: str, counts: Counts) -> None:
+    """Say how it ended, and where the pictures are."""
+    if not counts.total:
+        return
+    info = session.ledger.batch(batch)
+    where = f"; pictures are in {place(info.output)}/{batch}" if info and counts.done else ""
+    say(f"{sentence(counts)}{where}", "warning" if counts.failed + counts.cancelled else "good")
 
 
 def report_failures(session: Session, batch: str, counts: Counts) -> list[dict[str, object]]:

@@ -271,6 +271,7 @@ def test_wait_ends_with_the_batch_and_reports_counts(run: Run, ledger: Ledger, t
     assert ran.code == 0
     assert ran.record["counts"] == {"queued": 0, "running": 0, "done": 3, "failed": 0, "cancelled": 0}
     assert "jobs: 3 of 3 jobs finished" in ran.stderr
+    assert f"pictures are in {tmp_path}/renders/jobs" in ran.stderr
 
 
 def test_wait_reports_failures_and_says_so_by_its_exit_code(run: Run, ledger: Ledger, tmp_path: Path) -> None:
