@@ -10,6 +10,7 @@ What can happen to a job, and what becomes of its message:
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, wait
@@ -70,6 +71,7 @@ class JobRunner:
     metrics: JobMetrics
     read: Callable[[str, FetchLimits], bytes] = read_bytes
     writer: Callable[[str], Writer] = writer_for
+    last_start: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, text: str) -> Ending:
         """Render the job in a message. Raises nothing: whatever happens is an ending."""
@@ -94,15 +96,36 @@ class JobRunner:
         """From the ledger's decision to the ledger's record."""
         try:
             start = self._start(job)
-            if start.decision == "quarantined":
-                return self._finish(self._failed(job, start, _quarantined(start.attempts)))
-            if start.decision != "run":
-                log.info("not_rendered", decision=start.decision)
-                return Ending.ENDED
-            return self._render_or_explain(job, start)
+            if start.decision == "run" and start.attempts >= max(2, self.settings.max_attempts):
+                return self._run_alone(job, start)
+            return self._run_started(job, start)
         except HandedBack:
             # The ledger could not be told before the worker had to stop: its lease ends, and others take over.
             return self._count("handed_back", HandedBack.kind, Ending.HANDED_BACK)
+
+    def _run_alone(self, job: RenderJob, start: Start) -> Ending:
+        """The last start of a job whose earlier ones came to nothing: one such job at a time in this process.
+
+        A job that takes its worker down takes down what runs beside it, and all of them come back together. If they
+        also started together for the last time, its innocent neighbours would be quarantined with it.
+        """
+        waited = not self.last_start.acquire(blocking=False)
+        if waited:
+            self._telling(lambda: self.ledger.hand_back(job, worker=self.worker))  # waiting is not an attempt
+            while not self.last_start.acquire(timeout=LEDGER_PAUSE_SECONDS):
+                self.stopping.check()
+        try:
+            return self._run_started(job, self._start(job) if waited else start)
+        finally:
+            self.last_start.release()
+
+    def _run_started(self, job: RenderJob, start: Start) -> Ending:
+        if start.decision == "quarantined":
+            return self._finish(self._failed(job, start, _quarantined(start.attempts)))
+        if start.decision != "run":
+            log.info("not_rendered", decision=start.decision)
+            return Ending.ENDED
+        return self._render_or_explain(job, start)
 
     def _render_or_explain(self, job: RenderJob, start: Start) -> Ending:
         """The one place where any error becomes a result (or a second chance)."""

@@ -38,8 +38,8 @@ def test_after_kill_9_mid_render_a_new_worker_finishes_every_job_within_seconds(
     assert site.held > 0
     site.start(jobs_in_flight=4)
     reconciled(site, 8)
-    assert time.monotonic() - killed < 10
-    site.assert_all_done_once(jobs)
+    assert time.monotonic() - killed < 15  # a second of lease, the start of a worker, and the jobs themselves
+    site.assert_all_done_once(jobs, after_a_fault=True)
     assert max(result.attempts for result in site.ledger.results("b")) == 2
 
 
@@ -163,7 +163,7 @@ def test_redis_away_for_seconds_is_survived_and_every_job_is_recorded_once(
             server.start()
             reconciled(site, 8)
             assert worker.alive
-            site.assert_all_done_once(jobs)
+            site.assert_all_done_once(jobs, after_a_fault=True)
 
 
 def test_a_worker_started_before_redis_waits_for_it(start_site: StartSite) -> None:

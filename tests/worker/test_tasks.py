@@ -192,6 +192,17 @@ def test_a_job_that_took_its_workers_down_is_quarantined(bench: Bench) -> None:
     assert bench.loop.submitted == []
 
 
+def test_jobs_on_their_last_start_run_one_at_a_time_and_waiting_costs_no_attempt(bench: Bench) -> None:
+    jobs = [queued(bench, row=row, prompt="takes 0.3 s") for row in (1, 2)]
+    for job in jobs:
+        bench.ledger.start(job, worker="dead-1")
+    with ThreadPoolExecutor(2) as threads:
+        endings = [threads.submit(bench.run, job) for job in jobs]
+        eventually(lambda: sorted(bench.state(job) for job in jobs) == [("queued", 1), ("running", 2)])
+        assert [ending.result(5) for ending in endings] == [Ending.ENDED, Ending.ENDED]
+    assert [bench.state(job) for job in jobs] == [("done", 2), ("done", 2)]
+
+
 def test_a_sidecar_of_an_attempt_that_died_before_the_ledger_knew_is_taken_over(bench: Bench) -> None:
     job = queued(bench)
     bench.run(job)
