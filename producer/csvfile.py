@@ -16,6 +16,7 @@ from producer.problems import CsvMistakes, Problem, shown
 
 LONGEST_LINE = 2**20  # characters; keeps a file that is no CSV out of memory
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+BLANK = "".join(DELIMITERS) + ' "\r\n'  # a line of these alone holds no header
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SAVE_AS = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
 
@@ -56,15 +57,16 @@ def open_table(path: Path) -> Iterator[Table]:
 def _table(file: TextIO) -> Table:
     lines = _lines(file)
     blank_lines = 0
+    header_text = ""
     for header_text in lines:
-        if not _is_blank(header_text.split(",")):
+        if header_text.strip(BLANK):
             break
         blank_lines += 1
-    else:
-        raise CsvMistakes([Problem(1, None, None, "the file is empty; its first line must name the columns")])
     delimiter = _delimiter(header_text)
     records = _records(chain([header_text], lines), delimiter, blank_lines)
-    header = next(records)
+    header = next(records, None)
+    if header is None:
+        raise CsvMistakes([Problem(1, None, None, "the file is empty; its first line must name the columns")])
     columns = tuple(cell.strip() for cell in header.cells)
     problems = _header_problems(columns, header.line)
     if problems:

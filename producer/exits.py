@@ -75,11 +75,11 @@ def exit_codes() -> Iterator[None]:
         code = Exit.NOT_FOUND if isinstance(error, FileNotFoundError) else Exit.STORAGE
         raise _ended(code, f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt as error:
-        raise _ended(Exit.INTERRUPTED, "stopped") from error
+        raise typer.Exit(int(Exit.INTERRUPTED)) from error  # who could say more has said it
 
 
 def _ended(code: Exit, message: str) -> typer.Exit:
     from producer.console import say
 
-    say(message, "note" if code == Exit.INTERRUPTED else "error")
+    say(message, "error")
     return typer.Exit(int(code))

@@ -13,6 +13,7 @@ from producer.exits import Exit
 from producer.session import open_session
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
+NOT_A_TERMINAL_COLUMNS = 200
 STYLES = {"failed": "red", "done": "green", "cancelled": "yellow"}
 
 
@@ -67,16 +68,20 @@ def _print(counted: list[tuple[BatchInfo, Counts]], workers: dict[str, Heartbeat
         say("Nothing has been submitted to this Redis yet.", console=console)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("batch", overflow="fold")
+    table.add_column("batch", overflow="fold", min_width=6)
     for name in ("total", *STATES):
-        table.add_column(name, justify="right")
-    table.add_column("begun", justify="right")
-    table.add_column("output", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("begun", justify="right", no_wrap=True)
     for info, counts in counted:
         numbers = [_number(state, getattr(counts, state)) for state in STATES]
         ago = _ago(time.time() - info.created_at)
-        table.add_row(info.name, f"{counts.total:,}", *numbers, ago, place(info.output))
+        table.add_row(info.name, f"{counts.total:,}", *numbers, ago)
+    if not console.is_terminal:
+        console.width = NOT_A_TERMINAL_COLUMNS
     console.print(table)
+    if len(counted) == 1:
+        info = counted[0][0]
+        say(f"from {place(info.source)} to {place(info.output)}/{info.name}", console=console)
     at_work = f"{count(len(workers), 'worker')} at work, holding {count(_held(workers), 'job')}"
     say(at_work if workers else "No worker is at work.", "note" if workers else "warning", console)
 

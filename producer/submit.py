@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import InvalidCsv, InvalidJob, OutputForbidden
+from jobs.errors import InvalidCsv, InvalidJob, LedgerUnavailable, OutputForbidden
 from jobs.ledger import BatchInfo, Enqueued
 from jobs.storage import writer_for
 from jobs.uri import redacted, resolve_uri
@@ -22,6 +22,8 @@ from producer.exits import CommandFailed, Exit
 from producer.progress import row_progress
 from producer.rejected import rejected_path
 from producer.session import Session, open_session
+
+GO_ON = "What is enqueued stays; submit the same file to the same batch again, and the rest follows."
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,14 @@ def _enqueue(source: Source, target: Target, session: Session, checked: Checked)
     origin = source.name if source.name == "stdin" else source.path.absolute().as_uri()
     info = session.ledger.open_batch(target.batch, output=target.output, source=origin)
     _check_same_batch(info, target, origin)
-    with row_progress("Enqueueing", checked.good) as tick:
-        return enqueue(source, target, session.ledger, tick=tick)
+    try:
+        with row_progress("Enqueueing", checked.good) as tick:
+            return enqueue(source, target, session.ledger, tick=tick)
+    except KeyboardInterrupt:
+        say(f"Stopped. {GO_ON}", "warning")
+        raise
+    except LedgerUnavailable as error:
+        raise CommandFailed(Exit.NO_REDIS, f"{error}\n{GO_ON}") from error
 
 
 def _check_same_batch(info: BatchInfo, target: Target, origin: str) -> None:

@@ -55,7 +55,7 @@ def test_blank_lines_are_skipped_and_do_not_move_row_numbers(tmp_path: Path) -> 
     assert lines_and_rows(tmp_path, "\n\nimage,prompt\n\na.png,x\n \n,\nb.png,y\n\n") == [(5, 1), (8, 2)]
 
 
-@pytest.mark.parametrize("text", ["", "\n", "\r\n \n", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("text", ["", "\n", "\r\n \n", ";", ",,\n\t", '""', b"\xef\xbb\xbf"])
 def test_an_empty_file_is_named_so(tmp_path: Path, text: str | bytes) -> None:
     assert sentences(tmp_path, text) == ["jobs.csv:1: the file is empty; its first line must name the columns"]
 

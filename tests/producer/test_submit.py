@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from jobs.errors import LedgerUnavailable
 from jobs.job import RenderJob
-from jobs.ledger import Ledger
+from jobs.ledger import Enqueued, Ledger
 from producer import enqueue as second_pass
 from producer.check import Source
 from producer.enqueue import Target, batch_name, jobs_of
@@ -262,6 +263,27 @@ def test_a_file_that_changes_between_the_passes_is_noticed(
     ran = run("submit", "jobs.csv")
     assert ran.code == 3
     assert "jobs.csv changed while it was being read; submit it again" in ran.stderr
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (LedgerUnavailable("Redis is away"), 4)])
+def test_enqueueing_that_was_cut_short_says_how_to_go_on(
+    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
+) -> None:
+    write(tmp_path, GOOD)
+    monkeypatch.setattr(second_pass, "CHUNK_JOBS", 1)
+    through = Ledger.enqueue
+
+    def cut_short(self: Ledger, jobs: Sequence[RenderJob], messages: Sequence[str]) -> Enqueued:
+        if jobs[0].row == 3:
+            raise error
+        return through(self, jobs, messages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "enqueue", cut_short)
+        ran = run("submit", "jobs.csv")
+    assert (ran.code, queued(ledger)) == (code, 2)
+    assert "submit the same file to the same batch again" in ran.stderr
+    assert run("submit", "jobs.csv").record["enqueued"] == 1
 
 
 def test_wait_ends_with_the_batch_and_reports_counts(run: Run, ledger: Ledger, tmp_path: Path) -> None:
