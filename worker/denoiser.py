@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 from einops import rearrange
-from engines.runtime import EngineSet
 
+from engines.runtime import EngineSet
 from worker import ddim
 from worker.slots import StepBatch
 
@@ -28,7 +28,7 @@ class Denoiser(Protocol):
     """Called by one thread only. Raises DeviceOutOfMemory or DeviceLost; anything else is this batch's own trouble."""
 
     def max_batch(self, height: int, width: int) -> int:
-        """How many samples one step takes at this size, in pixels."""
+        """How many samples one step takes at this size, in pixels. Any thread may ask."""
 
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
@@ -39,15 +39,15 @@ class Denoiser(Protocol):
     def step(self, batch: StepBatch) -> torch.Tensor:
         """One DDIM step of N samples: the next latents, float32 [N, 4, h, w]."""
 
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """float32 [N, 4, h, w] -> RGB uint8 [N, H, W, 3]."""
+    def decode(self, latents: torch.Tensor) -> list[np.ndarray | None]:
+        """float32 [N, 4, h, w] -> N pictures, RGB uint8 [H, W, 3], or None where values are not numbers."""
 
 
 class EngineDenoiser:
     """The engines of a set. `low_vram` keeps diffusion engines and text/decoder engines from sharing the device."""
 
     DIFFUSION = ("hint", "controlnet", "unet")
-    EDGES = ("clip", "decoder")
+    TEXT_AND_DECODER = ("clip", "decoder")
 
     def __init__(self, engines: EngineSet, *, max_batch: int | None = None, low_vram: bool = False) -> None:
         self._engines = engines
@@ -55,7 +55,7 @@ class EngineDenoiser:
         self._low_vram = low_vram
         self._resident: tuple[str, ...] = ()
         if not low_vram:
-            engines.load((*self.DIFFUSION, *self.EDGES))
+            engines.load((*self.DIFFUSION, *self.TEXT_AND_DECODER))
 
     def max_batch(self, height: int, width: int) -> int:  # noqa: ARG002 (a set has one limit for all its shapes)
         """The engine set's limit, or RENDER_MAX_BATCH."""
@@ -64,7 +64,7 @@ class EngineDenoiser:
     @torch.inference_mode()
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
-        with self._using(self.EDGES):
+        with self._using(self.TEXT_AND_DECODER):
             clip = self._engines.engine("clip")
             parts = [
                 clip({"input_ids": part.to(self._engines.device)})["last_hidden_state"]
@@ -101,41 +101,62 @@ class EngineDenoiser:
             return ddim.step(batch.latents, guided, coefficients=batch.coefficients, noise=batch.noise)
 
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """float32 [N, 4, h, w] -> RGB uint8 [N, H, W, 3]."""
-        with self._using(self.EDGES):
+    def decode(self, latents: torch.Tensor) -> list[np.ndarray | None]:
+        """float32 [N, 4, h, w] -> N pictures, RGB uint8 [H, W, 3], or None where values are not numbers."""
+        with self._using(self.TEXT_AND_DECODER):
             scaled = (latents / self._engines.geometry.scaling_factor).to(self._engines.io_dtype)
             decode = self._engines.engine("decoder")
             images = torch.cat(
                 [decode({"latent": part})["image"] for part in torch.split(scaled, self._engines.max_batch)]
             )
-            pixels = (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-            array: np.ndarray = rearrange(pixels, "n c h w -> n h w c").contiguous().cpu().numpy()
-            return array
+            return _pictures(images)
 
     @contextmanager
     def _using(self, names: tuple[str, ...]) -> Iterator[None]:
         """Make engines resident, and turn the device's errors into ours."""
         try:
             if self._low_vram and self._resident != names:
-                self._engines.unload(self._resident)
-                self._engines.load(names)
-                self._resident = names
+                self._swap_in(names)
             yield
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise DeviceOutOfMemory(str(error)) from error
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                if self._engines.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                raise DeviceOutOfMemory(str(error)) from error
             if is_lost(error):
                 raise DeviceLost(str(error)) from error
             raise
 
+    def _swap_in(self, names: tuple[str, ...]) -> None:
+        self._engines.unload(set(self.DIFFUSION + self.TEXT_AND_DECODER).difference(names))
+        self._resident = ()  # until all are loaded: a load that fails half-way is done again
+        self._engines.load(names)
+        self._resident = names
 
-def is_lost(error: RuntimeError) -> bool:
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether less work at once might have gone well; torch, CUDA, cuBLAS and the CPU say it differently."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
+
+
+def is_lost(error: Exception) -> bool:
     """Whether an error leaves the CUDA context unusable: every later call of this process would fail too."""
     if type(error).__name__ == "AcceleratorError":  # torch 2.8 and later
         return True
-    return "CUDA error" in str(error) or "CUBLAS_STATUS" in str(error) or "CUDNN_STATUS_EXECUTION_FAILED" in str(error)
+    signs = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_EXECUTION")
+    return any(sign in str(error) for sign in signs)
+
+
+def _pictures(images: torch.Tensor) -> list[np.ndarray | None]:
+    """float [N, 3, H, W], about -1..1 -> uint8 [H, W, 3] each; None where a value is not finite."""
+    finite = torch.isfinite(images).flatten(1).all(dim=1).tolist()
+    # Rounded as diffusers does; canny2image truncates, which darkens by half a level.
+    pixels = (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    array: np.ndarray = rearrange(pixels, "n c h w -> n h w c").contiguous().cpu().numpy()
+    return [picture if ok else None for picture, ok in zip(array, finite, strict=True)]
 
 
 class FakeDenoiser:
@@ -172,11 +193,9 @@ class FakeDenoiser:
         time.sleep(self._seconds(batch.size))
         return ddim.step(batch.latents, self._predict(batch), coefficients=batch.coefficients, noise=batch.noise)
 
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """The first three channels, enlarged, uint8 [N, 8h, 8w, 3]."""
-        pixels = (latents[:, :3] * 40 + 127.5).round().clamp(0, 255).to(torch.uint8)
-        array: np.ndarray = pixels.permute(0, 2, 3, 1).numpy().repeat(8, axis=1).repeat(8, axis=2)
-        return array
+    def decode(self, latents: torch.Tensor) -> list[np.ndarray | None]:
+        """The first three channels, enlarged."""
+        return _pictures(torch.nn.functional.interpolate(latents[:, :3] / 3, scale_factor=8))
 
 
 def _towards_the_hint(batch: StepBatch) -> torch.Tensor:

@@ -1,9 +1,10 @@
-"""What is encoded once and used often: prompts by their tokens, edges by their job."""
+"""What is encoded once and used often: prompts by their tokens, edges by their pixels."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,57 +12,64 @@ import torch
 from worker.denoiser import Denoiser
 from worker.slots import Conditioning, SampleRequest
 
-TEXTS = 1024  # 77 x 768 float16: 0.12 MB each
-HINTS = 32  # 320 x 64 x 64 float16: 2.6 MB each
+# On the device. SD1.5 in float16: a prompt has 0.12 MB, the edges of 512x512 pixels 2.6 MB, of 2048x2048 42 MB.
+TEXT_BYTES = 64 * 2**20
+HINT_BYTES = 128 * 2**20
 
 
-class _Recent:
-    """The last so many encodings by key; what is missing is encoded in one call."""
+class Recent:
+    """The encodings used last, by the content of what was encoded, as many as fit in `limit_bytes`."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._kept: OrderedDict[Hashable, torch.Tensor] = OrderedDict()
+    def __init__(self, encode: Callable[[np.ndarray], torch.Tensor], *, limit_bytes: int) -> None:
+        self._encode = encode
+        self._limit_bytes = limit_bytes
+        self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
 
-    def get(
-        self, wanted: Sequence[tuple[Hashable, np.ndarray]], encode: Callable[[np.ndarray], torch.Tensor]
-    ) -> dict[Hashable, torch.Tensor]:
-        missing = {key: array for key, array in wanted if key not in self._kept}
+    def get(self, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        """One encoding an array, in order; those not known yet are encoded in one call. Arrays have one shape."""
+        keys = [_key(array) for array in arrays]
+        missing = {key: array for key, array in zip(keys, arrays, strict=True) if key not in self._kept}
         if missing:
-            rows = encode(np.stack(list(missing.values())))
-            self._kept.update(zip(missing, rows.unbind(0), strict=True))
-        found = {key: self._kept[key] for key, _ in wanted}
-        for key in found:
+            rows = self._encode(np.stack(list(missing.values())))
+            for key, row in zip(missing, rows.unbind(0), strict=True):
+                self._kept[key] = row.clone()  # a view would keep the whole call's tensor alive
+        for key in keys:
             self._kept.move_to_end(key)
-        while len(self._kept) > self._limit:
-            self._kept.popitem(last=False)
+        found = [self._kept[key] for key in keys]
+        self._forget()
         return found
+
+    def _forget(self) -> None:
+        kept_bytes = sum(row.nbytes for row in self._kept.values())
+        while kept_bytes > self._limit_bytes:
+            _, row = self._kept.popitem(last=False)
+            kept_bytes -= row.nbytes
 
 
 class Encodings:
-    """Requests -> their conditioning. Samples of one job share its edges; equal prompts share their encoding."""
+    """Requests -> their conditioning. Equal prompts share their encoding, and so do equal edges, whatever the job."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self._denoiser = denoiser
-        self._texts = _Recent(TEXTS)
-        self._hints = _Recent(HINTS)
+        self._texts = Recent(denoiser.encode_text, limit_bytes=TEXT_BYTES)
+        self._hints = Recent(denoiser.encode_hint, limit_bytes=HINT_BYTES)
 
     def encode(self, requests: Sequence[SampleRequest]) -> list[Conditioning]:
         """All of one shape; what is not known yet is encoded in one engine call each."""
-        pairs = [(request.uncond_ids, request.cond_ids) for request in requests]
-        texts = self._texts.get([(ids.tobytes(), ids) for pair in pairs for ids in pair], self._denoiser.encode_text)
-        hints = self._hints.get(
-            [((request.job_id, request.shape), request.edges) for request in requests], self._denoiser.encode_hint
-        )
+        texts = self._texts.get([ids for request in requests for ids in (request.uncond_ids, request.cond_ids)])
+        hints = self._hints.get([request.edges for request in requests])
         return [
-            _conditioning(
-                request,
-                hint=hints[(request.job_id, request.shape)],
-                context=torch.stack([texts[request.uncond_ids.tobytes()], texts[request.cond_ids.tobytes()]]),
+            Conditioning(
+                guided_hint=hint,
+                context=torch.stack([unconditional, conditional]),
+                control_scales=_control_scales(request).to(hint),
             )
-            for request in requests
+            for request, hint, unconditional, conditional in zip(requests, hints, texts[::2], texts[1::2], strict=True)
         ]
 
 
-def _conditioning(request: SampleRequest, *, hint: torch.Tensor, context: torch.Tensor) -> Conditioning:
-    scales = torch.tensor([request.uncond_control_scales, request.cond_control_scales], dtype=hint.dtype)
-    return Conditioning(guided_hint=hint, context=context, control_scales=scales.to(hint.device))
+def _control_scales(request: SampleRequest) -> torch.Tensor:
+    return torch.tensor([request.uncond_control_scales, request.cond_control_scales], dtype=torch.float32)
+
+
+def _key(array: np.ndarray) -> bytes:
+    return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()

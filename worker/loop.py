@@ -10,10 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import structlog
@@ -28,6 +29,12 @@ log = structlog.get_logger(__name__)
 
 Shape = tuple[int, int]
 
+Item = TypeVar("Item")
+
+TOO_LARGE = (
+    "one sample alone does not fit in the device's memory ({doing}); lower image_resolution, or set "
+    "RENDER_LOW_VRAM=1 ({error})"
+)
 NOT_NUMBERS = "the engines gave values that are not numbers; `engines verify` tells which engine does"
 
 
@@ -83,8 +90,9 @@ class RenderLoop:
     # -- any thread -----------------------------------------------------------------------------------------------
 
     def submit(self, request: SampleRequest) -> Future[np.ndarray]:
-        """Queue one sample."""
+        """Queue one sample. Its future cannot be cancelled; its job can."""
         future: Future[np.ndarray] = Future()
+        future.set_running_or_notify_cancel()
         with self._changed:
             if self._draining:
                 future.set_exception(HandedBack("the worker is stopping"))
@@ -171,15 +179,16 @@ class RenderLoop:
                     _end([future for _, future in lane.waiting], HandedBack("the worker is stopping"))
                     lane.waiting.clear()
                 if self._handing_back:
-                    self._drop(lane, lane.slots, HandedBack("the worker is stopping"))
+                    _end([slot.future for slot in lane.slots], HandedBack("the worker is stopping"))
                 if cancelled:
                     self._leave_cancelled(lane, cancelled)
+                self._drop_ended(lane)
 
     def _leave_cancelled(self, lane: _Lane, cancelled: set[str]) -> None:
         error = Cancelled("cancelled by the user")
         _end([future for request, future in lane.waiting if request.job_id in cancelled], error)
         lane.waiting = deque(pair for pair in lane.waiting if pair[0].job_id not in cancelled)
-        self._drop(lane, [slot for slot in lane.slots if slot.request.job_id in cancelled], error)
+        _end([slot.future for slot in lane.slots if slot.request.job_id in cancelled], error)
 
     def _next_lane(self) -> _Lane | None:
         """The shape whose last turn is longest ago, so that none starves."""
@@ -197,8 +206,10 @@ class RenderLoop:
         with self._changed:
             free = max(0, lane.limit - len(lane.slots))
             pairs = [lane.waiting.popleft() for _ in range(min(free, len(lane.waiting)))]
-        if not pairs:
-            return
+        if pairs:
+            _by_halves(pairs, lambda part: self._begin(lane, part))
+
+    def _begin(self, lane: _Lane, pairs: Sequence[tuple[SampleRequest, Future[np.ndarray]]]) -> None:
         with self._failing([future for _, future in pairs], doing="encoding prompt and edges"):
             conditionings = self._encodings.encode([request for request, _ in pairs])
             lane.slots += [
@@ -218,59 +229,33 @@ class RenderLoop:
                 lane.group.advance(self._denoiser.step(lane.group.batch()))
                 self._count_step(len(slots))
         except DeviceOutOfMemory as error:
-            self._shrink(lane, slots, error)
-        self._forget_ended(lane)
+            # The slots keep their latents and go on where they were.
+            lane.limit = len(slots) // 2
+            log.warning("batch_halved", samples=lane.limit, shape=slots[0].request.shape, reason=str(error)[:200])
+        self._drop_ended(lane)
 
     def _retire(self, lane: _Lane) -> None:
         """Finished slots are decoded and leave."""
         finished = [slot for slot in lane.slots if slot.finished]
-        if not finished:
-            return
-        self._drop(lane, finished, None)
-        with self._failing([slot.future for slot in finished], doing="decoding"):
-            for slot, picture in zip(finished, self._decode(finished), strict=True):
+        if finished:
+            _by_halves(finished, self._decode)
+            self._drop_ended(lane)
+
+    def _decode(self, slots: Sequence[Slot]) -> None:
+        with self._failing([slot.future for slot in slots], doing="decoding"):
+            pictures = self._denoiser.decode(torch.stack([slot.latents for slot in slots]))
+            with self._changed:  # before the futures end: who has the pictures finds them counted
+                self._images += sum(picture is not None for picture in pictures)
+            for slot, picture in zip(slots, pictures, strict=True):
                 if picture is None:
-                    slot.future.set_exception(
-                        RenderFailed(
-                            "the engines gave values that are not numbers; `engines verify` tells which of them"
-                        )
-                    )
+                    slot.future.set_exception(RenderFailed(NOT_NUMBERS))
                 else:
                     slot.future.set_result(picture)
-        with self._changed:
-            self._images += len(finished)
 
-    def _decode(self, slots: Sequence[Slot]) -> list[np.ndarray | None]:
-        """Pictures, or None where latents are not numbers. Halves the batch while memory does not suffice."""
-        latents = torch.stack([slot.latents for slot in slots])
-        finite = torch.isfinite(latents).flatten(1).all(dim=1).tolist()
-        try:
-            pictures = self._denoiser.decode(latents)
-        except DeviceOutOfMemory:
-            if len(slots) == 1:
-                raise
-            half = len(slots) // 2
-            return self._decode(slots[:half]) + self._decode(slots[half:])
-        return [picture if ok else None for picture, ok in zip(pictures, finite, strict=True)]
-
-    def _shrink(self, lane: _Lane, slots: Sequence[Slot], error: DeviceOutOfMemory) -> None:
-        """Halve the batch; the slots keep their latents and go on where they were."""
-        lane.group = None
-        if len(slots) == 1:
-            self._drop(lane, slots, _out_of_memory(slots[0].request, error))
-            return
-        lane.limit = len(slots) // 2
-        log.warning("batch_halved", samples=lane.limit, shape=slots[0].request.shape, reason=str(error)[:200])
-
-    def _drop(self, lane: _Lane, slots: Sequence[Slot], error: RenderError | None) -> None:
-        leaving = set(slots)
-        if error is not None:
-            _end([slot.future for slot in slots], error)
-        lane.slots = [slot for slot in lane.slots if slot not in leaving]
-
-    def _forget_ended(self, lane: _Lane) -> None:
+    def _drop_ended(self, lane: _Lane) -> None:
+        """Slots whose future has ended are free, and the group lets go of their tensors."""
         lane.slots = [slot for slot in lane.slots if not slot.future.done()]
-        if not lane.slots:
+        if lane.group is not None and not lane.group.holds(lane.slots[: lane.limit]):
             lane.group = None
 
     @contextmanager
@@ -278,15 +263,15 @@ class RenderLoop:
         """Around everything that engines do: an error ends these samples and no others.
 
         Raises:
-            DeviceOutOfMemory: from denoising, where a smaller batch may fit; nothing has ended then.
+            DeviceOutOfMemory: from more than one sample, where fewer may fit; nothing has ended then.
             DeviceLost: after these samples were handed back.
         """
         try:
             yield
         except DeviceOutOfMemory as error:
-            if doing == "denoising":
+            if len(futures) > 1:
                 raise
-            _end(futures, OutOfMemory(f"the device's memory does not suffice for {doing}: {error}"))
+            _end(futures, OutOfMemory(TOO_LARGE.format(doing=doing, error=error)))
         except DeviceLost:
             _end(futures, HandedBack("the device is lost", blameless=False))
             raise
@@ -320,9 +305,13 @@ def _end(futures: Sequence[Future[np.ndarray]], error: RenderError) -> None:
             future.set_exception(error)
 
 
-def _out_of_memory(request: SampleRequest, error: DeviceOutOfMemory) -> OutOfMemory:
-    height, width = request.shape
-    return OutOfMemory(
-        f"one sample of {height}x{width} pixels does not fit in the device's memory; lower image_resolution, or set "
-        f"RENDER_LOW_VRAM=1 ({error})"
-    )
+def _by_halves(items: Sequence[Item], do: Callable[[Sequence[Item]], None]) -> None:
+    """Do all at once, or, where memory does not suffice for that, each half by itself."""
+    try:
+        do(items)
+    except DeviceOutOfMemory:
+        half = len(items) // 2
+        try:
+            _by_halves(items[:half], do)
+        finally:  # also when the device is lost: nobody else ends the second half's futures
+            _by_halves(items[half:], do)

@@ -50,8 +50,8 @@ class Slot:
         self.schedule = ddim.schedule(request.steps, request.eta)
         self.index = 0  # of the next step
         self._generator = torch.Generator("cpu").manual_seed(request.seed)
-        self._noise_shape = conditioning.latent_shape
         self.latents = self._draw().to(conditioning.guided_hint.device)  # float32 [4, h, w]
+        self._noise: torch.Tensor | None = None
 
     @property
     def finished(self) -> bool:
@@ -69,12 +69,21 @@ class Slot:
         row: np.ndarray = self.schedule.coefficients[self.index]
         return row
 
-    def draw_noise(self) -> torch.Tensor | None:
-        """float32 [4, h, w] for the next step, or None where eta is 0."""
-        return self._draw() if self.request.eta > 0 else None
+    @property
+    def noise(self) -> torch.Tensor | None:
+        """float32 [4, h, w] for the next step, None where eta is 0; the same if a step has to be tried again."""
+        if self._noise is None and self.request.eta > 0:
+            self._noise = self._draw()
+        return self._noise
+
+    def advance(self, latents: torch.Tensor) -> None:
+        """Take the step's outcome, float32 [4, h, w]."""
+        self.latents = latents
+        self._noise = None
+        self.index += 1
 
     def _draw(self) -> torch.Tensor:
-        return torch.randn(self._noise_shape, generator=self._generator, dtype=torch.float32)
+        return torch.randn(self.conditioning.latent_shape, generator=self._generator, dtype=torch.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,14 +155,13 @@ class Group:
         """Take the step's outcome, float32 [N, 4, h, w]."""
         self._latents = latents
         for slot, row in zip(self.slots, latents.unbind(0), strict=True):
-            slot.latents = row
-            slot.index += 1
+            slot.advance(row)
 
     def _noise(self) -> torch.Tensor | None:
         if not self._noisy:
             return None
         zero = torch.zeros(self._latents.shape[1:])
-        drawn = [slot.draw_noise() for slot in self.slots]
+        drawn = [slot.noise for slot in self.slots]
         return torch.stack([zero if noise is None else noise for noise in drawn]).to(self._latents.device)
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
