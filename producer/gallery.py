@@ -68,7 +68,7 @@ class Card:
     def ratio(self) -> float:
         """Width by height of the card's frames: the first picture's, within reason."""
         shapes = [picture.width / picture.height for picture in self.pictures if picture.height]
-        return round(min(2.0, max(0.6, shapes[0])), 3) if shapes else 1.0
+        return round(min(2.0, max(0.6, shapes[0])), 3) if shapes else 1.6
 
 
 def gallery(batch: str, out: Path) -> Exit:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jobs.errors import RenderError
+from jobs.errors import RenderError, SourceNotFound
 from jobs.fetch import FetchLimits
 from jobs.storage import read_bytes
+from producer.console import place
 
 LONGEST_SIDE = 448  # pixels: sharp at the 224 CSS pixels of a narrow column on a dense screen
 WEBP_QUALITY = 80
@@ -51,6 +52,8 @@ class Thumbnails:
                 with Image.open(path) as copy:
                     return Thumbnail(path, *copy.size)
             picture = _small(read_bytes(uri, self._limits), self._max_pixels)
+        except SourceNotFound:
+            return Thumbnail(None, problem=f"not found from here: {place(uri)}")
         except RenderError as error:
             return Thumbnail(None, problem=str(error))
         except UNREADABLE as error:

@@ -112,7 +112,7 @@ def test_parameters_are_read_from_the_picture(run: Run, ledger: Ledger, tmp_path
 
 def test_an_input_that_is_gone_leaves_a_sentence_in_its_place(run: Run, ledger: Ledger, tmp_path: Path) -> None:
     _, page = make(run, ledger, tmp_path, ["away.png,a cat,1"])
-    assert "away.png does not exist" in page.text
+    assert f"not found from here: {tmp_path}/away.png" in page.text
     assert len([alt for alt in page.all("img", "alt") if alt]) == 2
 
 
