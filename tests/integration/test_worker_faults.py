@@ -14,7 +14,7 @@ from jobs.ledger import Ledger
 from jobs.message import celery_message
 from jobs.reconcile import reconcile
 from tests.eventually import eventually
-from tests.integration.conftest import Site, StartSite
+from tests.integration.conftest import REAL, Site, StartSite
 
 
 def reconciled(site: Site, number: int) -> None:
@@ -177,3 +177,22 @@ def test_a_worker_started_before_redis_waits_for_it(start_site: StartSite) -> No
         site.wait_until_done(2)
         site.assert_all_done_once(jobs)
         assert worker.alive
+
+
+def test_sigterm_while_engines_load_ends_the_worker_without_taking_a_job(site: Site) -> None:
+    site.enqueue(3)
+    worker = site.start(REAL, engine_dir="fake:", metrics_port=0)
+    eventually(lambda: site.events("health_listens"))  # loading begins now, and takes a while to import torch
+    worker.terminate()
+    assert worker.exit_code(seconds=60) == 0
+    assert (site.ledger.queue_length(), site.held, site.ledger.counts("b").queued) == (3, 0, 3)
+
+
+def test_sigterm_while_redis_is_away_ends_the_worker(start_site: StartSite) -> None:
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+        server.stop()
+        site = start_site(server.url, Ledger(client))
+        worker = site.start()
+        eventually(lambda: site.events("heartbeat_failed"))
+        worker.terminate()
+        assert worker.exit_code() == 0
