@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import redis
@@ -89,7 +90,8 @@ class Start(_Record):
     attempts: int
 
 
-class JobState(_Record):
+@dataclass(frozen=True, slots=True)  # no pydantic: a batch may have a million, and Redis is ours
+class JobState:
     """One job's line in the ledger; `text` is the line as stored, for compare-and-set."""
 
     id: str
@@ -163,10 +165,11 @@ class Ledger:
             found = cast("dict[str, str]", self.client.hgetall(_key(batch, "counts")))
         return Counts(**{state: int(number) for state, number in found.items()})
 
-    def states(self, batch: str) -> Iterator[JobState]:
-        """Every job's line, in no order, without loading the batch into memory."""
+    def states(self, batch: str, *, only: tuple[State, ...] = ()) -> Iterator[JobState]:
+        """Every job's line, or those in some states, in no order, without loading the batch into memory."""
         for id_, text in self._scan(_key(batch, "states")):
-            yield parse_state(id_, text)
+            if not only or text.startswith(only):
+                yield parse_state(id_, text)
 
     def results(self, batch: str) -> Iterator[RenderResult]:
         """Every terminal job's result, in no order, without loading the batch into memory."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobs.ledger import JobState, Ledger
@@ -18,6 +18,8 @@ from jobs.message import message_for
 
 # Longer queues are not read whole on every pass: a message lost among so many is found when the queue gets shorter.
 MAX_QUEUE_SCAN = 20_000
+# What one pass repairs at most; the next one goes on. Keeps a pass over a lost queue of millions flat in memory.
+MAX_REPAIRS = 50_000
 _CHUNK = 1000
 _ID = re.compile(r'"correlation_id": ?"([0-9a-f]{20})"')
 
@@ -78,25 +80,27 @@ class _Orphans:
 
 
 def _orphans(ledger: Ledger, batch: str, lease_seconds: float) -> _Orphans:
+    # Messages first, states last: whoever moves on meanwhile shows a new state. States are streamed, for there may be
+    # a million of them; the others are as many as workers hold, and a bounded part of the queue.
     live = ledger.workers()
-    lines = [line for line in _open_lines(ledger, batch) if line.worker is None or line.worker not in live]
     delivered = _delivered(ledger)
     queued = _queued_ids(ledger)
-    orphans = _Orphans([], set())
     now = time.time()
-    for line in lines:
+    orphans = _Orphans([], set())
+    for line in ledger.states(batch, only=("queued", "running")):
         held = delivered.get(line.id)
+        running = line.worker is not None
+        if running and line.worker in live:
+            continue
         if held is not None:
             # A live worker starts what it is handed at once, so an old delivery without a start has no owner.
-            if line.state == "running" or now - held.since > lease_seconds:
+            if running or now - held.since > lease_seconds:
                 orphans.stranded.append((line, held.tag))
-        elif line.state == "running" or (queued is not None and line.id not in queued):
+        elif running or (queued is not None and line.id not in queued):
             orphans.lost.add(line)
+        if len(orphans.lost) + len(orphans.stranded) >= MAX_REPAIRS:
+            break
     return orphans
-
-
-def _open_lines(ledger: Ledger, batch: str) -> Iterator[JobState]:
-    return (line for line in ledger.states(batch) if line.state in ("queued", "running"))
 
 
 def _delivered(ledger: Ledger) -> dict[str, _Delivered]:
