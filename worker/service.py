@@ -34,6 +34,7 @@ from prometheus_client import CollectorRegistry
 from jobs.errors import LedgerUnavailable, SettingsError
 from jobs.ledger import Ledger
 from jobs.settings import Settings
+from worker.books import Books
 from worker.exit_codes import ExitCode
 from worker.health import HealthServer, Probes, Verdict
 from worker.held import Ending, HeldJobs
@@ -93,9 +94,8 @@ class RenderService:
         self.registry.register(LoopCollector(self._renderer.loop, self.held))
         self._runner = JobRunner(
             settings=self.settings,
-            ledger=self._ledger,
             renderer=self._renderer,
-            worker=self.name,
+            books=Books(self._ledger, worker=self.name, stopping=self.stopping, metrics=self.metrics),
             held=self.held,
             stopping=self.stopping,
             metrics=self.metrics,

@@ -19,19 +19,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import redis
 import structlog
 from celery.exceptions import Reject
 
 from jobs.errors import Cancelled as JobCancelled
-from jobs.errors import HandedBack, InvalidJob, LedgerUnavailable, Quarantined, RenderError, TransientError
+from jobs.errors import HandedBack, InvalidJob, PermanentError, Quarantined, RenderError, TransientError
 from jobs.fetch import FetchLimits
 from jobs.job import RenderJob, RenderResult
-from jobs.ledger import Ledger, Start
+from jobs.ledger import Start
 from jobs.retry import with_backoff
 from jobs.settings import Settings
 from jobs.storage import Writer, read_bytes, writer_for
 from jobs.uri import redacted
+from worker.books import Books
 from worker.held import Ending, HeldJobs
 from worker.logs import without_secrets
 from worker.metrics import JobMetrics
@@ -46,7 +46,6 @@ log = structlog.get_logger(__name__)
 Value = TypeVar("Value")
 
 PNG, JSON = "image/png", "application/json"
-LEDGER_PAUSE_SECONDS = 2.0
 
 
 def render(task: Any, text: str) -> str:
@@ -63,9 +62,8 @@ class JobRunner:
     """What all jobs of a process share. `run` is called by many threads at once."""
 
     settings: Settings
-    ledger: Ledger
     renderer: Renderer
-    worker: str  # this process's name in the ledger, never used by another
+    books: Books
     held: HeldJobs
     stopping: Stopping
     metrics: JobMetrics
@@ -79,7 +77,7 @@ class JobRunner:
             job = RenderJob.from_json(text)
         except InvalidJob as error:
             log.error("bad_message", error=str(error))
-            return self._count("invalid", error.kind, Ending.INVALID)
+            return self.books.count("invalid", error.kind, Ending.INVALID)
         with structlog.contextvars.bound_contextvars(job=job.id, batch=job.batch):
             first = self.held.take(job)
             if first is not None:
@@ -95,13 +93,13 @@ class JobRunner:
     def _run(self, job: RenderJob) -> Ending:
         """From the ledger's decision to the ledger's record."""
         try:
-            start = self._start(job)
+            start = self.books.start(job)
             if start.decision == "run" and start.attempts >= max(2, self.settings.max_attempts):
                 return self._run_alone(job, start)
             return self._run_started(job, start)
         except HandedBack:
             # The ledger could not be told before the worker had to stop: its lease ends, and others take over.
-            return self._count("handed_back", HandedBack.kind, Ending.HANDED_BACK)
+            return self.books.count("handed_back", HandedBack.kind, Ending.HANDED_BACK)
 
     def _run_alone(self, job: RenderJob, start: Start) -> Ending:
         """The last start of a job whose earlier ones came to nothing: one such job at a time in this process.
@@ -111,17 +109,17 @@ class JobRunner:
         """
         waited = not self.last_start.acquire(blocking=False)
         if waited:
-            self._telling(lambda: self.ledger.hand_back(job, worker=self.worker))  # waiting is not an attempt
-            while not self.last_start.acquire(timeout=LEDGER_PAUSE_SECONDS):
+            self.books.return_unstarted(job)  # waiting is not an attempt
+            while not self.last_start.acquire(timeout=1.0):
                 self.stopping.check()
         try:
-            return self._run_started(job, self._start(job) if waited else start)
+            return self._run_started(job, self.books.start(job) if waited else start)
         finally:
             self.last_start.release()
 
     def _run_started(self, job: RenderJob, start: Start) -> Ending:
         if start.decision == "quarantined":
-            return self._finish(self._failed(job, start, _quarantined(start.attempts)))
+            return self.books.finish(self._failed(job, start, _quarantined(start.attempts)))
         if start.decision != "run":
             log.info("not_rendered", decision=start.decision)
             return Ending.ENDED
@@ -132,11 +130,11 @@ class JobRunner:
         try:
             result = self._finished_before(job, start) or self._render(job, start)
         except HandedBack as error:
-            return self._hand_back(job, error, refund=error.blameless)
+            return self.books.hand_back(job, error, refund=error.blameless)
         except TransientError as error:
             if start.attempts < self.settings.max_attempts:
                 log.warning("tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts)
-                return self._hand_back(job, error, refund=False)
+                return self.books.hand_back(job, error, refund=False)
             result = self._failed(job, start, error)
         except JobCancelled as error:
             result = self._result(job, start, state="cancelled", error_kind=error.kind, error=str(error))
@@ -145,7 +143,7 @@ class JobRunner:
         except Exception as error:  # (STYLE: the broad except that turns anything into a result)
             log.exception("job_broke")
             result = self._failed(job, start, error)
-        return self._finish(result)
+        return self.books.finish(result)
 
     # -- the stages -----------------------------------------------------------------------------------------------
 
@@ -208,7 +206,7 @@ class JobRunner:
             return None
         try:
             found = RenderResult.model_validate_json(self._retrying(lambda: writer.read(job.sidecar_uri)))
-        except (ValueError, RenderError) as error:
+        except (ValueError, PermanentError) as error:
             log.warning("sidecar_ignored", error=str(error))
             return None
         return found if (found.id, found.state) == (job.id, "done") else None
@@ -217,33 +215,7 @@ class JobRunner:
         self.held.check(job.id)
         self.stopping.check()
 
-    # -- the ledger -----------------------------------------------------------------------------------------------
-
-    def _start(self, job: RenderJob) -> Start:
-        start = self._telling(lambda: self.ledger.start(job, worker=self.worker))
-        if start.decision == "held" and self._is_ours(job):
-            # A start whose answer was lost, since HeldJobs lets only one thread come this far.
-            self._telling(lambda: self.ledger.hand_back(job, worker=self.worker))
-            start = self._telling(lambda: self.ledger.start(job, worker=self.worker))
-        log.info("job_started", decision=start.decision, attempts=start.attempts)
-        return start
-
-    def _is_ours(self, job: RenderJob) -> bool:
-        line = self._telling(lambda: self.ledger.state(job.batch, job.id))
-        return line is not None and line.worker == self.worker
-
-    def _hand_back(self, job: RenderJob, error: RenderError, *, refund: bool) -> Ending:
-        # The ledger first: whoever gets the message must find the job queued.
-        self._telling(lambda: self.ledger.hand_back(job, worker=self.worker, refund=refund))
-        return self._count("handed_back", error.kind, Ending.HANDED_BACK)
-
-    def _finish(self, result: RenderResult) -> Ending:
-        first = self._telling(lambda: self.ledger.finish(result))
-        if result.state == "done":
-            log.info("job_done", attempts=result.attempts, seconds=result.seconds, first=first)
-        else:
-            log.warning(f"job_{result.state}", kind=result.error_kind, error=result.error, first=first)
-        return self._count(result.state, result.error_kind or "", Ending.ENDED)
+    # -- the record ----------------------------------------------------------------------------------------------------
 
     def _failed(self, job: RenderJob, start: Start, error: Exception) -> RenderResult:
         kind = error.kind if isinstance(error, RenderError) else "unexpected"
@@ -259,7 +231,7 @@ class JobRunner:
             prompt=job.parameters.prompt,
             seed=job.seed,
             attempts=start.attempts,
-            worker=self.worker,
+            worker=self.books.worker,
             engine_set=self.renderer.digest,
             finished_at=time.time(),
             **outcome,
@@ -273,24 +245,6 @@ class JobRunner:
         return with_backoff(
             call, attempts=settings.retry_attempts, base_seconds=settings.retry_base_seconds, sleep=self.stopping.pause
         )
-
-    def _telling(self, call: Callable[[], Value]) -> Value:
-        """A move in the ledger, tried until it is made or the worker stops.
-
-        A job that is left `running` under a live worker which has forgotten it would be nobody's: no reconciler takes
-        it away while the worker lives. Nothing is lost by waiting: without Redis there is no other work either.
-        """
-        while True:
-            try:
-                return call()
-            except (LedgerUnavailable, redis.RedisError) as error:
-                self.metrics.ledger_retries.inc()
-                log.warning("ledger_unavailable", error=str(error))
-                self.stopping.pause(LEDGER_PAUSE_SECONDS)
-
-    def _count(self, state: str, kind: str, ending: Ending) -> Ending:
-        self.metrics.jobs.labels(state=state, kind=kind).inc()
-        return ending
 
 
 @dataclass

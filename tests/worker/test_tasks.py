@@ -21,6 +21,7 @@ from jobs.storage import MemoryWriter
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.stub_renderer import StubLoop, stub_renderer
+from worker.books import Books
 from worker.held import Ending, HeldJobs
 from worker.metrics import JobMetrics
 from worker.stopping import Stopping
@@ -41,14 +42,14 @@ class Bench:
         self.stop = threading.Event()
         renderer = stub_renderer()
         self.loop: StubLoop = renderer.loop
+        stopping, metrics = Stopping(), JobMetrics(self.registry)
         self.runner = JobRunner(
             settings=load_settings(retry_attempts=2, retry_base_seconds=0.0, max_attempts=2),
-            ledger=ledger,
             renderer=renderer,
-            worker=WORKER,
+            books=Books(ledger, worker=WORKER, stopping=stopping, metrics=metrics),
             held=HeldJobs(),
-            stopping=Stopping(),
-            metrics=JobMetrics(self.registry),
+            stopping=stopping,
+            metrics=metrics,
             read=self._read,
             writer=lambda _: self.storage,
         )
@@ -284,7 +285,7 @@ def test_moves_in_the_ledger_wait_for_redis_and_give_up_when_the_worker_stops(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = queued(bench)
-    monkeypatch.setattr("worker.tasks.LEDGER_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("worker.books.PAUSE_SECONDS", 0.01)
     failures = [redis.ResponseError("READONLY"), redis.ConnectionError("gone"), redis.TimeoutError("slow")]
     finish = bench.ledger._scripts["FINISH"]
 
