@@ -78,9 +78,10 @@ class Manifest(_Record):
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the manifest: names this set in logs and sidecars."""
-        text = self.model_dump_json(exclude={"source": {"model", "controlnet"}})
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Names this set in logs and sidecars: the same for the same contents, wherever it was built."""
+        told = self.model_dump(include={"format", "backend", "runtime", "precision", "architecture", "versions"})
+        sizes = [self.geometry.model_dump(), *(profile.model_dump() for profile in self.profiles)]
+        return json_key(told, sizes, self.source.weights, self.files)
 
     @property
     def max_batch(self) -> int:

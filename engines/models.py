@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engines.errors import ModelRefused
 from engines.quiet import quiet_libraries
 from engines.spec import COMPONENTS, CONTROLS, Geometry
-from engines.weights import Weights
+from engines.weights import PART_OF, Weights
 
 
 class Clip(nn.Module):
@@ -91,9 +91,6 @@ class Decoder(nn.Module):
         """One tensor out."""
         image: Tensor = self.decoder(self.post_quant(latent))
         return image
-
-
-PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controlnet", "unet": "unet", "decoder": "vae"}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ are all made from this table, so a name stands in one place only.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -52,8 +52,20 @@ class TensorSpec(_Data):
 
     def sized(self, batch: int, *, height: int, width: int) -> tuple[int, ...]:
         """The shape in numbers, for `batch` images of `height` x `width` pixels."""
-        sizes = {"N": batch, "R": 2 * batch, "h": height // 8, "w": width // 8}
+        return self.with_sizes({"N": batch, "R": 2 * batch, "h": height // 8, "w": width // 8})
+
+    def with_sizes(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape in numbers, for given sizes of N, R, h and w."""
         return tuple(_sized(dimension, sizes) for dimension in self.shape)
+
+    def sizes_of(self, shape: Sequence[int]) -> dict[str, int]:
+        """N, R, h and w as far as a tensor of this shape shows them: the way back from `with_sizes`."""
+        sizes = {}
+        for dimension, size in zip(self.shape, shape, strict=True):
+            if isinstance(dimension, str):
+                times, axis, over = _parts(dimension)
+                sizes[axis] = size * over // times
+        return sizes
 
     @property
     def dynamic(self) -> dict[int, str]:
@@ -61,12 +73,18 @@ class TensorSpec(_Data):
         return {axis: dimension for axis, dimension in enumerate(self.shape) if isinstance(dimension, str)}
 
 
-def _sized(dimension: Dimension, sizes: dict[str, int]) -> int:
+def _sized(dimension: Dimension, sizes: Mapping[str, int]) -> int:
     if isinstance(dimension, int):
         return dimension
+    times, axis, over = _parts(dimension)
+    return times * sizes[axis] // over
+
+
+def _parts(dimension: str) -> tuple[int, str, int]:
+    """'8h' -> (8, 'h', 1); 'h/2' -> (1, 'h', 2)."""
     match = _DIMENSION.fullmatch(dimension)
     assert match is not None, dimension
-    return int(match["times"] or 1) * sizes[match["axis"]] // int(match["over"] or 1)
+    return int(match["times"] or 1), match["axis"], int(match["over"] or 1)
 
 
 class ComponentSpec(_Data):

@@ -10,6 +10,8 @@ from pathlib import Path
 from engines.errors import ModelRefused
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+# Component -> the network that it is made from.
+PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controlnet", "unet": "unet", "decoder": "vae"}
 _PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
 # What a hub snapshot need not bring: other precisions, other frameworks, the safety checker.
 _NOT_FETCHED = ("*.fp16.*", "*non_ema*", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "safety_checker/*")

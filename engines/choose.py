@@ -1,0 +1,43 @@
+"""`--backend auto`: tensorrt where it can run, inductor on another CUDA machine, onnxruntime without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.errors import BackendUnavailable
+from engines.manifest import BackendName
+
+# What the NVIDIA driver makes: looked for first, so that a machine without a GPU is not kept waiting for torch.
+_DRIVER_NODES = ("/dev/nvidiactl", "/dev/dxg")
+
+
+def choose_backend(wanted: str) -> BackendName:
+    """`wanted`, or the best for this machine if it is 'auto'.
+
+    Raises:
+        BackendUnavailable: an unknown name, or a GPU that only a backend which does not exist yet could use.
+    """
+    if wanted in ("tensorrt", "inductor", "onnxruntime", "torch"):
+        return wanted  # type: ignore[return-value]
+    if wanted != "auto":
+        raise BackendUnavailable(f"unknown backend {wanted!r}; use auto, tensorrt, inductor, onnxruntime or torch")
+    if not has_gpu():
+        return "onnxruntime"
+    from engines import plan
+
+    reason = plan.why_not_run()
+    if reason is None:
+        return "tensorrt"
+    raise BackendUnavailable(
+        f"this machine has an NVIDIA GPU, but {reason}, and the inductor backend, which would be used instead, does "
+        "not exist yet; install tensorrt (docs/engines.md), or name --backend torch or onnxruntime"
+    )
+
+
+def has_gpu() -> bool:
+    """Whether torch can use an NVIDIA GPU here."""
+    if not any(Path(node).exists() for node in _DRIVER_NODES):
+        return False
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,122 @@
+"""`engines`: build, check, look at and time engine sets. JSON to stdout, people to stderr. No torch until it is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from engines.errors import EngineError
+
+EXIT_CODES = """
+Exit codes: 0 done; 1 a component is out of tolerance (verify); 2 wrong command line; 3 weights refused;
+4 backend not available; 5 build failed; 6 engine set refused.
+"""
+
+app = typer.Typer(
+    help="Build, check, look at and time engine sets.", epilog=EXIT_CODES, no_args_is_help=True, add_completion=False
+)
+people = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Model = Annotated[str, typer.Option(help="Diffusers-layout folder or hub id of the Stable Diffusion 1.5 model.")]
+Control = Annotated[
+    str | None, typer.Option(help="Folder or hub id of the ControlNet. Without: the model's controlnet folder.")
+]
+Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
+
+
+@app.command(epilog=EXIT_CODES)
+def build(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder that becomes the engine set; replaced whole, when all is built.")],
+    shape: Annotated[list[str], typer.Option(help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable.")],
+    controlnet: Control = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Images in one batch.")] = 8,
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, inductor, onnxruntime or torch.")] = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="fp16 or fp32. Without: fp32 for onnxruntime and torch, fp16 for tensorrt.")
+    ] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="tensorrt: the GPU to build for, such as sm89. Without: the one that is here.")
+    ] = None,
+) -> None:
+    """Build a set, doing again only what changed; run it at any time.
+
+    engines build --model M --controlnet C --shape 512x512 --max-batch 8 --out engine-set
+    """
+    from engines.build import BuildRequest, build_set
+    from engines.choose import choose_backend
+    from engines.progress import shown_on
+
+    chosen = choose_backend(backend)
+    request = BuildRequest(
+        model=model,
+        controlnet=controlnet,
+        out=out,
+        backend=chosen,
+        precision=_precision(precision, chosen),
+        profiles=_profiles(shape, max_batch),
+        compute_capability=compute_capability,
+    )
+    with shown_on(people) as report:
+        built = build_set(request, report)
+    manifest = built.manifest
+    people.print(f"{out}: " + (f"built, {built.steps} stages run" if built.steps else "everything is up to date"))
+    _print_json({"set": str(out), "backend": manifest.backend, "digest": manifest.digest, "stages_run": built.steps})
+
+
+@app.command(epilog=EXIT_CODES)
+def inspect(path: Set) -> None:
+    """Check a set's files and print its manifest.
+
+    engines inspect engine-set | jq .versions
+    """
+    from engines.manifest import check_files, load_manifest
+
+    manifest = load_manifest(path)
+    check_files(path, manifest.files)
+    _print_json({"digest": manifest.digest, **manifest.model_dump()})
+
+
+def _precision(text: str | None, backend: str) -> Any:
+    if text is None:
+        return "fp16" if backend in ("tensorrt", "inductor") else "fp32"
+    if text not in ("fp16", "fp32"):
+        raise typer.BadParameter(f"{text!r}; use fp16 or fp32", param_hint="--precision")
+    return text
+
+
+def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:
+    from pydantic import ValidationError
+
+    from engines.spec import Profile
+
+    try:
+        return tuple(Profile.parse(text, max_batch=max_batch) for text in dict.fromkeys(shapes))
+    except ValidationError as error:
+        raise typer.BadParameter(
+            error.errors()[0]["msg"].removeprefix("Value error, "), param_hint="--shape"
+        ) from error
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--shape") from error
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, default=str))  # noqa: T201 (this is the command's output)
+
+
+def main() -> None:
+    """Run a command; an error becomes a sentence on stderr and its exit code."""
+    try:
+        app()
+    except EngineError as error:
+        people.print(f"error: {error}", markup=False)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

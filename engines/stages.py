@@ -1,0 +1,139 @@
+"""The stages of each backend, what goes into them, and how they are made. Torch is imported only when one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.errors import BackendUnavailable
+from engines.manifest import TOKENIZER, BackendName, Precision, installed_version
+from engines.spec import Geometry, Profile, component_specs
+from engines.weights import PART_OF, Weights
+
+if TYPE_CHECKING:
+    from engines.models import Networks, SpecialTokens
+
+# Raise one when its stage makes other files from the same inputs.
+REVISIONS = {"tokenizer": 1, "weights": 1, "export": 1, "plan": 1}
+_EXPORTERS = ("torch", "diffusers", "transformers", "onnx")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one backend's engines come about: stage names in order, versions, architecture, profiles."""
+
+    backend: BackendName
+    runtime: str  # the package that loads the set
+    stages: tuple[str, ...]
+    precision: Precision
+    profiles: tuple[Profile, ...]
+    architecture: str | None
+    versions: dict[str, str]
+
+    def inputs(self, component: str, stage: str) -> list[object]:
+        """All that a stage's files depend on beside the files it reads."""
+        if stage == "tokenizer":
+            return [REVISIONS[stage], self.versions["transformers"]]
+        made_by = {package: self.versions[package] for package in _EXPORTERS if package in self.versions}
+        if stage == "weights":
+            return [REVISIONS[stage], PART_OF[component], self.precision, made_by]
+        if stage == "export":
+            return [REVISIONS[stage], component, self.precision, made_by]
+        profiles = [profile.model_dump() for profile in self.profiles]
+        return [REVISIONS[stage], component, self.runtime, self.versions[self.runtime], self.architecture, profiles]
+
+
+def recipe_for(
+    backend: BackendName, *, precision: Precision, profiles: Sequence[Profile], capability: str | None
+) -> Recipe:
+    """The recipe on this machine.
+
+    Raises:
+        BackendUnavailable: a package is missing, the backend does not exist yet, or it cannot do what is asked.
+    """
+    if backend == "inductor":
+        raise BackendUnavailable("the inductor backend does not exist yet; use tensorrt, onnxruntime or torch")
+    if backend == "onnxruntime" and precision == "fp16":
+        raise BackendUnavailable("onnxruntime sets run on the CPU, in fp32 only; use --precision fp32")
+    if capability is not None and backend != "tensorrt":
+        raise BackendUnavailable(f"--compute-capability is for tensorrt; {backend} sets run anywhere")
+    runtime: str = backend
+    architecture: str | None = None
+    stages: tuple[str, ...] = ("weights",) if backend == "torch" else ("export",)
+    if backend == "tensorrt":
+        from engines import plan
+
+        runtime, architecture = plan.package_name(), plan.architecture(capability)
+        stages = ("export", "plan")
+    packages = [*_EXPORTERS, runtime] if backend != "torch" else ["torch", "diffusers", "transformers"]
+    versions = {package: _version(package) for package in packages}
+    return Recipe(backend, runtime, stages, precision, tuple(profiles), architecture, versions)
+
+
+def _version(package: str) -> str:
+    version = installed_version(package)
+    if version is None:
+        raise BackendUnavailable(f"building needs the package {package}, which is not installed")
+    return version
+
+
+class StageMaker:
+    """Makes stages' files in `folder`, opening the networks once, and only if a stage needs them."""
+
+    def __init__(self, weights: Weights, recipe: Recipe, folder: Path) -> None:
+        self.geometry = Geometry()
+        self._weights = weights
+        self._recipe = recipe
+        self._folder = folder
+        self._networks: Networks | None = None
+        self._modules: dict[str, Any] = {}
+
+    def read_geometry(self) -> Geometry:
+        """The model's sizes, from its networks."""
+        from engines.models import geometry_of
+
+        return geometry_of(self._opened(), self._tokens())
+
+    def make(self, component: str, stage: str) -> list[Path]:
+        """Run one stage; the files it wrote."""
+        if stage == "tokenizer":
+            self._tokens()
+            return [self._folder / TOKENIZER]
+        return {"weights": self._copy, "export": self._export, "plan": self._plan}[stage](component)
+
+    def _tokens(self) -> SpecialTokens:
+        from engines.models import save_tokenizer
+
+        return save_tokenizer(self._weights.model, self._folder / TOKENIZER)
+
+    def _copy(self, component: str) -> list[Path]:
+        part = PART_OF[component]
+        folder = self._folder / "weights" / part
+        getattr(self._opened(), part).save_pretrained(folder)
+        return sorted(path for path in folder.iterdir() if path.is_file())
+
+    def _export(self, component: str) -> list[Path]:
+        from engines.export import export_onnx
+        from engines.runtime import DTYPES
+
+        if not self._modules:
+            self._modules = dict(self._opened().modules())
+        spec = component_specs(self.geometry)[component]
+        dtype = DTYPES[self._recipe.precision]
+        return export_onnx(self._modules[component], spec, dtype=dtype, folder=self._folder)
+
+    def _plan(self, component: str) -> list[Path]:
+        from engines.plan import build_plan
+
+        spec = component_specs(self.geometry)[component]
+        return [build_plan(self._folder / f"{component}.onnx", spec, recipe=self._recipe)]
+
+    def _opened(self) -> Networks:
+        if self._networks is None:
+            from engines.models import load_networks
+            from engines.runtime import DTYPES
+
+            self._networks = load_networks(self._weights, dtype=DTYPES[self._recipe.precision])
+        return self._networks
