@@ -1,4 +1,4 @@
-"""`engines`: build, check, look at and time engine sets. JSON to stdout, people to stderr. No torch until it is needed."""
+"""`engines`: build, check, look at and time engine sets. JSON to stdout, people to stderr; torch only when needed."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ Control = Annotated[
     str | None, typer.Option(help="Folder or hub id of the ControlNet. Without: the model's controlnet folder.")
 ]
 Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
+
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -80,6 +82,31 @@ def inspect(path: Set) -> None:
     manifest = load_manifest(path)
     check_files(path, manifest.files)
     _print_json({"digest": manifest.digest, **manifest.model_dump()})
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    path: Set,
+    model: Annotated[
+        str | None, typer.Option(help="The weights to compare with. Without: those it was built from.")
+    ] = None,
+    controlnet: Control = None,
+    device: Device = "auto",
+) -> None:
+    """Compare every component with torch in float32; exit code 1 if one is out of tolerance.
+
+    engines verify engine-set
+    """
+    from engines.tables import verify_table
+    from engines.verify import verify as findings_of
+    from engines.weights import find_weights
+
+    weights = None if model is None else find_weights(model, controlnet)
+    findings = list(findings_of(path, weights, device=device))
+    people.print(verify_table(findings))
+    _print_json({"ok": all(f.ok for f in findings), "findings": [f.to_json() for f in findings]})
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
 
 
 def _precision(text: str | None, backend: str) -> Any:

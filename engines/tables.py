@@ -1,0 +1,27 @@
+"""What `verify` and `bench` show people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from engines.verify import Finding
+
+
+def verify_table(findings: Iterable[Finding]) -> Table:
+    """A row a component and size."""
+    table = Table("component", "batch", "size", "max abs error", "max rel error", "holds at rtol / atol")
+    for finding in findings:
+        holds = f"{finding.rtol:.0e} / {finding.atol:.0e}" if finding.ok else "[red]none[/red]"
+        table.add_row(
+            finding.component,
+            str(finding.batch),
+            f"{finding.height}x{finding.width}",
+            f"{finding.absolute_error:.2e}",
+            f"{finding.relative_error:.2e}",
+            holds,
+        )
+    return table

@@ -1,0 +1,126 @@
+"""`engines verify`: every component of a set against torch in float32, on the same inputs and the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engines.manifest import Manifest
+from engines.models import load_component
+from engines.runtime import EngineSet, check_weights, load_engine_set
+from engines.runtime_torch import TorchEngine
+from engines.spec import COMPONENTS, ComponentSpec, TensorSpec
+from engines.weights import Weights, find_weights
+
+# (rtol, atol), tightest first; a component that fits none is wrong.
+LADDER = ((1e-3, 1e-5), (1e-3, 1e-4), (1e-2, 1e-3))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How far one component is from the reference at one size.
+
+    `relative_error` is the largest absolute error over the largest absolute value of the reference tensor;
+    `rtol` and `atol` the tightest pair of LADDER that holds for every element of every output, or None.
+    """
+
+    component: str
+    batch: int
+    height: int
+    width: int
+    absolute_error: float
+    relative_error: float
+    rtol: float | None
+    atol: float | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether some pair of the ladder holds."""
+        return self.rtol is not None
+
+    def to_json(self) -> dict[str, object]:
+        """For stdout."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def verify(path: Path, weights: Weights | None = None, *, device: str = "auto") -> Iterator[Finding]:
+    """Compare component by component, at the smallest and largest size of every profile.
+
+    Without `weights`, those that the manifest names are used.
+
+    Raises:
+        EngineSetRefused: the set does not load, or was built from other weights than these.
+        ModelRefused: the weights are not there any more.
+    """
+    with load_engine_set(path, device=device) as engines:
+        source = engines.manifest.source
+        weights = weights or find_weights(source.model, source.controlnet)
+        check_weights(engines.manifest, weights.digest)
+        for name in COMPONENTS:
+            spec = engines.manifest.components[name].spec
+            reference = TorchEngine(load_component(name, weights, torch.float32), spec)
+            for batch, height, width in sizes(engines.manifest):
+                yield compare(engines, reference, spec, (batch, height, width))
+            engines.unload([name])
+
+
+def sizes(manifest: Manifest) -> list[tuple[int, int, int]]:
+    """(images, height, width): a full batch of the smallest picture and one of the largest, of every profile."""
+    found = []
+    for profile in manifest.profiles:
+        found.append((profile.max_batch, profile.min_height, profile.min_width))
+        found.append((profile.min_batch, profile.max_height, profile.max_width))
+    return list(dict.fromkeys(found))
+
+
+def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, size: tuple[int, int, int]) -> Finding:
+    """One component at one size (images, height, width)."""
+    batch, height, width = size
+    inputs = likely_inputs(spec, batch, height=height, width=width)
+    expected = reference(inputs)
+    found = engines.engine(spec.name)({name: _for_engine(tensor, engines) for name, tensor in inputs.items()})
+    pairs = [(found[tensor.name].float().cpu(), expected[tensor.name]) for tensor in spec.outputs]
+    errors = [float((mine - theirs).abs().max()) for mine, theirs in pairs]
+    relative = [error / max(float(theirs.abs().max()), 1e-12) for error, (_, theirs) in zip(errors, pairs, strict=True)]
+    rtol, atol = tightest(pairs)
+    return Finding(spec.name, batch, height, width, max(errors), max(relative), rtol, atol)
+
+
+def tightest(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float | None, float | None]:
+    """The first pair of LADDER within which every element agrees; NaN agrees with nothing."""
+    for rtol, atol in LADDER:
+        if all(torch.allclose(found, expected, rtol=rtol, atol=atol) for found, expected in pairs):
+            return rtol, atol
+    return None, None
+
+
+def _for_engine(tensor: Tensor, engines: EngineSet) -> Tensor:
+    tensor = tensor.to(engines.device)
+    return tensor.to(engines.io_dtype) if tensor.is_floating_point() else tensor
+
+
+def likely_inputs(spec: ComponentSpec, batch: int, *, height: int, width: int) -> dict[str, Tensor]:
+    """Seeded float32 inputs of the kind that a render feeds: edges, timesteps, scales, token ids, unit noise."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        tensor.name: _likely(tensor, tensor.sized(batch, height=height, width=width), generator)
+        for tensor in spec.inputs
+    }
+
+
+def _likely(tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if tensor.name == "input_ids":
+        return torch.randint(0, 900, shape, generator=generator)  # ids that every CLIP vocabulary has
+    if tensor.name == "hint":
+        return (torch.rand(shape, generator=generator) < 0.1).float()
+    if tensor.name == "timestep":
+        return torch.randint(0, 1000, shape, generator=generator).float()
+    if tensor.name == "control_scales":
+        return torch.rand(shape, generator=generator)
+    if tensor.name == "latent":
+        return torch.randn(shape, generator=generator) * 4  # latents divided by 0.18215 have about this spread
+    return torch.randn(shape, generator=generator)
