@@ -1,0 +1,188 @@
+"""ONNX to TensorRT plans, through `tensorrt` or, where that is not installed, `tensorrt_rtx` (the same API).
+
+Networks are strongly typed: the precision is the ONNX file's. `tensorrt_rtx` builds for a named compute capability
+without a GPU; `tensorrt` builds for the GPU that is here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.errors import BackendUnavailable, BuildFailed
+from engines.manifest import installed_version
+from engines.spec import ComponentSpec, Profile, TensorSpec
+
+if TYPE_CHECKING:
+    from engines.stages import Recipe
+
+PACKAGES = ("tensorrt", "tensorrt_rtx")
+
+
+def package_name() -> str:
+    """The package that is installed.
+
+    Raises:
+        BackendUnavailable: neither is.
+    """
+    for package in PACKAGES:
+        if installed_version(package) is not None:
+            return package
+    raise BackendUnavailable("neither tensorrt nor tensorrt-rtx is installed; docs/engines.md says how")
+
+
+def tensorrt_module(package: str) -> Any:
+    """The imported package; callers know its API.
+
+    Raises:
+        BackendUnavailable: it is installed, but its libraries do not load.
+    """
+    try:
+        return importlib.import_module(package)
+    except (ImportError, OSError) as error:
+        raise BackendUnavailable(f"{package} is installed but does not load: {error}") from error
+
+
+def why_not_run() -> str | None:
+    """Why TensorRT plans cannot run on this machine's GPU, as half a sentence; None if they can."""
+    try:
+        package = package_name()
+        trt = tensorrt_module(package)
+    except BackendUnavailable as error:
+        return str(error)
+    here = _current_architecture()
+    if package == "tensorrt_rtx" and here.upper() not in trt.ComputeCapability.__members__:
+        return f"tensorrt_rtx does not support its compute capability, {here}"
+    return None
+
+
+def architecture(capability: str | None) -> str:
+    """The compute capability to build for, as 'sm89'.
+
+    Raises:
+        BackendUnavailable: there is no GPU and none was named, or the package does not build for this one.
+    """
+    if capability is None:
+        return _current_architecture()
+    if not re.fullmatch(r"sm\d{2,3}", capability):
+        raise BackendUnavailable(f"{capability!r} is not a compute capability; write it as sm89")
+    package = package_name()
+    if package == "tensorrt_rtx":
+        known = [name.lower() for name in tensorrt_module(package).ComputeCapability.__members__ if name[:2] == "SM"]
+        if capability not in known:
+            raise BackendUnavailable(f"tensorrt_rtx does not build for {capability}; it knows {', '.join(known)}")
+    elif capability != _current_architecture():
+        raise BackendUnavailable(f"tensorrt builds for the GPU that is here, {_current_architecture()}, only")
+    return capability
+
+
+def _current_architecture() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BackendUnavailable("there is no NVIDIA GPU here; name the one to build for: --compute-capability sm89")
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm{major}{minor}"
+
+
+def build_plan(onnx: Path, spec: ComponentSpec, *, recipe: Recipe) -> Path:
+    """Build `<component>.plan` beside the ONNX file.
+
+    Raises:
+        BuildFailed: the parser or the builder gave up, or the network has other tensors than the spec's.
+    """
+    trt = tensorrt_module(recipe.runtime)
+    log = PlanLog(trt)
+    builder = trt.Builder(log.logger)
+    network = parsed_network(trt, builder, onnx, log)
+    check_network(trt, network, spec, recipe.precision)
+    config = builder.create_builder_config()
+    if recipe.runtime == "tensorrt_rtx":
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, str(recipe.architecture).upper()), 0)
+    for profile in recipe.profiles:
+        config.add_optimization_profile(_optimization_profile(builder, spec, profile))
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BuildFailed(f"{recipe.runtime} could not build {spec.name}: {log.text}")
+    path = onnx.with_suffix(".plan")
+    path.write_bytes(memoryview(plan))
+    return path
+
+
+class PlanLog:
+    """TensorRT's errors, kept for the exception's message instead of printed."""
+
+    def __init__(self, trt: Any) -> None:
+        errors: list[str] = []
+        serious = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
+
+        class Kept(trt.ILogger):  # type: ignore[misc]
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                if severity in serious:
+                    errors.append(message)
+
+        self.logger = Kept()
+        self._errors = errors
+
+    @property
+    def text(self) -> str:
+        """All errors so far, in one line."""
+        return "; ".join(self._errors) or "it gave no reason"
+
+
+def parsed_network(trt: Any, builder: Any, onnx: Path, log: PlanLog) -> Any:
+    """The ONNX graph as a strongly typed TensorRT network.
+
+    Raises:
+        BuildFailed: the parser refused it.
+    """
+    flags = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # newer versions know no other kind
+    network = builder.create_network(0 if flags is None else 1 << int(flags))
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse_from_file(str(onnx)):
+        reasons = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise BuildFailed(f"TensorRT's parser refused {onnx.name}: {'; '.join(reasons) or log.text}")
+    return network
+
+
+def check_network(trt: Any, network: Any, spec: ComponentSpec, precision: str) -> None:
+    """Compare the network's inputs and outputs with the spec: order, names, dtypes, and shapes with -1 for dynamic.
+
+    Raises:
+        BuildFailed: naming what differs.
+    """
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    floating = trt.DataType.HALF if precision == "fp16" else trt.DataType.FLOAT
+    for kind, tensors, expected in (("inputs", inputs, spec.inputs), ("outputs", outputs, spec.outputs)):
+        found = [(tensor.name, tensor.dtype) for tensor in tensors]
+        wanted = [(t.name, trt.DataType.INT64 if t.dtype == "int64" else floating) for t in expected]
+        if found != wanted:
+            raise BuildFailed(f"{spec.name} has the {kind} {found} in TensorRT, the spec says {wanted}")
+        for tensor, table in zip(tensors, expected, strict=True):
+            _check_shape(spec.name, tensor, table, exact=kind == "inputs")
+
+
+def _check_shape(component: str, tensor: Any, table: TensorSpec, *, exact: bool) -> None:
+    """An output axis may be -1 where the spec has a number: TensorRT does not follow every shape computation."""
+    found: Sequence[int] = tuple(tensor.shape)
+    wanted = [-1 if isinstance(dimension, str) else dimension for dimension in table.shape]
+    same = len(found) == len(wanted) and all(
+        have == want or (have == -1 and not exact) for have, want in zip(found, wanted, strict=True)
+    )
+    if not same:
+        raise BuildFailed(f"{component}: {table.name} has the shape {found} in TensorRT, the spec says {table.shape}")
+
+
+def _optimization_profile(builder: Any, spec: ComponentSpec, profile: Profile) -> Any:
+    made = builder.create_optimization_profile()
+    for tensor in spec.inputs:
+        made.set_shape(tensor.name, *profile.bounds(tensor))
+    return made
