@@ -104,7 +104,10 @@ class RenderJob(BaseModel):
 
 
 class RenderResult(BaseModel):
-    """What became of a job: the ledger's and the sidecar's record, and a line of `producer results`."""
+    """What became of a job: the ledger's and the sidecar's record, and a line of `producer results`.
+
+    `parameters` stand in the sidecar alone, which must be enough to render the job again; the ledger does without.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -127,7 +130,8 @@ class RenderResult(BaseModel):
     worker: str | None = None
     engine_set: str | None = None  # the manifest's digest
     finished_at: float | None = None  # seconds since the epoch
-    seconds: dict[str, float] = Field(default_factory=dict)  # by stage: fetch, prepare, render, upload
+    seconds: dict[str, float] = Field(default_factory=dict)  # by stage: fetch, prepare, render, encode, upload
+    parameters: RenderParameters | None = None
 
 
 def job_id(parameters: RenderParameters, *, batch: str, row: int) -> str:

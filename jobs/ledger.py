@@ -284,7 +284,8 @@ class Ledger:
     def finish(self, result: RenderResult) -> bool:
         """Enter a terminal state. True the first time; a terminal state never changes."""
         keys = _keys(result.batch, "states", "counts", "jobs", "results", "cancels")
-        return bool(self._run("FINISH", keys, [result.id, result.state, result.model_dump_json()]))
+        record = result.model_dump_json(exclude={"parameters"}, exclude_none=True)
+        return bool(self._run("FINISH", keys, [result.id, result.state, record]))
 
     def cancels(self, batch: str) -> set[str]:
         """Ids of running jobs that shall stop."""

@@ -14,7 +14,7 @@ from producer.roworder import in_row_order
 from producer.session import Session, open_session
 
 Format = Literal["jsonl", "csv"]
-NOT_IN_CSV = frozenset({"version", "seconds"})
+NOT_IN_CSV = frozenset({"version", "seconds", "parameters"})
 CSV_COLUMNS = [name for name in RenderResult.model_fields if name not in NOT_IN_CSV]
 
 
@@ -45,7 +45,7 @@ def write_jsonl(results: Iterator[RenderResult], stream: TextIO) -> int:
     """One JSON object a line. Returns how many."""
     written = 0
     for result in results:
-        stream.write(result.model_dump_json() + "\n")
+        stream.write(result.model_dump_json(exclude={"parameters"}) + "\n")
         written += 1
     return written
 

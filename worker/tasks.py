@@ -175,7 +175,7 @@ class JobRunner:
             seconds=stages.seconds,
         )
         # Last: whoever sees it sees the whole result.
-        self._write(writer, job.sidecar_uri, result.model_dump_json(indent=2).encode(), JSON)
+        self._write(writer, job.sidecar_uri, _sidecar(job, result), JSON)
         return result
 
     def _fetch(self, job: RenderJob) -> bytes:
@@ -245,6 +245,11 @@ class JobRunner:
         return with_backoff(
             call, attempts=settings.retry_attempts, base_seconds=settings.retry_base_seconds, sleep=self.stopping.pause
         )
+
+
+def _sidecar(job: RenderJob, result: RenderResult) -> bytes:
+    parameters = job.parameters.model_copy(update={"image": result.image})  # redacted: a signed URL is a secret
+    return result.model_copy(update={"parameters": parameters}).model_dump_json(indent=2, exclude_none=True).encode()
 
 
 @dataclass

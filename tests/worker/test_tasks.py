@@ -98,7 +98,9 @@ def test_a_job_is_rendered_uploaded_and_recorded_with_the_sidecar_last(bench: Be
     assert (result.state, result.seed, result.attempts, result.worker) == ("done", job.seed, 1, WORKER)
     assert (result.samples, result.canny, result.width) == ((job.sample_uri(0), job.sample_uri(1)), job.canny_uri, 8)
     assert set(result.seconds) == {"fetch", "prepare", "render", "encode", "upload"}
-    assert RenderResult.model_validate_json(bench.storage.objects[job.sidecar_uri]).samples == result.samples
+    sidecar = RenderResult.model_validate_json(bench.storage.objects[job.sidecar_uri])
+    assert sidecar.samples == result.samples
+    assert sidecar.parameters == job.parameters
 
 
 def test_a_permanent_error_fails_the_job_at_once_with_its_sentence(bench: Bench) -> None:
