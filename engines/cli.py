@@ -109,6 +109,30 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(epilog=EXIT_CODES)
+def bench(
+    path: Set,
+    shape: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "512x512",
+    batch: Annotated[int, typer.Option(min=1, help="Images; the diffusion engines take twice as many rows.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Calls that count.")] = 20,
+    warmups: Annotated[int, typer.Option(min=0, help="Calls before them.")] = 3,
+    device: Device = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Without: the library's choice.")] = None,
+) -> None:
+    """Time every component and a guided step; one JSON line.
+
+    engines bench engine-set --shape 256x384 --batch 4 --threads 2
+    """
+    from engines.bench import BenchRequest
+    from engines.bench import bench as timings_of
+    from engines.runtime import load_engine_set
+
+    (profile,) = _profiles([shape], batch)
+    request = BenchRequest(profile.max_height, profile.max_width, batch, steps, warmups)
+    with load_engine_set(path, device=device, threads=threads) as engines:
+        _print_json({**timings_of(engines, request), "threads": threads})
+
+
 def _precision(text: str | None, backend: str) -> Any:
     if text is None:
         return "fp16" if backend in ("tensorrt", "inductor") else "fp32"
