@@ -62,10 +62,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Built:
-    """The finished set; `steps` counts the stages that had to run, none when all was up to date."""
+    """The finished set; `steps` counts the stages that had to run. Other shapes may change a set without any."""
 
     manifest: Manifest
     steps: int
+    changed: bool
 
 
 Report = Callable[[Step], None]
@@ -94,12 +95,12 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
         builder = _Builder(request, weights, recipe, folder, report)
         manifest = builder.manifest()
         if builder.ran == 0 and builder.old is not None and builder.old.digest == manifest.digest:
-            return Built(builder.old, 0)
+            return Built(builder.old, steps=0, changed=False)
         manifest.save(folder)
         (folder / PROGRESS).unlink(missing_ok=True)
         _sweep(folder, manifest)
         _replace(request.out, folder)
-        return Built(manifest, builder.ran)
+        return Built(manifest, builder.ran, changed=True)
 
 
 class _Builder:

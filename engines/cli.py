@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -28,7 +28,10 @@ Control = Annotated[
 ]
 Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
 
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run; auto: the GPU, where there is one.")
+]
+Backends = Literal["auto", "tensorrt", "inductor", "onnxruntime", "torch"]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -38,9 +41,10 @@ def build(
     shape: Annotated[list[str], typer.Option(help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable.")],
     controlnet: Control = None,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Images in one batch.")] = 8,
-    backend: Annotated[str, typer.Option(help="auto, tensorrt, inductor, onnxruntime or torch.")] = "auto",
+    backend: Annotated[Backends, typer.Option(help="auto: the best that runs on this machine.")] = "auto",
     precision: Annotated[
-        str | None, typer.Option(help="fp16 or fp32. Without: fp32 for onnxruntime and torch, fp16 for tensorrt.")
+        Literal["fp16", "fp32"] | None,
+        typer.Option(help="Without: fp32 for onnxruntime and torch, fp16 for tensorrt."),
     ] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="tensorrt: the GPU to build for, such as sm89. Without: the one that is here.")
@@ -60,14 +64,14 @@ def build(
         controlnet=controlnet,
         out=out,
         backend=chosen,
-        precision=_precision(precision, chosen),
+        precision=precision or ("fp16" if chosen in ("tensorrt", "inductor") else "fp32"),
         profiles=_profiles(shape, max_batch),
         compute_capability=compute_capability,
     )
     with shown_on(people) as report:
         built = build_set(request, report)
     manifest = built.manifest
-    people.print(f"{out}: " + (f"built, {built.steps} stages run" if built.steps else "everything is up to date"))
+    people.print(f"{out}: " + (f"built, {built.steps} stages run" if built.changed else "everything is up to date"))
     _print_json({"set": str(out), "backend": manifest.backend, "digest": manifest.digest, "stages_run": built.steps})
 
 
@@ -112,7 +116,7 @@ def verify(
 @app.command(epilog=EXIT_CODES)
 def bench(
     path: Set,
-    shape: Annotated[str, typer.Option(help="HEIGHTxWIDTH in pixels.")] = "512x512",
+    shape: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH. Without: the largest of the set's first.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images; the diffusion engines take twice as many rows.")] = 1,
     steps: Annotated[int, typer.Option(min=1, help="Calls that count.")] = 20,
     warmups: Annotated[int, typer.Option(min=0, help="Calls before them.")] = 3,
@@ -127,18 +131,13 @@ def bench(
     from engines.bench import bench as timings_of
     from engines.runtime import load_engine_set
 
-    (profile,) = _profiles([shape], batch)
-    request = BenchRequest(profile.max_height, profile.max_width, batch, steps, warmups)
+    if shape is not None and ":" in shape:
+        raise typer.BadParameter(f"{shape!r} is a range; bench takes one size", param_hint="--shape")
+    asked = None if shape is None else _profiles([shape], batch)[0]
     with load_engine_set(path, device=device, threads=threads) as engines:
+        size = asked or engines.manifest.profiles[0]
+        request = BenchRequest(size.max_height, size.max_width, batch, steps, warmups)
         _print_json({**timings_of(engines, request), "threads": threads})
-
-
-def _precision(text: str | None, backend: str) -> Any:
-    if text is None:
-        return "fp16" if backend in ("tensorrt", "inductor") else "fp32"
-    if text not in ("fp16", "fp32"):
-        raise typer.BadParameter(f"{text!r}; use fp16 or fp32", param_hint="--precision")
-    return text
 
 
 def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:
