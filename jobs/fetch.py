@@ -25,6 +25,7 @@ from jobs.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
+from jobs.places import Places
 from jobs.uri import redacted
 
 MAX_REDIRECTS = 5
@@ -39,11 +40,12 @@ _HEADERS = {"User-Agent": "batch-renderer", "Accept": "image/*,*/*;q=0.5", "Acce
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What one fetch may cost, and which hosts may have private addresses."""
+    """What reading one input may cost, which hosts may have private addresses, and which folders and buckets count."""
 
     timeout_seconds: float = 30.0
     max_bytes: int = 64 * 2**20
     allow_hosts: tuple[str, ...] = ()
+    places: Places | None = None  # None: any folder and bucket, for people on their own machine
 
 
 def fetch(url: str, limits: FetchLimits) -> bytes:

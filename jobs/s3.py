@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -27,20 +26,13 @@ from jobs.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
+from jobs.uri import bucket_and_key
 
 _LOCK = threading.Lock()
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _NO_BUCKET = frozenset({"NoSuchBucket"})
 _SLOW = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded"})
 _CONFIGURATION = (NoCredentialsError, PartialCredentialsError, ProfileNotFound, ParamValidationError)
-
-
-def split(uri: str) -> tuple[str, str]:
-    """s3://bucket/key -> (bucket, key)."""
-    parts = urlsplit(uri, allow_fragments=False)
-    # A '?' is legal in a key; urlsplit takes it for a query.
-    key = parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")
-    return parts.netloc, key
 
 
 def client() -> Any:
@@ -68,7 +60,7 @@ def read(uri: str, max_bytes: int) -> bytes:
     Raises:
         SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable: as their names say.
     """
-    bucket, key = split(uri)
+    bucket, key = bucket_and_key(uri)
     try:
         reply = client().get_object(Bucket=bucket, Key=key)
         with reply["Body"] as body:
@@ -85,7 +77,7 @@ def write(uri: str, data: bytes, content_type: str) -> None:
     Raises:
         OutputForbidden, OutputUnavailable: as their names say.
     """
-    bucket, key = split(uri)
+    bucket, key = bucket_and_key(uri)
     try:
         client().put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
     except (ClientError, BotoCoreError, OSError) as error:
@@ -94,7 +86,7 @@ def write(uri: str, data: bytes, content_type: str) -> None:
 
 def exists(uri: str) -> bool:
     """Whether the object is there (HEAD)."""
-    bucket, key = split(uri)
+    bucket, key = bucket_and_key(uri)
     try:
         client().head_object(Bucket=bucket, Key=key)
     except ClientError as error:
@@ -130,7 +122,9 @@ def _output_error(uri: str, error: Exception) -> RenderError:
     if _passing(error):
         return OutputUnavailable(f"{uri} could not be written: {_code(error) or type(error).__name__}")
     if _code(error) in _NO_BUCKET:
-        return OutputForbidden(f"{uri} cannot be written: the bucket {split(uri)[0]!r} does not exist; create it first")
+        return OutputForbidden(
+            f"{uri} cannot be written: the bucket {bucket_and_key(uri)[0]!r} does not exist; create it first"
+        )
     return OutputForbidden(f"{uri} may not be written: {_reason(error)}")
 
 

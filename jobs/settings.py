@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic.functional_validators import BeforeValidator
+from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import SettingsError
@@ -20,7 +20,14 @@ def _comma_separated(value: Any) -> Any:
     return value
 
 
+def _lower(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(host.lower() for host in hosts)  # as urlsplit gives them
+
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+Bucket = Annotated[str, Field(pattern=r"^[^/]+$")]  # s3://name/prefix would never equal a bucket, and so allow none
+Buckets = Annotated[tuple[Bucket, ...], NoDecode, BeforeValidator(_comma_separated)]
+Hosts = Annotated[CommaSeparated, AfterValidator(_lower)]
 
 
 class Settings(BaseSettings):
@@ -52,7 +59,9 @@ class Settings(BaseSettings):
     fetch_timeout_seconds: float = Field(30.0, gt=0, description="for one input, from start to end")
     fetch_max_bytes: int = Field(64 * MIB, ge=1, description="largest input file")
     max_pixels: int = Field(50_000_000, ge=1, description="largest input picture, before resizing")
-    allow_hosts: CommaSeparated = Field((), description="hosts that may have private addresses, comma-separated")
+    allow_hosts: Hosts = Field((), description="hosts that may have private addresses, comma-separated")
+    allow_folders: CommaSeparated = Field((), description="folders of file:// that workers may read and write")
+    allow_buckets: Buckets = Field((), description="buckets that workers may read and write (default: any)")
     retry_attempts: int = Field(4, ge=1, description="tries of one fetch or upload")
     retry_base_seconds: float = Field(0.5, ge=0, description="first pause between tries; doubles each time")
 
@@ -81,7 +90,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _sentence(problem: Any) -> str:
-    variable = "RENDER_" + "_".join(str(part) for part in problem["loc"]).upper()
+    variable = "RENDER_" + str(problem["loc"][0]).upper()  # what follows is the place in a list
     # A URL's password must not reach a log through an error text.
     shown = "" if variable == "RENDER_REDIS_URL" else f" (got {problem['input']!r})"
     return f"{variable}: {problem['msg']}{shown}"

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
-from pathlib import Path
 from typing import Protocol
 
-from jobs import s3
-from jobs.errors import (
-    InvalidJob,
-    OutputForbidden,
-    OutputFull,
-    OutputUnavailable,
-    SourceForbidden,
-    SourceNotFound,
-    SourceTooLarge,
-    SourceUnavailable,
-)
+from jobs import files, s3
+from jobs.errors import InvalidJob, OutputForbidden, SourceNotFound
 from jobs.fetch import FetchLimits, fetch
 from jobs.uri import path_of, redacted
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG})
-_NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST})
+# Sidecars and pictures of our own making; a limit all the same, for anything may stand in their place.
+OWN_MAX_BYTES = 2**31
 
 
 class Writer(Protocol):
@@ -41,24 +27,19 @@ class Writer(Protocol):
 
 
 class FileWriter:
-    """file:// URIs: a temporary file beside the target, flushed to disk, then renamed over it."""
+    """file:// URIs: see jobs.files."""
 
     def write(self, uri: str, data: bytes, content_type: str) -> None:  # noqa: ARG002 (files have no content type)
         """Store bytes."""
-        path = path_of(uri)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(path, data)
-        except OSError as error:
-            raise _output_error(path, error) from error
+        files.write(path_of(uri), data)
 
     def exists(self, uri: str) -> bool:
         """Whether the file is there."""
-        return path_of(uri).is_file()
+        return files.exists(path_of(uri))
 
     def read(self, uri: str) -> bytes:
         """The file's bytes."""
-        return _read_file(uri, max_bytes=2**31)
+        return files.read(path_of(uri), OWN_MAX_BYTES)
 
 
 class S3Writer:
@@ -74,7 +55,7 @@ class S3Writer:
 
     def read(self, uri: str) -> bytes:
         """The object's bytes."""
-        return s3.read(uri, max_bytes=2**31)
+        return s3.read(uri, OWN_MAX_BYTES)
 
 
 class MemoryWriter:
@@ -117,58 +98,18 @@ def writer_for(uri: str) -> Writer:
 
 
 def read_bytes(uri: str, limits: FetchLimits) -> bytes:
-    """The bytes behind an input URI.
+    """The bytes behind an input URI. Where `limits.places` is None, any folder and bucket will do.
 
     Raises:
         SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable: as their names say.
     """
-    scheme = uri.partition("://")[0]
+    scheme, places = uri.partition("://")[0], limits.places
     if scheme == "file":
-        return _read_file(uri, limits.max_bytes)
+        return files.read(path_of(uri) if places is None else places.source_path(uri), limits.max_bytes)
     if scheme == "s3":
+        if places is not None:
+            places.check_source_bucket(uri)
         return s3.read(uri, limits.max_bytes)
     if scheme in ("http", "https"):
         return fetch(uri, limits)
     raise InvalidJob(f"{redacted(uri)!r} is no file://, s3:// or http(s):// URI")
-
-
-def _read_file(uri: str, max_bytes: int) -> bytes:
-    path = path_of(uri)
-    try:
-        if not path.is_file() and path.exists():
-            raise SourceForbidden(f"{path} is not a regular file")  # a pipe or a device could be read for ever
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except FileNotFoundError as error:
-        raise SourceNotFound(
-            f"{path} does not exist (on the machine of the worker that was asked to read it)"
-        ) from error
-    except PermissionError as error:
-        raise SourceForbidden(f"{path} may not be read: permission denied") from error
-    except (OSError, ValueError) as error:
-        raise SourceUnavailable(f"{path} could not be read: {error}") from error
-    if len(data) > max_bytes:
-        raise SourceTooLarge(f"{path} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
-    return data
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)  # mkstemp's 0600 would hide results from everybody else
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _output_error(path: Path, error: OSError) -> OutputForbidden | OutputFull | OutputUnavailable:
-    if error.errno in _FULL:
-        return OutputFull(f"{path} cannot be written: no space left")
-    if error.errno in _DENIED | _NOT_A_FOLDER:
-        return OutputForbidden(f"{path} may not be written: {error.strerror}")
-    return OutputUnavailable(f"{path} could not be written: {error.strerror}")

@@ -40,6 +40,12 @@ def path_of(uri: str) -> Path:
     return _file_path(uri)
 
 
+def bucket_and_key(uri: str) -> tuple[str, str]:
+    """s3://bucket/key -> (bucket, key), whatever characters the key has: '?' and '#' are legal in one."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key.lstrip("/")
+
+
 def redacted(uri: str) -> str:
     """The URI without user, password and query, which may be secrets (signed URLs)."""
     try:

@@ -33,6 +33,7 @@ from prometheus_client import CollectorRegistry
 
 from jobs.errors import LedgerUnavailable, SettingsError
 from jobs.ledger import Ledger
+from jobs.places import Places
 from jobs.settings import Settings
 from worker.books import Books
 from worker.exit_codes import ExitCode
@@ -61,6 +62,7 @@ class RenderService:
         self.metrics = JobMetrics(self.registry)
         self.health: HealthServer | None = None
         self._load = load
+        self._places = Places.of(settings)
         self._ledger = Ledger.connect(settings)
         self._renderer: Renderer | None = None
         self._runner: JobRunner | None = None
@@ -99,6 +101,7 @@ class RenderService:
             held=self.held,
             stopping=self.stopping,
             metrics=self.metrics,
+            places=self._places,
         )
         self._gpu_thread.start()
         self._heart.start()

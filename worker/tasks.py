@@ -27,6 +27,7 @@ from jobs.errors import HandedBack, InvalidJob, PermanentError, Quarantined, Ren
 from jobs.fetch import FetchLimits
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger import Start
+from jobs.places import Places
 from jobs.retry import with_backoff
 from jobs.settings import Settings
 from jobs.storage import Writer, read_bytes, writer_for
@@ -69,6 +70,7 @@ class JobRunner:
     metrics: JobMetrics
     read: Callable[[str, FetchLimits], bytes] = read_bytes
     writer: Callable[[str], Writer] = writer_for
+    places: Places = field(default_factory=Places)
     last_start: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, text: str) -> Ending:
@@ -149,6 +151,7 @@ class JobRunner:
 
     def _render(self, job: RenderJob, start: Start) -> RenderResult:
         stages = _Stages(self.metrics)
+        writer = self._writer(job)  # first: what may not be written need not be rendered
         with stages.measure("fetch"):
             picture = self._fetch(job)
         with stages.measure("prepare"):
@@ -159,7 +162,6 @@ class JobRunner:
         with stages.measure("encode"):
             pictures = [self.renderer.encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
         with stages.measure("upload"):
-            writer = self.writer(job.output)
             for k, png in enumerate(pictures):
                 self._write(writer, job.sample_uri(k), png, PNG)
             self._write(writer, job.canny_uri, prepared.canny_png, PNG)
@@ -180,7 +182,9 @@ class JobRunner:
 
     def _fetch(self, job: RenderJob) -> bytes:
         settings = self.settings
-        limits = FetchLimits(settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts)
+        limits = FetchLimits(
+            settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts, places=self.places
+        )
         return self._retrying(lambda: self.read(job.parameters.image, limits))
 
     def _denoise(self, job: RenderJob, prepared: Prepared) -> list[np.ndarray]:
@@ -194,6 +198,11 @@ class JobRunner:
             future.result()  # the first error, ahead of the Cancelled that it caused in the others
         return [future.result() for future in futures]
 
+    def _writer(self, job: RenderJob) -> Writer:
+        """For the job's folder. Its message may come from a stranger, and so may name any folder or bucket."""
+        self.places.check_output(job.folder)
+        return self.writer(job.folder)
+
     def _write(self, writer: Writer, uri: str, data: bytes, content_type: str) -> None:
         self._retrying(lambda: writer.write(uri, data, content_type))
 
@@ -201,7 +210,7 @@ class JobRunner:
         """The result in storage of an earlier attempt that died between its sidecar and the ledger."""
         if start.attempts == 1:
             return None
-        writer = self.writer(job.output)
+        writer = self._writer(job)
         if not self._retrying(lambda: writer.exists(job.sidecar_uri)):
             return None
         try:

@@ -44,6 +44,7 @@ def main() -> int:
             environment = os.environ | {
                 "RENDER_REDIS_URL": server.url,
                 "RENDER_OUTPUT_URI": str(OUTPUT),
+                "RENDER_ALLOW_FOLDERS": str(ROOT / "examples"),
                 "RENDER_ENGINE_DIR": str(ENGINES),
                 "RENDER_QUEUE": "demo",
             }

@@ -45,6 +45,7 @@ class Site:
         """A worker with quick signs of life; settings override."""
         values = {
             "redis_url": self.redis_url,
+            "allow_folders": self.folder,
             "jobs_in_flight": 4,
             "heartbeat_seconds": 0.2,
             "lease_seconds": 1.0,

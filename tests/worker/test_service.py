@@ -30,7 +30,9 @@ class Started:
         self.loop: StubLoop = self.renderer.loop  # type: ignore[assignment]
         self.codes: list[int] = []
         self.told_to_end = threading.Event()
-        settings = load_settings(redis_url=redis_url, heartbeat_seconds=0.05, lease_seconds=5, metrics_port=0)
+        settings = load_settings(
+            redis_url=redis_url, heartbeat_seconds=0.05, lease_seconds=5, metrics_port=0, allow_folders="/"
+        )
         self.service = RenderService(settings, load=lambda _: self.renderer)
         self.service.start(self._fatal)
 

@@ -16,6 +16,7 @@ from jobs.errors import HandedBack, OutputUnavailable, RenderFailed, SourceNotFo
 from jobs.fetch import FetchLimits
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger import Ledger
+from jobs.places import Places
 from jobs.settings import load_settings
 from jobs.storage import MemoryWriter
 from tests.eventually import eventually
@@ -52,6 +53,7 @@ class Bench:
             metrics=metrics,
             read=self._read,
             writer=lambda _: self.storage,
+            places=Places(output="file:///out"),
         )
 
     def _read(self, uri: str, limits: FetchLimits) -> bytes:
