@@ -93,6 +93,11 @@ class Decoder(nn.Module):
         return image
 
 
+# torch exports a causal scaled_dot_product_attention with a float32 mask, whatever the dtype: TensorRT, strongly typed,
+# refuses such a graph in fp16. Written out, 77 tokens cost nothing.
+_OPTIONS = {"text_encoder": {"attn_implementation": "eager"}}
+
+
 @dataclass(frozen=True)
 class Networks:
     """The four networks that the five components are made from, on the CPU, in eval mode."""
@@ -149,7 +154,7 @@ def load_network(part: str, weights: Weights, dtype: torch.dtype) -> Any:
     folder = weights.controlnet if part == "controlnet" else weights.model / part
     try:
         with quiet_libraries():
-            network = _loader(part)(folder, torch_dtype=dtype)
+            network = _loader(part)(folder, torch_dtype=dtype, **_OPTIONS.get(part, {}))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise ModelRefused(f"{folder} cannot be read as SD1.5's {part}: {error}") from error
     return network.eval().requires_grad_(False)

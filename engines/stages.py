@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from engines.models import Networks, SpecialTokens
 
 # Raise one when its stage makes other files from the same inputs.
-REVISIONS = {"tokenizer": 1, "weights": 1, "export": 1, "plan": 1}
+REVISIONS = {"tokenizer": 1, "weights": 1, "export": 2, "plan": 1}
 _EXPORTERS = ("torch", "diffusers", "transformers", "onnx")
 
 
