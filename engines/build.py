@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from engines.manifest import (
     json_key,
     load_manifest,
 )
-from engines.spec import COMPONENTS, Geometry, Profile, component_specs
+from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
 from engines.stages import Recipe, StageMaker, recipe_for
 from engines.weights import Weights, file_sha256, find_weights
 
@@ -48,6 +48,7 @@ class BuildRequest:
     precision: Precision
     profiles: tuple[Profile, ...]
     compute_capability: str | None = None
+    jobs: int | None = None  # processes that compile inductor's packages; None: as many as the machine bears
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class _Builder:
         self.recipe = recipe
         self.folder = folder
         self.report = report
+        self.weights = weights
         self.digest = weights.digest
         self.old = _old_manifest(request.out)
         self.progress = _old_progress(folder, self.digest)
@@ -122,7 +124,9 @@ class _Builder:
         tokenizer = self._stage("tokenizer", "tokenizer", ())
         geometry = self._geometry()
         specs = component_specs(geometry)
-        components = {name: Component(spec=specs[name], stages=self._stages(name, geometry)) for name in COMPONENTS}
+        self._maker.geometry = geometry
+        self._compile(specs)
+        components = {name: Component(spec=specs[name], stages=self._stages(name)) for name in COMPONENTS}
         return Manifest(
             backend=self.request.backend,
             runtime=self.recipe.runtime,
@@ -136,29 +140,49 @@ class _Builder:
             components=components,
         )
 
-    def _stages(self, name: str, geometry: Geometry) -> dict[str, Stage]:
-        self._maker.geometry = geometry
+    def _stages(self, name: str) -> dict[str, Stage]:
         stages: dict[str, Stage] = {}
         before: tuple[str, ...] = ()
-        for stage in self.recipe.stages:
+        for stage in self.recipe.stages_of(name):
             stages[stage] = self._stage(name, stage, before)
             before = tuple(stages[stage].files.values())
         return stages
 
+    def _compile(self, specs: dict[str, ComponentSpec]) -> None:
+        """Compile inductor's packages that are missing, in parallel; `_stages` finds them made."""
+        missing = [
+            (name, stage)
+            for name in COMPONENTS
+            for stage in self.recipe.packages_of(name)
+            if self._reused(self._key(name, stage, ())) is None
+        ]
+        jobs = [self._maker.package_job(specs[name], stage) for name, stage in missing]
+        for job in jobs:
+            self.report(Step(job.component, job.size.stage, "start"))
+        for job, seconds in self._maker.compile(jobs, self.request.jobs):
+            self._finish(job.component, job.size.stage, (), [job.path], round(seconds, 2))
+
     def _stage(self, name: str, stage: str, before: tuple[str, ...]) -> Stage:
         """`before`: hashes of the files that the stage reads; the first stage reads the weights."""
-        inputs = self.recipe.inputs(name, stage)
-        key = json_key(stage, inputs, before if before else self.digest)
-        found = self._reused(key)
+        found = self._reused(self._key(name, stage, before))
         if found is not None:
             self.report(Step(name, stage, "reused"))
             return found
         self.report(Step(name, stage, "start"))
         started = time.monotonic()
         paths = self._maker.make(name, stage)
-        seconds = round(time.monotonic() - started, 2)
+        return self._finish(name, stage, before, paths, round(time.monotonic() - started, 2))
+
+    def _key(self, name: str, stage: str, before: tuple[str, ...]) -> str:
+        if stage in self.recipe.packages_of(name):
+            read: object = self.weights.config_digest  # a package holds no weights
+        else:
+            read = before if before else self.digest
+        return json_key(stage, self.recipe.inputs(name, stage), read)
+
+    def _finish(self, name: str, stage: str, before: tuple[str, ...], paths: Sequence[Path], seconds: float) -> Stage:
         files = {path.relative_to(self.folder).as_posix(): file_sha256(path) for path in paths}
-        made = Stage(key=key, files=files, seconds=seconds)
+        made = Stage(key=self._key(name, stage, before), files=files, seconds=seconds)
         self.ran += 1
         self._note(made)
         self.report(Step(name, stage, "done", seconds))

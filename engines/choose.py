@@ -15,7 +15,7 @@ def choose_backend(wanted: str) -> BackendName:
     """`wanted`, or the best for this machine if it is 'auto'.
 
     Raises:
-        BackendUnavailable: an unknown name, or a GPU that only a backend which does not exist yet could use.
+        BackendUnavailable: an unknown name.
     """
     if wanted in ("tensorrt", "inductor", "onnxruntime", "torch"):
         return wanted  # type: ignore[return-value]
@@ -25,13 +25,7 @@ def choose_backend(wanted: str) -> BackendName:
         return "onnxruntime"
     from engines import plan
 
-    reason = plan.why_not_run()
-    if reason is None:
-        return "tensorrt"
-    raise BackendUnavailable(
-        f"this machine has an NVIDIA GPU, but {reason}, and the inductor backend, which would be used instead, does "
-        "not exist yet; install tensorrt (docs/engines.md), or name --backend torch or onnxruntime"
-    )
+    return "tensorrt" if plan.why_not_run() is None else "inductor"
 
 
 def has_gpu() -> bool:

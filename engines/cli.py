@@ -44,10 +44,13 @@ def build(
     backend: Annotated[Backends, typer.Option(help="auto: the best that runs on this machine.")] = "auto",
     precision: Annotated[
         Literal["fp16", "fp32"] | None,
-        typer.Option(help="Without: fp32 for onnxruntime and torch, fp16 for tensorrt."),
+        typer.Option(help="Without: fp16 for tensorrt, and for inductor on a GPU; fp32 for the rest."),
     ] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="tensorrt: the GPU to build for, such as sm89. Without: the one that is here.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="inductor: processes that compile. Without: half as many as cores.")
     ] = None,
 ) -> None:
     """Build a set, doing again only what changed; run it at any time.
@@ -64,9 +67,10 @@ def build(
         controlnet=controlnet,
         out=out,
         backend=chosen,
-        precision=precision or ("fp16" if chosen in ("tensorrt", "inductor") else "fp32"),
+        precision=precision or _usual_precision(chosen),
         profiles=_profiles(shape, max_batch),
         compute_capability=compute_capability,
+        jobs=jobs,
     )
     with shown_on(people) as report:
         built = build_set(request, report)
@@ -95,6 +99,10 @@ def verify(
         str | None, typer.Option(help="The weights to compare with. Without: those it was built from.")
     ] = None,
     controlnet: Control = None,
+    within: Annotated[
+        float | None,
+        typer.Option(min=0, help="Accept errors up to this share of a tensor's largest value, too: 0.01 for fp16."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Compare every component with torch in float32; exit code 1 if one is out of tolerance.
@@ -106,10 +114,11 @@ def verify(
     from engines.weights import find_weights
 
     weights = None if model is None else find_weights(model, controlnet)
-    findings = list(findings_of(path, weights, device=device))
+    findings = list(findings_of(path, weights, within=within, device=device))
     people.print(verify_table(findings))
-    _print_json({"ok": all(f.ok for f in findings), "findings": [f.to_json() for f in findings]})
-    if not all(finding.ok for finding in findings):
+    ok = all(finding.ok for finding in findings)
+    _print_json({"ok": ok, "findings": [finding.to_json() for finding in findings]})
+    if not ok:
         raise typer.Exit(1)
 
 
@@ -138,6 +147,12 @@ def bench(
         size = asked or engines.manifest.profiles[0]
         request = BenchRequest(size.max_height, size.max_width, batch, steps, warmups)
         _print_json({**timings_of(engines, request), "threads": threads})
+
+
+def _usual_precision(backend: str) -> Literal["fp16", "fp32"]:
+    from engines.choose import has_gpu
+
+    return "fp16" if backend == "tensorrt" or (backend == "inductor" and has_gpu()) else "fp32"
 
 
 def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:

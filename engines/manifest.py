@@ -17,6 +17,7 @@ from engines.weights import file_sha256
 FORMAT = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+EXPORT = "export"
 
 BackendName = Literal["tensorrt", "inductor", "onnxruntime", "torch"]
 Precision = Literal["fp32", "fp16"]
@@ -38,15 +39,17 @@ class Stage(_Record):
 
 
 class Component(_Record):
-    """One engine: its tensors, and the stages that led to it. The last stage's files are what is loaded."""
+    """One engine: its tensors, and the stages that led to it."""
 
     spec: ComponentSpec
     stages: dict[str, Stage]
 
     @property
     def files(self) -> dict[str, str]:
-        """The files that the runtime opens, with their SHA-256."""
-        return list(self.stages.values())[-1].files
+        """The files that the runtime opens, with their SHA-256: an export that became a plan is not among them."""
+        last = list(self.stages)[-1]
+        opened = [stage.files for name, stage in self.stages.items() if name != EXPORT or name == last]
+        return {name: sha for files in opened for name, sha in files.items()}
 
 
 class Source(_Record):
@@ -61,7 +64,7 @@ class Manifest(_Record):
     """The whole of manifest.json.
 
     `versions` are the packages that made the files; the one in `runtime` ('onnxruntime', 'tensorrt', ...) must be the
-    same where the set is loaded. `architecture` is None for files that run anywhere, else 'sm89', 'sm90', ...
+    same where the set is loaded. `architecture` is None for files that run anywhere, else 'sm89', 'cpu-avx2', ...
     """
 
     format: int = FORMAT

@@ -12,8 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engines.architecture import architecture_of
 from engines.errors import BackendUnavailable, EngineSetRefused
-from engines.manifest import BackendName, Manifest, check_files, installed_version, load_manifest
+from engines.manifest import Manifest, check_files, installed_version, load_manifest
 from engines.spec import Geometry
 
 Engine = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -130,7 +131,7 @@ def load_engine_set(
     manifest = load_manifest(folder)
     check_weights(manifest, weights)
     check_version(manifest)
-    placement = Placement(_device(manifest.backend, device), threads)
+    placement = Placement(_device(manifest, device), threads)
     check_architecture(manifest, placement.device)
     check_files(folder, manifest.files)
     module = importlib.import_module(_MODULES[manifest.backend])
@@ -141,6 +142,7 @@ def load_engine_set(
 
 _MODULES = {
     "torch": "engines.runtime_torch",
+    "inductor": "engines.runtime_inductor",
     "onnxruntime": "engines.runtime_onnx",
     "tensorrt": "engines.runtime_tensorrt",
 }
@@ -164,30 +166,30 @@ def check_version(manifest: Manifest) -> None:
 
 
 def check_architecture(manifest: Manifest, device: torch.device) -> None:
-    """Raises EngineSetRefused if the set's machine code is another GPU's."""
+    """Raises EngineSetRefused if the set's machine code is another GPU's, or another CPU's."""
     if manifest.architecture is None:
         return
-    major, minor = torch.cuda.get_device_capability(device)
-    found = f"sm{major}{minor}"
+    found = architecture_of(device)
     if found != manifest.architecture:
-        name = torch.cuda.get_device_name(device)
-        raise EngineSetRefused(
-            f"the set was built for GPUs of compute capability {manifest.architecture}, this one ({name}) is {found}"
-        )
+        what = f"GPU ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "CPU"
+        raise EngineSetRefused(f"the set was built for {manifest.architecture}, this machine's {what} is {found}")
 
 
-def _device(backend: BackendName, wanted: str) -> torch.device:
+def _device(manifest: Manifest, wanted: str) -> torch.device:
+    backend = manifest.backend
     if wanted not in ("auto", "cpu", "cuda"):
         raise BackendUnavailable(f"unknown device {wanted!r}; use auto, cpu or cuda")
-    if backend == "inductor":
-        raise BackendUnavailable("the inductor backend does not exist yet; build with tensorrt, onnxruntime or torch")
     if backend == "onnxruntime":
         if wanted == "cuda":
             raise BackendUnavailable("an onnxruntime set runs on the CPU; build one with tensorrt or torch for the GPU")
         return torch.device("cpu")
+    code = manifest.architecture
+    if code is not None:  # machine code: the set decides
+        needed = "cpu" if code.startswith("cpu") else "cuda"
+        if wanted not in ("auto", needed):
+            raise BackendUnavailable(f"the set was built for {code}; device {wanted} was asked for")
+        wanted = needed
     has_gpu = torch.cuda.is_available()
-    if backend == "tensorrt" and wanted == "cpu":
-        raise BackendUnavailable("a tensorrt set needs an NVIDIA GPU; device cpu was asked for")
-    if (backend == "tensorrt" or wanted == "cuda") and not has_gpu:
+    if wanted == "cuda" and not has_gpu:
         raise BackendUnavailable(f"a {backend} set on cuda needs an NVIDIA GPU, and torch sees none here")
     return torch.device("cuda" if has_gpu and wanted != "cpu" else "cpu")

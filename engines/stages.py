@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import BackendUnavailable
-from engines.manifest import TOKENIZER, BackendName, Precision, installed_version
-from engines.spec import Geometry, Profile, component_specs
+from engines.manifest import EXPORT, TOKENIZER, BackendName, Precision, installed_version
+from engines.spec import ComponentSpec, Geometry, Profile, component_specs
 from engines.weights import PART_OF, Weights
 
 if TYPE_CHECKING:
     from engines.models import Networks, SpecialTokens
+    from engines.packages import PackageJob
 
 # Raise one when its stage makes other files from the same inputs.
-REVISIONS = {"tokenizer": 1, "weights": 1, "export": 2, "plan": 1}
+REVISIONS = {"tokenizer": 1, "weights": 1, EXPORT: 2, "plan": 1, "package": 1}
 _EXPORTERS = ("torch", "diffusers", "transformers", "onnx")
 
 
@@ -32,6 +33,18 @@ class Recipe:
     architecture: str | None
     versions: dict[str, str]
 
+    def stages_of(self, component: str) -> tuple[str, ...]:
+        """Stage names in order."""
+        return (*self.stages, *self.packages_of(component))
+
+    def packages_of(self, component: str) -> tuple[str, ...]:
+        """The inductor backend's stages, one a package; none for the others."""
+        if self.backend != "inductor":
+            return ()
+        from engines.packages import sizes_of
+
+        return tuple(size.stage for size in sizes_of(component, self.profiles))
+
     def inputs(self, component: str, stage: str) -> list[object]:
         """All that a stage's files depend on beside the files it reads."""
         if stage == "tokenizer":
@@ -39,8 +52,13 @@ class Recipe:
         made_by = {package: self.versions[package] for package in _EXPORTERS if package in self.versions}
         if stage == "weights":
             return [REVISIONS[stage], PART_OF[component], self.precision, made_by]
-        if stage == "export":
+        if stage == EXPORT:
             return [REVISIONS[stage], component, self.precision, made_by]
+        if self.backend == "inductor":
+            from engines.packages import OPTIONS
+
+            made_by |= {self.runtime: self.versions[self.runtime]}
+            return [REVISIONS["package"], component, stage, self.precision, self.architecture, OPTIONS, made_by]
         profiles = [profile.model_dump() for profile in self.profiles]
         return [REVISIONS[stage], component, self.runtime, self.versions[self.runtime], self.architecture, profiles]
 
@@ -53,21 +71,28 @@ def recipe_for(
     Raises:
         BackendUnavailable: a package is missing, the backend does not exist yet, or it cannot do what is asked.
     """
-    if backend == "inductor":
-        raise BackendUnavailable("the inductor backend does not exist yet; use tensorrt, onnxruntime or torch")
     if backend == "onnxruntime" and precision == "fp16":
         raise BackendUnavailable("onnxruntime sets run on the CPU, in fp32 only; use --precision fp32")
     if capability is not None and backend != "tensorrt":
-        raise BackendUnavailable(f"--compute-capability is for tensorrt; {backend} sets run anywhere")
+        raise BackendUnavailable(
+            f"--compute-capability is for tensorrt; {backend} sets are built on the machine, or the kind of machine, "
+            "that runs them"
+        )
     runtime: str = backend
     architecture: str | None = None
-    stages: tuple[str, ...] = ("weights",) if backend == "torch" else ("export",)
+    stages: tuple[str, ...] = ("weights",) if backend in ("torch", "inductor") else (EXPORT,)
     if backend == "tensorrt":
         from engines import plan
 
         runtime, architecture = plan.package_name(), plan.architecture(capability)
-        stages = ("export", "plan")
-    packages = [*_EXPORTERS, runtime] if backend != "torch" else ["torch", "diffusers", "transformers"]
+        stages = (EXPORT, "plan")
+    if backend == "inductor":
+        from engines.architecture import architecture_of, build_device
+        from engines.packages import check_profiles
+
+        check_profiles(profiles)
+        runtime, architecture = "torch", architecture_of(build_device())
+    packages = [*_EXPORTERS, runtime] if EXPORT in stages else ["torch", "diffusers", "transformers"]
     versions = {package: _version(package) for package in packages}
     return Recipe(backend, runtime, stages, precision, tuple(profiles), architecture, versions)
 
@@ -101,7 +126,33 @@ class StageMaker:
         if stage == "tokenizer":
             self._tokens()
             return [self._folder / TOKENIZER]
-        return {"weights": self._copy, "export": self._export, "plan": self._plan}[stage](component)
+        return {"weights": self._copy, EXPORT: self._export, "plan": self._plan}[stage](component)
+
+    def package_job(self, spec: ComponentSpec, stage: str) -> PackageJob:
+        """What compiles one package."""
+        from engines.architecture import build_device
+        from engines.packages import PackageJob, Size
+        from engines.runtime import DTYPES
+
+        size = Size.of_stage(stage)
+        assert size is not None, stage
+        return PackageJob(
+            component=spec.name,
+            size=size,
+            spec=spec,
+            weights=self._weights,
+            dtype=DTYPES[self._recipe.precision],
+            device=build_device().type,
+            path=self._folder / "packages" / f"{spec.name}-{stage}.pt2",
+        )
+
+    def compile(self, jobs: Sequence[PackageJob], processes: int | None) -> Iterator[tuple[PackageJob, float]]:
+        """Compile packages in parallel; each as it is finished, with its seconds."""
+        if not jobs:
+            return iter(())
+        from engines.packages import compile_packages, usual_processes
+
+        return compile_packages(jobs, usual_processes() if processes is None else processes)
 
     def _tokens(self) -> SpecialTokens:
         from engines.models import save_tokenizer

@@ -15,13 +15,18 @@ def verify_table(findings: Iterable[Finding]) -> Table:
     """A row a component and size."""
     table = Table("component", "batch", "size", "max abs error", "max rel error", "holds at rtol / atol")
     for finding in findings:
-        holds = f"{finding.rtol:.0e} / {finding.atol:.0e}" if finding.ok else "[red]none[/red]"
         table.add_row(
             finding.component,
             str(finding.batch),
             f"{finding.height}x{finding.width}",
             f"{finding.absolute_error:.2e}",
             f"{finding.relative_error:.2e}",
-            holds,
+            _holds(finding),
         )
     return table
+
+
+def _holds(finding: Finding) -> str:
+    if finding.rtol is not None and finding.atol is not None:
+        return f"{finding.rtol:.0e} / {finding.atol:.0e}"
+    return f"{finding.within:g} of the largest" if finding.ok else "[red]none[/red]"

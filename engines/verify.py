@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,9 @@ class Finding:
     """How far one component is from the reference at one size.
 
     `relative_error` is the largest absolute error over the largest absolute value of the reference tensor;
-    `rtol` and `atol` the tightest pair of LADDER that holds for every element of every output, or None.
+    `rtol` and `atol` the tightest pair of LADDER that holds for every element of every output, or None; `within` the
+    relative error that is accepted as well, or None. Half precision needs that: its rounding alone is more than the
+    ladder allows to elements near zero.
     """
 
     component: str
@@ -36,21 +38,24 @@ class Finding:
     relative_error: float
     rtol: float | None
     atol: float | None
+    within: float | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether some pair of the ladder holds."""
-        return self.rtol is not None
+        """Whether some pair of the ladder holds, or `within` does; NaN is within nothing."""
+        return self.rtol is not None or (self.within is not None and self.relative_error <= self.within)
 
     def to_json(self) -> dict[str, object]:
         """For stdout."""
         return {**asdict(self), "ok": self.ok}
 
 
-def verify(path: Path, weights: Weights | None = None, *, device: str = "auto") -> Iterator[Finding]:
+def verify(
+    path: Path, weights: Weights | None = None, *, within: float | None = None, device: str = "auto"
+) -> Iterator[Finding]:
     """Compare component by component, at the smallest and largest size of every profile.
 
-    Without `weights`, those that the manifest names are used.
+    Without `weights`, those that the manifest names are used; `within` as in Finding.
 
     Raises:
         EngineSetRefused: the set does not load, or was built from other weights than these.
@@ -64,7 +69,7 @@ def verify(path: Path, weights: Weights | None = None, *, device: str = "auto") 
             spec = engines.manifest.components[name].spec
             reference = TorchEngine(load_component(name, weights, torch.float32), spec)
             for batch, height, width in sizes(engines.manifest):
-                yield compare(engines, reference, spec, (batch, height, width))
+                yield replace(compare(engines, reference, spec, (batch, height, width)), within=within)
             engines.unload([name])
 
 

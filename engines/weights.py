@@ -29,6 +29,12 @@ class Weights:
         """SHA-256 over every file that the networks are made from, and their places."""
         return files_digest([*_part_files(self.model), *_network_files(self.controlnet, "controlnet")])
 
+    @property
+    def config_digest(self) -> str:
+        """SHA-256 over the networks' configurations: the same for every checkpoint of the same widths."""
+        files = [*_part_files(self.model), *_network_files(self.controlnet, "controlnet")]
+        return files_digest([(name, path) for name, path in files if path.name == "config.json"])
+
 
 def find_weights(model: str, controlnet: str | None = None) -> Weights:
     """Locate both; without `controlnet`, the model's own `controlnet` folder.

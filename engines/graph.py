@@ -1,0 +1,80 @@
+"""A function of named tensors as one captured CUDA graph a shape: replayed in one launch, the host stays out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Function = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+Key = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
+
+# Plain calls before a capture: libraries choose kernels and allocate workspaces in them, which a capture must not see.
+WARM_UPS = 2
+
+
+class Graphed:
+    """Call it like the function. On a CPU it is the function; on a GPU the first call at a shape captures, all replay.
+
+    The function must keep off the host: no `.item()`, no copies to it. One thread, one stream. All graphs share one
+    memory pool, which is sound because outputs are copied out before the next replay can overwrite them.
+    """
+
+    def __init__(self, function: Function, device: torch.device) -> None:
+        self._function = function
+        self._device = device
+        self._graphs: dict[Key, _Graph] = {}
+        self._pool: Any = None
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs are fresh tensors."""
+        if self._device.type != "cuda":
+            return self._function(inputs)
+        key = tuple((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sorted(inputs.items()))
+        graph = self._graphs.get(key)
+        if graph is None:
+            graph = self._graphs[key] = self._captured(inputs)
+        graph.feed(inputs)
+        graph.graph.replay()
+        return {name: tensor.clone() for name, tensor in graph.outputs.items()}
+
+    def clear(self) -> None:
+        """Forget all graphs: they hold the addresses of weights that are about to leave the device."""
+        self._graphs.clear()
+        self._pool = None
+
+    def _captured(self, inputs: Mapping[str, Tensor]) -> _Graph:
+        static = {name: tensor.clone() for name, tensor in inputs.items()}
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                self._function(static)
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile (a copy to the host): only this thread's calls are captured.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            outputs = self._function(static)
+        return _Graph(graph, static, outputs)
+
+
+@dataclass
+class _Graph:
+    """One captured execution and the tensors that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    _fed: dict[str, Tensor] = field(default_factory=dict)  # what the inputs hold now; kept, so that identity means it
+
+    def feed(self, inputs: Mapping[str, Tensor]) -> None:
+        """Copy what is not there yet: edges and prompts stay the same from step to step."""
+        for name, tensor in inputs.items():
+            if self._fed.get(name) is not tensor:
+                self.inputs[name].copy_(tensor, non_blocking=True)
+                self._fed[name] = tensor

@@ -1,0 +1,123 @@
+"""The inductor backend: ahead-of-time compiled packages that share one copy of the weights on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engines.errors import EngineSetRefused
+from engines.manifest import Component, Manifest
+from engines.models import load_component
+from engines.packages import Size, laid_out, prepared
+from engines.quiet import quiet_libraries
+from engines.runtime import DTYPES, Engine, Placement
+from engines.spec import ComponentSpec, TensorSpec
+from engines.weights import Weights
+
+
+class InductorEngine:
+    """The packages of one component as an Engine: a batch is padded to the smallest package that takes it."""
+
+    def __init__(self, packages: dict[Size, Any], spec: ComponentSpec, constants: dict[str, Tensor]) -> None:
+        self._packages = packages
+        self._spec = spec
+        self._constants = constants  # held: the packages know addresses, not tensors
+        self._sees_pictures = all(size.height for size in packages)
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run on the current stream; outputs are fresh tensors."""
+        sizes: dict[str, int] = {}
+        for tensor in self._spec.inputs:
+            sizes |= tensor.sizes_of(tuple(inputs[tensor.name].shape))
+        size = self._size_for(sizes)
+        given = [
+            laid_out(padded(inputs[tensor.name], rows(tensor, size.batch) - inputs[tensor.name].shape[0]))
+            for tensor in self._spec.inputs
+        ]
+        outputs = self._packages[size](*given)
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        wanted = [rows(tensor, _images(sizes)) for tensor in self._spec.outputs]
+        pairs = zip(self._spec.outputs, outputs, wanted, strict=True)
+        return {tensor.name: output[:count] for tensor, output, count in pairs}
+
+    def _size_for(self, sizes: Mapping[str, int]) -> Size:
+        images = _images(sizes)
+        height, width = (8 * sizes["h"], 8 * sizes["w"]) if self._sees_pictures else (0, 0)
+        fitting = [
+            size for size in self._packages if (size.height, size.width) == (height, width) and size.batch >= images
+        ]
+        if not fitting:
+            built = ", ".join(size.stage for size in sorted(self._packages))
+            raise ValueError(f"{self._spec.name} was not built for {Size(images, height, width).stage}, only: {built}")
+        return min(fitting)
+
+
+def _images(sizes: Mapping[str, int]) -> int:
+    """N, also where only R = 2N is seen."""
+    return sizes["N"] if "N" in sizes else -(-sizes["R"] // 2)
+
+
+def rows(tensor: TensorSpec, images: int) -> int:
+    """The first axis of one tensor for so many images."""
+    return 2 * images if tensor.shape[0] == "R" else images
+
+
+def padded(tensor: Tensor, missing: int) -> Tensor:
+    """`missing` more rows, copies of the last: zeros would do, were there no division by their norm."""
+    if missing <= 0:
+        return tensor
+    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+
+
+class InductorBackend:
+    """Opens the packages of a component and gives them its weights."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
+        self._folder, self._manifest, self._device = folder, manifest, device
+        self._weights = Weights(folder / "weights", folder / "weights" / "controlnet")
+
+    def open(self, name: str) -> Engine:
+        """Read the weights and load every package.
+
+        Raises:
+            EngineSetRefused: torch does not take a package, or it wants other weights than the set has.
+        """
+        component = self._manifest.components[name]
+        constants = self._constants(name)
+        packages = {size: self._package(path, constants) for size, path in self._paths(component).items()}
+        return InductorEngine(packages, component.spec, constants)
+
+    def _constants(self, name: str) -> dict[str, Tensor]:
+        with quiet_libraries():
+            module = prepared(load_component(name, self._weights, DTYPES[self._manifest.precision]), self._device)
+        return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+    def _paths(self, component: Component) -> dict[Size, Path]:
+        sized = ((Size.of_stage(stage), made.files) for stage, made in component.stages.items())
+        return {size: self._folder / next(iter(files)) for size, files in sized if size is not None}
+
+    def _package(self, path: Path, constants: dict[str, Tensor]) -> Any:
+        index = self._device.index if self._device.index is not None else -1
+        try:
+            # Single-threaded: the other kind takes locks that a CUDA graph cannot capture.
+            package = torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
+        except RuntimeError as error:
+            raise EngineSetRefused(f"torch does not load {path}: {error}") from error
+        wanted = package.get_constant_fqns()
+        missing = sorted(set(wanted) - set(constants))
+        if missing:
+            raise EngineSetRefused(f"{path} wants weights that the set does not have: {', '.join(missing[:3])}")
+        package.load_constants({key: constants[key] for key in wanted}, check_full_update=True, user_managed=True)
+        return package
+
+
+def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> InductorBackend:
+    """The backend of a set in `folder`; `placement.threads` sets torch's threads for the whole process."""
+    if placement.threads is not None and placement.device.type == "cpu":
+        torch.set_num_threads(placement.threads)
+    return InductorBackend(folder, manifest, placement.device)
