@@ -187,7 +187,8 @@ def _device(manifest: Manifest, wanted: str) -> torch.device:
     if code is not None:  # machine code: the set decides
         needed = "cpu" if code.startswith("cpu") else "cuda"
         if wanted not in ("auto", needed):
-            raise BackendUnavailable(f"the set was built for {code}; device {wanted} was asked for")
+            where = "an NVIDIA GPU" if needed == "cuda" else "a CPU"
+            raise BackendUnavailable(f"the set was built for {code} and needs {where}; device {wanted} was asked for")
         wanted = needed
     has_gpu = torch.cuda.is_available()
     if wanted == "cuda" and not has_gpu:
