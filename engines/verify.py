@@ -92,7 +92,12 @@ def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, siz
     errors = [float((mine - theirs).abs().max()) for mine, theirs in pairs]
     relative = [error / max(float(theirs.abs().max()), 1e-12) for error, (_, theirs) in zip(errors, pairs, strict=True)]
     rtol, atol = tightest(pairs)
-    return Finding(spec.name, batch, height, width, max(errors), max(relative), rtol, atol)
+    return Finding(spec.name, batch, height, width, _largest(errors), _largest(relative), rtol, atol)
+
+
+def _largest(errors: list[float]) -> float:
+    """NaN if one is NaN: Python's max would lose it."""
+    return float(torch.tensor(errors).max())
 
 
 def tightest(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float | None, float | None]:
