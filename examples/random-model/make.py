@@ -1,9 +1,10 @@
 """Make a small, seeded, random model with SD1.5's module graph: DIR/model and DIR/controlnet, in diffusers layout.
 
-    python examples/random-model/make.py --out DIR [--widths 32,64,96,96] [--seed 0]
+    python examples/random-model/make.py --out DIR [--widths 32,64,96,96 | --full-size] [--seed 0]
 
 It renders noise, not pictures: it exists so that every part of the system, from tokenizer to decoder, runs and is
-compared with diffusers on weights that anyone can make in seconds. Made again only when the recipe changed.
+compared with diffusers on weights that anyone can make in seconds. `--full-size` has SD1.5's own widths, in float16
+(3.5 GB of memory on the way): speed does not depend on what weights say. Made again only when the recipe changed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
+FULL_SIZE = (320, 640, 1280, 1280)
 MERGES = 400
 WORDS = """a an the of in on at and with without over under by to for from is are photo picture image painting drawing
 sketch portrait landscape best quality extremely detailed longbody lowres bad anatomy hands missing fingers masterpiece
@@ -37,9 +39,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder that gets model/ and controlnet/")
     parser.add_argument("--widths", default="32,64,96,96", help="channels of the four levels")
+    parser.add_argument("--full-size", action="store_true", help="SD1.5's own widths, float16; for measuring speed")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    widths = tuple(int(width) for width in args.widths.split(","))
+    widths = FULL_SIZE if args.full_size else tuple(int(width) for width in args.widths.split(","))
     if len(widths) != 4 or any(width <= 0 or width % 16 for width in widths):
         parser.error("--widths takes four positive multiples of 16")
     made = make(args.out, widths=widths, seed=args.seed)
@@ -80,10 +83,12 @@ def _save(folder: Path, widths: tuple[int, ...], seed: int) -> None:
     logging.disable_progress_bar()
 
     torch.manual_seed(seed)
+    full = widths == FULL_SIZE
     groups = 32 if all(width % 32 == 0 for width in widths) else 8
     unet = _unet(widths, groups)
     _wake_prompts(unet)
-    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16, 32, widths[0]))
+    hint_widths = (16, 32, 96, 256) if full else (8, 16, 32, widths[0])
+    controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint_widths)
     _wake_controls(controlnet)
     scheduler = DDIMScheduler(
         beta_schedule="scaled_linear",
@@ -97,8 +102,8 @@ def _save(folder: Path, widths: tuple[int, ...], seed: int) -> None:
     )
     tokenizer = _tokenizer(folder / "tokenizer")
     pipeline = StableDiffusionPipeline(
-        vae=_vae(widths),
-        text_encoder=_text_encoder(2 * widths[0], len(tokenizer)),
+        vae=_vae((128, 256, 512, 512) if full else tuple(width // 2 for width in widths)),
+        text_encoder=_text_encoder(_context_width(widths), len(tokenizer), layers=12 if full else 2),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=scheduler,
@@ -107,6 +112,9 @@ def _save(folder: Path, widths: tuple[int, ...], seed: int) -> None:
         requires_safety_checker=False,
     )
     _calibrate(pipeline)
+    if full:
+        pipeline.to(dtype=torch.float16)
+        controlnet.half()
     pipeline.save_pretrained(folder / "model")
     shutil.rmtree(folder / "tokenizer")
     controlnet.save_pretrained(folder / "controlnet")
@@ -120,8 +128,9 @@ def _unet(widths: tuple[int, ...], groups: int):
         block_out_channels=widths,
         layers_per_block=2,
         norm_num_groups=groups,
-        cross_attention_dim=2 * widths[0],
-        attention_head_dim=4,  # number of heads: diffusers keeps SD1.5's old, misleading name
+        cross_attention_dim=_context_width(widths),
+        # The number of heads: diffusers keeps SD1.5's old, misleading name.
+        attention_head_dim=8 if widths == FULL_SIZE else 4,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     )
@@ -131,9 +140,9 @@ def _vae(widths: tuple[int, ...]):
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
-        block_out_channels=tuple(width // 2 for width in widths),
+        block_out_channels=widths,
         layers_per_block=2,
-        norm_num_groups=8,
+        norm_num_groups=32 if widths[0] == 128 else 8,
         latent_channels=4,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -142,7 +151,11 @@ def _vae(widths: tuple[int, ...]):
     )
 
 
-def _text_encoder(width: int, vocabulary: int):
+def _context_width(widths: tuple[int, ...]) -> int:
+    return 768 if widths == FULL_SIZE else 2 * widths[0]
+
+
+def _text_encoder(width: int, vocabulary: int, *, layers: int):
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -150,8 +163,8 @@ def _text_encoder(width: int, vocabulary: int):
         hidden_size=width,
         intermediate_size=4 * width,
         projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        num_hidden_layers=layers,
+        num_attention_heads=12 if layers == 12 else 4,
         max_position_embeddings=77,
         hidden_act="quick_gelu",
         bos_token_id=vocabulary - 2,
