@@ -3,20 +3,27 @@
 The host is resolved once, every address that is not global is refused, and the connection goes to the address that was
 checked, so a name that resolves differently the second time (DNS rebinding) gains nothing. Redirects are followed by
 hand, each checked the same way. One deadline covers all of it, and bytes are counted while they arrive.
+
+The standard library's client, not urllib3: it speaks on a socket that is handed to it, and so the deadline can hang up
+whatever the server is at, also in mid-handshake and between two bytes of a header, where a timeout of the socket would
+begin anew with every byte.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
+import http.client
 import socket
+import ssl
+import threading
 import time
-from collections.abc import Collection
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urljoin, urlsplit
+from functools import lru_cache
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError
-
+from jobs.addresses import Address, checked_addresses
 from jobs.errors import (
     NotAnImage,
     RenderError,
@@ -29,6 +36,7 @@ from jobs.places import Places
 from jobs.uri import redacted
 
 MAX_REDIRECTS = 5
+CONNECT_SECONDS = 10.0
 CHUNK_BYTES = 64 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
@@ -36,6 +44,7 @@ _DENIED = frozenset({401, 402, 403, 451})
 _RETRY = frozenset({408, 425, 429})
 # identity: a compressed reply could grow a thousandfold behind the byte cap.
 _HEADERS = {"User-Agent": "batch-renderer", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
+_LEGAL = "/%:@!$&'()*+,;=~"  # in a path; '%' because what is quoted stays as it is
 
 
 @dataclass(frozen=True)
@@ -53,104 +62,161 @@ def fetch(url: str, limits: FetchLimits) -> bytes:
 
     Raises:
         SourceNotFound: 404 or 410, or a host that does not exist.
-        SourceForbidden: 401, 403, or an address that workers may not fetch.
+        SourceForbidden: 401, 403, an address that workers may not fetch, or a certificate that proves nothing.
         SourceTooLarge: more than `limits.max_bytes`.
         SourceUnavailable: a timeout, a broken connection, 429 or 5xx: worth another try.
         NotAnImage: another status, or an address that is no URL.
     """
-    deadline = time.monotonic() + limits.timeout_seconds
+    deadline = _Deadline(limits.timeout_seconds)
     for _ in range(MAX_REDIRECTS + 1):
-        parts = _checked_parts(url)
-        address = _checked_address(parts, limits.allow_hosts)
-        location, body = _get(parts, address, deadline, limits.max_bytes)
+        request = _Request.of(url)
+        addresses = checked_addresses(request.host, request.port, allow_hosts=limits.allow_hosts)
+        location, body = _get(request, addresses, deadline, limits.max_bytes)
         if location is None:
             return body
-        url = urljoin(url, location)
+        url = _joined(url, location)
     raise SourceForbidden(f"{redacted(url)} was redirected more than {MAX_REDIRECTS} times")
 
 
-def _checked_parts(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise SourceForbidden(f"not a usable URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SourceForbidden(f"{redacted(url)}: only http:// and https:// URLs with a host are fetched")
-    return parts
+class _Deadline:
+    """One for a fetch, from its first connection to its last byte."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def passed(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def left(self, shown: str) -> float:
+        """Seconds. Raises SourceUnavailable where there are none."""
+        if self.passed:
+            raise SourceUnavailable(f"{shown} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")
+        return self._end - time.monotonic()
 
 
-def _checked_address(parts: SplitResult, allow_hosts: Collection[str]) -> str:
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        # EAI_AGAIN is a resolver that is away for now; the others say that there is no such name.
-        kind = SourceUnavailable if error.errno == socket.EAI_AGAIN else SourceNotFound
-        raise kind(f"the host {host} cannot be resolved ({error.strerror})") from error
-    except UnicodeError as error:
-        raise SourceForbidden(f"{host!r} is not a host name") from error
-    addresses = [str(info[4][0]) for info in found]
-    if host not in allow_hosts:
-        for address in addresses:
-            if not is_global(address):
-                raise SourceForbidden(
-                    f"the host {host} has the private address {address}; if that is meant, add it to RENDER_ALLOW_HOSTS"
-                )
-    return addresses[0]
+@dataclass(frozen=True)
+class _Request:
+    """A URL, taken apart; `host` is ASCII."""
 
+    host: str
+    port: int
+    tls: bool
+    target: str
+    host_header: str
+    shown: str  # without what may be secret
 
-def is_global(address: str) -> bool:
-    """Whether an address is one of the public internet's; IPv4 inside IPv6 is judged as IPv4."""
-    ip = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_global(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
-
-
-def _get(parts: SplitResult, address: str, deadline: float, max_bytes: int) -> tuple[str | None, bytes]:
-    """One request to the checked address: (redirect location, b'') or (None, body)."""
-    shown = redacted(parts.geturl())
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    pool = _pool(parts, address, _left(deadline, shown))
-    try:
-        reply = pool.urlopen(
-            "GET",
-            target,
-            headers={**_HEADERS, "Host": parts.netloc.rpartition("@")[2]},
-            redirect=False,
-            retries=False,
-            preload_content=False,
-            decode_content=False,
-            assert_same_host=False,
-        )
+    @classmethod
+    def of(cls, url: str) -> _Request:
         try:
-            location = reply.headers.get("Location")
-            if reply.status in _REDIRECTS and location:
-                return location, b""
-            _check_status(reply.status, shown)
-            return None, _read(reply, deadline, max_bytes, shown)
-        finally:
-            reply.close()
-    except (HTTPError, LocationParseError, OSError) as error:
-        raise SourceUnavailable(f"{shown} could not be read: {type(error).__name__}") from error
-    finally:
-        pool.close()
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:  # whose text repeats the URL, password and all
+            raise SourceForbidden(f"not a usable URL: {redacted(url)}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise SourceForbidden(f"{redacted(url)}: only http:// and https:// URLs with a host are fetched")
+        try:
+            host = parts.hostname.encode("idna").decode()
+        except UnicodeError as error:
+            raise SourceForbidden(f"{parts.hostname!r} is not a host name") from error
+        tls = parts.scheme == "https"
+        bracketed = f"[{host}]" if ":" in host else host
+        return cls(
+            host=host,
+            port=port or (443 if tls else 80),
+            tls=tls,
+            target=_target(parts),
+            host_header=f"{bracketed}:{port}" if port else bracketed,
+            shown=redacted(url),
+        )
 
 
-def _pool(parts: SplitResult, address: str, seconds: float) -> urllib3.HTTPConnectionPool:
-    timeout = urllib3.Timeout(connect=min(10.0, seconds), read=seconds)
-    if parts.scheme == "http":
-        return urllib3.HTTPConnectionPool(address, parts.port or 80, timeout=timeout)
-    # Connect to the address, but prove and ask for the name.
-    return urllib3.HTTPSConnectionPool(
-        address, parts.port or 443, timeout=timeout, server_hostname=parts.hostname, assert_hostname=parts.hostname
-    )
+def _target(parts: SplitResult) -> str:
+    path = quote(parts.path or "/", safe=_LEGAL)
+    return f"{path}?{quote(parts.query, safe=_LEGAL + '?')}" if parts.query else path
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise SourceForbidden(f"{redacted(url)} was redirected to what is no usable URL") from error
+
+
+def _get(
+    request: _Request, addresses: tuple[Address, ...], deadline: _Deadline, max_bytes: int
+) -> tuple[str | None, bytes]:
+    """One request to one of the checked addresses: (redirect location, b'') or (None, body)."""
+    try:
+        with _connected(request, addresses, deadline) as connection:
+            headers = {**_HEADERS, "Host": request.host_header, "Connection": "close"}
+            connection.request("GET", request.target, headers=headers)
+            with contextlib.closing(connection.getresponse()) as reply:
+                location = reply.headers.get("Location")
+                if reply.status in _REDIRECTS and location:
+                    return location, b""
+                _check_status(reply.status, request.shown)
+                return None, _read(reply, deadline, max_bytes, request.shown)
+    except ssl.SSLCertVerificationError as error:
+        raise SourceForbidden(f"{request.shown}: its certificate is not valid: {error.verify_message}") from error
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        deadline.left(request.shown)  # a connection that was hung up breaks in many ways
+        raise SourceUnavailable(f"{request.shown} could not be read: {type(error).__name__}") from error
+
+
+@contextmanager
+def _connected(
+    request: _Request, addresses: tuple[Address, ...], deadline: _Deadline
+) -> Iterator[http.client.HTTPConnection]:
+    """A connection, by TLS where the URL says so, that is hung up at the deadline."""
+    with contextlib.ExitStack() as stack:
+        plain = stack.enter_context(_connect(addresses, request, deadline))
+        handle = stack.enter_context(plain.dup())  # wrapping takes the socket away from `plain`
+        guard = threading.Timer(deadline.left(request.shown), _hang_up, [handle])
+        guard.daemon = True
+        guard.start()
+        stack.callback(guard.join)  # before the handle is closed, and its number is somebody else's
+        stack.callback(guard.cancel)
+        sock = stack.enter_context(_tls(plain, request.host)) if request.tls else plain
+        connection = http.client.HTTPConnection(request.host, request.port)
+        connection.sock = sock
+        connection.auto_open = 0  # never again, and to nowhere else
+        yield connection
+
+
+def _connect(addresses: tuple[Address, ...], request: _Request, deadline: _Deadline) -> socket.socket:
+    """The first address that answers."""
+    problem: OSError = ConnectionError("the host has no address")
+    for address in addresses:
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(min(CONNECT_SECONDS, deadline.left(request.shown)))
+            sock.connect(address.target)
+            sock.settimeout(deadline.left(request.shown))
+        except OSError as error:
+            sock.close()
+            problem = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise problem
+
+
+def _hang_up(handle: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the other side was faster
+        handle.shutdown(socket.SHUT_RDWR)
+
+
+def _tls(plain: socket.socket, host: str) -> ssl.SSLSocket:
+    return _tls_context().wrap_socket(plain, server_hostname=host)
+
+
+@lru_cache(maxsize=1)
+def _tls_context() -> ssl.SSLContext:
+    """Certificates and names are verified. Once a process: reading the authorities takes some 20 ms."""
+    return ssl.create_default_context()
 
 
 def _check_status(status: int, shown: str) -> None:
@@ -166,31 +232,22 @@ def _check_status(status: int, shown: str) -> None:
     raise error(f"{shown} answered with HTTP status {status}")
 
 
-def _read(reply: urllib3.BaseHTTPResponse, deadline: float, max_bytes: int, shown: str) -> bytes:
-    announced = reply.headers.get("Content-Length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+def _read(reply: http.client.HTTPResponse, deadline: _Deadline, max_bytes: int, shown: str) -> bytes:
+    announced = reply.length  # None where the server does not say, or says nonsense
+    if announced is not None and announced > max_bytes:
         raise SourceTooLarge(_too_large(shown, max_bytes))
-    parts: list[bytes] = []
-    size = 0
-    # read1 returns what has arrived: with read() a server that drips a byte a second would reset the socket's own
-    # timeout for ever and the deadline would not be looked at.
+    body = bytearray()  # one piece: a list of many tiny ones would take fifty times their bytes
+    # read1 returns what has arrived; read() would wait until all has, deaf to the cap.
     while chunk := reply.read1(CHUNK_BYTES):
-        size += len(chunk)
-        if size > max_bytes:
+        body += chunk
+        if len(body) > max_bytes:
             raise SourceTooLarge(_too_large(shown, max_bytes))
-        parts.append(chunk)
-        _left(deadline, shown)
-    if announced.isdigit() and size < int(announced):
-        raise SourceUnavailable(f"{shown} broke off after {size} of {announced} bytes")
-    return b"".join(parts)
+        deadline.left(shown)
+    deadline.left(shown)  # a connection that was hung up ends like one that is complete
+    if announced is not None and len(body) < announced:
+        raise SourceUnavailable(f"{shown} broke off after {len(body)} of {announced} bytes")
+    return bytes(body)
 
 
 def _too_large(shown: str, max_bytes: int) -> str:
     return f"{shown} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)"
-
-
-def _left(deadline: float, shown: str) -> float:
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise SourceUnavailable(f"{shown} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")
-    return seconds
