@@ -264,10 +264,17 @@ def _link(source: Path, target: Path) -> None:
 
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
-    """`<out>.building`, locked against a second build; removed when it holds nothing worth resuming."""
+    """`<out>.building`, locked against a second build; removed when it holds nothing worth resuming.
+
+    Raises:
+        BuildFailed: another build has it, or the disk does not take it.
+    """
     folder = out.with_name(out.name + ".building")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise BuildFailed(f"{folder} cannot be made: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -275,12 +282,22 @@ def _staging(out: Path) -> Iterator[Path]:
         raise BuildFailed(f"another build is writing {folder}; wait for it, or stop it") from error
     succeeded = False
     try:
+        _unlink_shared(folder)
         yield folder
         succeeded = True
+    except OSError as error:
+        raise BuildFailed(f"{error.filename or folder}: {error.strerror or error}") from error
     finally:
         if succeeded or not (folder / PROGRESS).exists():
             shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _unlink_shared(folder: Path) -> None:
+    """Drop what an interrupted build linked from the finished set: a stage that wrote there would change that set."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_nlink > 1:
+            path.unlink()
 
 
 def _sweep(folder: Path, manifest: Manifest) -> None:
