@@ -63,6 +63,16 @@ class EngineSet:
         """Images a call; controlnet and unet take twice as many rows."""
         return self.manifest.max_batch
 
+    def batch_size(self, images: int, height: int, width: int) -> int:
+        """The images that an engine runs for so many: compiled packages have fixed sizes, other engines take any."""
+        if self.manifest.backend != "inductor":
+            return images
+        from engines.packages import sizes_of
+
+        sizes = sizes_of("unet", self.manifest.profiles)
+        fitting = [size.batch for size in sizes if (size.height, size.width) == (height, width)]
+        return min(batch for batch in fitting if batch >= images)
+
     @property
     def digest(self) -> str:
         """Names this set in logs and sidecars."""

@@ -21,7 +21,9 @@ import structlog
 import torch
 
 from jobs.errors import Cancelled, HandedBack, OutOfMemory, RenderError, RenderFailed
-from worker.denoiser import Denoiser, DeviceLost, DeviceOutOfMemory
+from worker.decoding import Decoding, Deliveries
+from worker.denoiser import Denoiser
+from worker.device import DeviceLost, DeviceOutOfMemory
 from worker.encodings import Encodings
 from worker.slots import Group, SampleRequest, Slot
 
@@ -76,6 +78,8 @@ class RenderLoop:
     def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser
         self._encodings = Encodings(denoiser)
+        self._deliveries = Deliveries(self._deliver)
+        self._lost: DeviceLost | None = None  # found out while pictures were on their way
         self._changed = threading.Condition()  # guards what other threads touch: all below but slots and groups
         self._lanes: dict[Shape, _Lane] = {}
         self._cancelled: set[str] = set()
@@ -152,6 +156,7 @@ class RenderLoop:
         finally:
             self.hand_back_all()
             self._leave()
+            self._deliveries.close()
 
     def wake(self) -> None:
         """Let `run` look at its stop event now."""
@@ -159,7 +164,13 @@ class RenderLoop:
             self._changed.notify()
 
     def step(self) -> bool:
-        """One turn. False if there was nothing to do."""
+        """One turn. False if there was nothing to do.
+
+        Raises:
+            DeviceLost: now, or since the last turn.
+        """
+        if self._lost is not None:
+            raise self._lost
         self._leave()
         lane = self._next_lane()
         if lane is None:
@@ -225,7 +236,7 @@ class RenderLoop:
         try:
             with self._failing([slot.future for slot in slots], doing="denoising"):
                 if lane.group is None or not lane.group.holds(slots):
-                    lane.group = Group(slots)
+                    lane.group = self._group(slots)
                 lane.group.advance(self._denoiser.step(lane.group.batch()))
                 self._count_step(len(slots))
         except DeviceOutOfMemory as error:
@@ -234,16 +245,34 @@ class RenderLoop:
             log.warning("batch_halved", samples=lane.limit, shape=slots[0].request.shape, reason=str(error)[:200])
         self._drop_ended(lane)
 
+    def _group(self, slots: Sequence[Slot]) -> Group:
+        return Group(slots, batch_size=self._denoiser.batch_size(len(slots), *slots[0].request.shape))
+
     def _retire(self, lane: _Lane) -> None:
-        """Finished slots are decoded and leave."""
+        """Finished slots are decoded and leave; their pictures are delivered while the next steps run."""
         finished = [slot for slot in lane.slots if slot.finished]
         if finished:
             _by_halves(finished, self._decode)
+            lane.slots = [slot for slot in lane.slots if not slot.finished]
             self._drop_ended(lane)
 
     def _decode(self, slots: Sequence[Slot]) -> None:
         with self._failing([slot.future for slot in slots], doing="decoding"):
-            pictures = self._denoiser.decode(torch.stack([slot.latents for slot in slots]))
+            self._deliveries.add(slots, self._denoiser.decode(torch.stack([slot.latents for slot in slots])))
+
+    def _deliver(self, slots: Sequence[Slot], decoding: Decoding) -> None:
+        """End the futures of decoded slots. Runs in the deliveries' thread where pictures take their time."""
+        try:
+            self._end_with(slots, decoding)
+        except DeviceOutOfMemory as error:
+            _end([slot.future for slot in slots], OutOfMemory(TOO_LARGE.format(doing="decoding", error=error)))
+        except DeviceLost as error:
+            self._lost = error
+            self.wake()
+
+    def _end_with(self, slots: Sequence[Slot], decoding: Decoding) -> None:
+        with self._failing([slot.future for slot in slots], doing="decoding"):
+            pictures = decoding.pictures()
             with self._changed:  # before the futures end: who has the pictures finds them counted
                 self._images += sum(picture is not None for picture in pictures)
             for slot, picture in zip(slots, pictures, strict=True):
@@ -296,7 +325,7 @@ class RenderLoop:
             self._batch_sizes[size] += 1
 
     def _has_news(self) -> bool:
-        return bool(self._cancelled) or any(not lane.idle for lane in self._lanes.values())
+        return self._lost is not None or bool(self._cancelled) or any(not lane.idle for lane in self._lanes.values())
 
 
 def _end(futures: Sequence[Future[np.ndarray]], error: RenderError) -> None:

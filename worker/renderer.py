@@ -102,7 +102,7 @@ def assembled(
     denoiser: Denoiser, prepare: Callable[[RenderJob, bytes], Prepared], *, digest: str, **rest: Any
 ) -> Renderer:
     """A renderer around any denoiser."""
-    from worker.denoiser import DeviceLost
+    from worker.device import DeviceLost
     from worker.loop import RenderLoop
     from worker.prepare import encode_sample
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
 from worker import ddim
+from worker.device import to_device
 
 CONTROLS = 13
 
@@ -50,7 +51,7 @@ class Slot:
         self.schedule = ddim.schedule(request.steps, request.eta)
         self.index = 0  # of the next step
         self._generator = torch.Generator("cpu").manual_seed(request.seed)
-        self.latents = self._draw().to(conditioning.guided_hint.device)  # float32 [4, h, w]
+        self.latents = to_device(self._draw(), conditioning.guided_hint.device)  # float32 [4, h, w]
         self._noise: torch.Tensor | None = None
 
     @property
@@ -59,15 +60,10 @@ class Slot:
         return self.index == self.schedule.steps
 
     @property
-    def timestep(self) -> int:
-        """Of the next step."""
-        return int(self.schedule.timesteps[self.index])
-
-    @property
-    def coefficients(self) -> np.ndarray:
-        """float32 [3] of the next step."""
-        row: np.ndarray = self.schedule.coefficients[self.index]
-        return row
+    def to_come(self) -> np.ndarray:
+        """Timestep and DDIM coefficients of every step to come: float32 [steps left, 4]."""
+        timesteps = self.schedule.timesteps[self.index :, None].astype(np.float32)
+        return np.concatenate([timesteps, self.schedule.coefficients[self.index :]], axis=1)
 
     @property
     def noise(self) -> torch.Tensor | None:
@@ -102,7 +98,7 @@ class Conditioning:
 
 @dataclass(frozen=True, eq=False)
 class StepBatch:
-    """One engine call: N samples, R = 2N rows, unconditional half first. Tensors are on the engines' device."""
+    """One engine call: N samples, padding among them, R = 2N rows, unconditional half first; on the engines' device."""
 
     latents: torch.Tensor  # float32 [N, 4, h, w]
     guided_hint: torch.Tensor  # [R, C, h, w]
@@ -118,19 +114,32 @@ class StepBatch:
         """N, samples."""
         return int(self.latents.shape[0])
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name; noise only where there is some."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
 
 class Group:
-    """Slots of one shape that step together; what does not change from step to step is stacked once."""
+    """Slots of one shape that step together; what is known before the first step is stacked and uploaded once."""
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
+    def __init__(self, slots: Sequence[Slot], *, batch_size: int | None = None) -> None:
+        """`batch_size`: pad to this many samples, with copies of the last."""
         self.slots = tuple(slots)
-        conditionings = [slot.conditioning for slot in self.slots]
-        self._latents = torch.stack([slot.latents for slot in self.slots])
+        self._filled = (*self.slots, *self.slots[-1:] * ((batch_size or 0) - len(self.slots)))
+        conditionings = [slot.conditioning for slot in self._filled]
+        self._latents = torch.stack([slot.latents for slot in self._filled])
         self._guided_hint = torch.stack([one.guided_hint for one in conditionings]).repeat(2, 1, 1, 1)
         self._context = _by_half([one.context for one in conditionings])
         self._control_scales = _by_half([one.control_scales for one in conditionings])
-        self._guidance = self._on_device(np.array([slot.request.scale for slot in self.slots], dtype=np.float32))
-        self._noisy = any(slot.request.eta > 0 for slot in self.slots)
+        scales = np.array([slot.request.scale for slot in self._filled], dtype=np.float32)
+        self._guidance = to_device(scales, self._latents.device)
+        self._noisy = any(slot.request.eta > 0 for slot in self._filled)
+        # float32 [steps, N, 4] until the first slot is finished, which ends the group.
+        together = min(len(slot.to_come) for slot in self._filled)
+        steps = np.stack([slot.to_come[:together] for slot in self._filled], axis=1)
+        self._steps = to_device(steps, self._latents.device)
+        self._index = 0
 
     def holds(self, slots: Sequence[Slot]) -> bool:
         """Whether these very slots, in this order, are the group's."""
@@ -138,34 +147,32 @@ class Group:
 
     def batch(self) -> StepBatch:
         """The next step of every slot."""
-        timesteps = np.array([slot.timestep for slot in self.slots], dtype=np.float32)
-        coefficients = np.stack([slot.coefficients for slot in self.slots])
+        step = self._steps[self._index]
         return StepBatch(
             latents=self._latents,
             guided_hint=self._guided_hint,
             context=self._context,
             control_scales=self._control_scales,
             guidance=self._guidance,
-            timestep=self._on_device(timesteps),
-            coefficients=self._on_device(coefficients),
+            timestep=step[:, 0],
+            coefficients=step[:, 1:],
             noise=self._noise(),
         )
 
     def advance(self, latents: torch.Tensor) -> None:
         """Take the step's outcome, float32 [N, 4, h, w]."""
         self._latents = latents
-        for slot, row in zip(self.slots, latents.unbind(0), strict=True):
+        self._index += 1
+        for slot, row in zip(self.slots, latents[: len(self.slots)].unbind(0), strict=True):
             slot.advance(row)
 
     def _noise(self) -> torch.Tensor | None:
         if not self._noisy:
             return None
         zero = torch.zeros(self._latents.shape[1:])
-        drawn = [slot.noise for slot in self.slots]
-        return torch.stack([zero if noise is None else noise for noise in drawn]).to(self._latents.device)
-
-    def _on_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._latents.device)
+        drawn = [slot.noise for slot in self._filled]
+        stacked = torch.stack([zero if noise is None else noise for noise in drawn])
+        return to_device(stacked, self._latents.device)
 
 
 def _by_half(pairs: Sequence[torch.Tensor]) -> torch.Tensor:

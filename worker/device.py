@@ -1,0 +1,77 @@
+"""The device as the core sees it: its two kinds of trouble, and copies that keep the host from waiting."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+class DeviceOutOfMemory(Exception):
+    """The device's memory did not suffice for this call; a smaller one may fit."""
+
+
+class DeviceLost(Exception):
+    """The device does not work any more in this process: only a new process helps."""
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turns what torch, CUDA and the engines raise about the device into DeviceOutOfMemory or DeviceLost."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()
+            raise DeviceOutOfMemory(str(error)) from error
+        if is_lost(error):
+            raise DeviceLost(str(error)) from error
+        raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether less work at once might have gone well; torch, CUDA, cuBLAS and the CPU say it differently."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether an error leaves the CUDA context unusable: every later call of this process would fail too."""
+    if type(error).__name__ == "AcceleratorError":  # torch 2.8 and later
+        return True
+    signs = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_EXECUTION")
+    return any(sign in str(error) for sign in signs)
+
+
+def to_device(data: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy on the device. From pageable memory CUDA would first wait for all that the device has still to do."""
+    tensor = torch.from_numpy(data) if isinstance(data, np.ndarray) else data
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Pace:
+    """Keeps the host one step ahead of the device, and no more: what it queued, no new job can get in front of."""
+
+    AHEAD = 1
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._events: deque[torch.cuda.Event] = deque()
+
+    def keep(self) -> None:
+        """Call after each step was queued; waits for the step before it."""
+        if self._device.type != "cuda":
+            return
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        self._events.append(event)
+        while len(self._events) > self.AHEAD:
+            self._events.popleft().synchronize()
