@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from functools import cache
 from typing import Any
 
@@ -19,6 +21,7 @@ from botocore.exceptions import (
 
 from jobs.errors import (
     OutputForbidden,
+    OutputFull,
     OutputUnavailable,
     RenderError,
     SourceForbidden,
@@ -28,11 +31,20 @@ from jobs.errors import (
 )
 from jobs.uri import bucket_and_key
 
+CONNECT_SECONDS = 5
+SILENT_SECONDS = 30  # between two signs of life of the server
+SINGLE_PUT_BYTES = 16 * 2**20  # larger files go in parts, so that what a broken connection costs is one part
+PART_BYTES = 8 * 2**20
+CHUNK_BYTES = 64 * 2**10
+
 _LOCK = threading.Lock()
 _MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
 _NO_BUCKET = frozenset({"NoSuchBucket"})
+_FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"})
 _SLOW = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded"})
-_CONFIGURATION = (NoCredentialsError, PartialCredentialsError, ProfileNotFound, ParamValidationError)
+_CONFIGURATION = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
+_UNUSABLE = (ParamValidationError, ValueError)  # a bucket or key that boto3 cannot even ask for
+_ERRORS = (ClientError, BotoCoreError, OSError, ValueError)
 
 
 def client() -> Any:
@@ -45,8 +57,8 @@ def client() -> Any:
 def _client() -> Any:
     # Retries of a second or less are boto3's; longer ones are ours (jobs.retry), which log and give up in one place.
     config = Config(
-        connect_timeout=5,
-        read_timeout=30,
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=SILENT_SECONDS,
         retries={"mode": "standard", "total_max_attempts": 2},
         max_pool_connections=64,
     )
@@ -54,34 +66,66 @@ def _client() -> Any:
     return boto3.session.Session().client("s3", config=config)
 
 
-def read(uri: str, max_bytes: int) -> bytes:
+def read(uri: str, max_bytes: int, *, timeout_seconds: float = 300.0) -> bytes:
     """The object's bytes.
 
     Raises:
         SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable: as their names say.
     """
     bucket, key = bucket_and_key(uri)
+    deadline = time.monotonic() + timeout_seconds
+    body = bytearray()
     try:
         reply = client().get_object(Bucket=bucket, Key=key)
-        with reply["Body"] as body:
-            if reply["ContentLength"] > max_bytes:
-                raise SourceTooLarge(f"{uri} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
-            return bytes(body.read())
-    except (ClientError, BotoCoreError, OSError) as error:
+        # Not `with reply["Body"]`: that gives urllib3's own stream, which takes a download that breaks off for whole.
+        with contextlib.closing(reply["Body"]) as stream:
+            size = reply.get("ContentLength", 0)
+            while size <= max_bytes and (chunk := stream.read(CHUNK_BYTES)):
+                body += chunk
+                size = max(size, len(body))
+                if time.monotonic() > deadline:
+                    raise SourceUnavailable(f"{uri} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")
+    except _ERRORS as error:
         raise _source_error(uri, error) from error
+    if size > max_bytes:
+        raise SourceTooLarge(f"{uri} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
+    return bytes(body)
 
 
 def write(uri: str, data: bytes, content_type: str) -> None:
-    """One PUT: the object is visible whole or not at all.
+    """Put bytes: the object is visible whole or not at all, however many requests that takes.
 
     Raises:
-        OutputForbidden, OutputUnavailable: as their names say.
+        OutputForbidden, OutputFull, OutputUnavailable: as their names say.
     """
     bucket, key = bucket_and_key(uri)
+    place = {"Bucket": bucket, "Key": key}
     try:
-        client().put_object(Bucket=bucket, Key=key, Body=data, ContentType=content_type)
-    except (ClientError, BotoCoreError, OSError) as error:
+        if len(data) <= SINGLE_PUT_BYTES:
+            client().put_object(**place, Body=data, ContentType=content_type)
+        else:
+            _put_in_parts(place, data, content_type)
+    except _ERRORS as error:
         raise _output_error(uri, error) from error
+
+
+def _put_in_parts(place: dict[str, str], data: bytes, content_type: str) -> None:
+    """Multipart: nothing is visible before the last request, and what was uploaded in vain is taken back.
+
+    What a kill -9 leaves is invisible, but stored: docs/operations.md names the bucket's rule that removes it.
+    """
+    s3 = client()
+    upload = place | {"UploadId": s3.create_multipart_upload(**place, ContentType=content_type)["UploadId"]}
+    try:
+        parts = []
+        for number, begin in enumerate(range(0, len(data), PART_BYTES), start=1):
+            stored = s3.upload_part(**upload, PartNumber=number, Body=data[begin : begin + PART_BYTES])
+            parts.append({"PartNumber": number, "ETag": stored["ETag"]})
+        s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+    except BaseException:
+        with contextlib.suppress(*_ERRORS):  # the first error is the one to tell
+            s3.abort_multipart_upload(**upload)
+        raise
 
 
 def exists(uri: str) -> bool:
@@ -93,7 +137,7 @@ def exists(uri: str) -> bool:
         if _code(error) in _MISSING:
             return False
         raise _output_error(uri, error) from error
-    except (BotoCoreError, OSError) as error:
+    except _ERRORS as error:
         raise _output_error(uri, error) from error
     return True
 
@@ -105,7 +149,7 @@ def _code(error: Exception) -> str:
 def _passing(error: Exception) -> bool:
     """Whether another try may help: a broken connection, throttling or a server error."""
     if not isinstance(error, ClientError):
-        return not isinstance(error, _CONFIGURATION)
+        return not isinstance(error, _CONFIGURATION + _UNUSABLE)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return status >= 500 or status in (408, 429) or _code(error) in _SLOW
 
@@ -125,10 +169,14 @@ def _output_error(uri: str, error: Exception) -> RenderError:
         return OutputForbidden(
             f"{uri} cannot be written: the bucket {bucket_and_key(uri)[0]!r} does not exist; create it first"
         )
+    if _code(error) in _FULL:
+        return OutputFull(f"{uri} cannot be written: no space left ({_code(error)})")
     return OutputForbidden(f"{uri} may not be written: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, _UNUSABLE):
+        return "not a usable bucket or key"
     if isinstance(error, _CONFIGURATION):
         variables = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for compatible stores, AWS_ENDPOINT_URL_S3"
         return f"{type(error).__name__}; check {variables}"

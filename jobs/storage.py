@@ -43,7 +43,7 @@ class FileWriter:
 
 
 class S3Writer:
-    """s3:// URIs: one PUT an object."""
+    """s3:// URIs: see jobs.s3."""
 
     def write(self, uri: str, data: bytes, content_type: str) -> None:
         """Store bytes."""
@@ -109,7 +109,7 @@ def read_bytes(uri: str, limits: FetchLimits) -> bytes:
     if scheme == "s3":
         if places is not None:
             places.check_source_bucket(uri)
-        return s3.read(uri, limits.max_bytes)
+        return s3.read(uri, limits.max_bytes, timeout_seconds=limits.timeout_seconds)
     if scheme in ("http", "https"):
         return fetch(uri, limits)
     raise InvalidJob(f"{redacted(uri)!r} is no file://, s3:// or http(s):// URI")

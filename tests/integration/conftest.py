@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
+from jobs import s3
 from jobs.job import RenderJob
 from jobs.ledger import Ledger
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
+from tests.s3_server import s3_server
 from tests.worker_process import WorkerProcess
 
 STUB = "tests.integration.stub_app"  # everything real but the engines, and quick to start
@@ -108,3 +112,22 @@ def start_site(tmp_path: Path) -> Iterator[StartSite]:
 def site(start_site: StartSite, redis_url: str, ledger: Ledger) -> Site:
     """A site on the session's Redis, emptied."""
     return start_site(redis_url, ledger)
+
+
+@pytest.fixture(scope="session")
+def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real S3 server: the AWS_* variables that name it."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A new bucket on that server, which this process and those that it starts will use."""
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    s3.forget_client()
+    name = f"renders-{uuid.uuid4().hex[:8]}"
+    boto3.session.Session().client("s3").create_bucket(Bucket=name)
+    yield name
+    s3.forget_client()

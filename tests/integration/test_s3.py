@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -13,24 +11,6 @@ from jobs import s3
 from jobs.errors import OutputForbidden, OutputUnavailable, SourceForbidden, SourceNotFound, SourceTooLarge
 from jobs.fetch import FetchLimits
 from jobs.storage import read_bytes, writer_for
-from tests.s3_server import s3_server
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
-        yield environment
-
-
-@pytest.fixture
-def bucket(server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    for name, value in server.items():
-        monkeypatch.setenv(name, value)
-    s3.forget_client()
-    name = f"renders-{uuid.uuid4().hex[:8]}"
-    boto3.session.Session().client("s3").create_bucket(Bucket=name)
-    yield name
-    s3.forget_client()
 
 
 def test_what_was_written_is_there_and_read_back(bucket: str) -> None:
