@@ -51,7 +51,7 @@ def export_onnx(module: nn.Module, spec: ComponentSpec, *, dtype: torch.dtype, f
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             raise BuildFailed(f"torch could not export {spec.name} to ONNX: {error}") from error
         model = onnx.load(str(traced))
-    _check_names(model, spec)
+    check_borders(model, spec)
     return save_onnx(model, folder / f"{spec.name}.onnx")
 
 
@@ -86,8 +86,13 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_bytes: int = INLINE_
     return [path, weights]
 
 
-def _check_names(model: onnx.ModelProto, spec: ComponentSpec) -> None:
-    """An unused input is dropped by the exporter without a word; the worker would feed it and fail."""
+def check_borders(model: onnx.ModelProto, spec: ComponentSpec) -> None:
+    """Compare inputs and outputs with the spec, and write the numbers in where the exporter lost track of one.
+
+    Raises:
+        BuildFailed: an axis that tracing fixed, or other names: an unused input is dropped by the exporter without a
+            word; the worker would feed it and fail.
+    """
     for kind, values, tensors in (
         ("inputs", model.graph.input, spec.inputs),
         ("outputs", model.graph.output, spec.outputs),
@@ -95,3 +100,22 @@ def _check_names(model: onnx.ModelProto, spec: ComponentSpec) -> None:
         found, expected = [value.name for value in values], [tensor.name for tensor in tensors]
         if found != expected:
             raise BuildFailed(f"the exported {spec.name} has the {kind} {found}, the spec says {expected}")
+        for value, tensor in zip(values, tensors, strict=True):
+            _check_axes(spec.name, value, tensor)
+
+
+def _check_axes(component: str, value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
+    axes = value.type.tensor_type.shape.dim
+    found = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param for axis in axes]
+    names = _axis_names(tensor)
+    same = len(found) == len(tensor.shape) and all(
+        have == names.get(i, want) or (isinstance(have, str) and isinstance(want, int))
+        for i, (have, want) in enumerate(zip(found, tensor.shape, strict=True))
+    )
+    if not same:
+        raise BuildFailed(
+            f"{component}: {tensor.name} has the shape {found} in ONNX, the spec says {list(tensor.shape)}"
+        )
+    for axis, want in zip(axes, tensor.shape, strict=True):
+        if isinstance(want, int):
+            axis.dim_value = want

@@ -57,7 +57,7 @@ def _folder(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.suffix or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if path.suffix or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         raise ModelRefused(f"{name} is neither a folder nor a hub id")
     return _snapshot(name)
 
@@ -69,7 +69,8 @@ def _snapshot(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(_PATTERNS), ignore_patterns=list(_NOT_FETCHED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
 
 
 def _part_files(model: Path) -> Iterator[tuple[str, Path]]:
