@@ -26,6 +26,7 @@ from jobs import ledger_scripts as scripts
 from jobs.errors import LedgerUnavailable
 from jobs.job import RenderJob, RenderResult
 from jobs.message import message_for
+from jobs.redis_server import why_unavailable
 from jobs.settings import Settings
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -371,6 +372,4 @@ def _answering() -> Iterator[None]:
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise LedgerUnavailable(
-            f"Redis does not answer ({type(error).__name__}): check that it runs and that RENDER_REDIS_URL names it"
-        ) from error
+        raise LedgerUnavailable(why_unavailable(error)) from error

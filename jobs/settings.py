@@ -9,6 +9,7 @@ from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import SettingsError
+from jobs.redis_server import checked_url
 
 MIB = 2**20
 
@@ -27,6 +28,7 @@ def _lower(hosts: tuple[str, ...]) -> tuple[str, ...]:
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 Bucket = Annotated[str, Field(pattern=r"^[^/]+$")]  # s3://name/prefix would never equal a bucket, and so allow none
 Buckets = Annotated[tuple[Bucket, ...], NoDecode, BeforeValidator(_comma_separated)]
+RedisUrl = Annotated[str, AfterValidator(checked_url)]
 Hosts = Annotated[CommaSeparated, AfterValidator(_lower)]
 
 
@@ -38,7 +40,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RENDER_", frozen=True, extra="ignore")
 
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis: redis://, rediss:// or unix://")
+    redis_url: RedisUrl = Field("redis://127.0.0.1:6379/0", description="Redis: redis://, rediss:// or unix://")
     queue: str = Field("render", pattern=r"^[A-Za-z0-9._-]+$", description="name of the queue in Redis")
     output_uri: str = Field("output", min_length=1, description="where results go: a folder, file:// or s3://")
 
@@ -93,4 +95,4 @@ def _sentence(problem: Any) -> str:
     variable = "RENDER_" + str(problem["loc"][0]).upper()  # what follows is the place in a list
     # A URL's password must not reach a log through an error text.
     shown = "" if variable == "RENDER_REDIS_URL" else f" (got {problem['input']!r})"
-    return f"{variable}: {problem['msg']}{shown}"
+    return f"{variable}: {problem['msg'].removeprefix('Value error, ')}{shown}"

@@ -9,19 +9,19 @@ SIGTERM means: no grace.
 
 from __future__ import annotations
 
-import ssl
 import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning
 
 from jobs.errors import SettingsError
 from jobs.message import TASK_NAME
+from jobs.redis_server import tls_options
 from jobs.settings import Settings, load_settings
 from worker import broker, logs, tasks
 from worker.exit_codes import ExitCode
@@ -54,7 +54,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings, each with its reason where the name does not say it."""
     return {
         "broker_url": broker_url(settings.redis_url),
-        "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if settings.redis_url.startswith("rediss://") else False,
+        "broker_use_ssl": tls_options(settings.redis_url) or False,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # for ever: the pod or unit that runs us decides when to give up
         "broker_channel_error_retry": True,  # READONLY or LOADING after a failover is no reason to die
@@ -91,9 +91,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def broker_url(redis_url: str) -> str:
     """The same server as kombu spells it, with our transport: redis://, rediss:// and unix:// as redis-py has them."""
     parts = urlsplit(redis_url)
+    query = dict(parse_qsl(parts.query))
     if parts.scheme != "unix":
-        return f"{broker.ALIAS}://{redis_url.partition('://')[2]}"
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        # What else the query says is for redis-py alone; TLS is in `broker_use_ssl`.
+        database = query.get("db") or parts.path.strip("/") or "0"
+        return f"{broker.ALIAS}://{parts.netloc}/{database}"
     query["virtual_host"] = query.pop("db", "0")
     user = f"{parts.netloc}" if "@" in parts.netloc else ""
     return f"{broker.ALIAS}+socket://{user}{parts.path}?{urlencode(query)}"

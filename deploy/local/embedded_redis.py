@@ -142,8 +142,8 @@ class EmbeddedRedis:
         while time.monotonic() < deadline and self._process is not None and self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as client:
                 client.sendall(b"PING\r\n")
-                # While the append-only file is read the answer is -LOADING.
-                if client.recv(64).startswith(b"+PONG") and self._process.poll() is None:
+                # While the append-only file is read the answer is -LOADING; with a password among the options, -NOAUTH.
+                if client.recv(64).startswith((b"+PONG", b"-NOAUTH")) and self._process.poll() is None:
                     return True
             time.sleep(0.02)
         return False

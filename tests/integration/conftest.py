@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from PIL import Image
 
 from jobs import s3
 from jobs.job import RenderJob
@@ -131,3 +133,13 @@ def bucket(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> I
     boto3.session.Session().client("s3").create_bucket(Bucket=name)
     yield name
     s3.forget_client()
+
+
+@pytest.fixture
+def picture_png() -> bytes:
+    """A small picture with edges."""
+    image = Image.new("RGB", (96, 64), "navy")
+    image.paste("gold", (20, 15, 60, 45))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import ssl
 import subprocess
 import sys
 
@@ -51,7 +50,8 @@ def test_importing_the_package_loads_no_celery() -> None:
     [
         ("redis://127.0.0.1:6380/3", "127.0.0.1", 6380, "3"),
         ("redis://user:p%40ss@redis/0", "redis", None, "0"),
-        ("rediss://:pw@redis:6379/1", "redis", 6379, "1"),
+        ("rediss://:pw@redis:6379/1?ssl_check_hostname=true", "redis", 6379, "1"),
+        ("redis://redis?db=2&socket_timeout=5", "redis", None, "2"),
     ],
 )
 def test_brokers_are_reached_through_the_tolerant_transport(url: str, host: str, port: int, database: str) -> None:
@@ -71,7 +71,7 @@ def test_a_unix_socket_is_reached_through_the_tolerant_transport() -> None:
 
 def test_rediss_verifies_certificates() -> None:
     conf = configuration(load_settings(redis_url="rediss://redis/0"))
-    assert conf["broker_use_ssl"] == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
+    assert conf["broker_use_ssl"] == {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
     assert configuration(load_settings(redis_url="redis://redis/0"))["broker_use_ssl"] is False
 
 

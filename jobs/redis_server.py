@@ -1,0 +1,80 @@
+"""The Redis server: its URL, checked before anybody connects, and what to say when it does not answer."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+import redis
+
+SCHEMES = ("redis", "rediss", "unix")
+FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+VERIFIED = "ssl_check_hostname=true"
+
+
+def checked_url(url: str) -> str:
+    """The URL, with the server's name among what is verified: redis-py before 6 checks the certificate alone.
+
+    Raises:
+        ValueError: with a sentence without the URL, which may hold a password.
+    """
+    parts = _parts(url)
+    options = dict(parse_qsl(parts.query))
+    if parts.scheme != "rediss":
+        if any(name.startswith("ssl_") for name in options):
+            raise ValueError("options that begin with ssl_ need rediss://, not " + f"{parts.scheme}://")
+        return url
+    for name in FILES:
+        if name in options and not Path(options[name]).is_file():
+            raise ValueError(f"{name} names {options[name]}, and there is no such file")
+    if "ssl_check_hostname" in options or "ssl_cert_reqs" in options:
+        return url
+    return f"{url}&{VERIFIED}" if parts.query else f"{url}?{VERIFIED}"
+
+
+def tls_options(url: str) -> dict[str, Any] | None:
+    """What `rediss://` asks for, by the names that redis-py's SSLConnection takes; None for other schemes."""
+    parts = _parts(url)
+    if parts.scheme != "rediss":
+        return None
+    options: dict[str, Any] = {name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
+    options.setdefault("ssl_cert_reqs", "required")
+    options["ssl_check_hostname"] = options.get("ssl_check_hostname", "true").lower() in ("true", "1", "yes")
+    if options["ssl_cert_reqs"] == "none":
+        options["ssl_check_hostname"] = False  # the one cannot be had without the other
+    return options
+
+
+def why_unavailable(error: Exception) -> str:
+    """A sentence about a server that could not be asked, without the URL's password."""
+    if isinstance(error, redis.AuthenticationError):
+        return "Redis refuses the user or the password in RENDER_REDIS_URL"
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the certificate of Redis is not valid: {cause.verify_message.rstrip('.')}; RENDER_REDIS_URL may "
+                "name its authority, as rediss://HOST?ssl_ca_certs=FILE"
+            )
+        if isinstance(cause, ssl.SSLError):
+            return "Redis does not speak TLS there, as rediss:// in RENDER_REDIS_URL says"
+    return f"Redis does not answer ({type(error).__name__}): check that it runs and that RENDER_REDIS_URL names it"
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("not a usable URL; special characters in a password are written as %XX") from None
+    if parts.scheme not in SCHEMES:
+        raise ValueError("begins with none of redis://, rediss:// and unix://")
+    return parts
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
