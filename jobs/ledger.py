@@ -28,6 +28,7 @@ from jobs.job import RenderJob, RenderResult
 from jobs.message import message_for
 from jobs.redis_server import why_unavailable
 from jobs.settings import Settings
+from jobs.uri import redacted
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 TERMINAL: frozenset[str] = frozenset({"done", "failed", "cancelled"})
@@ -345,7 +346,7 @@ def cancelled_result(job: RenderJob) -> RenderResult:
         batch=job.batch,
         row=job.row,
         state="cancelled",
-        image=job.parameters.image,
+        image=redacted(job.parameters.image),
         prompt=job.parameters.prompt,
         seed=job.seed,
         error_kind="cancelled",

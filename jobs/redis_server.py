@@ -55,8 +55,8 @@ def why_unavailable(error: Exception) -> str:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
-                f"the certificate of Redis is not valid: {cause.verify_message.rstrip('.')}; RENDER_REDIS_URL may "
-                "name its authority, as rediss://HOST?ssl_ca_certs=FILE"
+                f"the certificate of Redis is not valid: {cause.verify_message.rstrip('.')}; name its authority "
+                "with ssl_ca_certs=FILE in RENDER_REDIS_URL"
             )
         if isinstance(cause, ssl.SSLError):
             return "Redis does not speak TLS there, as rediss:// in RENDER_REDIS_URL says"

@@ -83,7 +83,8 @@ class RowChecker:
             message = f"has {len(detail['input']):,} characters; allowed: {COLUMNS[name].allowed}"
         else:
             message = f"{_what(detail)}; allowed: {COLUMNS[name].allowed}"
-        return Problem(record.line, name, self._cell(record, name), message)
+        shown = None if name == "image" else self._cell(record, name)  # a URI may hold a password or a signature
+        return Problem(record.line, name, shown, message)
 
     def _cell(self, record: Record, name: str) -> str:
         """The cell as written, not as pydantic saw it."""

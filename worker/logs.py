@@ -12,17 +12,18 @@ from structlog.typing import EventDict, Processor
 
 from jobs.settings import Settings
 
-# What is a secret by its looks, wherever it stands: passwords in URLs, signed URLs, AWS keys, tokens by name.
+# What is a secret by its looks, wherever it stands. Of a URL nothing is left but scheme, host, port and path: which of
+# its parameters sign it differs from one store to the next.
+_NAMES = (
+    r"x-(?:amz|goog)-(?:signature|credential|security-token)|signature|credential|sig|(?:access_?|session_?)?token|"
+    r"api_?key|password|passwd|secret|(?:aws_)?secret_(?:access_)?key|aws_session_token"
+)
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(?<=://)[^/\s@'\"]*@"), "***@"),
+    (re.compile(r"(?<=://)[^/\s\"<>]*@"), "***@"),
+    (re.compile(r"(://[^\s\"<>?#]*)[?#](?!…)[^\s\"<>]*"), r"\1?***"),  # …: jobs.uri.redacted was here
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "***"),
-    (
-        re.compile(
-            r"(?i)\b((?:x-amz-(?:signature|credential|security-token)|signature|sig|token|access_?token|api_?key|"
-            r"password|secret|aws_secret_access_key|aws_session_token)['\"]?\s*[=:]\s*['\"]?)[^&\s'\",}]+"
-        ),
-        r"\1***",
-    ),
+    (re.compile(r"(?i)(\bauthorization\b['\"]?\s*[=:]\s*b?['\"]?)[^'\"\r\n]+"), r"\1***"),
+    (re.compile(rf"(?i)\b((?:{_NAMES})['\"]?\s*[=:]\s*b?['\"]?)[^&\s'\",}}]+"), r"\1***"),
 )
 
 # These say at INFO, for every job and with its arguments, what our own lines say better.

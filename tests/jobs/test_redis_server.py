@@ -55,7 +55,7 @@ def test_each_reason_not_to_answer_has_its_sentence() -> None:
     refused.__cause__ = wrong
     no_tls = redis.ConnectionError("x")
     no_tls.__context__ = ssl.SSLError("wrong version number")
-    assert "self-signed certificate; RENDER_REDIS_URL may name its authority" in why_unavailable(refused)
+    assert "self-signed certificate; name its authority with ssl_ca_certs" in why_unavailable(refused)
     assert "does not speak TLS" in why_unavailable(no_tls)
     assert "user or the password" in why_unavailable(redis.AuthenticationError("WRONGPASS"))
     assert "does not answer (TimeoutError)" in why_unavailable(redis.TimeoutError("x"))

@@ -40,6 +40,14 @@ def lines_of(speak: Callable[[], object]) -> list[str]:
         ('{"aws_secret_access_key": "hunter2"}', "hunter2"),
         ("https://host/p.png?token=hunter2", "hunter2"),
         ("sig=hunter2", "hunter2"),
+        ("redis://user:p@hunter2@redis:6379/0", "hunter2"),
+        ("GET https://h/k?any='hunter2'&b=1", "hunter2"),
+        ("https://h/k#any=hunter2", "hunter2"),
+        ("GET /k?X-Goog-Signature=hunter2 HTTP/1.1", "hunter2"),
+        ("Authorization: Basic hunter2==", "hunter2"),
+        ("{'Authorization': b'AWS4-HMAC-SHA256 Credential=a, Signature=hunter2'}", "hunter2"),
+        ("{'X-Amz-Security-Token': b'hunter2'}", "hunter2"),
+        (r"{\"image\": \"https://u:hunter2@h/a.png?hunter2\", \"prompt\": \"p\"}", "hunter2"),
     ],
 )
 def test_what_looks_like_a_secret_is_replaced(text: str, secret: str) -> None:
@@ -47,7 +55,9 @@ def test_what_looks_like_a_secret_is_replaced(text: str, secret: str) -> None:
     assert "***" in logs.without_secrets(text)
 
 
-@pytest.mark.parametrize("text", ["an email a@b.c", "s3://bucket/key.png", "tokens were cut at 77", "design=3"])
+@pytest.mark.parametrize(
+    "text", ["an email a@b.c", "s3://bucket/key.png", "tokens were cut at 77", "design=3", "http://h/a?…: only"]
+)
 def test_other_text_stays_as_it_is(text: str) -> None:
     assert logs.without_secrets(text) == text
 
