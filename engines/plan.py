@@ -65,11 +65,11 @@ def architecture(capability: str | None) -> str:
     Raises:
         BackendUnavailable: there is no GPU and none was named, or the package does not build for this one.
     """
-    if capability is None:
-        return _current_architecture()
-    if not re.fullmatch(r"sm\d{2,3}", capability):
-        raise BackendUnavailable(f"{capability!r} is not a compute capability; write it as sm89")
     package = package_name()
+    if capability is None:
+        capability = _current_architecture()
+    elif not re.fullmatch(r"sm\d{2,3}", capability):
+        raise BackendUnavailable(f"{capability!r} is not a compute capability; write it as sm89")
     if package == "tensorrt_rtx":
         known = [name.lower() for name in tensorrt_module(package).ComputeCapability.__members__ if name[:2] == "SM"]
         if capability not in known:
@@ -100,11 +100,12 @@ def build_plan(onnx: Path, spec: ComponentSpec, *, recipe: Recipe) -> Path:
     network = parsed_network(trt, builder, onnx, log)
     check_network(trt, network, spec, recipe.precision)
     config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; it is on by default
     if recipe.runtime == "tensorrt_rtx":
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, str(recipe.architecture).upper()), 0)
     for profile in recipe.profiles:
-        config.add_optimization_profile(_optimization_profile(builder, spec, profile))
+        config.add_optimization_profile(optimization_profile(builder, spec, profile))
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildFailed(f"{recipe.runtime} could not build {spec.name}: {log.text}")
@@ -181,7 +182,8 @@ def _check_shape(component: str, tensor: Any, table: TensorSpec, *, exact: bool)
         raise BuildFailed(f"{component}: {table.name} has the shape {found} in TensorRT, the spec says {table.shape}")
 
 
-def _optimization_profile(builder: Any, spec: ComponentSpec, profile: Profile) -> Any:
+def optimization_profile(builder: Any, spec: ComponentSpec, profile: Profile) -> Any:
+    """The range of every input's shape, in rows and latent cells."""
     made = builder.create_optimization_profile()
     for tensor in spec.inputs:
         made.set_shape(tensor.name, *profile.bounds(tensor))

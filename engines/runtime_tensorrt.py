@@ -1,11 +1,13 @@
 """The tensorrt backend: torch's memory and streams, TensorRT's contexts, and a CUDA graph a shape through cuda-python.
 
-Not run yet on any GPU; written against the API that the plans are built with. Kept thin for that reason.
+Not run yet on any GPU: none that TensorRT takes was at hand. Written against the API that the plans are built with, and
+kept thin for that reason; tests/gpu/test_tensorrt_runtime.py is what to run first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,90 +18,148 @@ from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import Manifest
 from engines.plan import PlanLog, tensorrt_module
 from engines.runtime import DTYPES, Engine, Placement
-from engines.spec import ComponentSpec, TensorSpec
+from engines.spec import ComponentSpec, Profile, TensorSpec
 
 Shapes = tuple[tuple[int, ...], ...]
 
 
-class TensorRTEngine:
-    """One execution context as an Engine. The first call at a shape runs plainly, later ones replay a CUDA graph."""
+@dataclass
+class _Buffers:
+    """What TensorRT reads and writes at one shape: addresses stay, so that graphs may hold them."""
 
-    def __init__(self, engine: Any, spec: ComponentSpec, manifest: Manifest, device: torch.device) -> None:
-        self._context = engine.create_execution_context()
+    profile: int
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    graph: CapturedCall | None = None
+
+
+class TensorRTEngine:
+    """One execution context as an Engine, on torch's current stream.
+
+    By itself it captures one CUDA graph a shape and replays it. Inside another's capture (engines/graph.py: a step) it
+    adds its kernels to that graph; the plain calls that come before every capture have prepared the shape.
+    """
+
+    def __init__(self, plan: Any, spec: ComponentSpec, manifest: Manifest, device: torch.device, log: PlanLog) -> None:
+        self._context = plan.create_execution_context()
+        if self._context is None:
+            raise torch.OutOfMemoryError(f"out of memory, or no context for {spec.name}: {log.text}")
         self._spec = spec
         self._profiles = manifest.profiles
         self._dtype = DTYPES[manifest.precision]
         self._device = device
-        # Graphs cannot be captured on the default stream.
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._graphs: dict[Shapes, _Graph] = {}
+        self._log = log
+        self._known: dict[Shapes, _Buffers] = {}
+        self._bound: _Buffers | None = None
 
     @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs are fresh tensors: a graph's own buffers are overwritten by its next replay."""
-        shapes = tuple(tuple(inputs[tensor.name].shape) for tensor in self._spec.inputs)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            graph = self._graphs.get(shapes)
-            if graph is None:
-                graph = self._graphs[shapes] = self._captured(inputs, shapes)
-            for name, tensor in graph.inputs.items():
-                tensor.copy_(inputs[name], non_blocking=True)
-            graph.replay(self._stream.cuda_stream)
-            outputs = {name: tensor.clone() for name, tensor in graph.outputs.items()}
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return outputs
+        """Outputs are fresh tensors: the buffers are overwritten by the next call.
 
-    def _captured(self, inputs: Mapping[str, Tensor], shapes: Shapes) -> _Graph:
-        fed = {tensor.name: inputs[tensor.name].contiguous().clone() for tensor in self._spec.inputs}
+        Raises:
+            ValueError: no profile of the plan covers these shapes.
+            RuntimeError: TensorRT or CUDA failed; the text says how.
+        """
+        shapes = tuple(tuple(inputs[tensor.name].shape) for tensor in self._spec.inputs)
+        capturing = torch.cuda.is_current_stream_capturing()
+        buffers = self._known.get(shapes)
+        if buffers is None:
+            buffers = self._known[shapes] = self._prepared(shapes)
+        for name, buffer in buffers.inputs.items():
+            buffer.copy_(inputs[name], non_blocking=True)
+        stream = torch.cuda.current_stream(self._device)
+        if capturing:
+            self._enqueue(buffers, stream.cuda_stream)
+        else:
+            self._replay(buffers, stream)
+        return {name: buffer.clone() for name, buffer in buffers.outputs.items()}
+
+    def _prepared(self, shapes: Shapes) -> _Buffers:
         sizes: dict[str, int] = {}
         for tensor, shape in zip(self._spec.inputs, shapes, strict=True):
             sizes |= tensor.sizes_of(shape)
-        given = {
-            tensor.name: torch.empty(tensor.with_sizes(sizes), dtype=self._dtype, device=self._device)
-            for tensor in self._spec.outputs
-        }
-        self._choose_profile(shapes)
-        for name, buffer in fed.items():
+        return _Buffers(
+            profile=profile_for(self._spec, self._profiles, shapes),
+            inputs={tensor.name: self._empty(tensor, sizes) for tensor in self._spec.inputs},
+            outputs={tensor.name: self._empty(tensor, sizes) for tensor in self._spec.outputs},
+        )
+
+    def _empty(self, tensor: TensorSpec, sizes: Mapping[str, int]) -> Tensor:
+        dtype = torch.int64 if tensor.dtype == "int64" else self._dtype
+        return torch.empty(tensor.with_sizes(sizes), dtype=dtype, device=self._device)
+
+    def _replay(self, buffers: _Buffers, stream: torch.cuda.Stream) -> None:
+        if buffers.graph is None:
+            self._enqueue(buffers, stream.cuda_stream)  # TensorRT's lazy set-up must not happen inside a capture
+            stream.synchronize()
+            # The default stream cannot be captured. Nothing runs on this one: the graph is launched on the caller's.
+            side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            buffers.graph = CapturedCall(lambda: self._enqueue(buffers, side.cuda_stream), side.cuda_stream)
+        buffers.graph.launch(stream.cuda_stream)
+
+    def _enqueue(self, buffers: _Buffers, stream: int) -> None:
+        if self._bound is not buffers:
+            self._bind(buffers, stream)
+        if not self._context.execute_async_v3(stream):
+            if not torch.cuda.is_current_stream_capturing():
+                torch.cuda.synchronize(self._device)  # a broken CUDA context says so here, in torch's words
+            raise RuntimeError(f"TensorRT could not run {self._spec.name}: {self._log.text}")
+
+    def _bind(self, buffers: _Buffers, stream: int) -> None:
+        if self._bound is None or self._bound.profile != buffers.profile:
+            self._context.set_optimization_profile_async(buffers.profile, stream)
+        for name, buffer in buffers.inputs.items():
             if not self._context.set_input_shape(name, tuple(buffer.shape)):
-                raise ValueError(f"{self._spec.name} was not built for {name} of shape {tuple(buffer.shape)}")
-        for name, buffer in (fed | given).items():
+                raise RuntimeError(f"{self._spec.name} does not take {name} {tuple(buffer.shape)}: {self._log.text}")
+        for name, buffer in (buffers.inputs | buffers.outputs).items():
             self._context.set_tensor_address(name, buffer.data_ptr())
-        self._execute()  # TensorRT's lazy set-up must not happen inside a capture
-        self._stream.synchronize()
-        return _Graph(fed, given, self._execute, self._stream.cuda_stream)
-
-    def _choose_profile(self, shapes: Shapes) -> None:
-        for index, profile in enumerate(self._profiles):
-            if all(
-                _within(shape, profile.bounds(tensor)) for tensor, shape in zip(self._spec.inputs, shapes, strict=True)
-            ):
-                self._context.set_optimization_profile_async(index, self._stream.cuda_stream)
-                return
-        raise ValueError(f"no profile of {self._spec.name} covers {_described(self._spec.inputs, shapes)}")
-
-    def _execute(self) -> None:
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise RuntimeError(f"TensorRT could not run {self._spec.name}")
+        self._bound = buffers
 
 
-class _Graph:
-    """One captured execution and the buffers that it reads and writes."""
+def profile_for(spec: ComponentSpec, profiles: tuple[Profile, ...], shapes: Shapes) -> int:
+    """The number of the first profile that covers the inputs' shapes.
 
-    def __init__(self, inputs: dict[str, Tensor], outputs: dict[str, Tensor], execute: Any, stream: int) -> None:
-        self.inputs, self.outputs = inputs, outputs
-        runtime = _cuda_runtime()
+    Raises:
+        ValueError: none does.
+    """
+    for index, profile in enumerate(profiles):
+        bounds = [profile.bounds(tensor) for tensor in spec.inputs]
+        if all(_within(shape, low, high) for shape, (low, _, high) in zip(shapes, bounds, strict=True)):
+            return index
+    named = ", ".join(f"{tensor.name} {shape}" for tensor, shape in zip(spec.inputs, shapes, strict=True))
+    raise ValueError(f"no profile of {spec.name} covers {named}")
+
+
+def _within(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) -> bool:
+    return all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True))
+
+
+class CapturedCall:
+    """What one call enqueued on a stream, as a CUDA graph."""
+
+    def __init__(self, call: Callable[[], None], stream: int) -> None:
+        self._runtime = runtime = _cuda_runtime()
+        # Other threads may use the device meanwhile: only this thread's calls are captured.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        _done(runtime.cudaStreamBeginCapture(stream, mode))
-        execute()
-        graph = _done(runtime.cudaStreamEndCapture(stream))
-        self._executable = _done(runtime.cudaGraphInstantiate(graph, 0))
-        _done(runtime.cudaGraphDestroy(graph))
-        self._runtime = runtime
+        self._done(runtime.cudaStreamBeginCapture(stream, mode))
+        try:
+            call()
+        finally:
+            graph = self._done(runtime.cudaStreamEndCapture(stream))
+        self._executable = self._done(runtime.cudaGraphInstantiate(graph, 0))
+        self._done(runtime.cudaGraphDestroy(graph))
 
-    def replay(self, stream: int) -> None:
+    def launch(self, stream: int) -> None:
         """Launch on a stream; returns at once."""
-        _done(self._runtime.cudaGraphLaunch(self._executable, stream))
+        self._done(self._runtime.cudaGraphLaunch(self._executable, stream))
+
+    def _done(self, result: tuple[Any, ...]) -> Any:
+        """cuda-python returns (error, value...): the value, or an error in the words that the worker looks for."""
+        error, *values = result
+        if int(error) != 0:
+            _, text = self._runtime.cudaGetErrorString(error)
+            raise RuntimeError(f"CUDA error: {text.decode()}")
+        return values[0] if values else None
 
     def __del__(self) -> None:
         executable = getattr(self, "_executable", None)
@@ -113,23 +173,6 @@ def _cuda_runtime() -> Any:
     except ImportError as error:
         raise BackendUnavailable("the tensorrt backend needs cuda-python for CUDA graphs; install it") from error
     return runtime
-
-
-def _done(result: tuple[Any, ...]) -> Any:
-    """cuda-python returns (error, value...): the value, or an error that names CUDA as the worker expects."""
-    error, *values = result
-    if int(error) != 0:
-        raise RuntimeError(f"CUDA error: {error}")
-    return values[0] if values else None
-
-
-def _within(shape: tuple[int, ...], bounds: tuple[tuple[int, ...], ...]) -> bool:
-    low, _, high = bounds
-    return all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True))
-
-
-def _described(tensors: tuple[TensorSpec, ...], shapes: Shapes) -> str:
-    return ", ".join(f"{tensor.name} {shape}" for tensor, shape in zip(tensors, shapes, strict=True))
 
 
 class TensorRTBackend:
@@ -149,17 +192,29 @@ class TensorRTBackend:
         """
         component = self._manifest.components[name]
         path = self._folder / next(iter(component.files))
-        engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
+        plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if plan is None:
             raise EngineSetRefused(f"{self._manifest.runtime} does not load {path}: {self._log.text}")
-        self._check(path, engine, component.spec)
-        return TensorRTEngine(engine, component.spec, self._manifest, self._device)
+        check_plan(self._trt, plan, path, component.spec, DTYPES[self._manifest.precision])
+        return TensorRTEngine(plan, component.spec, self._manifest, self._device, self._log)
 
-    def _check(self, path: Path, engine: Any, spec: ComponentSpec) -> None:
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        wanted = [tensor.name for tensor in (*spec.inputs, *spec.outputs)]
-        if sorted(names) != sorted(wanted):
-            raise EngineSetRefused(f"{path} has the tensors {names}, the spec says {wanted}")
+
+def check_plan(trt: Any, plan: Any, path: Path, spec: ComponentSpec, dtype: torch.dtype) -> None:
+    """Compare names, dtypes and directions of a loaded plan (ICudaEngine) with the spec.
+
+    Raises:
+        EngineSetRefused: saying both.
+    """
+    floating = trt.DataType.HALF if dtype == torch.float16 else trt.DataType.FLOAT
+    wanted = {
+        (tensor.name, mode, trt.DataType.INT64 if tensor.dtype == "int64" else floating)
+        for mode, tensors in ((trt.TensorIOMode.INPUT, spec.inputs), (trt.TensorIOMode.OUTPUT, spec.outputs))
+        for tensor in tensors
+    }
+    names = [plan.get_tensor_name(i) for i in range(plan.num_io_tensors)]
+    found = {(name, plan.get_tensor_mode(name), plan.get_tensor_dtype(name)) for name in names}
+    if found != wanted:
+        raise EngineSetRefused(f"{path} has the tensors {sorted(map(str, found))}, the spec {sorted(map(str, wanted))}")
 
 
 def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> TensorRTBackend:

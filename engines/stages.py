@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engines.packages import PackageJob
 
 # Raise one when its stage makes other files from the same inputs.
-REVISIONS = {"tokenizer": 1, "weights": 1, EXPORT: 3, "plan": 1, "package": 1}
+REVISIONS = {"tokenizer": 1, "weights": 1, EXPORT: 3, "plan": 2, "package": 1}
 _EXPORTERS = ("torch", "diffusers", "transformers", "onnx")
 
 

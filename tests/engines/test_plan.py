@@ -1,4 +1,4 @@
-"""Real plans, built by tensorrt-rtx without a GPU.
+"""Real plans, built by tensorrt-rtx without a GPU, in fp16: what production uses.
 
 They cannot be deserialised without one (TensorRT opens a CUDA stream first), so tensors are checked on the parsed
 network, and by name in the plan's bytes.
@@ -7,6 +7,7 @@ network, and by name in the plan's bytes.
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from engines.build import BuildRequest, build_set
 from engines.errors import BackendUnavailable, BuildFailed
 from engines.manifest import Manifest, load_manifest
 from engines.spec import COMPONENTS, Profile
+from engines.stages import recipe_for
+from tests.engines.required import required
 from tests.models import CACHE, tiny_engine_set, tiny_model
 
-trt: Any = pytest.importorskip("tensorrt_rtx", reason="plans are built with tensorrt-rtx here; it is not installed")
-
-PROFILES = (Profile.parse("64x64:128x192", max_batch=4),)
+PROFILES = (Profile.parse("64x64:128x192", max_batch=4), Profile.parse("256x256", max_batch=4))
+trt: Any = required("tensorrt_rtx")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +35,8 @@ def plans() -> Path:
         controlnet=str(model / "controlnet"),
         out=out,
         backend="tensorrt",
-        precision="fp32",
-        profiles=PROFILES,
+        precision="fp16",
+        profiles=PROFILES[:1],
         compute_capability="sm89",
     )
     build_set(request)
@@ -63,7 +65,7 @@ def test_a_plan_was_built_from_a_network_with_the_tensors_of_the_spec(
     assert [tensor.name for tensor in inputs] == [tensor.name for tensor in spec.inputs]
     assert [tensor.name for tensor in outputs] == [tensor.name for tensor in spec.outputs]
     for tensor, table in zip([*inputs, *outputs], [*spec.inputs, *spec.outputs], strict=True):
-        assert tensor.dtype == (trt.DataType.INT64 if table.dtype == "int64" else trt.DataType.FLOAT)
+        assert tensor.dtype == (trt.DataType.INT64 if table.dtype == "int64" else trt.DataType.HALF)
         assert len(tensor.shape) == len(table.shape)
     for tensor, table in zip(inputs, spec.inputs, strict=True):
         assert tuple(tensor.shape) == tuple(-1 if isinstance(size, str) else size for size in table.shape)
@@ -80,12 +82,37 @@ def test_a_plan_carries_every_tensor_name_and_is_what_the_set_would_load(
         assert tensor.name.encode() in content
 
 
-def test_profiles_hold_the_batch_range_in_rows(manifest: Manifest) -> None:
-    spec = manifest.components["unet"].spec
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_profile_of_every_component_holds_the_batch_range_and_is_taken_by_tensorrt(
+    plans: Path, manifest: Manifest, name: str
+) -> None:
+    spec = manifest.components[name].spec
+    builder, _network = parsed(plans / f"{name}.onnx")
+    config = builder.create_builder_config()
+    for index, profile in enumerate(PROFILES):
+        made = plan.optimization_profile(builder, spec, profile)
+        assert config.add_optimization_profile(made) == index
+        for tensor in spec.inputs:
+            low, best, high = (tuple(shape) for shape in made.get_shape(tensor.name))
+            assert low == tensor.sized(1, height=profile.min_height, width=profile.min_width)
+            assert best == high == tensor.sized(4, height=profile.max_height, width=profile.max_width)
+
+
+def test_rows_are_twice_the_images_in_a_profile(manifest: Manifest) -> None:
     builder = trt.Builder(plan.PlanLog(trt).logger)
-    made = plan._optimization_profile(builder, spec, PROFILES[0])
+    made = plan.optimization_profile(builder, manifest.components["unet"].spec, PROFILES[0])
     assert [tuple(shape) for shape in made.get_shape("x_noisy")] == [(2, 4, 8, 8), (8, 4, 16, 24), (8, 4, 16, 24)]
     assert [tuple(shape) for shape in made.get_shape("control12")] == [(2, 32, 1, 1), (8, 32, 2, 3), (8, 32, 2, 3)]
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_an_fp32_export_is_taken_too(name: str) -> None:
+    folder = tiny_engine_set()
+    spec = load_manifest(folder).components[name].spec
+    _builder, network = parsed(folder / f"{name}.onnx")
+    plan.check_network(trt, network, spec, "fp32")
+    with pytest.raises(BuildFailed, match=f"{name} has the (inputs|outputs) .* in TensorRT, the spec says"):
+        plan.check_network(trt, network, spec, "fp16")
 
 
 def test_the_set_names_its_gpu_and_is_refused_without_one(plans: Path, manifest: Manifest) -> None:
@@ -109,3 +136,31 @@ def test_a_gpu_that_tensorrt_does_not_know_is_refused_with_those_it_knows() -> N
         plan.architecture("sm90")
     with pytest.raises(BackendUnavailable, match="write it as sm89"):
         plan.architecture("8.9")
+
+
+def test_a_graph_that_tensorrt_does_not_take_is_refused_with_its_words(tmp_path: Path, manifest: Manifest) -> None:
+    (tmp_path / "hint.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(BuildFailed, match=r"TensorRT's parser refused hint.onnx: .+"):
+        parsed(tmp_path / "hint.onnx")
+
+
+def test_a_plan_may_have_several_profiles(tmp_path: Path, manifest: Manifest) -> None:
+    recipe = recipe_for("tensorrt", precision="fp32", profiles=PROFILES, capability="sm86")
+    shutil.copy(tiny_engine_set() / "hint.onnx", tmp_path)
+    path = plan.build_plan(tmp_path / "hint.onnx", manifest.components["hint"].spec, recipe=recipe)
+    assert path == tmp_path / "hint.plan"
+    assert path.stat().st_size > 10_000
+
+
+def test_other_shapes_build_other_plans_from_the_same_export() -> None:
+    """Keys only: a plan depends on profile and GPU, an export on neither."""
+
+    def keys(shape: str, capability: str) -> tuple[object, object]:
+        profiles = (Profile.parse(shape, max_batch=4),)
+        recipe = recipe_for("tensorrt", precision="fp16", profiles=profiles, capability=capability)
+        return recipe.inputs("unet", "export"), recipe.inputs("unet", "plan")
+
+    export, built = keys("64x64", "sm89")
+    for other in (keys("128x128", "sm89"), keys("64x64", "sm86")):
+        assert other[0] == export
+        assert other[1] != built

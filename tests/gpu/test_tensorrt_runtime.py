@@ -1,0 +1,162 @@
+"""The half of TensorRT that needs a GPU: plans built here for this GPU, run beside torch in float32.
+
+python -m pytest -m gpu tests/gpu/test_tensorrt_runtime.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines import plan
+from engines.build import BuildRequest, build_set
+from engines.errors import BackendUnavailable, EngineSetRefused
+from engines.graph import Graphed
+from engines.manifest import Precision
+from engines.runtime import EngineSet, load_engine_set
+from engines.spec import Profile
+from engines.verify import likely_inputs, verify
+from tests.engines.sets import edit_manifest
+from tests.models import CACHE, tiny_model
+
+pytestmark = pytest.mark.gpu
+
+PROFILES = (Profile.parse("64x64:128x192", max_batch=4), Profile.parse("256x256", max_batch=2))
+
+
+def why_not() -> str | None:
+    """Half a sentence; None where plans can be built and run."""
+    if not torch.cuda.is_available():
+        return "there is no NVIDIA GPU here"
+    return plan.why_not_run()
+
+
+def tensorrt_set(precision: Precision) -> Path:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(f"TensorRT plans cannot run: {reason}")
+    model = tiny_model()
+    out = CACHE / f"tensorrt-here-{precision}"
+    try:
+        build_set(
+            BuildRequest(
+                model=str(model / "model"),
+                controlnet=str(model / "controlnet"),
+                out=out,
+                backend="tensorrt",
+                precision=precision,
+                profiles=PROFILES,
+            )
+        )
+    except BackendUnavailable as error:
+        pytest.skip(f"TensorRT plans cannot be built for this GPU: {error}")
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return tensorrt_set("fp32")
+
+
+@pytest.fixture(scope="module")
+def engines(folder: Path) -> Iterator[EngineSet]:
+    with load_engine_set(folder, device="cuda") as opened:
+        yield opened
+
+
+def inputs_for(engines: EngineSet, name: str, size: tuple[int, int, int]) -> dict[str, Tensor]:
+    batch, height, width = size
+    spec = engines.manifest.components[name].spec
+    made = likely_inputs(spec, batch, height=height, width=width)
+    return {
+        key: tensor.to(engines.device, engines.io_dtype if tensor.is_floating_point() else None)
+        for key, tensor in made.items()
+    }
+
+
+def test_every_component_agrees_with_torch_in_float32_at_the_ends_of_every_profile(folder: Path) -> None:
+    findings = list(verify(folder, device="cuda"))
+    assert len(findings) == 5 * 4
+    assert [finding for finding in findings if not finding.ok] == []
+
+
+def test_half_precision_stays_near_float32() -> None:
+    findings = list(verify(tensorrt_set("fp16"), within=0.05, device="cuda"))
+    assert [finding for finding in findings if not finding.ok] == []
+
+
+@pytest.mark.parametrize("name", ["clip", "hint", "controlnet", "unet", "decoder"])
+def test_a_replay_gives_what_the_first_call_gave_and_never_the_same_memory(engines: EngineSet, name: str) -> None:
+    inputs = inputs_for(engines, name, (2, 128, 128))
+    engine = engines.engine(name)
+    first = engine(inputs)
+    kept = {key: tensor.clone() for key, tensor in first.items()}
+    other = {key: tensor.flip(0).contiguous() for key, tensor in inputs.items()}
+    changed, again = engine(other), engine(inputs)
+    for key, tensor in kept.items():
+        torch.testing.assert_close(first[key], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(again[key], tensor, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(changed[key].flip(0), tensor, rtol=1e-3, atol=1e-3)
+        assert len({first[key].data_ptr(), changed[key].data_ptr(), again[key].data_ptr()}) == 3
+
+
+def test_shapes_and_profiles_may_alternate(engines: EngineSet) -> None:
+    sizes = [(1, 64, 64), (4, 128, 192), (2, 256, 256)]
+    inputs = {size: inputs_for(engines, "unet", size) for size in sizes}
+    engine = engines.engine("unet")
+    expected = {size: engine(inputs[size])["latent"] for size in sizes}
+    for size in [*sizes[::-1], *sizes]:
+        torch.testing.assert_close(engine(inputs[size])["latent"], expected[size], rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_of_two_engines_is_captured_as_one_graph(engines: EngineSet) -> None:
+    """What the worker does: the engines' kernels become part of the step's own graph."""
+
+    def step(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        controls = engines.engine("controlnet")(given)
+        return {"latents": given["x_noisy"] - 0.1 * engines.engine("unet")(given | controls)["latent"]}
+
+    graphed = Graphed(step, engines.device)
+    for size in ((2, 128, 128), (1, 64, 128), (2, 128, 128)):
+        given = inputs_for(engines, "controlnet", size)
+        expected = step(given)["latents"]
+        for _ in range(3):
+            torch.testing.assert_close(graphed(given)["latents"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_call_on_another_stream_waits_for_its_inputs(engines: EngineSet) -> None:
+    inputs = inputs_for(engines, "decoder", (1, 128, 128))
+    expected = engines.engine("decoder")(inputs)["image"]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        late = {key: (tensor + 1) - 1 for key, tensor in inputs.items()}
+        found = engines.engine("decoder")(late)["image"]
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_shape_outside_every_profile_is_refused(engines: EngineSet) -> None:
+    with pytest.raises(ValueError, match="no profile of decoder covers latent"):
+        engines.engine("decoder")(inputs_for(engines, "decoder", (1, 512, 512)))
+
+
+def test_dropped_engines_open_again_and_agree(engines: EngineSet) -> None:
+    inputs = inputs_for(engines, "hint", (1, 64, 64))
+    before = engines.engine("hint")(inputs)["guided_hint"]
+    engines.unload(["hint"])
+    torch.testing.assert_close(engines.engine("hint")(inputs)["guided_hint"], before, rtol=1e-4, atol=1e-5)
+
+
+def test_plans_for_another_gpu_are_refused(folder: Path) -> None:
+    original = (folder / "manifest.json").read_text()
+    try:
+        edit_manifest(folder, lambda manifest: manifest.update(architecture="sm75"))
+        with pytest.raises(EngineSetRefused, match="the set was built for sm75, this machine's GPU"):
+            load_engine_set(folder)
+    finally:
+        (folder / "manifest.json").write_text(original)
