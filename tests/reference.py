@@ -1,0 +1,114 @@
+"""What a row of a CSV must look like: diffusers' own pipeline and scheduler. Nothing of ours is imported here.
+
+from tests.reference import Reference, psnr
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+A_PROMPT = "best quality, extremely detailed"
+N_PROMPT = "longbody, lowres, bad anatomy, bad hands, missing fingers"
+
+
+class Reference:
+    """StableDiffusionControlNetPipeline with DDIMScheduler in float32, called once a sample."""
+
+    def __init__(self, weights: Path) -> None:
+        """`weights` holds model/ and controlnet/ in diffusers layout."""
+        self._pipeline = _pipeline(weights)
+
+    def render(self, picture: Path, row: Mapping[str, str]) -> list[np.ndarray]:
+        """uint8 [H, W, 3], one a sample, for a row as the CSV has it: texts, empty where the default is meant."""
+        edges = _edges(picture, row)
+        return [self._sample(edges, row, sample) for sample in range(int(row.get("num_samples") or 1))]
+
+    def _sample(self, edges: np.ndarray, row: Mapping[str, str], sample: int) -> np.ndarray:
+        height, width = edges.shape
+        guess = row.get("guess_mode") == "true"
+        generator = torch.Generator("cpu").manual_seed(int(row["seed"]) + sample)
+        latents = torch.randn((1, 4, height // 8, width // 8), generator=generator)  # eta's draws come after it
+        done = self._pipeline(
+            f"{row['prompt']}, {row.get('a_prompt') or A_PROMPT}",
+            negative_prompt=row.get("n_prompt") or N_PROMPT,
+            image=Image.fromarray(np.stack([edges] * 3, axis=2)),
+            height=height,
+            width=width,
+            num_inference_steps=int(row.get("ddim_steps") or 20),
+            guidance_scale=float(row.get("scale") or 9.0),
+            eta=float(row.get("eta") or 0.0),
+            controlnet_conditioning_scale=float(row.get("strength") or 1.0),
+            guess_mode=guess,
+            latents=latents,
+            generator=generator,
+        )
+        return np.asarray(done.images[0])
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite for equal ones."""
+    assert one.shape == other.shape, f"{one.shape} and {other.shape}"
+    error = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def _pipeline(weights: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' remarks on each other
+        import diffusers
+        import transformers
+
+        diffusers.utils.logging.disable_progress_bar()
+        diffusers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        pipeline = diffusers.StableDiffusionControlNetPipeline.from_pretrained(
+            weights / "model",
+            controlnet=diffusers.ControlNetModel.from_pretrained(weights / "controlnet"),
+            scheduler=diffusers.DDIMScheduler.from_pretrained(weights / "model" / "scheduler"),
+            safety_checker=None,
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.controlnet.forward = _with_lineage_scales(pipeline.controlnet.forward)
+    return pipeline
+
+
+def _with_lineage_scales(forward: Any) -> Any:
+    """diffusers' guess mode spaces its scales by logspace(-1, 0); ControlNet's own are 0.825 ** (12 - i).
+
+    The rest of guess mode stays diffusers': the ControlNet sees the conditional half, the other gets zeros.
+    """
+
+    def scaled(*inputs: Any, conditioning_scale: float, guess_mode: bool, return_dict: bool, **named: Any) -> Any:
+        if not guess_mode:
+            return forward(*inputs, conditioning_scale=conditioning_scale, return_dict=return_dict, **named)
+        down, middle = forward(*inputs, conditioning_scale=1.0, return_dict=False, **named)
+        controls = [*down, middle]
+        assert len(controls) == 13
+        controls = [control * conditioning_scale * 0.825 ** (12 - i) for i, control in enumerate(controls)]
+        return controls[:-1], controls[-1]
+
+    return scaled
+
+
+def _edges(path: Path, row: Mapping[str, str]) -> np.ndarray:
+    """uint8 [H, W]: the picture over white, its short side at `image_resolution`, both rounded to 64; then Canny."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.shape[2] == 4:
+        alpha = pixels[:, :, 3:].astype(np.float32) / 255
+        pixels = (pixels[:, :, :3].astype(np.float32) * alpha + 255 * (1 - alpha)).clip(0, 255).astype(np.uint8)
+    factor = int(row.get("image_resolution") or 512) / min(pixels.shape[:2])
+    height, width = (int(np.round(side * factor / 64)) * 64 for side in pixels.shape[:2])
+    way = cv2.INTER_LANCZOS4 if factor > 1 else cv2.INTER_AREA
+    resized = cv2.resize(pixels, (width, height), interpolation=way)
+    return np.asarray(cv2.Canny(resized, int(row.get("low_threshold") or 100), int(row.get("high_threshold") or 200)))
