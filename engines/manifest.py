@@ -6,9 +6,9 @@ import hashlib
 import json
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engines.errors import EngineSetRefused
 from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
@@ -42,7 +42,7 @@ class Component(_Record):
     """One engine: its tensors, and the stages that led to it."""
 
     spec: ComponentSpec
-    stages: dict[str, Stage]
+    stages: Annotated[dict[str, Stage], Field(min_length=1)]
 
     @property
     def files(self) -> dict[str, str]:
@@ -73,7 +73,7 @@ class Manifest(_Record):
     precision: Precision
     architecture: str | None
     geometry: Geometry
-    profiles: tuple[Profile, ...]
+    profiles: Annotated[tuple[Profile, ...], Field(min_length=1)]
     source: Source
     versions: dict[str, str]
     tokenizer: Stage
@@ -128,6 +128,8 @@ def load_manifest(folder: Path) -> Manifest:
         raise EngineSetRefused(f"{folder} is not a finished engine set: it has no {MANIFEST}") from error
     except OSError as error:
         raise EngineSetRefused(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise EngineSetRefused(f"{path} is not an engine set's manifest") from error
     _check_format(path, text)
     try:
         manifest = Manifest.model_validate_json(text)
@@ -142,7 +144,7 @@ def load_manifest(folder: Path) -> Manifest:
 def _check_format(path: Path, text: str) -> None:
     try:
         found = json.loads(text)["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineSetRefused(f"{path} is not an engine set's manifest") from error
     if found != FORMAT:
         older = isinstance(found, int) and found < FORMAT
@@ -152,7 +154,10 @@ def _check_format(path: Path, text: str) -> None:
 
 def _check_tables(path: Path, manifest: Manifest) -> None:
     """The tensors written down must be today's: a worker would feed others."""
-    expected = component_specs(manifest.geometry)
+    try:
+        expected = component_specs(manifest.geometry)
+    except ValueError as error:
+        raise EngineSetRefused(f"{path} is not valid at geometry: it describes no model") from error
     for name in COMPONENTS:
         if name not in manifest.components:
             raise EngineSetRefused(f"{path} lists no {name} engine: the set is incomplete")
