@@ -48,6 +48,8 @@ class BuildRequest:
     precision: Precision
     profiles: tuple[Profile, ...]
     compute_capability: str | None = None
+    tokenizer: str | None = None  # where the model brings none
+    original_config: str | None = None  # of single-file checkpoints; None: SD1.5's
     jobs: int | None = None  # processes that compile inductor's packages; None: as many as the machine bears
 
 
@@ -87,7 +89,9 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
     Raises:
         ModelRefused, BackendUnavailable, BuildFailed: see errors.py; the old set, if any, stays as it was.
     """
-    weights = find_weights(request.model, request.controlnet)
+    weights = find_weights(
+        request.model, request.controlnet, tokenizer=request.tokenizer, original_config=request.original_config
+    )
     recipe = recipe_for(
         request.backend, precision=request.precision, profiles=request.profiles, capability=request.compute_capability
     )
@@ -134,7 +138,7 @@ class _Builder:
             architecture=self.recipe.architecture,
             geometry=geometry,
             profiles=self.request.profiles,
-            source=Source(model=self.request.model, controlnet=self.request.controlnet, weights=self.digest),
+            source=_source(self.request, self.digest),
             versions=self.recipe.versions,
             tokenizer=tokenizer,
             components=components,
@@ -217,6 +221,19 @@ class _Builder:
             self.progress.geometry = known
             self._save_progress()
         return self.progress.geometry
+
+
+def _source(request: BuildRequest, digest: str) -> Source:
+    named = (request.model, request.controlnet, request.tokenizer, request.original_config)
+    model, controlnet, tokenizer, config = (None if name is None else _absolute(name) for name in named)
+    assert model is not None
+    return Source(model=model, controlnet=controlnet, weights=digest, tokenizer=tokenizer, original_config=config)
+
+
+def _absolute(name: str) -> str:
+    """A path that `verify` finds from another folder; a hub id stays as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def _check_target(out: Path) -> None:

@@ -22,9 +22,19 @@ app = typer.Typer(
 )
 people = Console(stderr=True, highlight=False, soft_wrap=True)
 
-Model = Annotated[str, typer.Option(help="Diffusers-layout folder or hub id of the Stable Diffusion 1.5 model.")]
+Model = Annotated[
+    str, typer.Option(help="Stable Diffusion 1.5: a folder in diffusers' layout, a hub id, or an original single file.")
+]
 Control = Annotated[
-    str | None, typer.Option(help="Folder or hub id of the ControlNet. Without: the model's controlnet folder.")
+    str | None,
+    typer.Option(help="The ControlNet, likewise. Without: the model's controlnet folder, or the single file itself."),
+]
+Tokenizer = Annotated[
+    str | None,
+    typer.Option(help="Folder or hub id. Without: the model's; openai/clip-vit-large-patch14 for a single file."),
+]
+Config = Annotated[
+    str | None, typer.Option(help="Single files: their .yaml, such as cldm_v15.yaml. Without: SD1.5's sizes.")
 ]
 Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
 
@@ -40,6 +50,8 @@ def build(
     out: Annotated[Path, typer.Option(help="Folder that becomes the engine set; replaced whole, when all is built.")],
     shape: Annotated[list[str], typer.Option(help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable.")],
     controlnet: Control = None,
+    tokenizer: Tokenizer = None,
+    original_config: Config = None,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Images in one batch.")] = 8,
     backend: Annotated[Backends, typer.Option(help="auto: the best that runs on this machine.")] = "auto",
     precision: Annotated[
@@ -70,6 +82,8 @@ def build(
         precision=precision or _usual_precision(chosen),
         profiles=_profiles(shape, max_batch),
         compute_capability=compute_capability,
+        tokenizer=tokenizer,
+        original_config=original_config,
         jobs=jobs,
     )
     with shown_on(people) as report:
@@ -99,6 +113,8 @@ def verify(
         str | None, typer.Option(help="The weights to compare with. Without: those it was built from.")
     ] = None,
     controlnet: Control = None,
+    tokenizer: Tokenizer = None,
+    original_config: Config = None,
     within: Annotated[
         float | None,
         typer.Option(min=0, help="Accept errors up to this share of a tensor's largest value, too: 0.01 for fp16."),
@@ -113,7 +129,9 @@ def verify(
     from engines.verify import verify as findings_of
     from engines.weights import find_weights
 
-    weights = None if model is None else find_weights(model, controlnet)
+    weights = None
+    if model is not None:
+        weights = find_weights(model, controlnet, tokenizer=tokenizer, original_config=original_config)
     findings = list(findings_of(path, weights, within=within, device=device))
     people.print(verify_table(findings))
     ok = all(finding.ok for finding in findings)

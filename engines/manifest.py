@@ -53,11 +53,13 @@ class Component(_Record):
 
 
 class Source(_Record):
-    """Which weights: as the user named them, and the digest of their files."""
+    """Which weights: places (absolute) and hub ids as the user named them, and the digest of their files."""
 
     model: str
     controlnet: str | None
     weights: str
+    tokenizer: str | None = None
+    original_config: str | None = None
 
 
 class Manifest(_Record):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from engines.checkpoint import load_part
 from engines.errors import ModelRefused
 from engines.quiet import quiet_libraries
 from engines.spec import COMPONENTS, CONTROLS, Geometry
@@ -151,12 +152,15 @@ def load_network(part: str, weights: Weights, dtype: torch.dtype) -> Any:
     Raises:
         ModelRefused: the files cannot be read as this network.
     """
-    folder = weights.controlnet if part == "controlnet" else weights.model / part
+    place = weights.place(part)
     try:
         with quiet_libraries():
-            network = _loader(part)(folder, torch_dtype=dtype, **_OPTIONS.get(part, {}))
+            if place.is_file():
+                network = load_part(part, place, config=weights.original_config).to(dtype)
+            else:
+                network = _loader(part)(place, torch_dtype=dtype, **_OPTIONS.get(part, {}))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelRefused(f"{folder} cannot be read as SD1.5's {part}: {error}") from error
+        raise ModelRefused(f"{place} cannot be read as SD1.5's {part}: {error}") from error
     return network.eval().requires_grad_(False)
 
 
@@ -224,17 +228,17 @@ class SpecialTokens(NamedTuple):
     pad: int
 
 
-def save_tokenizer(model: Path, path: Path) -> SpecialTokens:
-    """Write the model's tokenizer as one `tokenizer.json` for the tokenizers package.
+def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
+    """Write the tokenizer of `folder` as one `tokenizer.json` for the tokenizers package.
 
     Raises:
         ModelRefused: the tokenizer's files cannot be read.
     """
     try:
         with quiet_libraries():
-            tokenizer: Any = _tokenizer_class().from_pretrained(model / "tokenizer")
+            tokenizer: Any = _tokenizer_class().from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise ModelRefused(f"{model / 'tokenizer'} cannot be read as a CLIP tokenizer: {error}") from error
+        raise ModelRefused(f"{folder} cannot be read as a CLIP tokenizer: {error}") from error
     tokenizer.backend_tokenizer.save(str(path))
     return SpecialTokens(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
 

@@ -157,7 +157,7 @@ class StageMaker:
     def _tokens(self) -> SpecialTokens:
         from engines.models import save_tokenizer
 
-        return save_tokenizer(self._weights.model, self._folder / TOKENIZER)
+        return save_tokenizer(self._weights.tokenizer_folder, self._folder / TOKENIZER)
 
     def _copy(self, component: str) -> list[Path]:
         part = PART_OF[component]

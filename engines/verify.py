@@ -63,7 +63,9 @@ def verify(
     """
     with load_engine_set(path, device=device) as engines:
         source = engines.manifest.source
-        weights = weights or find_weights(source.model, source.controlnet)
+        weights = weights or find_weights(
+            source.model, source.controlnet, tokenizer=source.tokenizer, original_config=source.original_config
+        )
         check_weights(engines.manifest, weights.digest)
         for name in COMPONENTS:
             spec = engines.manifest.components[name].spec

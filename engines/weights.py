@@ -1,9 +1,9 @@
-"""Where weights lie and which they are: a diffusers-layout folder or a hub id, and its digest. No torch here."""
+"""Where weights lie and which they are: folders, hub ids or single files, and their digest. No torch here."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,74 +12,149 @@ from engines.errors import ModelRefused
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Component -> the network that it is made from.
 PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controlnet", "unet": "unet", "decoder": "vae"}
+SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt")
+# What the original code takes for every SD1.5 checkpoint: none of them carries a tokenizer.
+USUAL_TOKENIZER = "openai/clip-vit-large-patch14"
 _PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
+_TEXTS = ("*.json", "*.txt")
 # What a hub snapshot need not bring: other precisions, other frameworks, the safety checker.
 _NOT_FETCHED = ("*.fp16.*", "*non_ema*", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "safety_checker/*")
+_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "tokenizer/*")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model and its ControlNet on this machine's disk, as named by the user and as found."""
+    """A model and its ControlNet on this machine's disk: each a folder in diffusers' layout, or a single file.
+
+    `tokenizer` is a folder, None means the model's own; `original_config` describes single files, None means SD1.5.
+    """
 
     model: Path
     controlnet: Path
+    tokenizer: Path | None = None
+    original_config: Path | None = None
 
     @property
     def digest(self) -> str:
         """SHA-256 over every file that the networks are made from, and their places."""
-        return files_digest([*_part_files(self.model), *_network_files(self.controlnet, "controlnet")])
+        return files_digest(list(self._files()))
 
     @property
     def config_digest(self) -> str:
         """SHA-256 over the networks' configurations: the same for every checkpoint of the same widths."""
-        files = [*_part_files(self.model), *_network_files(self.controlnet, "controlnet")]
-        return files_digest([(name, path) for name, path in files if path.name == "config.json"])
+        told = ("config.json", self.original_config.name if self.original_config else "")
+        return files_digest([(name, path) for name, path in self._files() if path.name in told])
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer's files are."""
+        return self.model / "tokenizer" if self.tokenizer is None else self.tokenizer
+
+    def place(self, part: str) -> Path:
+        """The folder that holds one network, or the single file that it is a part of."""
+        if part == "controlnet":
+            return self.controlnet
+        return self.model if self.model.is_file() else self.model / part
+
+    def _files(self) -> Iterator[tuple[str, Path]]:
+        if self.model.is_file():
+            yield "model", self.model
+        else:
+            for part in MODEL_PARTS:
+                if part != "tokenizer":
+                    yield from _listed(self.model / part, part, _PATTERNS)
+        yield from _listed(self.tokenizer_folder, "tokenizer", _TEXTS)
+        if not self.controlnet.is_file():
+            yield from _listed(self.controlnet, "controlnet", _PATTERNS)
+        elif self.controlnet != self.model:
+            yield "controlnet", self.controlnet
+        if self.original_config is not None:
+            yield "original_config", self.original_config
 
 
-def find_weights(model: str, controlnet: str | None = None) -> Weights:
-    """Locate both; without `controlnet`, the model's own `controlnet` folder.
+def find_weights(
+    model: str, controlnet: str | None = None, *, tokenizer: str | None = None, original_config: str | None = None
+) -> Weights:
+    """Locate them; without `controlnet`, the model's own `controlnet` folder, or the single file that has both.
 
     Raises:
-        ModelRefused: no such folder, a folder of another layout, or a hub that does not answer.
+        ModelRefused: not there, of another layout, or a hub that does not answer.
     """
-    folder = _folder(model)
-    missing = [part for part in MODEL_PARTS if not (folder / part).is_dir()]
-    if missing:
-        raise ModelRefused(f"{folder} is not in diffusers' layout: it has no {', '.join(missing)}")
-    control = folder / "controlnet" if controlnet is None else _folder(controlnet)
-    if not (control / "config.json").is_file():
-        hint = "; name one with --controlnet" if controlnet is None else ""
+    found = _place(model)
+    words = None if tokenizer is None else _tokenizer(_place(tokenizer))
+    if found.is_dir():
+        missing = [part for part in MODEL_PARTS if not (found / part).is_dir() and (part != "tokenizer" or not words)]
+        if missing:
+            raise ModelRefused(f"{found} is not in diffusers' layout: it has no {', '.join(missing)}")
+    elif words is None:
+        words = _usual_tokenizer(found)
+    control = _controlnet(found, controlnet)
+    return Weights(found, control, words, _config(original_config, found, control))
+
+
+def _controlnet(model: Path, name: str | None) -> Path:
+    if name is None and model.is_file():
+        return model
+    control = model / "controlnet" if name is None else _place(name)
+    if not control.is_file() and not (control / "config.json").is_file():
+        hint = "; name one with --controlnet" if name is None else ""
         raise ModelRefused(f"{control} holds no ControlNet (no config.json){hint}")
-    return Weights(folder, control)
+    return control
 
 
-def _folder(name: str) -> Path:
+def _tokenizer(folder: Path) -> Path:
+    inner = folder / "tokenizer"
+    found = inner if inner.is_dir() else folder
+    if not any((found / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+        raise ModelRefused(f"{folder} holds no CLIP tokenizer (no vocab.json, no tokenizer.json)")
+    return found
+
+
+def _usual_tokenizer(model: Path) -> Path:
+    try:
+        return _tokenizer(_snapshot(USUAL_TOKENIZER, _TOKENIZER_FILES))
+    except ModelRefused as error:
+        raise ModelRefused(f"{model} has no tokenizer in it; name a folder with --tokenizer ({error})") from error
+
+
+def _config(name: str | None, *places: Path) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ModelRefused(f"{name} is not a file; --original-config takes a .yaml such as cldm_v15.yaml")
+    if all(place.is_dir() for place in places):
+        raise ModelRefused(f"--original-config describes single-file checkpoints; {places[0]} is a folder")
+    return path
+
+
+def _place(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.suffix or name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
-        raise ModelRefused(f"{name} is neither a folder nor a hub id")
+    if path.is_file():
+        if path.suffix.lower() in SINGLE_FILES:
+            return path
+        raise ModelRefused(f"{name} is a file of a kind that is not read; known are {', '.join(SINGLE_FILES)}")
+    a_path = path.suffix in SINGLE_FILES or name.startswith((".", "/", "~")) or name.endswith("/")
+    if a_path or name.count("/") > 1:
+        raise ModelRefused(f"{name} is neither a folder, nor a file, nor a hub id")
     return _snapshot(name)
 
 
-def _snapshot(hub_id: str) -> Path:
+def _snapshot(hub_id: str, patterns: Sequence[str] = _PATTERNS) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(_PATTERNS), ignore_patterns=list(_NOT_FETCHED)))
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=list(_NOT_FETCHED)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
 
 
-def _part_files(model: Path) -> Iterator[tuple[str, Path]]:
-    for part in MODEL_PARTS:
-        yield from _network_files(model / part, part)
-
-
-def _network_files(folder: Path, label: str) -> Iterator[tuple[str, Path]]:
-    for path in sorted({path for pattern in _PATTERNS for path in folder.glob(pattern)}):
+def _listed(folder: Path, label: str, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         yield f"{label}/{path.name}", path
 
 

@@ -121,8 +121,16 @@ def test_verify_ends_with_1_when_a_component_is_out_of_tolerance(
             4,
             "error: --compute-capability is for tensorrt",
         ),
-        (["--shape", "64x64", "--backend", "torch", "--model", "./nowhere"], 3, "./nowhere is neither a folder nor"),
-        (["--shape", "64x64", "--backend", "torch", "--model", "nowhere/"], 3, "nowhere/ is neither a folder nor"),
+        (
+            ["--shape", "64x64", "--backend", "torch", "--model", "./nowhere"],
+            3,
+            "./nowhere is neither a folder, nor a file",
+        ),
+        (
+            ["--shape", "64x64", "--backend", "torch", "--model", "nowhere/"],
+            3,
+            "nowhere/ is neither a folder, nor a file",
+        ),
     ],
 )
 def test_a_wrong_build_ends_with_a_sentence_and_its_code(

@@ -1,0 +1,210 @@
+"""Original single-file checkpoints such as `control_sd15_canny.pth` with `cldm_v15.yaml`, as diffusers' networks.
+
+The renaming of tensors is diffusers' own. What it does not check is checked here: every tensor must be there, in its
+shape. Nothing is fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engines.errors import ModelRefused
+
+PREFIXES = {
+    "text_encoder": "cond_stage_model.transformer.",
+    "unet": "model.diffusion_model.",
+    "vae": "first_stage_model.",
+    "controlnet": "control_model.",
+}
+_CLIP_HEAD_WIDTH = 64
+# The sizes in v1-inference.yaml and cldm_v15.yaml, for checkpoints that come without one.
+_UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "attention_resolutions": [4, 2, 1],
+    "num_res_blocks": 2,
+    "channel_mult": [1, 2, 4, 4],
+    "num_heads": 8,
+    "transformer_depth": 1,
+    "context_dim": 768,
+}
+_VAE = {"z_channels": 4, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+SD15: dict[str, Any] = {
+    "model": {
+        "params": {
+            "scale_factor": 0.18215,
+            "unet_config": {"params": _UNET},
+            "control_stage_config": {"params": {**_UNET, "hint_channels": 3}},
+            "first_stage_config": {"params": {"ddconfig": _VAE}},
+        }
+    }
+}
+
+
+def load_part(part: str, path: Path, *, config: Path | None) -> Any:
+    """One network of a single file, in the file's precision. `config`: its .yaml, None for SD1.5's sizes.
+
+    Raises:
+        ModelRefused: a file that cannot be read safely, or without this part, or of other sizes.
+    """
+    tensors = read_tensors(path, part)
+    original = SD15 if config is None else read_config(config)
+    make = {"text_encoder": _text_encoder, "unet": _unet, "vae": _vae, "controlnet": _controlnet}[part]
+    try:
+        network, renamed = make(tensors, original)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        described = "SD1.5" if config is None else str(config)
+        raise ModelRefused(f"{path} has a {part} that {described} does not describe ({error!r})") from error
+    _check(path, part, network.state_dict(), renamed)
+    network.load_state_dict(renamed, assign=True)
+    return network
+
+
+def read_tensors(path: Path, part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by their names in the file. A pickle is read with weights_only=True: it runs no code.
+
+    Raises:
+        ModelRefused: unreadable, more than tensors, or without this part.
+    """
+    everything = _read_safetensors(path, part) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    found = {name: tensor for name, tensor in everything.items() if name.startswith(PREFIXES[part])}
+    if part == "controlnet" and not found and "input_hint_block.0.weight" in everything:
+        found = dict(everything)  # a ControlNet that was saved by itself
+    if not found:
+        hint = "; name a ControlNet with --controlnet" if part == "controlnet" else ""
+        raise ModelRefused(f"{path} holds no {part}: it has no tensors named {PREFIXES[part]}*{hint}")
+    return found
+
+
+def _read_safetensors(path: Path, part: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            wanted = [name for name in names if name.startswith(PREFIXES[part])]
+            return {name: file.get_tensor(name) for name in (wanted or names)}
+    except SafetensorError as error:
+        raise ModelRefused(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_pickle(path: Path) -> Mapping[str, Tensor]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except pickle.UnpicklingError as error:
+        raise ModelRefused(
+            f"{path} holds more than tensors, and loading that could run anybody's code; "
+            "get it as .safetensors, or convert it on a machine where you trust it"
+        ) from error
+    except (EOFError, RuntimeError, ValueError) as error:
+        raise ModelRefused(f"{path} is not a whole checkpoint: {error}") from error
+    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, dict):
+        raise ModelRefused(f"{path} is not a checkpoint: it holds a {type(loaded).__name__}, no tensors by name")
+    return {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """An original .yaml; only its sizes are used, the classes that it names are not loaded.
+
+    Raises:
+        ModelRefused: no yaml, or without model.params.
+    """
+    yaml = _library("yaml")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ModelRefused(f"{path} is not yaml: {error}") from error
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or "params" not in model:
+        raise ModelRefused(f"{path} does not describe a model: it has no model.params")
+    return {"model": model}
+
+
+def _unet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    config = _unet_config(original)
+    with torch.device("meta"):
+        network = _library("diffusers").UNet2DConditionModel(**config)
+    return network, _renaming().convert_ldm_unet_checkpoint(dict(tensors), config)
+
+
+def _unet_config(original: Mapping[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = _renaming().create_unet_diffusers_config_from_ldm(original, {})
+    return config
+
+
+def _controlnet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """diffusers' own function for this configuration calls the U-Net's without an argument that it needs."""
+    params = original["model"]["params"]
+    control = params["control_stage_config"]["params"]
+    config = _unet_config({"model": {"params": {**params, "unet_config": {"params": {"out_channels": 4} | control}}}})
+    network_class = _library("diffusers").ControlNetModel
+    known = inspect.signature(network_class.__init__).parameters
+    config = {name: value for name, value in config.items() if name in known}
+    with torch.device("meta"):
+        network = network_class(**config, conditioning_channels=control["hint_channels"])
+    renamed = _renaming().convert_controlnet_checkpoint(dict(tensors), config)
+    return network, {name: tensor for name, tensor in renamed.items() if tensor is not None}
+
+
+def _vae(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    config = _renaming().create_vae_diffusers_config_from_ldm(original, {})
+    with torch.device("meta"):
+        network = _library("diffusers").AutoencoderKL(**config)
+    return network, _renaming().convert_ldm_vae_checkpoint(dict(tensors), config)
+
+
+def _text_encoder(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:  # noqa: ARG001
+    """The .yaml says nothing of the text encoder: its sizes are those of its tensors."""
+    transformers = _library("transformers")
+    named = {name.removeprefix(PREFIXES["text_encoder"]): tensor for name, tensor in tensors.items()}
+    words = named["text_model.embeddings.token_embedding.weight"]
+    layers = {name.split(".")[3] for name in named if name.startswith("text_model.encoder.layers.")}
+    config = transformers.CLIPTextConfig(
+        vocab_size=words.shape[0],
+        hidden_size=words.shape[1],
+        intermediate_size=named["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        max_position_embeddings=named["text_model.embeddings.position_embedding.weight"].shape[0],
+        num_hidden_layers=len(layers),
+        num_attention_heads=words.shape[1] // _CLIP_HEAD_WIDTH,
+        hidden_act="quick_gelu",
+        attn_implementation="eager",
+    )
+    network = transformers.CLIPTextModel(config)
+    wanted = network.state_dict().keys()
+    renamed = {name: tensor for name, tensor in named.items() if not name.endswith("position_ids")}
+    if not any(name.startswith("text_model.") for name in wanted):  # transformers 5 has one level less
+        renamed = {name.removeprefix("text_model."): tensor for name, tensor in renamed.items()}
+    return network, renamed
+
+
+def _library(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def _renaming() -> Any:
+    return _library("diffusers.loaders.single_file_utils")
+
+
+def _check(path: Path, part: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    other = sorted(name for name in set(wanted) & set(found) if wanted[name].shape != found[name].shape)
+    if other:
+        sizes = f"{tuple(found[other[0]].shape)}, not {tuple(wanted[other[0]].shape)}"
+        raise ModelRefused(
+            f"{path} has a {part} of other sizes: {other[0]} is {sizes}; the model's .yaml says them: --original-config"
+        )
+    for problem, names in (("is missing", set(wanted) - set(found)), ("has no place", set(found) - set(wanted))):
+        if names:
+            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelRefused(f"{path} cannot be read as SD1.5's {part}: {min(names)} {problem}{more}")
