@@ -11,15 +11,16 @@ import torch
 import yaml
 
 from engines.build import BuildRequest, build_set
-from engines.checkpoint import SD15, read_config
+from engines.checkpoint import MAKERS, SD15, read_config
 from engines.errors import ModelRefused
 from engines.manifest import load_manifest
 from engines.models import SpecialTokens, geometry_of, load_network, load_networks
-from engines.spec import Geometry, Profile
+from engines.spec import Profile
 from engines.verify import verify
 from engines.weights import Weights, find_weights
-from tests.engines.original import CONFIG, PREFIX, Original, make_original, save
+from tests.engines.original import CONFIG, PREFIX, Original, make_original, original_state, save
 from tests.engines.sets import request_for
+from tests.engines.test_models import on_paper
 
 PARTS = ("text_encoder", "unet", "vae", "controlnet")
 
@@ -134,18 +135,18 @@ def test_without_a_yaml_the_sizes_are_sd15s(original: Original, combined: Path) 
         load_network("unet", weights, torch.float32)
 
 
-def test_the_sizes_of_sd15_are_diffusers_sd15(tmp_path: Path) -> None:
-    """A file without weights: what is made from SD15 has the sizes that Geometry has by default."""
-    from engines import checkpoint
-
+@pytest.mark.parametrize("part", PARTS)
+def test_every_tensor_of_a_full_size_sd15_has_its_place_without_a_yaml(part: str) -> None:
+    """Names and sizes alone: the networks of diffusers' SD1.5, on paper."""
+    expected = getattr(on_paper(), part)
+    tensors = {PREFIX[part] + name: tensor for name, tensor in original_state(part, expected).items()}
     with torch.device("meta"):
-        unet, vae, control = (make({}, SD15)[0] for make in (checkpoint._unet, checkpoint._vae, checkpoint._controlnet))
-    defaults = Geometry()
-    assert tuple(block.out_channels for block in control.controlnet_down_blocks) == defaults.control_channels[:-1]
-    assert unet.config.cross_attention_dim == control.config.cross_attention_dim == defaults.context_width
-    assert unet.config.attention_head_dim == control.config.attention_head_dim == 8
-    assert vae.config.block_out_channels == [128, 256, 512, 512]
-    assert vae.config.scaling_factor == defaults.scaling_factor
+        network, renamed = MAKERS[part](tensors, SD15)
+    found, wanted = network.state_dict(), expected.state_dict()
+    assert {name: tensor.shape for name, tensor in found.items()} == {name: t.shape for name, t in wanted.items()}
+    assert {name: tensor.shape for name, tensor in renamed.items()} == {name: t.shape for name, t in wanted.items()}
+    for key in ("attention_head_dim", "cross_attention_dim", "scaling_factor", "hidden_act", "num_attention_heads"):
+        assert getattr(network.config, key, None) == getattr(expected.config, key, None), key
 
 
 @pytest.mark.parametrize("part", PARTS)
