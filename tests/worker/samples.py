@@ -1,0 +1,41 @@
+"""Samples for tests of the core: requests, and slots with conditioning that is told apart."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import torch
+
+from worker.slots import Conditioning, SampleRequest, Slot
+
+
+def sample_request(
+    number: int = 0, *, steps: int = 3, size: tuple[int, int] = (64, 64), **values: Any
+) -> SampleRequest:
+    """A request whose edges, prompt and seed follow from its number; values override."""
+    edges = np.zeros(size, np.uint8)
+    edges[number % size[0], :] = 255
+    fields = {
+        "job_id": str(number),
+        "sample": 0,
+        "edges": edges,
+        "cond_ids": np.full(77, 100 + number, np.int64),
+        "uncond_ids": np.full(77, 7, np.int64),
+        "seed": number,
+        "steps": steps,
+        "eta": 0.0,
+        "scale": 7.0,
+        "cond_control_scales": (1.0,) * 13,
+        "uncond_control_scales": (1.0,) * 13,
+    }
+    return SampleRequest(**(fields | values))
+
+
+def slot(number: int = 0, **values: Any) -> Slot:
+    """A slot whose conditioning holds its number: the hint 100 + number, the texts -number and +number."""
+    context = torch.stack([torch.full((77, 4), -float(number)), torch.full((77, 4), float(number))])
+    scales = torch.stack([torch.full((13,), 10.0 + number), torch.full((13,), 20.0 + number)])
+    conditioning = Conditioning(torch.full((8, 8, 8), 100.0 + number), context, scales)
+    return Slot(sample_request(number, **values), Future(), conditioning=conditioning)
