@@ -84,6 +84,9 @@ def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> Onnx
     """The backend of a set in `folder`; `placement.threads` is the size of each session's pool."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    # Idle threads sleep. By default they spin for work: control net and U-Net have a pool each, so one's would take the
+    # cores from the other's, and from the jobs that are decoded and encoded meanwhile (five times slower when busy).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if placement.threads is not None:
         options.intra_op_num_threads = placement.threads
     return OnnxBackend(folder, manifest, options)
