@@ -1,6 +1,7 @@
 # make demo    render examples/jobs.csv on this machine: installs, builds the demo engines, starts Redis and a worker
 # make test    every test that needs no GPU
 # make check   ruff and mypy
+# make fuzz    look for inputs that break something, for FUZZ_SECONDS (600)
 # make clean   remove what these made; make clean-demo: only the demo's
 #
 # A fresh machine needs python3 (3.11 to 3.13) and make. PYTHON=python3.12 picks another interpreter. TORCH=... another
@@ -9,11 +10,12 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+FUZZ_SECONDS ?= 600
 BIN := $(VENV)/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check clean clean-demo help
+.PHONY: demo test check fuzz clean clean-demo help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -26,6 +28,9 @@ test: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	@scripts/check
+
+fuzz: $(VENV)/.dev
+	@$(BIN)/python scripts/fuzz --seconds $(FUZZ_SECONDS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

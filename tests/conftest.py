@@ -6,9 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from hypothesis import settings
 
 from deploy.local.embedded_redis import EmbeddedRedis
 from jobs.ledger import Ledger
+
+# The same examples on every run and every machine; `make fuzz` (scripts/fuzz) looks for others.
+settings.register_profile("same", max_examples=100, deadline=None, derandomize=True, database=None)
+settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -22,6 +23,12 @@ READABLE = "PNG, JPEG, WebP, GIF, BMP and TIFF"
 # other jobs wait for the core.
 COMPRESS_LEVEL = 1
 SIXTEEN_BITS = "16 bits a channel were reduced to 8"
+
+# A progressive JPEG may pass over its picture as often as it likes, with a dozen bytes and, over 50 megapixels, 10 ms a
+# pass: a file of 64 MiB would keep a core busy for half a day. Cameras and programs write a dozen passes.
+JPEG_PASSES = 100  # over the largest picture allowed; smaller ones may have more
+JPEG_BEGIN, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
+FRAMES_COUNTED = 1000  # of a TIFF: each is looked up by its own table
 
 # What Pillow's decoders raise for damaged files.
 DAMAGED = (
@@ -62,6 +69,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> Picture:
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, max_pixels)
+                _check_passes(data, image.size, max_pixels)
                 return _decode(image)
         except UnidentifiedImageError as error:
             raise NotAnImage(f"not a picture that can be read: it begins with {data[:8]!r}; {READABLE} can") from error
@@ -71,9 +79,9 @@ def decode_image(data: bytes, *, max_pixels: int) -> Picture:
 
 def _decode(image: Image.Image) -> Picture:
     notes: list[str] = []
-    frames = getattr(image, "n_frames", 1)
+    frames = _frames(image)
     if frames > 1:
-        notes.append(f"the first of {frames} frames was used")
+        notes.append(f"the first of {frames}{' or more' * (frames == FRAMES_COUNTED)} frames was used")
     image.seek(0)
     if _has_sixteen_bit_colours(image):
         notes.append(SIXTEEN_BITS)
@@ -81,6 +89,17 @@ def _decode(image: Image.Image) -> Picture:
     upright = ImageOps.exif_transpose(image)
     pixels, note = _eight_bit(upright)
     return Picture(pixels, tuple(notes + ([note] if note else [])))
+
+
+def _frames(image: Image.Image) -> int:
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    number = 1
+    with contextlib.suppress(EOFError):
+        while number < FRAMES_COUNTED:
+            image.seek(number)
+            number += 1
+    return number
 
 
 def _has_sixteen_bit_colours(image: Image.Image) -> bool:
@@ -127,6 +146,14 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
     if width < 1 or height < 1:
         raise NotAnImage(f"the picture has {width}x{height} pixels")
+
+
+def _check_passes(data: bytes, size: tuple[int, int], max_pixels: int) -> None:
+    if not data.startswith(JPEG_BEGIN):
+        return
+    passes = data.count(JPEG_SCAN)  # in compressed data a 0xff is never followed by 0xda
+    if passes * size[0] * size[1] > JPEG_PASSES * max_pixels:
+        raise NotAnImage(f"the JPEG passes {passes:,} times over its pixels, where a dozen is usual: save it again")
 
 
 def encode_png(pixels: np.ndarray, texts: Mapping[str, str]) -> bytes:
