@@ -13,6 +13,7 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.errors import (
@@ -67,6 +68,22 @@ def exists(path: Path) -> bool:
         if isinstance(error, OSError) and error.errno in _MISSING:
             return False
         raise _output_error(path, error) from error
+
+
+def names(folder: Path) -> Iterator[str]:
+    """Names in a folder, one at a time; folders end with '/'. Nothing where there is no such folder.
+
+    Raises:
+        OutputForbidden, OutputUnavailable: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                yield entry.name + ("/" if entry.is_dir() else "")
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in _MISSING:
+            return
+        raise _output_error(folder, error) from error
 
 
 def write(path: Path, data: bytes) -> None:

@@ -3,113 +3,55 @@
 Keys, all under `render:`
 
     batches                 hash   batch -> BatchInfo as JSON
-    batch:<name>:states     hash   job id -> '<state> <attempts> [<worker> <since>]'
+    batch:<name>:states     hash   job id -> '<state> <attempts> [<worker> <since>]' or 'superseded <attempts> <state>'
     batch:<name>:counts     hash   state -> number of jobs
     batch:<name>:jobs       hash   job id -> RenderJob as JSON, until done
     batch:<name>:results    hash   job id -> RenderResult as JSON, once terminal
+    batch:<name>:rows       hash   row -> id of the job that the row stands for now
+    batch:<name>:superseded hash   job id -> RenderResult as JSON, of earlier versions of corrected rows that had ended
+    batch:<name>:replaced   set    ids of earlier versions that were running when their row was corrected
     batch:<name>:cancels    set    ids of running jobs that shall stop
+    batch:<name>:rebuilding string set while the ledger is made again from storage
     worker:<name>           string Heartbeat as JSON; expires with the worker's lease
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import redis
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
 
 from jobs import ledger_scripts as scripts
 from jobs.errors import LedgerUnavailable
 from jobs.job import RenderJob, RenderResult
+from jobs.ledger_records import (
+    TERMINAL,
+    BatchInfo,
+    Counts,
+    Enqueued,
+    Heartbeat,
+    JobState,
+    Start,
+    State,
+    parse_state,
+)
 from jobs.message import message_for
 from jobs.redis_server import why_unavailable
 from jobs.settings import Settings
 from jobs.uri import redacted
 
-State = Literal["queued", "running", "done", "failed", "cancelled"]
-TERMINAL: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+__all__ = ["BatchInfo", "Counts", "Enqueued", "Heartbeat", "JobState", "Ledger", "Start", "State", "parse_state"]
+
 WORKER_PREFIX = "render:worker:"
 BATCHES = "render:batches"
 SCAN_COUNT = 1000
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # kombu.transport.redis.Channel's defaults
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class BatchInfo(_Record):
-    """What was submitted under a batch's name, and when (seconds since the epoch)."""
-
-    name: str
-    output: str
-    source: str
-    created_at: float
-
-
-class Counts(_Record):
-    """Jobs of one batch by state."""
-
-    queued: int = 0
-    running: int = 0
-    done: int = 0
-    failed: int = 0
-    cancelled: int = 0
-
-    @property
-    def total(self) -> int:
-        """All jobs of the batch."""
-        return self.queued + self.running + self.finished
-
-    @property
-    def finished(self) -> int:
-        """Jobs in a terminal state."""
-        return self.done + self.failed + self.cancelled
-
-
-class Enqueued(_Record):
-    """What `enqueue` found: `added` is new, the others were there already, by state."""
-
-    added: int = 0
-    queued: int = 0
-    running: int = 0
-    done: int = 0
-    failed: int = 0
-    cancelled: int = 0
-
-    def __add__(self, other: Enqueued) -> Enqueued:
-        return Enqueued(**{name: getattr(self, name) + getattr(other, name) for name in Enqueued.model_fields})
-
-
-class Start(_Record):
-    """Whether a worker that got a message shall render it; `attempts` counts this start too."""
-
-    decision: Literal["run", "finished", "held", "cancelled", "quarantined"]
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)  # no pydantic: a batch may have a million, and Redis is ours
-class JobState:
-    """One job's line in the ledger; `text` is the line as stored, for compare-and-set."""
-
-    id: str
-    state: State
-    attempts: int
-    worker: str | None
-    since: float | None
-    text: str
-
-
-class Heartbeat(_Record):
-    """A worker's sign of life: the ids that it holds, and when (seconds since the epoch)."""
-
-    worker: str
-    held: tuple[str, ...]
-    at: float
 
 
 class Ledger:
@@ -134,6 +76,7 @@ class Ledger:
         client = redis.Redis.from_url(
             settings.redis_url,
             decode_responses=True,
+            encoding_errors="replace",  # garbage in the queue must not stop who looks through it
             socket_timeout=20,
             socket_connect_timeout=5,
             health_check_interval=30,
@@ -173,9 +116,12 @@ class Ledger:
             if not only or text.startswith(only):
                 yield parse_state(id_, text)
 
-    def results(self, batch: str) -> Iterator[RenderResult]:
-        """Every terminal job's result, in no order, without loading the batch into memory."""
-        for _, text in self._scan(_key(batch, "results")):
+    def results(self, batch: str, *, superseded: bool = False) -> Iterator[RenderResult]:
+        """Every terminal job's result, in no order, without loading the batch into memory.
+
+        With `superseded` those of earlier versions of corrected rows instead.
+        """
+        for _, text in self._scan(_key(batch, "superseded" if superseded else "results")):
             yield RenderResult.model_validate_json(text)
 
     def job(self, batch: str, job_id: str) -> RenderJob | None:
@@ -192,18 +138,55 @@ class Ledger:
 
     # -- the producer's moves -----------------------------------------------------------------------------------
 
-    def enqueue(self, jobs: Sequence[RenderJob], messages: Sequence[str]) -> Enqueued:
+    def enqueue(
+        self,
+        jobs: Sequence[RenderJob],
+        messages: Sequence[str],
+        *,
+        source: str = "",
+        finished: Mapping[str, RenderResult] = NOTHING,
+        held: Mapping[str, str] = NOTHING,
+    ) -> Enqueued:
         """Queue the jobs that the ledger does not know, message and ledger entry in one atomic step.
 
-        All jobs must be of one batch. Jobs that are known stay as they are, whatever their state.
+        All jobs must be of one batch. Jobs that are known stay as they are, whatever their state. A job whose row was
+        submitted before with other parameters, from the same `source`, supersedes the earlier version. When a lost
+        ledger is made again, `finished` are results found in storage by job id, and `held` says which live worker (job
+        id -> worker) has a job: neither is queued.
         """
         if not jobs:
             return Enqueued()
-        arguments = [
-            part for job, message in zip(jobs, messages, strict=True) for part in (job.id, _dump(job), message)
-        ]
-        flat = self._run("ENQUEUE", [*_keys(jobs[0].batch, "states", "counts", "jobs"), self.queue], arguments)
+        now = f"{time.time():.3f}"
+        arguments: list[str] = []
+        for job, message in zip(jobs, messages, strict=True):
+            found = finished.get(job.id)
+            result = _record(found) if found else ""
+            line = f"running 1 {held[job.id]} {now}" if job.id in held else ""
+            arguments += (job.id, f"{source}{job.row}", _dump(job), message, result, line)
+        keys = ("states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels")
+        flat = self._run("ENQUEUE", [*_keys(jobs[0].batch, *keys), self.queue], arguments)
         return Enqueued(**{flat[i]: int(flat[i + 1]) for i in range(0, len(flat), 2)})
+
+    def unknown(self, batch: str, ids: Sequence[str]) -> set[str]:
+        """Those of some jobs that the ledger does not know."""
+        with _answering():
+            found = cast("list[str | None]", self.client.hmget(_key(batch, "states"), list(ids))) if ids else []
+        return {id_ for id_, text in zip(ids, found, strict=True) if text is None}
+
+    def begin_rebuilding(self, batch: str) -> None:
+        """Note that the ledger knows less of a batch than storage does, until `end_rebuilding`."""
+        with _answering():
+            self.client.set(_key(batch, "rebuilding"), f"{time.time():.3f}")
+
+    def end_rebuilding(self, batch: str) -> None:
+        """Note that the ledger knows all of a batch again."""
+        with _answering():
+            self.client.delete(_key(batch, "rebuilding"))
+
+    def is_rebuilding(self, batch: str) -> bool:
+        """Whether a rebuilding was begun and not ended."""
+        with _answering():
+            return bool(self.client.exists(_key(batch, "rebuilding")))
 
     def retry(self, batch: str, *, states: Collection[str] = ("failed", "cancelled")) -> int:
         """Queue failed or cancelled jobs again, with no attempts counted. Returns how many."""
@@ -264,6 +247,11 @@ class Ledger:
         """(delivery tag, JSON text) of every message that a consumer holds, of whatever queue."""
         yield from self._scan(UNACKED)
 
+    def seconds_up(self) -> float:
+        """How long Redis has been running: right after a restart nobody's sign of life is there yet."""
+        with _answering():
+            return float(self.client.info("server")["uptime_in_seconds"])
+
     def delivery_times(self) -> list[tuple[str, float]]:
         """(delivery tag, seconds since the epoch) of every message that a consumer holds."""
         with _answering():
@@ -273,10 +261,10 @@ class Ledger:
 
     def start(self, job: RenderJob, *, worker: str) -> Start:
         """Decide whether this worker renders the job, and note that it does."""
-        keys = _keys(job.batch, "states", "counts", "jobs")
+        keys = _keys(job.batch, "states", "counts", "jobs", "replaced", "cancels")
         arguments = [job.id, _dump(job), worker, f"{time.time():.3f}", self._max_attempts, WORKER_PREFIX]
-        decision, attempts = self._run("START", keys, arguments)
-        return Start(decision=decision, attempts=int(attempts))
+        decision, attempts, adopted = self._run("START", keys, arguments)
+        return Start(decision=decision, attempts=int(attempts), adopted=bool(adopted))
 
     def hand_back(self, job: RenderJob, *, worker: str, refund: bool = True) -> bool:
         """Running -> queued; `refund` where the attempt was not the job's fault. The broker returns the message."""
@@ -285,9 +273,8 @@ class Ledger:
 
     def finish(self, result: RenderResult) -> bool:
         """Enter a terminal state. True the first time; a terminal state never changes."""
-        keys = _keys(result.batch, "states", "counts", "jobs", "results", "cancels")
-        record = result.model_dump_json(exclude={"parameters"}, exclude_none=True)
-        return bool(self._run("FINISH", keys, [result.id, result.state, record]))
+        keys = _keys(result.batch, "states", "counts", "jobs", "results", "cancels", "superseded", "replaced")
+        return bool(self._run("FINISH", keys, [result.id, result.state, _record(result)]))
 
     def cancels(self, batch: str) -> set[str]:
         """Ids of running jobs that shall stop."""
@@ -312,8 +299,8 @@ class Ledger:
         with _answering():
             names = list(self.client.scan_iter(match=WORKER_PREFIX + "*", count=SCAN_COUNT))
             texts = cast("list[str | None]", self.client.mget(names)) if names else []
-        beats = [Heartbeat.model_validate_json(text) for text in texts if text]
-        return {beat.worker: beat for beat in beats}
+        beats = [_heartbeat(text) for text in texts if text]
+        return {beat.worker: beat for beat in beats if beat is not None}
 
     def _scan(self, key: str) -> Iterator[tuple[str, str]]:
         with _answering():
@@ -325,18 +312,11 @@ class Ledger:
             return script(keys=keys, args=arguments)
 
 
-def parse_state(id_: str, text: str) -> JobState:
-    """Read one line of the `states` hash."""
-    parts = text.split()
-    running = len(parts) == 4
-    return JobState(
-        id=id_,
-        state=cast(State, parts[0]),
-        attempts=int(parts[1]),
-        worker=parts[2] if running else None,
-        since=float(parts[3]) if running else None,
-        text=text,
-    )
+def _heartbeat(text: str) -> Heartbeat | None:
+    try:
+        return Heartbeat.model_validate_json(text)
+    except ValidationError:
+        return None  # whoever can write to Redis can put anything there
 
 
 def cancelled_result(job: RenderJob) -> RenderResult:
@@ -353,6 +333,10 @@ def cancelled_result(job: RenderJob) -> RenderResult:
         error="cancelled by the user",
         finished_at=time.time(),
     )
+
+
+def _record(result: RenderResult) -> str:
+    return result.model_dump_json(exclude={"parameters"}, exclude_none=True)
 
 
 def _dump(job: RenderJob) -> str:

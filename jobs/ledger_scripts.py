@@ -2,6 +2,9 @@
 
 A state is one string in a hash, `<state> <attempts> <worker> <since>`; the last two only while running. `counts` is
 kept beside it by the same script, so a batch is counted in O(1).
+
+A row that is submitted again with other parameters is a new job, and the earlier one is superseded, whatever became of
+it. Its line then reads `superseded <attempts> <state before>`: the same parameters submitted once more bring it back.
 """
 
 # Shared by all scripts: read a state, and write one with its counters.
@@ -16,26 +19,76 @@ local function move(states, counts, id, old, new)
   redis.call('HINCRBY', counts, split(new)[1], 1)
   redis.call('HSET', states, id, new)
 end
-local terminal = {done = true, failed = true, cancelled = true}
+local terminal = {done = true, failed = true, cancelled = true, superseded = true}
 """
 
-# KEYS states counts jobs queue; ARGV (id, job, message)*. Returns a flat list state, number, ... of what was there.
+# KEYS states counts jobs results rows superseded replaced cancels queue;
+# ARGV (id, row, job, message, result or '', running line or '')*. Returns a flat list state, number, ... of what was
+# there, with what was `added`, `recovered` and `replaced`.
 ENQUEUE = (
     _PRELUDE
     + """
+local states, counts, jobs, results, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local superseded, replaced, cancels, queue = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local tally = {}
-for i = 1, #ARGV, 3 do
-  local id = ARGV[i]
-  local old = redis.call('HGET', KEYS[1], id)
-  local what = 'added'
-  if old then
-    what = split(old)[1]
-  else
-    move(KEYS[1], KEYS[2], id, nil, 'queued 0')
-    redis.call('HSET', KEYS[3], id, ARGV[i + 1])
-    redis.call('LPUSH', KEYS[4], ARGV[i + 2])
+local function count(what) tally[what] = (tally[what] or 0) + 1 end
+local function supersede(id)
+  local old = redis.call('HGET', states, id)
+  local parts = old and split(old) or {'superseded'}
+  if parts[1] == 'superseded' then return end
+  count('replaced')
+  if parts[1] == 'running' then  -- its worker ends it at its next step
+    redis.call('SADD', replaced, id)
+    redis.call('SADD', cancels, id)
+    return
   end
-  tally[what] = (tally[what] or 0) + 1
+  local result = redis.call('HGET', results, id)
+  if result then
+    redis.call('HSET', superseded, id, result)
+    redis.call('HDEL', results, id)
+  end
+  redis.call('HDEL', jobs, id)
+  move(states, counts, id, old, 'superseded ' .. parts[2] .. ' ' .. parts[1])
+end
+local function revive(id, old)
+  local parts = split(old)
+  local result = redis.call('HGET', superseded, id)
+  redis.call('HDEL', superseded, id)
+  if parts[3] ~= 'done' or not result then return false end
+  redis.call('HSET', results, id, result)
+  move(states, counts, id, old, 'done ' .. parts[2])
+  return true
+end
+for i = 1, #ARGV, 6 do
+  local id, row, job, message, result, running = unpack(ARGV, i, i + 5)
+  local before = redis.call('HGET', rows, row)
+  if before ~= id then
+    if before then supersede(before) end
+    redis.call('HSET', rows, row, id)
+    if redis.call('SREM', replaced, id) == 1 then redis.call('SREM', cancels, id) end
+  end
+  local old = redis.call('HGET', states, id)
+  local state = old and split(old)[1]
+  if state == 'superseded' and revive(id, old) then
+    count('done')
+  elseif result ~= '' and (not old or state == 'queued' or state == 'superseded') then
+    redis.call('HSET', results, id, result)
+    redis.call('HDEL', jobs, id)
+    move(states, counts, id, old, 'done 1')
+    count('recovered')
+  elseif old and state ~= 'superseded' then
+    count(state)
+  else
+    redis.call('HSET', jobs, id, job)
+    if running ~= '' then
+      move(states, counts, id, old, running)
+      count('running')
+    else
+      move(states, counts, id, old, 'queued 0')
+      redis.call('LPUSH', queue, message)
+      count('added')
+    end
+  end
 end
 local flat = {}
 for what, number in pairs(tally) do flat[#flat + 1] = what; flat[#flat + 1] = number end
@@ -43,12 +96,14 @@ return flat
 """
 )
 
-# KEYS states counts jobs; ARGV id, job, worker, now, max_attempts, worker key prefix. Returns decision, attempts.
+# KEYS states counts jobs replaced cancels; ARGV id, job, worker, now, max_attempts, worker key prefix.
+# Returns decision, attempts, and 1 where the ledger did not know the job.
 START = (
     _PRELUDE
     + """
 local id, worker = ARGV[1], ARGV[3]
 local old = redis.call('HGET', KEYS[1], id)
+local adopted = old and 0 or 1
 if not old then
   -- A message that outlived its ledger: the ledger takes the job up again.
   redis.call('HSET', KEYS[3], id, ARGV[2])
@@ -57,14 +112,20 @@ if not old then
 end
 local parts = split(old)
 local state, attempts = parts[1], tonumber(parts[2])
-if state == 'cancelled' then return {'cancelled', attempts} end
-if terminal[state] then return {'finished', attempts} end
+if state == 'cancelled' or state == 'superseded' then return {'cancelled', attempts, 0} end
+if terminal[state] then return {'finished', attempts, 0} end
 if state == 'running' and (parts[3] == worker or redis.call('EXISTS', ARGV[6] .. parts[3]) == 1) then
-  return {'held', attempts}
+  return {'held', attempts, 0}
 end
-if attempts >= tonumber(ARGV[5]) then return {'quarantined', attempts} end
+if redis.call('SREM', KEYS[4], id) == 1 then
+  redis.call('SREM', KEYS[5], id)
+  redis.call('HDEL', KEYS[3], id)
+  move(KEYS[1], KEYS[2], id, old, 'superseded ' .. attempts .. ' queued')
+  return {'cancelled', attempts, 0}
+end
+if attempts >= tonumber(ARGV[5]) then return {'quarantined', attempts, 0} end
 move(KEYS[1], KEYS[2], id, old, 'running ' .. (attempts + 1) .. ' ' .. worker .. ' ' .. ARGV[4])
-return {'run', attempts + 1}
+return {'run', attempts + 1, adopted}
 """
 )
 
@@ -81,18 +142,25 @@ return 1
 """
 )
 
-# KEYS states counts jobs results cancels; ARGV id, state, result. Returns 1 the first time.
+# KEYS states counts jobs results cancels superseded replaced; ARGV id, state, result. Returns 1 the first time.
 FINISH = (
     _PRELUDE
     + """
 local id, state = ARGV[1], ARGV[2]
 local old = redis.call('HGET', KEYS[1], id)
 if old and terminal[split(old)[1]] then return 0 end
-move(KEYS[1], KEYS[2], id, old, state .. ' ' .. (old and split(old)[2] or '1'))
+local attempts = old and split(old)[2] or '1'
+redis.call('SREM', KEYS[5], id)
+if redis.call('SREM', KEYS[7], id) == 1 then
+  redis.call('HSET', KEYS[6], id, ARGV[3])
+  redis.call('HDEL', KEYS[3], id)
+  move(KEYS[1], KEYS[2], id, old, 'superseded ' .. attempts .. ' ' .. state)
+  return 1
+end
+move(KEYS[1], KEYS[2], id, old, state .. ' ' .. attempts)
 redis.call('HSET', KEYS[4], id, ARGV[3])
 -- A done job is never rendered again, so its message is not needed any more; a failed one may be retried.
 if state == 'done' then redis.call('HDEL', KEYS[3], id) end
-redis.call('SREM', KEYS[5], id)
 return 1
 """
 )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs.ledger import JobState, Ledger
+from jobs.ledger import Heartbeat, JobState, Ledger
 from jobs.message import message_for
 
 # Longer queues are not read whole on every pass: a message lost among so many is found when the queue gets shorter.
@@ -50,9 +50,10 @@ def reconcile(
 ) -> Reconciled:
     """One pass over one batch, or over all of them.
 
-    A job counts as orphaned when its worker's heartbeat is gone, when its message was delivered `lease_seconds` ago and
-    no worker started it, or when it has no message at all in two looks `settle_seconds` apart (a message on its way
-    from the queue to a worker is for an instant in neither place).
+    A job counts as orphaned when its worker's heartbeat is gone, when its worker lives and says that it does not hold
+    it, when its message was delivered `lease_seconds` ago and no worker started it, or when it has no message at all in
+    two looks `settle_seconds` apart (a message on its way from the queue to a worker is for an instant in neither
+    place). Until Redis has been up for `lease_seconds` nobody counts as dead for his silence.
 
     Raises:
         LedgerUnavailable: Redis did not answer; a pass may be repeated at any time.
@@ -82,7 +83,7 @@ class _Orphans:
 def _orphans(ledger: Ledger, batch: str, lease_seconds: float) -> _Orphans:
     # Messages first, states last: whoever moves on meanwhile shows a new state. States are streamed, for there may be
     # a million of them; the others are as many as workers hold, and a bounded part of the queue.
-    live = ledger.workers()
+    owners = _Owners(ledger.workers(), lease_seconds, forgiving=ledger.seconds_up() < lease_seconds)
     delivered = _delivered(ledger)
     queued = _queued_ids(ledger)
     now = time.time()
@@ -90,7 +91,7 @@ def _orphans(ledger: Ledger, batch: str, lease_seconds: float) -> _Orphans:
     for line in ledger.states(batch, only=("queued", "running")):
         held = delivered.get(line.id)
         running = line.worker is not None
-        if running and line.worker in live:
+        if running and owners.hold(line):
             continue
         if held is not None:
             # A live worker starts what it is handed at once, so an old delivery without a start has no owner.
@@ -103,13 +104,31 @@ def _orphans(ledger: Ledger, batch: str, lease_seconds: float) -> _Orphans:
     return orphans
 
 
+@dataclass(frozen=True)
+class _Owners:
+    """The live workers. `forgiving` right after a restart of Redis: signs of life expired while it was away."""
+
+    live: dict[str, Heartbeat]
+    lease_seconds: float
+    forgiving: bool
+
+    def hold(self, line: JobState) -> bool:
+        """Whether a running job is in good hands."""
+        beat = self.live.get(line.worker or "")
+        if beat is None:
+            return self.forgiving
+        # A ledger that lost its last second can say `running` of a job that its worker has ended and forgotten. Both
+        # times are of the worker's own clock.
+        return line.id in beat.held or beat.at - (line.since or 0.0) < self.lease_seconds
+
+
 def _delivered(ledger: Ledger) -> dict[str, _Delivered]:
     """Job id -> the message that a consumer has taken and not acknowledged (kombu's `unacked` hash and its index)."""
     since = dict(ledger.delivery_times())
     found: dict[str, _Delivered] = {}
     for tag, text in ledger.delivered_messages():
         match = _ID.search(text)
-        if match:
+        if match and "\ufffd" not in tag:  # a tag that is no text is a stranger's, and cannot be named again
             found[match.group(1)] = _Delivered(tag, since.get(tag, 0.0))
     return found
 

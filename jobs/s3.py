@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -140,6 +141,22 @@ def exists(uri: str) -> bool:
     except _ERRORS as error:
         raise _output_error(uri, error) from error
     return True
+
+
+def names(folder: str) -> Iterator[str]:
+    """Names directly below a prefix, a thousand a request; what has more below it ends with '/'.
+
+    Raises:
+        OutputForbidden, OutputUnavailable: as their names say.
+    """
+    bucket, key = bucket_and_key(folder.rstrip("/") + "/")
+    try:
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key, Delimiter="/")
+        for page in pages:
+            yield from (found["Prefix"].removeprefix(key) for found in page.get("CommonPrefixes", ()))
+            yield from (found["Key"].removeprefix(key) for found in page.get("Contents", ()))
+    except _ERRORS as error:
+        raise _output_error(folder, error) from error
 
 
 def _code(error: Exception) -> str:

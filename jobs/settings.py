@@ -52,11 +52,11 @@ class Settings(BaseSettings):
 
     jobs_in_flight: int = Field(16, ge=1, le=512, description="jobs a worker holds at once; also the prefetch")
     visibility_timeout_seconds: int = Field(3600, ge=5, description="until Redis offers a held message again")
-    heartbeat_seconds: float = Field(5.0, gt=0, description="between two signs of life of a worker")
-    lease_seconds: float = Field(15.0, gt=0, description="silence after which a worker counts as dead")
+    heartbeat_seconds: float = Field(3.0, gt=0, description="between two signs of life of a worker")
+    lease_seconds: float = Field(10.0, gt=0, description="silence after which a worker counts as dead")
     grace_seconds: float = Field(30.0, ge=0, description="for finishing running samples after SIGTERM")
     max_attempts: int = Field(3, ge=1, description="starts of one job before it is failed or quarantined")
-    reconcile_seconds: float = Field(15.0, gt=0, description="between two reconciliations while waiting")
+    reconcile_seconds: float = Field(5.0, gt=0, description="between two reconciliations while waiting")
 
     fetch_timeout_seconds: float = Field(30.0, gt=0, description="for one input, from start to end")
     fetch_max_bytes: int = Field(64 * MIB, ge=1, description="largest input file")

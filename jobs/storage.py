@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from jobs import files, s3
@@ -25,6 +26,12 @@ class Writer(Protocol):
     def read(self, uri: str) -> bytes:
         """What was written. Raises the Source errors."""
 
+    def names(self, folder: str) -> Iterator[str]:
+        """What lies directly in a folder, in no order; folders end with '/'. Nothing where there is no such folder.
+
+        Raises the Output errors.
+        """
+
 
 class FileWriter:
     """file:// URIs: see jobs.files."""
@@ -41,6 +48,10 @@ class FileWriter:
         """The file's bytes."""
         return files.read(path_of(uri), OWN_MAX_BYTES)
 
+    def names(self, folder: str) -> Iterator[str]:
+        """What lies directly in the folder."""
+        return files.names(path_of(folder))
+
 
 class S3Writer:
     """s3:// URIs: see jobs.s3."""
@@ -56,6 +67,10 @@ class S3Writer:
     def read(self, uri: str) -> bytes:
         """The object's bytes."""
         return s3.read(uri, OWN_MAX_BYTES)
+
+    def names(self, folder: str) -> Iterator[str]:
+        """What lies directly below the prefix."""
+        return s3.names(folder)
 
 
 class MemoryWriter:
@@ -79,6 +94,12 @@ class MemoryWriter:
         if uri not in self.objects:
             raise SourceNotFound(f"{uri} does not exist")
         return self.objects[uri]
+
+    def names(self, folder: str) -> Iterator[str]:
+        """What lies directly in the folder."""
+        prefix = folder.rstrip("/") + "/"
+        rests = [uri.removeprefix(prefix) for uri in self.objects if uri.startswith(prefix)]
+        return iter({name + slash for name, slash, _ in (rest.partition("/") for rest in rests)})
 
 
 def writer_for(uri: str) -> Writer:

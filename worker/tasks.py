@@ -207,8 +207,8 @@ class JobRunner:
         self._retrying(lambda: writer.write(uri, data, content_type))
 
     def _finished_before(self, job: RenderJob, start: Start) -> RenderResult | None:
-        """The result in storage of an earlier attempt that died between its sidecar and the ledger."""
-        if start.attempts == 1:
+        """The result in storage of an attempt that died between its sidecar and the ledger, or lost its ledger."""
+        if start.attempts == 1 and not start.adopted:
             return None
         writer = self._writer(job)
         if not self._retrying(lambda: writer.exists(job.sidecar_uri)):

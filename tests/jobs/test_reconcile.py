@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
 from jobs.job import RenderJob
 from jobs.ledger import UNACKED, UNACKED_INDEX, Counts, Ledger
 from jobs.reconcile import Reconciled, reconcile
+from jobs.settings import Settings
+from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
+
+LEASE_SECONDS = 2.0
+
+
+@pytest.fixture(autouse=True)
+def redis_is_not_new(ledger: Ledger) -> None:
+    """Silence right after a start of Redis means nothing."""
+    eventually(lambda: ledger.seconds_up() >= LEASE_SECONDS)
 
 
 def run(ledger: Ledger) -> Reconciled:
-    return reconcile(ledger, batch="b", lease_seconds=10, sleep=lambda seconds: None)
+    return reconcile(ledger, batch="b", lease_seconds=LEASE_SECONDS, sleep=lambda seconds: None)
 
 
 def deliver(ledger: Ledger, *, seconds_ago: float = 0.0) -> str:
@@ -85,7 +97,9 @@ def test_a_job_that_arrives_between_the_two_looks_is_not_sent_again(ledger: Ledg
     job = make_job()
     enqueue(ledger, [job])
     text = str(ledger.client.rpop(ledger.queue))
-    arrived = reconcile(ledger, batch="b", lease_seconds=10, sleep=lambda s: ledger.client.lpush(ledger.queue, text))
+    arrived = reconcile(
+        ledger, batch="b", lease_seconds=LEASE_SECONDS, sleep=lambda s: ledger.client.lpush(ledger.queue, text)
+    )
     assert arrived == Reconciled()
     assert ledger.queue_length() == 1
 
@@ -109,3 +123,40 @@ def test_all_batches_are_looked_at_when_none_is_named(ledger: Ledger) -> None:
         enqueue(ledger, make_jobs(1, batch=batch))
     ledger.client.delete(ledger.queue)
     assert reconcile(ledger, lease_seconds=10, sleep=lambda seconds: None) == Reconciled(requeued=2)
+
+
+def test_a_job_that_its_live_worker_has_forgotten_is_sent_again(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.client.delete(ledger.queue)
+    ledger.start(job, worker="w")
+    ledger.beat("w", held=[], lease_seconds=60)
+    assert run(ledger) == Reconciled()  # it may have been started after the beat was made up
+    line = ledger.state("b", job.id)
+    assert line is not None
+    assert line.since is not None
+    ledger.client.hset("render:batch:b:states", job.id, f"running 1 w {line.since - 60:.3f}")
+    assert run(ledger) == Reconciled(requeued=1)
+
+
+def test_right_after_a_restart_of_redis_nobody_counts_as_dead(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    started(ledger, make_job(), worker="w")
+    monkeypatch.setattr(ledger, "seconds_up", lambda: 1.0)
+    assert run(ledger) == Reconciled()
+    monkeypatch.setattr(ledger, "seconds_up", lambda: 2.0)
+    assert run(ledger) == Reconciled(restored=1)
+
+
+def test_garbage_among_the_delivered_messages_and_the_workers_is_passed_over(ledger: Ledger, redis_url: str) -> None:
+    job = make_job()
+    started(ledger, job, worker="dead")
+    client = ledger.client
+    client.hset(UNACKED, mapping={b"\xff\xfe": b"\xff", "tag": "not json", "other": f'"correlation_id": "{"0" * 20}"'})
+    client.hset(UNACKED, b"\xfd", f'"correlation_id": "{job.id}"')
+    client.zadd(UNACKED_INDEX, {b"\xff\xfe": 1.0, "nobody": 2.0})
+    client.lpush(ledger.queue, b"\xff\x00\xfe")
+    client.set("render:worker:stranger", b"\xff not json")
+    tolerant = Ledger.connect(Settings(redis_url=redis_url))
+    assert run(tolerant) == Reconciled(restored=1)
+    assert tolerant.workers() == {}
+    tolerant.client.close()
