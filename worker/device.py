@@ -34,11 +34,12 @@ def translated_errors() -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether less work at once might have gone well; torch, CUDA, cuBLAS and the CPU say it differently."""
+    """Whether less work at once might have gone well; torch, CUDA, cuBLAS and onnxruntime say it differently."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "cublas_status_alloc_failed"))
+    signs = ("out of memory", "can't allocate memory", "failed to allocate memory", "cublas_status_alloc_failed")
+    return any(sign in text for sign in signs)
 
 
 def is_lost(error: Exception) -> bool:
