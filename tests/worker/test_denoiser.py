@@ -220,7 +220,7 @@ def test_a_swap_that_fails_half_way_is_done_again(backend: RecordingBackend) -> 
     assert residents(backend.events)[-1] == {"hint", "controlnet", "unet"}
 
 
-# -- the fake -----------------------------------------------------------------------------------------------------------
+# -- the fake ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_fake_takes_real_ddim_steps_on_what_it_is_told_to_predict() -> None:
@@ -233,7 +233,7 @@ def test_the_fake_takes_real_ddim_steps_on_what_it_is_told_to_predict() -> None:
 def test_the_fake_has_the_shapes_of_the_real_one(backend: RecordingBackend) -> None:
     edges = np.zeros((3, 64, 128), np.uint8)
     ids = np.zeros((3, 77), np.int64)
-    for door in (denoiser(backend), FakeDenoiser(max_batch=MAX_BATCH)):
+    for door in (denoiser(backend), FakeDenoiser(lambda batch: batch.latents, max_batch=MAX_BATCH)):
         assert door.max_batch(64, 64) == MAX_BATCH
         assert door.batch_size(3, 64, 128) == 3
         assert door.encode_text(ids).shape[:2] == (3, 77)
