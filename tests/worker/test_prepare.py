@@ -146,3 +146,17 @@ def test_a_signed_url_does_not_get_into_the_picture() -> None:
     data = encode_sample(one, prepared(one), 0, np.zeros((8, 8, 3), np.uint8))
     assert b"0123456789abcdef" not in data
     assert json.loads(chunks(data)["render"])["image"].startswith("https://example.org/a.png")
+
+
+@pytest.mark.parametrize("prompt", ["Häuser", "家と猫 🦊", 'a "quoted", \\ text'])
+def test_prompts_in_any_script_come_out_of_the_picture_again(prompt: str) -> None:
+    one = job(prompt=prompt, a_prompt="")
+    texts = chunks(encode_sample(one, prepared(one), 0, np.zeros((8, 8, 3), np.uint8)))
+    assert texts["parameters"].split("\n")[0] == prompt
+    assert json.loads(texts["render"])["prompt"] == prompt
+
+
+def test_a_job_that_is_rendered_again_leaves_the_same_bytes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (128, 192, 3), dtype=np.uint8)
+    first, second = (encode_sample(job(), prepared(job()), 0, pixels) for _ in range(2))
+    assert first == second

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,3 +88,25 @@ def test_many_threads_may_share_a_tokenizer() -> None:
         found = list(threads.map(ours().encode, texts))
     for text, tokens in zip(texts, found, strict=True):
         assert tokens.ids.tolist() == reference_ids(text)
+
+
+def test_padding_is_the_models_own_token() -> None:
+    """Stable Diffusion 2 pads with 0 where 1.5 repeats the end."""
+    path = tiny_engine_set() / "tokenizer.json"
+    tokenizer = Tokenizer(path, length=LENGTH, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    ids = tokenizer.encode("").ids
+    assert ids.tolist() == [1, 2] + [0] * (LENGTH - 2)
+
+
+def test_what_the_file_says_about_cutting_and_padding_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    content = json.loads((tiny_engine_set() / "tokenizer.json").read_text())
+    cutting = {"max_length": 5, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    path.write_text(json.dumps(content | {"truncation": cutting, "padding": None}))
+    eos = reference().eos_token_id
+    tokenizer = Tokenizer(
+        path, length=LENGTH, bos_token_id=reference().bos_token_id, eos_token_id=eos, pad_token_id=eos
+    )
+    text = "a photo of a cat " * 30
+    assert tokenizer.encode(text).ids.tolist() == reference_ids(text)
+    assert tokenizer.encode(text).cut == ours().encode(text).cut != ""
