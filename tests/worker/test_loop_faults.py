@@ -1,170 +1,161 @@
-"""What becomes of samples when memory does not suffice, engines fail or the device is lost."""
+"""What engines and devices do to the loop: a fault ends the samples it struck, and no others."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jobs.errors import HandedBack, OutOfMemory, RenderFailed
-from tests.worker.recording import RecordingDenoiser, alone, ask, run_out, submitted
-from worker.denoiser import FakeDenoiser
+from tests.worker.loops import Device, kinds, larger_than, once, run
+from tests.worker.samples import sample_request
 from worker.device import DeviceLost, DeviceOutOfMemory
 from worker.loop import RenderLoop
-
-# -- memory that does not suffice -------------------------------------------------------------------------------------
-
-
-def memory_for(samples: int, *, in_calls: str) -> Callable[[str, int], None]:
-    """A device that takes so many samples at once."""
-
-    def before(name: str, size: int) -> None:
-        if name == in_calls and size > samples:
-            raise DeviceOutOfMemory("CUDA out of memory")
-
-    return before
-
-
-@pytest.mark.parametrize("fitting", [1, 2, 3])
-def test_a_batch_that_does_not_fit_is_halved_and_draws_the_same(fitting: int) -> None:
-    denoiser = RecordingDenoiser(max_batch=8, before=memory_for(fitting, in_calls="step"))
-    loop = RenderLoop(denoiser)
-    futures = submitted(loop, "abcdefgh")
-    run_out(loop)
-    assert max(denoiser.sizes("step")) == {1: 1, 2: 2, 3: 2}[fitting]
-    for name, future in zip("abcdefgh", futures, strict=True):
-        assert np.array_equal(future.result(0), alone(name))
-
-
-def test_a_halved_batch_keeps_the_noise_that_was_drawn_for_it() -> None:
-    """eta > 0: the step that failed had drawn already, and is done again with the same noise."""
-    denoiser = RecordingDenoiser(max_batch=4, before=memory_for(2, in_calls="step"))
-    loop, single = RenderLoop(denoiser), RenderLoop(FakeDenoiser())
-    requests = [ask(name, eta=1.0) for name in "abcd"]
-    futures = [loop.submit(request) for request in requests]
-    expected = [single.submit(request) for request in requests]
-    run_out(loop)
-    run_out(single)
-    for future, other in zip(futures, expected, strict=True):
-        assert np.array_equal(future.result(0), other.result(0))
-
-
-@pytest.mark.parametrize("call", ["encode_hint", "decode"])
-def test_encoding_and_decoding_are_halved_until_they_fit(call: str) -> None:
-    denoiser = RecordingDenoiser(max_batch=4, before=memory_for(1, in_calls=call))
-    loop = RenderLoop(denoiser)
-    futures = submitted(loop, "abcd")
-    run_out(loop)
-    assert denoiser.sizes(call) == [1, 1, 1, 1]
-    for name, future in zip("abcd", futures, strict=True):
-        assert np.array_equal(future.result(0), alone(name))
-
-
-@pytest.mark.parametrize("call", ["encode_hint", "step", "decode"])
-def test_a_sample_that_does_not_even_fit_alone_fails_with_advice(call: str) -> None:
-    loop = RenderLoop(RecordingDenoiser(max_batch=2, before=memory_for(0, in_calls=call)))
-    futures = submitted(loop, "abc")
-    run_out(loop)
-    for future in futures:
-        with pytest.raises(OutOfMemory, match=r"image_resolution.*RENDER_LOW_VRAM"):
-            future.result(0)
-
-
-def test_one_shape_short_of_memory_leaves_the_others_their_batches() -> None:
-    def before(name: str, size: int) -> None:
-        if name == "step" and size > 1 and denoiser.wide:
-            raise DeviceOutOfMemory("CUDA out of memory")
-
-    class Wide(RecordingDenoiser):
-        wide = False
-
-        def step(self, batch):  # type: ignore[no-untyped-def]
-            self.wide = batch.latents.shape[3] > 8
-            return super().step(batch)
-
-    denoiser = Wide(max_batch=4, before=before)
-    loop = RenderLoop(denoiser)
-    submitted(loop, "abcd", steps=2)
-    submitted(loop, "efgh", steps=2, size=(64, 128))
-    run_out(loop)
-    by_shape = list(zip(denoiser.shapes, denoiser.sizes("step"), strict=True))
-    assert {size for shape, size in by_shape if shape == (8, 8)} == {4}
-    assert {size for shape, size in by_shape if shape == (8, 16)} == {1}
-
-
-# -- errors -----------------------------------------------------------------------------------------------------------
-
-
-def failing_at(call: str, number: int, error: Exception) -> Callable[[str, int], None]:
-    """Raises in the n-th call of one kind, from 1."""
-    seen = 0
-
-    def before(name: str, size: int) -> None:
-        nonlocal seen
-        seen += name == call
-        if name == call and seen == number:
-            raise error
-
-    return before
+from worker.slots import StepBatch
 
 
 @pytest.mark.parametrize(
     ("call", "doing"),
-    [("encode_text", "encoding"), ("encode_hint", "encoding"), ("step", "denoising"), ("decode", "decoding")],
+    [("text", "encoding prompt and edges"), ("hint", "encoding"), ("step", "denoising"), ("decode", "decoding")],
 )
-def test_a_batch_that_fails_fails_its_samples_and_no_others(call: str, doing: str) -> None:
-    denoiser = RecordingDenoiser(max_batch=2, before=failing_at(call, 1, ValueError("bad engine")))
-    loop = RenderLoop(denoiser)
-    futures = submitted(loop, "abcd")
-    run_out(loop)
-    for future in futures[:2]:
-        with pytest.raises(RenderFailed, match=rf"{doing}.*ValueError: bad engine"):
-            future.result(0)
-    for name, future in zip("cd", futures[2:], strict=True):
-        assert np.array_equal(future.result(0), alone(name))
+def test_a_poisoned_batch_fails_its_own_samples_and_the_loop_lives_on(call: str, doing: str) -> None:
+    device = Device(max_batch=2, trouble=once(call, ValueError("bad tensor")))
+    loop = RenderLoop(device)
+    futures = [loop.submit(sample_request(number, steps=2)) for number in range(4)]
+    run(loop)
+    assert kinds(futures) == ["RenderFailed", "RenderFailed", "done", "done"]
+    with pytest.raises(RenderFailed, match=f"{doing}.* failed: ValueError: bad tensor"):
+        futures[0].result(0)
 
 
-def test_values_that_are_no_numbers_fail_their_own_sample_only() -> None:
-    class Broken(FakeDenoiser):
-        def decode(self, latents):  # type: ignore[no-untyped-def]
-            latents = latents.clone()
-            latents[0] = torch.nan
-            return super().decode(latents)
-
-    loop = RenderLoop(Broken())
-    first, second = submitted(loop, "ab")
-    run_out(loop)
-    with pytest.raises(RenderFailed, match="engines verify"):
-        first.result(0)
-    assert np.array_equal(second.result(0), alone("b"))
-    assert loop.stats().images == 1
+def test_a_poisoned_shape_leaves_the_other_shape_alone() -> None:
+    loop = RenderLoop(Device(trouble=once("step", ValueError("bad tensor"))))
+    futures = [loop.submit(sample_request(n, size=size)) for n, size in enumerate([(64, 64), (64, 128), (64, 64)])]
+    run(loop)
+    assert kinds(futures) == ["RenderFailed", "done", "RenderFailed"]
 
 
-@pytest.mark.parametrize("call", ["encode_text", "step", "decode"])
-def test_a_lost_device_ends_the_loop_and_every_sample_goes_back(call: str) -> None:
-    denoiser = RecordingDenoiser(max_batch=2, before=failing_at(call, 1, DeviceLost("CUDA error")))
-    loop = RenderLoop(denoiser)
-    futures = submitted(loop, "abcd") + submitted(loop, "ef", size=(64, 128))
+def test_values_that_are_no_numbers_fail_their_own_sample_alone() -> None:
+    class Poisoned(Device):
+        def step(self, batch: StepBatch) -> torch.Tensor:
+            latents = super().step(batch)
+            return torch.where(batch.guidance.view(-1, 1, 1, 1) == 13.0, torch.nan, latents)
+
+    loop = RenderLoop(Poisoned())
+    futures = [loop.submit(sample_request(number, scale=scale)) for number, scale in enumerate([7.0, 13.0, 8.0])]
+    run(loop)
+    assert kinds(futures) == ["done", "RenderFailed", "done"]
+    with pytest.raises(RenderFailed, match="not numbers; `engines verify`"):
+        futures[1].result(0)
+    assert loop.stats().images == 2
+
+
+def test_out_of_memory_halves_the_batch_and_the_samples_go_on_where_they_were() -> None:
+    device = Device(max_batch=4, trouble=larger_than(2, "step"))
+    loop = RenderLoop(device)
+    requests = [sample_request(number, steps=3, eta=1.0) for number in range(4)]
+    futures = [loop.submit(request) for request in requests]
+    run(loop)
+    assert kinds(futures) == ["done"] * 4
+    assert device.sizes("step") == [4] + [2] * 6
+    roomy = RenderLoop(Device(max_batch=4))
+    expected = [roomy.submit(request) for request in requests]
+    run(roomy)
+    assert all(np.array_equal(a.result(0), b.result(0)) for a, b in zip(futures, expected, strict=True))
+
+
+def test_out_of_memory_after_some_steps_repeats_none_of_them() -> None:
+    device = Device(max_batch=2)
+    loop = RenderLoop(device)
+    futures = [loop.submit(sample_request(number, steps=4, eta=0.5)) for number in range(2)]
+    loop.step()
+    loop.step()
+    device.trouble = larger_than(1, "step")
+    run(loop)
+    assert kinds(futures) == ["done"] * 2
+    assert device.sizes("step") == [2, 2, 2] + [1] * 4  # the third did not fit
+
+
+def test_out_of_memory_of_one_shape_does_not_halve_another() -> None:
+    device = Device(max_batch=2)
+    device.trouble = lambda name, samples: (
+        DeviceOutOfMemory("full") if name == "step" and samples > 1 and len(device.calls) < 6 else None
+    )
+    loop = RenderLoop(device)
+    for number in range(2):
+        loop.submit(sample_request(number, size=(128, 128)))
+    loop.step()  # halved
+    futures = [loop.submit(sample_request(number, size=(64, 64))) for number in range(2)]
+    run(loop)
+    small = [size for size, shape in zip(device.sizes("step")[1:], device.shapes, strict=True) if shape == (8, 8)]
+    assert small == [2, 2, 2]
+    assert kinds(futures) == ["done"] * 2
+
+
+@pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
+def test_one_sample_that_does_not_fit_fails_with_what_to_do(call: str) -> None:
+    loop = RenderLoop(Device(trouble=larger_than(0, call)))
+    futures = [loop.submit(sample_request(number)) for number in range(3)]
+    run(loop)
+    assert kinds(futures) == ["OutOfMemory"] * 3
+    with pytest.raises(OutOfMemory, match="lower image_resolution, or set RENDER_LOW_VRAM=1"):
+        futures[0].result(0)
+
+
+@pytest.mark.parametrize("call", ["hint", "decode"])
+def test_encoding_and_decoding_are_done_in_parts_where_memory_is_short(call: str) -> None:
+    device = Device(max_batch=4, trouble=larger_than(1, call))
+    loop = RenderLoop(device)
+    futures = [loop.submit(sample_request(number)) for number in range(4)]
+    run(loop)
+    assert kinds(futures) == ["done"] * 4
+    assert device.sizes(call) == [4, 2, 1, 1, 2, 1, 1]
+    assert set(device.sizes("step")) == {4}
+
+
+@pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
+def test_a_lost_device_hands_every_job_back_and_ends_the_loop(call: str) -> None:
+    loop = RenderLoop(Device(max_batch=2, trouble=once(call, DeviceLost("CUDA error: unspecified launch failure"))))
+    futures = [loop.submit(sample_request(number)) for number in range(5)]
+    with pytest.raises(DeviceLost, match="unspecified"):
+        loop.run(threading.Event())
+    assert kinds(futures) == ["HandedBack"] * 5
+    blame = [error.blameless for error in map(Future.exception, futures) if isinstance(error, HandedBack)]
+    assert blame == [False, False, True, True, True]  # who was in the call may have lost it
+
+
+def test_a_device_lost_while_parts_are_done_leaves_no_future_open() -> None:
+    def trouble(name: str, samples: int) -> Exception | None:
+        if name != "decode":
+            return None
+        return DeviceOutOfMemory("full") if samples > 2 else DeviceLost("CUDA error")
+
+    loop = RenderLoop(Device(max_batch=4, trouble=trouble))
+    futures = [loop.submit(sample_request(number, steps=1)) for number in range(4)]
     with pytest.raises(DeviceLost):
         loop.run(threading.Event())
-    errors = [future.exception(0) for future in futures]
-    assert all(isinstance(error, HandedBack) for error in errors)
-    blamed = [error for error in errors if isinstance(error, HandedBack) and not error.blameless]
-    assert 1 <= len(blamed) <= 2  # those whose call it was; they are counted as attempts
+    assert kinds(futures) == ["HandedBack"] * 4
 
 
-def test_a_device_lost_in_the_second_half_of_a_halved_call_leaves_no_future_open() -> None:
-    def before(name: str, size: int) -> None:
-        if name == "decode" and size > 1:
-            raise DeviceOutOfMemory("CUDA out of memory")
-        if name == "decode":
-            raise DeviceLost("CUDA error")
+@given(st.lists(st.sampled_from(["text", "hint", "step", "decode", "-", "-"]), max_size=30), st.integers(1, 9))
+@settings(deadline=None, max_examples=60)
+def test_whatever_goes_wrong_every_future_ends_once(script: list[str], samples: int) -> None:
+    errors = iter(script)
 
-    loop = RenderLoop(RecordingDenoiser(before=before))
-    futures = submitted(loop, "abcd")
-    with pytest.raises(DeviceLost):
-        loop.run(threading.Event())
-    assert all(isinstance(future.exception(0), HandedBack) for future in futures)
+    def trouble(name: str, size: int) -> Exception | None:
+        said = next(errors, "-")
+        if said != name:
+            return None
+        return DeviceOutOfMemory("full") if size % 2 else ValueError("bad")
+
+    loop = RenderLoop(Device(max_batch=3, trouble=trouble))
+    futures = [loop.submit(sample_request(n, steps=1 + n % 3, size=(64, 64 + 64 * (n % 2)))) for n in range(samples)]
+    run(loop)
+    assert set(kinds(futures)) <= {"done", "RenderFailed", "OutOfMemory"}
+    with pytest.raises(InvalidStateError):
+        futures[0].set_result(np.zeros(1))
