@@ -58,7 +58,8 @@ def submit(
 
     All mistakes are reported, with file, line, column and what is allowed, before anything is enqueued.
     Submitting the same file to the same batch again enqueues only what the batch does not hold yet, so it is
-    safe to repeat at any time: after a correction, an added row, or a doubt.
+    safe to repeat at any time: after a correction, an added row, or a doubt. A row that was corrected supersedes its
+    earlier version: that is not rendered any more if it has not been, and left out of the results if it has.
 
     Columns: image and prompt (required), a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode,
     strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default.
@@ -111,10 +112,11 @@ def results(
     *,
     format: Annotated[Literal["jsonl", "csv"], typer.Option("--format", "-f", help="JSON lines or CSV.")] = "jsonl",
     state: Annotated[
-        Literal["done", "failed", "cancelled"] | None, typer.Option("--state", "-s", help="Only jobs that ended so.")
+        Literal["done", "failed", "cancelled", "superseded"] | None,
+        typer.Option("--state", "-s", help="Only jobs that ended so; superseded: earlier versions of corrected rows."),
     ] = None,
 ) -> None:
-    """Print what became of every job that has ended, in row order.
+    """Print what became of every job that has ended, in row order: the newest version of each row.
 
     In CSV, a cell with several pictures or warnings has one a line.
     """
@@ -172,22 +174,33 @@ def cancel(
 @app.command(
     epilog=_epilog(
         """producer reconcile
-producer reconcile jobs""",
-        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND),
+producer reconcile jobs
+producer reconcile --from-storage            # Redis came back empty""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE),
     )
 )
 def reconcile(
     batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="The batch's name; none: all batches.")] = None,
+    *,
+    from_storage: Annotated[
+        bool, typer.Option("--from-storage", help="Also make again what Redis lost, of all batches in the output.")
+    ] = False,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="Where lost batches were written [default: RENDER_OUTPUT_URI].")
+    ] = None,
 ) -> None:
     """Queue again what died with its worker or was lost on its way.
 
     `submit --wait` and `status --watch` do the same every few seconds. Safe at any time: what a live worker holds is
     left alone.
+
+    A batch that Redis does not know (any more) is made again from its folder: the manifest there says what was
+    submitted, the sidecars what is done. Finished pictures are not rendered again.
     """
     with exit_codes():
         from producer.repair import reconcile as run
 
-        code = run(batch)
+        code = run(batch, output=output, from_storage=from_storage)
     raise typer.Exit(int(code))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -12,6 +12,7 @@ from jobs.errors import InvalidCsv
 from jobs.job import RenderJob
 from jobs.ledger import Enqueued, Ledger
 from jobs.message import celery_message
+from jobs.rebuild import Finished, held_by_workers
 from producer.check import Source
 from producer.csvfile import open_table
 from producer.problems import CsvMistakes
@@ -31,7 +32,34 @@ class Target:
     skip_invalid: bool = False
 
 
-def enqueue(source: Source, target: Target, ledger: Ledger, *, tick: Callable[[int], object] | None = None) -> Enqueued:
+@dataclass(frozen=True)
+class Destination:
+    """Where jobs go. `row_prefix` keeps the rows of several files apart (BatchInfo.row_prefix).
+
+    `finished` is given where storage may know more than the ledger: what is done already is recorded, not queued.
+    """
+
+    ledger: Ledger
+    row_prefix: str = ""
+    finished: Finished | None = None
+    note: Callable[[Sequence[RenderJob]], object] = lambda _: None  # hears of every job: the manifest
+
+    def send(self, jobs: Sequence[RenderJob]) -> Enqueued:
+        """Queue those that the ledger does not know."""
+        ledger, results, held = self.ledger, {}, {}
+        if self.finished is not None:
+            unknown = ledger.unknown(jobs[0].batch, [job.id for job in jobs])
+            results = self.finished.of([job for job in jobs if job.id in unknown])
+            held = held_by_workers(ledger)
+        messages = [celery_message(job, queue=ledger.queue) for job in jobs]
+        enqueued = ledger.enqueue(jobs, messages, source=self.row_prefix, finished=results, held=held)
+        self.note(jobs)
+        return enqueued
+
+
+def enqueue(
+    source: Source, target: Target, to: Destination, *, tick: Callable[[int], object] | None = None
+) -> Enqueued:
     """Queue every good row that the ledger does not know yet. `tick` hears how many rows are through.
 
     Raises:
@@ -40,8 +68,7 @@ def enqueue(source: Source, target: Target, ledger: Ledger, *, tick: Callable[[i
     """
     total, through = Enqueued(), 0
     for jobs in _chunks(jobs_of(source, target)):
-        messages = [celery_message(job, queue=ledger.queue) for job in jobs]
-        total += ledger.enqueue(jobs, messages)
+        total += to.send(jobs)
         through += len(jobs)
         if tick is not None:
             tick(through)

@@ -30,14 +30,17 @@ def results(batch: str, *, format: Format, states: Collection[str]) -> Exit:
     written = write(ended_results(session, batch, states), sys.stdout)
     counts = session.ledger.counts(batch)
     going_on = counts.queued + counts.running
+    if counts.superseded and "superseded" not in states:
+        say(f"{count(counts.superseded, 'earlier version')} of corrected rows left out: --state superseded shows them")
     if going_on:
         say(f"{count(written, 'result')}; {count(going_on, 'job has', 'jobs have')} not ended yet", "warning")
     return Exit.OK
 
 
 def ended_results(session: Session, batch: str, states: Collection[str] = ()) -> Iterator[RenderResult]:
-    """Results of a batch in row order."""
-    found = session.ledger.results(batch)
+    """Results of a batch in row order: of the newest version of each row, or (`superseded`) of the earlier ones."""
+    found = session.ledger.results(batch, superseded="superseded" in states)
+    states = set(states) - {"superseded"}
     return in_row_order(result for result in found if not states or result.state in states)
 
 

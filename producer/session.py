@@ -31,7 +31,9 @@ class Session:
     def _known(self) -> str:
         names = [info.name for info in self.ledger.batches()]
         if not names:
-            return "nothing has been submitted to this Redis yet"
+            return (
+                "nothing has been submitted to this Redis yet (or it lost its data: producer reconcile --from-storage)"
+            )
         latest = ", ".join(reversed(names[-5:]))
         return f"latest batches: {latest}" if len(names) > 5 else f"known batches: {latest}"
 

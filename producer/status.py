@@ -69,11 +69,12 @@ def _print(counted: list[tuple[BatchInfo, Counts]], workers: dict[str, Heartbeat
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("batch", overflow="fold", min_width=6)
-    for name in ("total", *STATES):
+    states = (*STATES, "superseded") if any(counts.superseded for _, counts in counted) else STATES
+    for name in ("total", *states):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("begun", justify="right", no_wrap=True)
     for info, counts in counted:
-        numbers = [_number(state, getattr(counts, state)) for state in STATES]
+        numbers = [_number(state, getattr(counts, state)) for state in states]
         ago = _ago(time.time() - info.created_at)
         table.add_row(info.name, f"{counts.total:,}", *numbers, ago)
     if not console.is_terminal:

@@ -17,12 +17,14 @@ from jobs.storage import writer_for
 from jobs.uri import redacted, resolve_uri
 from producer.check import LOOKED_FOR, Checked, Source, check
 from producer.console import count, people, place, say, write_json
-from producer.enqueue import BATCH_NAME, Target, batch_name, changed_sentence, enqueue
+from producer.enqueue import BATCH_NAME, Destination, Target, batch_name, changed_sentence, enqueue
 from producer.exits import CommandFailed, Exit
+from producer.keeping import Manifest, recovery
 from producer.progress import row_progress
 from producer.rejected import rejected_path
 from producer.session import Session, open_session
 
+STATES = ("queued", "running", "done", "failed", "cancelled")
 GO_ON = "What is enqueued stays; submit the same file to the same batch again, and the rest follows."
 
 
@@ -62,11 +64,11 @@ def submit(options: Options) -> Exit:
             say(f"{count(checked.good, 'job')} would go to batch {batch!r}; nothing was enqueued (--dry-run)")
             write_json(summary | {"dry_run": True})
             return Exit.OK
-        enqueued = _enqueue(source, target, session, checked)
+        enqueued, parts = _enqueue(source, target, session, checked)
         if _fingerprint(source) != before:
             raise InvalidCsv(changed_sentence(source))
     seconds = time.monotonic() - started
-    summary |= _enqueued_summary(enqueued, checked, seconds)
+    summary |= _enqueued_summary(enqueued, checked, seconds) | {"manifest_files": parts}
     _report_enqueued(batch, enqueued, options)
     if not options.wait:
         write_json(summary)
@@ -131,15 +133,23 @@ def _fingerprint(source: Source) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _enqueue(source: Source, target: Target, session: Session, checked: Checked) -> Enqueued:
+def _enqueue(source: Source, target: Target, session: Session, checked: Checked) -> tuple[Enqueued, int | None]:
+    """What was enqueued, and how many files of the manifest were written."""
     if not checked.good:
-        return Enqueued()
+        return Enqueued(), 0
     origin = source.name if source.name == "stdin" else source.path.absolute().as_uri()
-    info = session.ledger.open_batch(target.batch, output=target.output, source=origin)
+    ledger, writer = session.ledger, writer_for(target.output)
+    is_new = ledger.batch(target.batch) is None
+    info = ledger.open_batch(target.batch, output=target.output, source=origin)
     _check_same_batch(info, target, origin)
+    manifest = Manifest(writer, target.output, batch=target.batch, source=origin)
+    looking = recovery(ledger, info, writer, is_new=is_new, settle_seconds=session.settings.heartbeat_seconds)
     try:
-        with row_progress("Enqueueing", checked.good) as tick:
-            return enqueue(source, target, session.ledger, tick=tick)
+        with looking as finished, row_progress("Enqueueing", checked.good) as tick:
+            to = Destination(ledger, info.row_prefix(origin), finished, manifest.note)
+            enqueued = enqueue(source, target, to, tick=tick)
+        manifest.close()
+        return enqueued, manifest.parts
     except KeyboardInterrupt:
         say(f"Stopped. {GO_ON}", "warning")
         raise
@@ -196,9 +206,13 @@ def _report_verdict(source: Source, checked: Checked, options: Options) -> None:
 
 
 def _report_enqueued(batch: str, enqueued: Enqueued, options: Options) -> None:
-    known = {state: number for state, number in enqueued.model_dump().items() if state != "added" and number}
+    known = {state: number for state, number in _already(enqueued).items() if number}
     were = "; there already: " + ", ".join(f"{number:,} {state}" for state, number in known.items()) if known else ""
     say(f"{count(enqueued.added, 'job')} enqueued in batch {batch!r}{were}", "good")
+    if enqueued.recovered:
+        say(f"{count(enqueued.recovered, 'job')} found finished in storage and recorded as done", "good")
+    if enqueued.replaced:
+        say(f"{count(enqueued.replaced, 'earlier version')} of corrected rows superseded", "warning")
     if enqueued.failed + enqueued.cancelled:
         say(f"Failed and cancelled jobs stay so until you ask: producer retry {batch}")
     if not options.wait and enqueued.added:
@@ -218,6 +232,16 @@ def _summary(source: Source, target: Target, checked: Checked, rejected_to: Path
 
 
 def _enqueued_summary(enqueued: Enqueued, checked: Checked, seconds: float) -> dict[str, object]:
-    there = {state: number for state, number in enqueued.model_dump().items() if state != "added"}
-    rate = round(checked.rows / seconds, 1) if seconds > 0 else None
-    return {"enqueued": enqueued.added, "already": there, "seconds": round(seconds, 3), "rows_per_second": rate}
+    return {
+        "enqueued": enqueued.added,
+        "already": _already(enqueued),
+        "recovered": enqueued.recovered,
+        "replaced": enqueued.replaced,
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(checked.rows / seconds, 1) if seconds > 0 else None,
+    }
+
+
+def _already(enqueued: Enqueued) -> dict[str, int]:
+    """The jobs that the ledger knew, by state."""
+    return enqueued.model_dump(include=set(STATES))

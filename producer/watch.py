@@ -12,10 +12,12 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from jobs.errors import LedgerUnavailable
+from jobs.errors import LedgerUnavailable, RenderError
 from jobs.ledger import Counts
 from jobs.reconcile import Reconciled, reconcile
 from producer.console import count, people, place, say
+from producer.exits import CommandFailed, Exit
+from producer.rebuilding import make_again
 from producer.session import Session
 
 REFRESH_SECONDS = 0.5
@@ -24,6 +26,7 @@ NO_WORKER_SECONDS = 10.0  # of silence before somebody is told
 LOOK_SECONDS = 2.0  # between two looks for workers
 REDIS_PATIENCE_SECONDS = 60.0  # Redis may restart while a batch runs
 SHOWN_FAILURES = 20
+SUBMIT_AGAIN = "Submit the CSV to the same batch again: what is done is not redone."
 
 
 class Display(Protocol):
@@ -38,22 +41,23 @@ def watch(session: Session, batch: str) -> Counts:
 
     Raises:
         LedgerUnavailable: Redis stayed away for a minute; the batch goes on without us.
+        CommandFailed: Redis lost the batch, and storage does not bring it back.
         KeyboardInterrupt: after a sentence that says how to go on watching.
     """
     console = people()
     try:
         with _Repairs(session, batch, console) as repairs, _display(console, batch) as display:
-            return _follow(session, batch, display, [repairs.tick, _WorkerAlarm(session, console).tick])
+            return _follow(_Counting(session, batch), display, [repairs.tick, _WorkerAlarm(session, console).tick])
     except KeyboardInterrupt:
         say(f"Stopped watching. The batch goes on; watch it again with: producer status {batch} --watch", "warning")
         raise
 
 
-def _follow(session: Session, batch: str, display: Display, ticks: list[Callable[[Counts], None]]) -> Counts:
+def _follow(counting: _Counting, display: Display, ticks: list[Callable[[Counts], None]]) -> Counts:
     answered = time.monotonic()
     while True:
         try:
-            counts = session.ledger.counts(batch)
+            counts = counting.counts()
             answered = time.monotonic()
             display.show(counts)
             if not counts.queued + counts.running:
@@ -64,6 +68,45 @@ def _follow(session: Session, batch: str, display: Display, ticks: list[Callable
             if time.monotonic() - answered > REDIS_PATIENCE_SECONDS:
                 raise
         time.sleep(REFRESH_SECONDS)
+
+
+@dataclass
+class _Counting:
+    """The counts of a batch, which is made again from storage when Redis comes back with less than it had."""
+
+    session: Session
+    batch: str
+    _most: int = 0
+    _output: str | None = None
+
+    def counts(self) -> Counts:
+        """The newest.
+
+        Raises:
+            LedgerUnavailable: Redis does not answer.
+            CommandFailed: Redis lost the batch, and storage does not bring it back.
+        """
+        if self._output is None:
+            info = self.session.ledger.batch(self.batch)
+            self._output = info.output if info else None
+        counts = self.session.ledger.counts(self.batch)
+        if counts.total < self._most:
+            self._make_again()
+            counts = self.session.ledger.counts(self.batch)
+            self._most = 0
+        self._most = max(self._most, counts.total)
+        return counts
+
+    def _make_again(self) -> None:
+        say(f"Redis came back with less of batch {self.batch!r} than it had", "warning")
+        try:
+            rebuilt = make_again(self.session, self.batch, self._output) if self._output else None
+        except LedgerUnavailable:
+            raise
+        except RenderError as error:
+            raise CommandFailed(Exit.STORAGE, f"{error}\n{SUBMIT_AGAIN}") from error
+        if rebuilt is None:
+            raise CommandFailed(Exit.NO_REDIS, f"Nothing in storage says what the batch held. {SUBMIT_AGAIN}")
 
 
 @dataclass
@@ -94,9 +137,16 @@ class _Repairs:
             self._report(repaired)
 
     def _reconcile(self) -> tuple[Reconciled, float]:
-        begun = time.monotonic()
+        """What a pass repaired, and how many seconds it kept Redis busy."""
+        begun, slept = time.monotonic(), []
+
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+            time.sleep(seconds)
+
         lease = self.session.settings.lease_seconds
-        return reconcile(self.session.ledger, batch=self.batch, lease_seconds=lease), time.monotonic() - begun
+        repaired = reconcile(self.session.ledger, batch=self.batch, lease_seconds=lease, sleep=sleep)
+        return repaired, time.monotonic() - begun - sum(slept)
 
     def _report(self, repaired: Reconciled) -> None:
         if repaired.restored:
