@@ -37,8 +37,29 @@ def register() -> None:
     TRANSPORT_ALIASES[ALIAS] = "worker.broker:TolerantTransport"
 
 
+class TolerantQoS(kombu_redis.QoS):
+    """kombu's notes of what was delivered, except that a note which is no message is dropped with a log line.
+
+    Otherwise the first such note would end every sweep for overdue messages before it came to the others.
+    """
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        """Answers to QoS.restore_visible, .restore_unacked and .reject."""
+        try:
+            super().restore_by_tag(tag, client=client, leftmost=leftmost)  # type: ignore[no-untyped-call]
+        except BROKER_ERRORS:
+            raise
+        except Exception as error:  # noqa: BLE001 (the content is a stranger's)
+            log.error(
+                "garbage_among_deliveries", error=repr(error)[:SHOWN_CHARACTERS], tag=repr(tag)[:SHOWN_CHARACTERS]
+            )
+            self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
+
+
 class TolerantChannel(kombu_redis.Channel):
     """kombu's Redis channel, except that an item which is no message is dropped with a log line."""
+
+    QoS = TolerantQoS
 
     def _brpop_read(self, **options: Any) -> Any:
         """Answers to MultiChannelPoller.on_readable, inside the event loop, where any error ends the worker.

@@ -95,3 +95,22 @@ def test_a_worker_fed_nothing_but_garbage_still_answers_to_sigterm(site: Site) -
     eventually(lambda: len(site.events("garbage_in_queue")) == 500)
     worker.terminate()
     assert worker.exit_code() == 0
+
+
+def test_garbage_among_the_delivered_messages_does_not_keep_an_overdue_one_from_coming_back(site: Site) -> None:
+    client = site.ledger.client
+    (job,) = site.enqueue(1)
+    message = json.loads(str(client.rpop("render")))
+    client.hset("unacked", "overdue", json.dumps([message, "", "render"]))
+    client.zadd("unacked_index", {"overdue": 1.0})
+    for number, item in enumerate(["not json", "5", "[]", "[1, 2]", '["x", "", "render"]', "{}", b"\xff\xfe"]):
+        client.hset("unacked", f"garbage-{number}", item)
+        client.zadd("unacked_index", {f"garbage-{number}": 2.0 + number})  # newer: the sweep begins with them
+    client.hset("unacked", b"\xff", "no text for a tag")
+    client.zadd("unacked_index", {b"\xff": 9.0})
+    worker = site.start(visibility_timeout_seconds=5)
+    site.wait_until_done(1)
+    eventually(lambda: site.held == 0 or not worker.alive)
+    assert worker.alive
+    assert [result.id for result in site.ledger.results("b")] == [job.id]
+    assert site.events("garbage_among_deliveries")

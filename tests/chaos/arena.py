@@ -1,0 +1,180 @@
+"""Where things are broken on purpose: a real Redis, real workers behind a proxy, real commands, a folder of results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+from PIL import Image, ImageDraw
+
+from deploy.local.embedded_redis import EmbeddedRedis
+from jobs.job import RenderJob
+from jobs.ledger import Counts, Ledger
+from producer.check import Source
+from producer.enqueue import Target, jobs_of
+from tests.tcp_proxy import TcpProxy
+from tests.worker_process import ROOT, WorkerProcess
+
+BATCH = "chaos"
+PICTURES = 8
+VISIBILITY_SECONDS = 5  # the least that there is
+MISSING_EVERY = 100  # rows of which one names a picture that is not there
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How large, how much is broken, and the seed that it all follows from."""
+
+    jobs: int = 2000
+    workers: int = 4
+    faults: int = 30
+    seed: int = 0
+    step_ms: int = 25
+    sample_ms: int = 2
+
+
+class Arena:
+    """Use as a context manager: everything that it started ends with it."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.results = folder / "out" / BATCH
+        self.server = EmbeddedRedis(folder / "redis")
+        self.workers: list[WorkerProcess] = []
+        self.logs: list[Path] = []
+        self.unexpected: list[str] = []
+
+    def __enter__(self) -> Arena:
+        self._write_inputs(random.Random(f"inputs {self.plan.seed}"))
+        self.server.start()
+        self.proxy = TcpProxy(("127.0.0.1", self.server.port)).__enter__()
+        self.client = redis.Redis.from_url(self.server.url, decode_responses=True, encoding_errors="replace")
+        self.ledger = Ledger(self.client)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for worker in self.workers:
+            if worker.alive:
+                worker.kill()
+        self.client.close()
+        self.proxy.__exit__(None, None, None)
+        self.server.stop()
+
+    # -- inputs ---------------------------------------------------------------------------------------------------
+
+    @property
+    def csv(self) -> Path:
+        """The rows, in a file named as the batch."""
+        return self.folder / f"{BATCH}.csv"
+
+    def jobs(self) -> Iterator[RenderJob]:
+        """The jobs of the CSV as the producer makes them."""
+        return jobs_of(Source(self.csv, self.csv.name, self.folder), Target(BATCH, (self.folder / "out").as_uri()))
+
+    def _write_inputs(self, rng: random.Random) -> None:
+        for number in range(PICTURES):
+            image = Image.new("RGB", (96, 64 if number % 2 else 96), "navy")
+            draw = ImageDraw.Draw(image)
+            for _ in range(6):
+                x, y = rng.randrange(80), rng.randrange(50)
+                draw.rectangle((x, y, x + rng.randrange(5, 40), y + rng.randrange(5, 40)), fill=rng.randrange(2**24))
+            image.save(self.folder / f"{number}.png")
+        with self.csv.open("w", newline="") as file:
+            rows = csv.writer(file)
+            rows.writerow(["image", "prompt", "num_samples", "image_resolution", "ddim_steps", "eta", "guess_mode"])
+            for row in range(1, self.plan.jobs + 1):
+                picture = "missing" if row % MISSING_EVERY == 0 else rng.randrange(PICTURES)
+                samples, steps = 1 + (rng.random() < 0.25), rng.randrange(3, 9)
+                rows.writerow(
+                    [f"{picture}.png", f"thing {row}", samples, 64, steps, rng.choice((0, 0.5)), row % 7 == 0]
+                )
+
+    # -- processes ------------------------------------------------------------------------------------------------
+
+    def start_worker(self, **settings: Any) -> WorkerProcess:
+        """One more, connected through the proxy."""
+        values = {
+            "redis_url": f"redis://127.0.0.1:{self.proxy.port}/0",
+            "allow_folders": self.folder,
+            "output_uri": self.folder / "out",
+            "engine_dir": f"fake:step_ms={self.plan.step_ms},sample_ms={self.plan.sample_ms}",
+            "jobs_in_flight": 8,
+            "visibility_timeout_seconds": VISIBILITY_SECONDS,
+            "heartbeat_seconds": 0.5,
+            "lease_seconds": 3,
+            "grace_seconds": 3,
+            "max_attempts": 12,  # a job beside which thirty things break has not taken its workers down
+            "retry_base_seconds": 0.1,
+        } | settings
+        environment = {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
+        environment |= {"OMP_NUM_THREADS": "1"}
+        log = self.folder / f"worker-{len(self.logs)}.log"
+        self.logs.append(log)
+        worker = WorkerProcess("worker", environment=environment, log=log)
+        self.workers.append(worker)
+        return worker
+
+    def retire(self, worker: WorkerProcess) -> None:
+        """Another one takes a dead worker's place, as a supervisor would see to."""
+        self.workers.remove(worker)
+        self.start_worker()
+
+    def replace_the_dead(self) -> None:
+        """No worker may end that nobody ended."""
+        for worker in [worker for worker in self.workers if not worker.alive]:
+            self.unexpected.append(f"a worker ended by itself with {worker.exit_code()}: {worker.log}")
+            self.retire(worker)
+
+    def producer(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command on a direct connection, with its words in `producer.log`."""
+        settings = {
+            "REDIS_URL": self.server.url,
+            "OUTPUT_URI": str(self.folder / "out"),
+            "HEARTBEAT_SECONDS": "0.5",
+            "LEASE_SECONDS": "3",
+            "RECONCILE_SECONDS": "1",
+        }
+        with (self.folder / "producer.log").open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "producer", *arguments],
+                cwd=ROOT,
+                env=os.environ | {f"RENDER_{name}": value for name, value in settings.items()},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def counts(self) -> Counts:
+        """Through the time in which Redis is away."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self.ledger.counts(BATCH)
+            except Exception:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """All log lines of all workers, those that a kill cut short left out."""
+        for log in self.logs:
+            for line in io.StringIO(log.read_text(errors="replace")):
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    continue

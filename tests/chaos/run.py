@@ -1,0 +1,89 @@
+"""One run: submit, break things while the batch runs, let it end, judge."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.chaos.arena import BATCH, Arena, Plan
+from tests.chaos.faults import drawn
+from tests.chaos.verdict import judge
+
+LIMIT_SECONDS = 900.0
+NO_PROGRESS_SECONDS = 8.0  # after which the next fault comes all the same
+
+
+def chaos(plan: Plan, folder: Path) -> dict[str, object]:
+    """Run a plan in an empty folder; the numbers and, under `wrong`, what must not be."""
+    began = time.monotonic()
+    with Arena(plan, folder) as arena:
+        for _ in range(plan.workers):
+            arena.start_worker()
+        waiting = arena.producer("submit", str(arena.csv), "--wait")
+        while arena.counts().total < plan.jobs:
+            time.sleep(0.1)
+        broken = _break_things(arena, plan, waiting)
+        wrong = _let_it_end(arena, waiting)
+        seconds = time.monotonic() - began
+        verdict = judge(arena)
+    return {
+        "seed": plan.seed,
+        "jobs": plan.jobs,
+        "workers": plan.workers,
+        "faults": sum(broken.values()),
+        "seconds": round(seconds, 1),
+        **verdict.counted,
+        "broken": dict(sorted(broken.items())),
+        "wrong": [*wrong, *verdict.wrong],
+    }
+
+
+def _break_things(arena: Arena, plan: Plan, waiting: subprocess.Popen[str]) -> Counter[str]:
+    """One fault after the other, spread over the batch."""
+    rng = random.Random(f"faults {plan.seed}")
+    broken: Counter[str] = Counter()
+    for number, fault in enumerate(drawn(plan.faults, rng)):
+        due = plan.jobs * number / (plan.faults + 1)
+        deadline = time.monotonic() + NO_PROGRESS_SECONDS
+        while arena.counts().finished < due and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if waiting.poll() is not None:
+            break  # all jobs have ended before all faults have happened
+        sys.stderr.write(f"{arena.counts().finished:>6} finished: {fault.__name__}\n")
+        fault(arena, rng)
+        broken[fault.__name__] += 1
+        arena.replace_the_dead()
+    return broken
+
+
+def _let_it_end(arena: Arena, waiting: subprocess.Popen[str]) -> list[str]:
+    """To the end of the batch; then what storage errors made fail once more; then of the workers."""
+    wrong = _end(arena, waiting, "submit --wait")
+    for arguments in (["retry", BATCH, "--only", "failed"], ["status", BATCH, "--watch", "--json"]):
+        wrong += _end(arena, arena.producer(*arguments), " ".join(arguments))
+    for worker in arena.workers:
+        worker.terminate()
+    for worker in arena.workers:
+        if (code := worker.exit_code(seconds=60)) != 0:
+            wrong.append(f"a worker ended with {code} after SIGTERM: {worker.log}")
+    return wrong
+
+
+def _end(arena: Arena, command: subprocess.Popen[str], what: str) -> list[str]:
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while command.poll() is None:
+        arena.replace_the_dead()
+        if time.monotonic() > deadline:
+            command.kill()
+            return [f"{what} did not end: {arena.counts()}"]
+        time.sleep(0.2)
+    stdout, _ = command.communicate()
+    if command.returncode not in (0, 1):
+        return [f"{what} ended with {command.returncode}: see {arena.folder}/producer.log"]
+    json.loads(stdout)
+    return []
