@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jobs.errors import HandedBack, OutOfMemory, RenderFailed
 from tests.worker.loops import Device, kinds, larger_than, once, run
 from tests.worker.samples import sample_request
+from worker.decoding import Decoding
 from worker.device import DeviceLost, DeviceOutOfMemory
 from worker.loop import RenderLoop
 from worker.slots import StepBatch
@@ -159,3 +160,18 @@ def test_whatever_goes_wrong_every_future_ends_once(script: list[str], samples: 
     assert set(kinds(futures)) <= {"done", "RenderFailed", "OutOfMemory"}
     with pytest.raises(InvalidStateError):
         futures[0].set_result(np.zeros(1))
+
+
+def test_memory_that_runs_out_while_pictures_are_fetched_ends_their_samples_and_no_others() -> None:
+    class Arriving(Decoding):
+        def pictures(self) -> list[np.ndarray | None]:
+            raise DeviceOutOfMemory("full")
+
+    device = Device(max_batch=2)
+    loop = RenderLoop(device)
+    futures = [loop.submit(sample_request(number, steps=1)) for number in range(3)]
+    device.decode = lambda latents: Arriving(latents)  # type: ignore[method-assign]
+    loop.step()
+    del device.decode
+    run(loop)
+    assert kinds(futures) == ["OutOfMemory", "OutOfMemory", "done"]
