@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engines.errors import BackendUnavailable, BuildFailed
@@ -149,6 +150,20 @@ def compile_package(job: PackageJob) -> float:
         raise BuildFailed(f"torch could not compile {job.component} for {job.size.stage}: {error}") from error
     scratch.replace(job.path)
     return time.monotonic() - started
+
+
+def save_constants(module: nn.Module, path: Path) -> Path:
+    """Write all that the packages of a component take when they are loaded: parameters and buffers, by name."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Cloned: safetensors takes no tensors that share memory, as tied weights do.
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def load_constants(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """What `save_constants` wrote, on a device and in the layout that packages are compiled for."""
+    return {name: laid_out(tensor) for name, tensor in load_file(path, device=str(device)).items()}
 
 
 @lru_cache(maxsize=1)

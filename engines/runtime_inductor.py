@@ -11,12 +11,9 @@ from torch import Tensor
 
 from engines.errors import EngineSetRefused
 from engines.manifest import Component, Manifest
-from engines.models import load_component
-from engines.packages import Size, laid_out, prepared
-from engines.quiet import quiet_libraries
-from engines.runtime import DTYPES, Engine, Placement
+from engines.packages import Size, laid_out, load_constants
+from engines.runtime import Engine, Placement
 from engines.spec import ComponentSpec, TensorSpec
-from engines.weights import Weights
 
 
 class InductorEngine:
@@ -79,23 +76,18 @@ class InductorBackend:
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
         self._folder, self._manifest, self._device = folder, manifest, device
-        self._weights = Weights(folder / "weights", folder / "weights" / "controlnet")
 
     def open(self, name: str) -> Engine:
-        """Read the weights and load every package.
+        """Read the weights, without diffusers, and load every package.
 
         Raises:
             EngineSetRefused: torch does not take a package, or it wants other weights than the set has.
         """
         component = self._manifest.components[name]
-        constants = self._constants(name)
+        (stored,) = component.stages["constants"].files
+        constants = load_constants(self._folder / stored, self._device)
         packages = {size: self._package(path, constants) for size, path in self._paths(component).items()}
         return InductorEngine(packages, component.spec, constants)
-
-    def _constants(self, name: str) -> dict[str, Tensor]:
-        with quiet_libraries():
-            module = prepared(load_component(name, self._weights, DTYPES[self._manifest.precision]), self._device)
-        return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
     def _paths(self, component: Component) -> dict[Size, Path]:
         sized = ((Size.of_stage(stage), made.files) for stage, made in component.stages.items())

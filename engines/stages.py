@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engines.packages import PackageJob
 
 # Raise one when its stage makes other files from the same inputs.
-REVISIONS = {"tokenizer": 1, "weights": 1, EXPORT: 3, "plan": 2, "package": 1}
+REVISIONS = {"tokenizer": 1, "weights": 1, "constants": 1, EXPORT: 3, "plan": 2, "package": 1}
 _EXPORTERS = ("torch", "diffusers", "transformers", "onnx")
 
 
@@ -52,7 +52,7 @@ class Recipe:
         made_by = {package: self.versions[package] for package in _EXPORTERS if package in self.versions}
         if stage == "weights":
             return [REVISIONS[stage], PART_OF[component], self.precision, made_by]
-        if stage == EXPORT:
+        if stage in (EXPORT, "constants"):
             return [REVISIONS[stage], component, self.precision, made_by]
         if self.backend == "inductor":
             from engines.packages import OPTIONS
@@ -80,7 +80,7 @@ def recipe_for(
         )
     runtime: str = backend
     architecture: str | None = None
-    stages: tuple[str, ...] = ("weights",) if backend in ("torch", "inductor") else (EXPORT,)
+    stages: tuple[str, ...] = ("weights",) if backend == "torch" else (EXPORT,)
     if backend == "tensorrt":
         from engines import plan
 
@@ -92,6 +92,7 @@ def recipe_for(
 
         check_profiles(profiles)
         runtime, architecture = "torch", architecture_of(build_device())
+        stages = ("constants",)
     packages = [*_EXPORTERS, runtime] if EXPORT in stages else ["torch", "diffusers", "transformers"]
     versions = {package: _version(package) for package in packages}
     return Recipe(backend, runtime, stages, precision, tuple(profiles), architecture, versions)
@@ -126,7 +127,9 @@ class StageMaker:
         if stage == "tokenizer":
             self._tokens()
             return [self._folder / TOKENIZER]
-        return {"weights": self._copy, EXPORT: self._export, "plan": self._plan}[stage](component)
+        return {"weights": self._copy, "constants": self._constants, EXPORT: self._export, "plan": self._plan}[stage](
+            component
+        )
 
     def package_job(self, spec: ComponentSpec, stage: str) -> PackageJob:
         """What compiles one package."""
@@ -165,15 +168,23 @@ class StageMaker:
         getattr(self._opened(), part).save_pretrained(folder)
         return sorted(path for path in folder.iterdir() if path.is_file())
 
+    def _constants(self, component: str) -> list[Path]:
+        from engines.packages import save_constants
+
+        return [save_constants(self._module(component), self._folder / "constants" / f"{component}.safetensors")]
+
+    def _module(self, component: str) -> Any:
+        if not self._modules:
+            self._modules = dict(self._opened().modules())
+        return self._modules[component]
+
     def _export(self, component: str) -> list[Path]:
         from engines.export import export_onnx
         from engines.runtime import DTYPES
 
-        if not self._modules:
-            self._modules = dict(self._opened().modules())
         spec = component_specs(self.geometry)[component]
         dtype = DTYPES[self._recipe.precision]
-        return export_onnx(self._modules[component], spec, dtype=dtype, folder=self._folder)
+        return export_onnx(self._module(component), spec, dtype=dtype, folder=self._folder)
 
     def _plan(self, component: str) -> list[Path]:
         from engines.plan import build_plan
