@@ -1,6 +1,7 @@
 # make demo    render examples/jobs.csv on this machine: installs, builds the demo engines, starts Redis and a worker
 # make test    every test that needs no GPU
 # make check   ruff and mypy
+# make chaos   break a running batch on purpose and check that nothing is lost: RUNS=10 SEED=1 (docs/operations.md)
 # make fuzz    look for inputs that break something, for FUZZ_SECONDS (600)
 # make clean   remove what these made; make clean-demo: only the demo's
 #
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check fuzz clean clean-demo help
+.PHONY: demo test check chaos fuzz clean clean-demo help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -28,6 +29,12 @@ test: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	@scripts/check
+
+RUNS ?= 1
+SEED ?= 1
+
+chaos: $(VENV)/.dev
+	@$(BIN)/python scripts/chaos --runs $(RUNS) --seed $(SEED)
 
 fuzz: $(VENV)/.dev
 	@$(BIN)/python scripts/fuzz --seconds $(FUZZ_SECONDS)

@@ -140,20 +140,20 @@ class Arena:
             self.unexpected.append(f"a worker ended by itself with {worker.exit_code()}: {worker.log}")
             self.retire(worker)
 
-    def producer(self, *arguments: str) -> subprocess.Popen[str]:
-        """A command on a direct connection, with its words in `producer.log`."""
-        settings = {
-            "REDIS_URL": self.server.url,
-            "OUTPUT_URI": str(self.folder / "out"),
-            "HEARTBEAT_SECONDS": "0.5",
-            "LEASE_SECONDS": "3",
-            "RECONCILE_SECONDS": "1",
-        }
+    def producer(self, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
+        """A command on a direct connection, with its words in `producer.log`; settings override."""
+        values = {
+            "redis_url": self.server.url,
+            "output_uri": self.folder / "out",
+            "heartbeat_seconds": 0.5,
+            "lease_seconds": 3,
+            "reconcile_seconds": 1,
+        } | settings
         with (self.folder / "producer.log").open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "producer", *arguments],
                 cwd=ROOT,
-                env=os.environ | {f"RENDER_{name}": value for name, value in settings.items()},
+                env=os.environ | {f"RENDER_{name.upper()}": str(value) for name, value in values.items()},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

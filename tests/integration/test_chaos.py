@@ -1,0 +1,15 @@
+"""A short run of scripts/chaos: every job ends once, whole and right, whatever is broken meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.chaos.arena import Plan
+from tests.chaos.run import chaos
+
+
+def test_a_batch_survives_what_is_broken_on_purpose(tmp_path: Path) -> None:
+    found = chaos(Plan(jobs=150, workers=2, faults=6, seed=1, step_ms=10), tmp_path)
+    assert found["wrong"] == []
+    assert found["faults"] == 6
+    assert (found["done"], found["failed"]) == (149, 1)
