@@ -13,7 +13,17 @@ from torch import Tensor
 
 from engines.errors import BackendUnavailable, BuildFailed
 from engines.models import load_component
-from engines.packages import PackageJob, Size, batch_sizes, check_profiles, compile_package, compile_packages, sizes_of
+from engines.packages import (
+    PackageJob,
+    Size,
+    batch_sizes,
+    check_profiles,
+    compile_package,
+    compile_packages,
+    load_constants,
+    save_constants,
+    sizes_of,
+)
 from engines.runtime_inductor import InductorEngine
 from engines.spec import Geometry, Profile, component_specs
 from engines.stages import recipe_for
@@ -110,7 +120,7 @@ def test_a_compiled_package_agrees_with_torch_on_weights_given_when_it_is_loaded
     ((done, seconds),) = compile_packages([job], processes=1)
     assert done == job
     assert seconds > 0
-    constants = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    constants = load_constants(save_constants(module, tmp_path / "clip.safetensors"), torch.device("cpu"))
     package = torch._inductor.aoti_load_package(str(job.path), run_single_threaded=True)
     package.load_constants(
         {name: constants[name] for name in package.get_constant_fqns()}, check_full_update=True, user_managed=True
