@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from rich.console import Console
 from engines.errors import EngineError
 
 EXIT_CODES = """
-Exit codes: 0 done; 1 a component is out of tolerance (verify); 2 wrong command line; 3 weights refused;
+Exit codes: 0 done; 1 out of tolerance (verify, score); 2 wrong command line; 3 weights refused;
 4 backend not available; 5 build failed; 6 engine set refused.
 """
 
@@ -158,13 +159,49 @@ def bench(
     from engines.bench import bench as timings_of
     from engines.runtime import load_engine_set
 
-    if shape is not None and ":" in shape:
-        raise typer.BadParameter(f"{shape!r} is a range; bench takes one size", param_hint="--shape")
-    asked = None if shape is None else _profiles([shape], batch)[0]
+    asked = None if shape is None else _one_size(shape)
     with load_engine_set(path, device=device, threads=threads) as engines:
         size = asked or engines.manifest.profiles[0]
         request = BenchRequest(size.max_height, size.max_width, batch, steps, warmups)
         _print_json({**timings_of(engines, request), "threads": threads})
+
+
+@app.command(epilog=EXIT_CODES)
+def score(
+    path: Set,
+    reference: Annotated[
+        Path, typer.Argument(help="The set to compare with, of the same weights.", metavar="REFERENCE")
+    ],
+    shape: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH. Without: the largest of SET's first.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Pictures, from seeds 0, 1, ...")] = 4,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 20,
+    at_least: Annotated[float | None, typer.Option(help="Exit code 1 if a picture is below this PSNR, in dB.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Render the same seeds with two sets and compare the pictures: PSNR in dB, one JSON line.
+
+    engines score engine-set-fp16 engine-set-fp32 --samples 4 --at-least 35
+    """
+    from engines.manifest import load_manifest
+    from engines.score import ScoreRequest
+    from engines.score import score as distances_of
+
+    size = load_manifest(path).profiles[0] if shape is None else _one_size(shape)
+    request = ScoreRequest(size.max_height, size.max_width, samples, steps)
+    distances = distances_of(path, reference, request, device=device)
+    lowest = min(distance.psnr_db for distance in distances)
+    worst = "all pictures are equal" if lowest == float("inf") else f"lowest PSNR {lowest:.1f} dB"
+    people.print(f"{len(distances)} pictures of {size.max_height}x{size.max_width}, {steps} steps: {worst}")
+    told = {"set": load_manifest(path).digest, "reference": load_manifest(reference).digest, **asdict(request)}
+    _print_json({"what": "engines score", **told, "pictures": [distance.to_json() for distance in distances]})
+    if at_least is not None and not lowest >= at_least:
+        raise typer.Exit(1)
+
+
+def _one_size(shape: str) -> Any:
+    if ":" in shape:
+        raise typer.BadParameter(f"{shape!r} is a range; name one size", param_hint="--shape")
+    return _profiles([shape], 1)[0]
 
 
 def _usual_precision(backend: str) -> Literal["fp16", "fp32"]:

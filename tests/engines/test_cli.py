@@ -7,38 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from engines import cli
+from tests.engines.conftest import Ended
 from tests.engines.sets import copy_of_model, copy_of_set, edit_manifest
 from tests.models import tiny_engine_set, tiny_model
-
-
-class Ended(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def engines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ended]:
-    """Runs one command line; stderr without its line breaks and boxes."""
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["engines", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(cli.people, "width", 200)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        caught = capsys.readouterr()
-        return Ended(code, caught.out, " ".join(caught.err.replace("│", " ").split()))
-
-    return run
 
 
 @pytest.fixture
@@ -204,7 +179,7 @@ def test_a_set_for_another_version_can_be_inspected_but_not_loaded(
     [
         (["--shape", "576x64"], 6, "the set was built for 64x64:512x512 and batches up to 4, not for 576x64 and 1"),
         (["--batch", "5"], 6, "batches up to 4, not for 512x512 and 5"),
-        (["--shape", "64x64:128x128"], 2, "'64x64:128x128' is a range; bench takes one size"),
+        (["--shape", "64x64:128x128"], 2, "'64x64:128x128' is a range; name one size"),
         (["--device", "gpu"], 2, "'gpu' is not one of 'auto', 'cpu', 'cuda'"),
     ],
 )
@@ -225,11 +200,11 @@ def test_verify_takes_weights_by_name_and_refuses_others(engines: Callable[..., 
     assert "the set was built from other weights" in ended.err
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["verify"], ["inspect"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["build"], ["verify"], ["inspect"], ["bench"], ["score"]])
 def test_help_says_the_exit_codes(engines: Callable[..., Ended], command: list[str]) -> None:
     ended = engines(*command, "--help")
     assert ended.code == 0
-    assert "Exit codes: 0 done; 1 a component is out of tolerance (verify);" in " ".join(ended.out.split())
+    assert "Exit codes: 0 done; 1 out of tolerance (verify, score);" in " ".join(ended.out.split())
 
 
 def test_the_command_line_starts_without_torch() -> None:
