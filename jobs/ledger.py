@@ -18,8 +18,10 @@ Keys, all under `render:`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -50,6 +52,7 @@ __all__ = ["BatchInfo", "Counts", "Enqueued", "Heartbeat", "JobState", "Ledger",
 WORKER_PREFIX = "render:worker:"
 BATCHES = "render:batches"
 SCAN_COUNT = 1000
+CHUNK = 250  # jobs that are moved at once: Redis answers nobody else for the few milliseconds that it takes
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # kombu.transport.redis.Channel's defaults
 
@@ -130,6 +133,11 @@ class Ledger:
             text = cast("str | None", self.client.hget(_key(batch, "jobs"), job_id))
         return RenderJob.from_json(text) if text else None
 
+    def _jobs(self, batch: str, ids: Sequence[str]) -> list[RenderJob | None]:
+        with _answering():
+            texts = cast("list[str | None]", self.client.hmget(_key(batch, "jobs"), list(ids)))
+        return [RenderJob.from_json(text) if text else None for text in texts]
+
     def state(self, batch: str, job_id: str) -> JobState | None:
         """One job's line, or None."""
         with _answering():
@@ -192,32 +200,38 @@ class Ledger:
         """Queue failed or cancelled jobs again, with no attempts counted. Returns how many."""
         if not set(states) <= {"failed", "cancelled"}:
             raise ValueError(f"only failed and cancelled jobs can be retried, not {sorted(states)}")
-        return sum(
-            self.requeue(batch, line, attempts=0, to="tail") for line in self.states(batch) if line.state in states
-        )
+        lines = (line for line in self.states(batch) if line.state in states)
+        return self.requeue(batch, lines, attempts=0, to="tail")
 
     def cancel(self, batch: str, job_id: str | None = None) -> Counts:
         """End queued jobs at once and mark running ones; counts by the state in which each was found."""
-        ids = [job_id] if job_id else [line.id for line in self.states(batch) if line.state not in TERMINAL]
-        found: dict[str, int] = {}
-        for id_ in ids:
-            job = self.job(batch, id_)
-            if job is None:  # done, or never there
-                continue
-            result = cancelled_result(job)
-            keys = _keys(batch, "states", "counts", "results", "cancels")
-            was = str(self._run("CANCEL", keys, [id_, result.model_dump_json()]))
-            found[was] = found.get(was, 0) + 1
+        ids = iter([job_id]) if job_id else (line.id for line in self.states(batch) if line.state not in TERMINAL)
+        found = Counter[str]()
+        while chunk := list(islice(ids, CHUNK)):
+            results = [cancelled_result(job) for job in self._jobs(batch, chunk) if job is not None]
+            arguments = [part for result in results for part in (result.id, _record(result))]
+            flat = self._run("CANCEL", _keys(batch, "states", "counts", "results", "cancels"), arguments)
+            found.update({flat[i]: int(flat[i + 1]) for i in range(0, len(flat), 2)})
         return Counts(**found)
 
-    def requeue(self, batch: str, line: JobState, *, attempts: int, to: Literal["head", "tail"]) -> bool:
-        """Queue one job again if it is still exactly as `line` saw it."""
-        job = self.job(batch, line.id)
-        if job is None:
-            return False
-        message = message_for(job.id, _dump(job), queue=self.queue)
+    def requeue(
+        self, batch: str, lines: Iterable[JobState], *, attempts: int | None = None, to: Literal["head", "tail"]
+    ) -> int:
+        """Queue those jobs again that are still exactly as `lines` saw them; returns how many that were.
+
+        `attempts` is what they count from then on; None: as before.
+        """
         keys = [*_keys(batch, "states", "counts"), self.queue, _key(batch, "results")]
-        return bool(self._run("REQUEUE", keys, [line.id, line.text, f"queued {attempts}", message, to]))
+        waiting, moved = iter(lines), 0
+        while chunk := list(islice(waiting, CHUNK)):
+            with _answering(), self.client.pipeline(transaction=False) as pipe:
+                for line, job in zip(chunk, self._jobs(batch, [line.id for line in chunk]), strict=True):
+                    if job is not None:
+                        message = message_for(job.id, _dump(job), queue=self.queue)
+                        new = f"queued {line.attempts if attempts is None else attempts}"
+                        self._scripts["REQUEUE"](keys=keys, args=[line.id, line.text, new, message, to], client=pipe)
+                moved += sum(map(int, pipe.execute()))
+        return moved
 
     def restore(self, batch: str, line: JobState, *, tag: str, message: str) -> bool:
         """Take a delivered message back from a consumer that died, if the job is still exactly as `line` saw it."""

@@ -123,6 +123,8 @@ if redis.call('SREM', KEYS[4], id) == 1 then
   move(KEYS[1], KEYS[2], id, old, 'superseded ' .. attempts .. ' queued')
   return {'cancelled', attempts, 0}
 end
+-- Cancelled while it ran, and its worker died or handed it back before it saw that.
+if redis.call('SISMEMBER', KEYS[5], id) == 1 then return {'cancel', attempts, 0} end
 if attempts >= tonumber(ARGV[5]) then return {'quarantined', attempts, 0} end
 move(KEYS[1], KEYS[2], id, old, 'running ' .. (attempts + 1) .. ' ' .. worker .. ' ' .. ARGV[4])
 return {'run', attempts + 1, adopted}
@@ -195,21 +197,29 @@ return 1
 """
 )
 
-# KEYS states counts results cancels; ARGV id, result. Returns the state it was in; queued jobs end at once, running
-# ones at their next step.
+# KEYS states counts results cancels; ARGV (id, result)*. Returns a flat list state, number, ... of what each was;
+# queued jobs end at once, running ones at their next step.
 CANCEL = (
     _PRELUDE
     + """
-local id = ARGV[1]
-local old = redis.call('HGET', KEYS[1], id)
-if not old then return 'unknown' end
-local parts = split(old)
-if parts[1] == 'queued' then
-  move(KEYS[1], KEYS[2], id, old, 'cancelled ' .. parts[2])
-  redis.call('HSET', KEYS[3], id, ARGV[2])
-elseif parts[1] == 'running' then
-  redis.call('SADD', KEYS[4], id)
+local tally = {}
+for i = 1, #ARGV, 2 do
+  local id = ARGV[i]
+  local old = redis.call('HGET', KEYS[1], id)
+  if old then
+    local parts = split(old)
+    if parts[1] == 'queued' then
+      move(KEYS[1], KEYS[2], id, old, 'cancelled ' .. parts[2])
+      redis.call('HSET', KEYS[3], id, ARGV[i + 1])
+      redis.call('SREM', KEYS[4], id)
+    elseif parts[1] == 'running' then
+      redis.call('SADD', KEYS[4], id)
+    end
+    tally[parts[1]] = (tally[parts[1]] or 0) + 1
+  end
 end
-return parts[1]
+local flat = {}
+for what, number in pairs(tally) do flat[#flat + 1] = what; flat[#flat + 1] = number end
+return flat
 """
 )

@@ -69,7 +69,7 @@ def reconcile(
             again = _orphans(ledger, name, lease_seconds)
             orphans.lost &= again.lost
         restored = sum(_restore(ledger, name, line, tag) for line, tag in orphans.stranded)
-        requeued = sum(ledger.requeue(name, line, attempts=line.attempts, to="head") for line in orphans.lost)
+        requeued = ledger.requeue(name, orphans.lost, to="head")
         total = Reconciled(total.restored + restored, total.requeued + requeued)
     return total
 

@@ -122,6 +122,8 @@ class JobRunner:
     def _run_started(self, job: RenderJob, start: Start) -> Ending:
         if start.decision == "quarantined":
             return self.books.finish(self._failed(job, start, _quarantined(start.attempts)))
+        if start.decision == "cancel":
+            return self.books.finish(self._cancelled(job, start, JobCancelled("cancelled by the user")))
         if start.decision != "run":
             log.info("not_rendered", decision=start.decision)
             return Ending.ENDED
@@ -139,7 +141,7 @@ class JobRunner:
                 return self.books.hand_back(job, error, refund=False)
             result = self._failed(job, start, error)
         except JobCancelled as error:
-            result = self._result(job, start, state="cancelled", error_kind=error.kind, error=str(error))
+            result = self._cancelled(job, start, error)
         except RenderError as error:
             result = self._failed(job, start, error)
         except Exception as error:  # (STYLE: the broad except that turns anything into a result)
@@ -230,6 +232,9 @@ class JobRunner:
         kind = error.kind if isinstance(error, RenderError) else "unexpected"
         text = str(error) if isinstance(error, RenderError) else f"unexpected {type(error).__name__}: {error}"
         return self._result(job, start, state="failed", error_kind=kind, error=without_secrets(text))
+
+    def _cancelled(self, job: RenderJob, start: Start, error: JobCancelled) -> RenderResult:
+        return self._result(job, start, state="cancelled", error_kind=error.kind, error=str(error))
 
     def _result(self, job: RenderJob, start: Start, **outcome: Any) -> RenderResult:
         return RenderResult(

@@ -145,6 +145,29 @@ def test_cancelling_ends_queued_jobs_at_once_and_marks_running_ones(ledger: Ledg
     assert ledger.cancels("b") == set()
 
 
+def test_a_cancellation_outlives_the_worker_that_should_have_seen_it(ledger: Ledger) -> None:
+    (job,) = jobs = make_jobs(1)
+    enqueue(ledger, jobs)
+    ledger.start(job, worker="w1")
+    ledger.cancel("b", job.id)
+    ledger.hand_back(job, worker="w1")
+    assert ledger.start(job, worker="w2").decision == "cancel"
+    assert ledger.finish(make_result(job, "cancelled"))
+    assert (ledger.counts("b"), ledger.cancels("b")) == (Counts(cancelled=1), set())
+    assert ledger.retry("b") == 1
+    assert ledger.start(job, worker="w2").decision == "run"
+
+
+def test_thousands_of_jobs_are_cancelled_and_retried_each_once(ledger: Ledger) -> None:
+    enqueue(ledger, make_jobs(1100))
+    assert ledger.cancel("b").queued == 1100
+    assert ledger.counts("b") == Counts(cancelled=1100)
+    ledger.client.delete(ledger.queue)
+    assert ledger.retry("b", states=("cancelled",)) == 1100
+    assert (ledger.counts("b"), ledger.queue_length()) == (Counts(queued=1100), 1100)
+    assert list(ledger.results("b")) == []
+
+
 def test_a_worker_that_stops_beating_is_gone_after_its_lease(ledger: Ledger) -> None:
     ledger.beat("w1", held=["a", "b"], lease_seconds=10)
     assert ledger.workers()["w1"].held == ("a", "b")
