@@ -8,7 +8,7 @@ import styles
 from scenes import Scene, styled
 from textures import Size
 
-# scikit-image's are CC0 or in the public domain; china and flower (scikit-learn) are CC BY 2.0, credited in README.md.
+# README.md has each one's author and terms; china and flower (scikit-learn) are CC BY 2.0.
 PHOTOGRAPHS: dict[str, tuple[str, ...]] = {
     "rocket": ("a rocket on its launch pad", "a rocket"),
     "camera": ("a man with a camera", "a person behind a camera on a tripod"),

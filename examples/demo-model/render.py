@@ -1,4 +1,4 @@
-"""Pictures from weights, through diffusers: for contact sheets where no engine set was built."""
+"""Pictures from weights, through diffusers: for the contact sheet, where no engine set was built."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from captions import NEGATIVE, SUFFIX
+from data import canny
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to render; edges bool [H, W] is the control."""
+    """One picture to render; image uint8 RGB [H, W, 3], sides multiples of 64, is where the edges come from."""
 
     prompt: str
-    edges: np.ndarray = field(repr=False)
+    image: np.ndarray = field(repr=False)
     seed: int = 0
     steps: int = 20
     scale: float = 9.0
@@ -23,6 +24,7 @@ class Request:
     guess: bool = False
 
     def but(self, **changes: object) -> "Request":
+        """The same with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
 
@@ -40,7 +42,7 @@ class DiffusersRenderer:
 
     @staticmethod
     def _key(request: Request) -> tuple[object, ...]:
-        return (request.edges.shape, request.steps, request.scale, request.strength, request.eta, request.guess)
+        return (request.image.shape, request.steps, request.scale, request.strength, request.eta, request.guess)
 
     def render(self, requests: list[Request]) -> list[np.ndarray]:
         """uint8 RGB [H, W, 3] for each request, in order."""
@@ -56,7 +58,7 @@ class DiffusersRenderer:
     @torch.no_grad()
     def _batch(self, requests: list[Request]) -> list[np.ndarray]:
         first = requests[0]
-        hints = np.stack([r.edges for r in requests]).astype(np.float32)[:, None].repeat(3, 1)
+        hints = np.stack([canny(r.image) for r in requests]).astype(np.float32)[:, None].repeat(3, 1)
         images = self.pipeline(
             [f"{r.prompt}, {SUFFIX}" for r in requests],
             negative_prompt=[NEGATIVE] * len(requests),
@@ -70,11 +72,3 @@ class DiffusersRenderer:
             output_type="np",
         ).images
         return list(np.clip(images * 255 + 0.5, 0, 255).astype(np.uint8))
-
-    @torch.no_grad()
-    def reconstruct(self, image: np.ndarray) -> np.ndarray:
-        """One uint8 picture through the VAE and back."""
-        vae = self.pipeline.vae
-        x = torch.from_numpy(image).to(vae.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-        y = vae.decode(vae.encode(x).latent_dist.mode()).sample[0].permute(1, 2, 0).cpu().numpy()
-        return np.clip(y * 127.5 + 128, 0, 255).astype(np.uint8)

@@ -44,7 +44,7 @@ def _edge_picture(edges: np.ndarray) -> np.ndarray:
 def scene_rows(renderer: DiffusersRenderer, count: int) -> list[list[np.ndarray]]:
     """A row a scene: the scene, its edges, then strength 1 at scale 9 and 4, strength 0, guess mode."""
     scenes = held_out(count)
-    base = [Request(s.caption, canny(s.image), seed=i) for i, s in enumerate(scenes)]
+    base = [Request(s.caption, s.image, seed=i) for i, s in enumerate(scenes)]
     columns = {
         "strength 1, scale 9": renderer.render(base),
         "scale 4": renderer.render([r.but(scale=4.0) for r in base]),
@@ -52,8 +52,8 @@ def scene_rows(renderer: DiffusersRenderer, count: int) -> list[list[np.ndarray]
         "guess mode, scale 4": renderer.render([r.but(guess=True, scale=4.0, prompt="a picture") for r in base]),
     }
     rows = []
-    for i, (scene, request) in enumerate(zip(scenes, base, strict=True)):
-        first = [cell(scene.image, scene.caption), cell(_edge_picture(request.edges), "edges")]
+    for i, scene in enumerate(scenes):
+        first = [cell(scene.image, scene.caption), cell(_edge_picture(canny(scene.image)), "edges")]
         rows.append(first + [cell(images[i], name) for name, images in columns.items()])
     return rows
 
@@ -64,7 +64,7 @@ def photo_rows(renderer: DiffusersRenderer) -> list[list[np.ndarray]]:
     for name in TEST_PHOTOGRAPHS:
         image = photograph(name)
         edges = canny(image)
-        drawn = renderer.render([Request(prompt, edges, seed=7) for prompt in PROMPTS[name]])
+        drawn = renderer.render([Request(prompt, image, seed=7) for prompt in PROMPTS[name]])
         rows.append(
             [
                 cell(image, name),
