@@ -28,6 +28,7 @@ class Site:
     def __init__(self, folder: Path, url: str, *, engines: Path, settings: Mapping[str, str]) -> None:
         """`settings` are further variables of producer and worker; pictures lie in `folder`, results in folder/out."""
         self.folder = folder
+        self._pid = 0  # of the worker
         self.environment = os.environ | {
             "RENDER_REDIS_URL": url,
             "RENDER_ENGINE_DIR": str(engines),
@@ -44,12 +45,19 @@ class Site:
         command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--concurrency", "1"]
         with log.open("wb") as file:
             process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=file, stderr=subprocess.STDOUT)
+        self._pid = process.pid
         try:
             self._wait_for(process, log)
             yield
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)
+
+    def cpu_seconds(self) -> float:
+        """What the worker process has used so far, all its threads together. Linux only."""
+        # After the name, which may hold anything, in brackets: utime and stime are the 12th and 13th field.
+        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _wait_for(self, process: subprocess.Popen[bytes], log: Path) -> None:
         until = time.monotonic() + WORKER_START_SECONDS
