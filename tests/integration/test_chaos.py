@@ -9,7 +9,8 @@ from tests.chaos.run import chaos
 
 
 def test_a_batch_survives_what_is_broken_on_purpose(tmp_path: Path) -> None:
-    found = chaos(Plan(jobs=150, workers=2, faults=6, seed=1, step_ms=10), tmp_path)
+    # Slow jobs: the faults must find some that are under way.
+    found = chaos(Plan(jobs=150, workers=2, faults=6, seed=1, step_ms=250), tmp_path)
     assert found["wrong"] == []
     assert found["faults"] == 6
     assert (found["done"], found["failed"]) == (149, 1)

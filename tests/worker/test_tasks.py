@@ -267,6 +267,29 @@ def test_a_cancelled_job_ends_as_cancelled_before_it_is_fetched_or_in_the_loop(b
     assert bench.result(job).error_kind == "cancelled"
 
 
+def test_a_cancellation_that_the_last_worker_did_not_see_is_recorded_by_the_next(bench: Bench) -> None:
+    job = queued(bench)
+    bench.ledger.start(job, worker="dead")
+    bench.ledger.cancel(job.batch, job.id)
+    assert bench.run(job) is Ending.ENDED
+    assert (bench.result(job).state, bench.result(job).error_kind, bench.fetched) == ("cancelled", "cancelled", 0)
+
+
+def test_a_job_whose_row_was_corrected_meanwhile_is_not_rendered(bench: Bench) -> None:
+    job = queued(bench)
+    queued(bench, prompt="a better house")
+    assert bench.run(job) is Ending.ENDED
+    assert (bench.state(job)[0], bench.fetched) == ("superseded", 0)
+
+
+def test_a_job_that_the_ledger_lost_is_looked_for_in_storage_first(bench: Bench) -> None:
+    job = queued(bench)
+    bench.run(job)
+    bench.ledger.client.flushall()
+    assert bench.run(job) is Ending.ENDED
+    assert (bench.fetched, bench.result(job).state) == (1, "done")
+
+
 def test_one_failed_sample_ends_the_others_and_the_job_fails_with_its_reason(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
