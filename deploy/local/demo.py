@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STATE = ROOT / ".demo"
 OUTPUT = ROOT / "demo-output"
 ENGINES = STATE / "engine-set"
+MODEL = ROOT / "examples" / "demo-model" / "weights"
 BATCH = "demo"
 # One range of sizes: every photograph's short side becomes 256 pixels, whatever its proportions.
 SHAPES = "256x256:512x512"
@@ -62,11 +63,7 @@ def main() -> int:
 
 def build_engines() -> None:
     """The demo's engine set, if its manifest says that it is stale."""
-    model = ROOT / "examples" / "demo-model" / "weights"
-    if not model.is_dir():
-        model = STATE / "random-model"
-        run("examples/random-model/make.py", "--out", str(model))
-    arguments = ["--model", str(model / "model"), "--controlnet", str(model / "controlnet")]
+    arguments = ["--model", str(MODEL / "model"), "--controlnet", str(MODEL / "controlnet")]
     run("-m", "engines.cli", "build", *arguments, "--shape", SHAPES, "--max-batch", "8",
         "--backend", "onnxruntime", "--precision", "fp32", "--out", str(ENGINES))  # fmt: skip
 

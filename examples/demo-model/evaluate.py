@@ -97,8 +97,8 @@ def of_parameters(renderer: EngineRenderer, scenes: list[Scene]) -> dict[str, ob
     def draw(requests: list[Request], **changes: object) -> list[np.ndarray]:
         return renderer.render([r.but(**changes) for r in requests])
 
-    usual, unguided, noisy = draw(base), draw(base, scale=1.0), draw(base, eta=1.0)
-    ten, fifty = draw(base, steps=10), draw(base, steps=50)
+    usual, unguided, mild = draw(base), draw(base, scale=1.0), draw(base, scale=4.0)
+    noisy, ten, fifty = draw(base, eta=1.0), draw(base, steps=10), draw(base, steps=50)
 
     def distance(a: list[np.ndarray], b: list[np.ndarray]) -> float:
         return mean([colour_distance(x, y) for x, y in zip(a, b, strict=True)])
@@ -107,7 +107,7 @@ def of_parameters(renderer: EngineRenderer, scenes: list[Scene]) -> dict[str, ob
         "scenes": len(chosen),
         "guidance": {
             scale: {"colour_right": mean(colours_right(chosen, p)), "saturation": mean([saturation(x) for x in p])}
-            for scale, p in (("1", unguided), ("9", usual))
+            for scale, p in (("1", unguided), ("4", mild), ("9", usual))
         },
         "guess_mode": {
             "edge_f1_wordless": f1(wordless, draw(wordless, guess=True)),
@@ -167,9 +167,9 @@ def main() -> None:
     parts = {
         "seconds_a_picture": lambda: of_time(renderer),
         "photographs": lambda: of_photographs(renderer),
+        "scenes": lambda: of_scenes(renderer, scenes),
         "vae": lambda: of_vae(renderer, options.weights, scenes),
         "parameters": lambda: of_parameters(renderer, scenes),
-        "scenes": lambda: of_scenes(renderer, scenes),
     }
     line = {"what": "demo model", "engine_set": renderer.digest, "onnxruntime": version("onnxruntime")}
     for name, part in parts.items():

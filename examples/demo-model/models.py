@@ -1,4 +1,4 @@
-"""The networks: SD1.5's graph at a twentieth of its size, in diffusers' classes and folder layout."""
+"""The networks: SD1.5's graph at a seventieth of its size, in diffusers' classes and folder layout."""
 
 from pathlib import Path
 
