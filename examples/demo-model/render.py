@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,13 @@ class Request:
     def but(self, **changes: object) -> "Request":
         """The same with some fields changed."""
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+class Renderer(Protocol):
+    """Whatever draws requests."""
+
+    def render(self, requests: list[Request]) -> list[np.ndarray]:
+        """uint8 RGB [H, W, 3] for each request, in order."""
 
 
 class DiffusersRenderer:

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from data import canny, held_out
-from render import DiffusersRenderer, Request
+from render import DiffusersRenderer, Renderer, Request
 from testset import PROMPTS, TEST_PHOTOGRAPHS, photograph
 
 CELL = 224
@@ -41,7 +41,7 @@ def _edge_picture(edges: np.ndarray) -> np.ndarray:
     return np.repeat(edges[..., None].astype(np.uint8) * 255, 3, 2)
 
 
-def scene_rows(renderer: DiffusersRenderer, count: int) -> list[list[np.ndarray]]:
+def scene_rows(renderer: Renderer, count: int) -> list[list[np.ndarray]]:
     """A row a scene: the scene, its edges, then strength 1 at scale 9 and 4, strength 0, guess mode."""
     scenes = held_out(count)
     base = [Request(s.caption, s.image, seed=i) for i, s in enumerate(scenes)]
@@ -58,7 +58,7 @@ def scene_rows(renderer: DiffusersRenderer, count: int) -> list[list[np.ndarray]
     return rows
 
 
-def photo_rows(renderer: DiffusersRenderer) -> list[list[np.ndarray]]:
+def photo_rows(renderer: Renderer) -> list[list[np.ndarray]]:
     """A row a photograph: itself, its edges, its four prompts."""
     rows = []
     for name in TEST_PHOTOGRAPHS:
@@ -75,15 +75,25 @@ def photo_rows(renderer: DiffusersRenderer) -> list[list[np.ndarray]]:
     return rows
 
 
+def renderer(weights: Path, kept: Path | None) -> Renderer:
+    """diffusers on the weights, or the product on an engine set of them."""
+    if kept is None:
+        return DiffusersRenderer(weights)
+    from product import EngineRenderer  # only here: a machine that trains needs no worker
+
+    return EngineRenderer(kept / "engine-set", kept)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="demo-model-weights")
+    parser.add_argument("--kept", type=Path, help="evaluate.py's folder: draw with its engine set, and keep pictures")
     parser.add_argument("--out", default="sheet.jpg")
     parser.add_argument("--scenes", type=int, default=10)
     options = parser.parse_args()
-    renderer = DiffusersRenderer(Path(options.weights))
-    sheet = grid(photo_rows(renderer) + scene_rows(renderer, options.scenes))
+    chosen = renderer(Path(options.weights), options.kept)
+    sheet = grid(photo_rows(chosen) + scene_rows(chosen, options.scenes))
     cv2.imwrite(options.out, sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
