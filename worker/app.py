@@ -9,7 +9,9 @@ SIGTERM means: no grace.
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -112,6 +114,14 @@ def _connect_signals(settings: Settings) -> None:
         # Celery repeats on every connection loss why one might want the setting that is decided above.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module="celery")
 
+    def be_deaf(**_: Any) -> None:
+        # All is handed back. Python's own end, which takes a while, gives a signal its default again: a supervisor that
+        # asks once more would read of a crash in the exit code.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
+    signals.worker_shutdown.connect(be_deaf, weak=False)
     signals.celeryd_init.connect(be_quiet, weak=False)
     signals.setup_logging.connect(configure_logs, weak=False)
     signals.celeryd_after_setup.connect(ignore_advice, weak=False)

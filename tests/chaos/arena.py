@@ -134,6 +134,12 @@ class Arena:
         self.workers.remove(worker)
         self.start_worker()
 
+    def wait_until_loaded(self) -> None:
+        """A signal to a Python that still imports ends it in Python's own way."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not all('"worker_started"' in worker.output for worker in self.workers):
+            time.sleep(0.2)
+
     def replace_the_dead(self) -> None:
         """No worker may end that nobody ended."""
         for worker in [worker for worker in self.workers if not worker.alive]:

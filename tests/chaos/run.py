@@ -67,6 +67,7 @@ def _let_it_end(arena: Arena, waiting: subprocess.Popen[str]) -> list[str]:
     wrong = _end(arena, waiting, "submit --wait")
     for arguments in (["retry", BATCH, "--only", "failed"], ["status", BATCH, "--watch", "--json"]):
         wrong += _end(arena, arena.producer(*arguments), " ".join(arguments))
+    arena.wait_until_loaded()
     for worker in arena.workers:
         worker.terminate()
     for worker in arena.workers:

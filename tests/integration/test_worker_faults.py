@@ -97,6 +97,17 @@ def test_stopping_hands_back_what_it_does_not_finish(site: Site, signals: list[s
     assert site.ledger.workers() == {}
 
 
+def test_a_supervisor_that_asks_again_and_again_reads_no_crash_in_the_exit_code(site: Site) -> None:
+    worker = site.start()
+    eventually(lambda: site.events("worker_started"))
+    worker.terminate()
+    eventually(lambda: site.events("worker_stopped"))
+    while worker.alive:  # while Python ends
+        worker.terminate()
+        time.sleep(0.002)
+    assert worker.exit_code() == 0
+
+
 def test_sigterm_finishes_what_runs_within_the_grace_period(site: Site) -> None:
     site.enqueue(8, seconds=0.6)
     worker = site.start(jobs_in_flight=4, grace_seconds=20)
