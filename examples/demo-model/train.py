@@ -140,9 +140,9 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", default="demo-model-weights")
-    parser.add_argument("--vae-seconds", type=float, default=200)
-    parser.add_argument("--unet-seconds", type=float, default=200)
-    parser.add_argument("--control-seconds", type=float, default=700)
+    parser.add_argument("--vae-seconds", type=float, default=500)
+    parser.add_argument("--unet-seconds", type=float, default=500)
+    parser.add_argument("--control-seconds", type=float, default=2000)
     parser.add_argument("--box-seconds", type=float, default=1e9, help="stop after this long, with everything written")
     parser.add_argument("--batch", type=int, default=512, help="256x256 pictures a denoiser step")
     parser.add_argument("--vae-batch", type=int, default=64)
