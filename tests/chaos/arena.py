@@ -59,6 +59,12 @@ class Arena:
 
     def __enter__(self) -> Arena:
         self._write_inputs(random.Random(f"inputs {self.plan.seed}"))
+        (self.folder / "out" / "real").mkdir(parents=True)
+        (self.folder / "out" / "blocked").write_bytes(b"")
+        self.point_results_to("real")
+        self.results.parent.mkdir()
+        (self.folder / "results").mkdir()
+        self.link_results()
         self.server.start()
         self.proxy = TcpProxy(("127.0.0.1", self.server.port)).__enter__()
         self.client = redis.Redis.from_url(self.server.url, decode_responses=True, encoding_errors="replace")
@@ -86,6 +92,14 @@ class Arena:
         """The jobs of the CSV as the producer makes them."""
         return jobs_of(Source(self.csv, self.csv.name, self.folder), Target(BATCH, (self.folder / "out").as_uri()))
 
+    def point_results_to(self, name: str) -> None:
+        """What the folder of results is: `real`, or `blocked`, which is a file. From one instant to the next, or a
+        worker would make a new folder in between.
+        """
+        link = self.folder / "out" / "link"
+        link.symlink_to(name)
+        link.replace(self.results)
+
     def _write_inputs(self, rng: random.Random) -> None:
         for number in range(PICTURES):
             image = Image.new("RGB", (96, 64 if number % 2 else 96), "navy")
@@ -103,6 +117,12 @@ class Arena:
                 rows.writerow(
                     [f"{picture}.png", f"thing {row}", samples, 64, steps, rng.choice((0, 0.5)), row % 7 == 0]
                 )
+
+    def link_results(self) -> None:
+        """Put the folder of results where results go, over whatever is there: a link, for that is one step."""
+        link = self.folder / "link"
+        link.symlink_to(self.folder / "results")
+        link.replace(self.results)
 
     # -- processes ------------------------------------------------------------------------------------------------
 

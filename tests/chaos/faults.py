@@ -103,14 +103,9 @@ def stall_network(arena: Arena, rng: random.Random) -> None:
 
 def block_storage(arena: Arena, rng: random.Random) -> None:
     """A file stands where the folder of results was."""
-    away = arena.results.with_suffix(".away")
-    if not arena.results.exists():
-        return
-    arena.results.rename(away)
-    arena.results.write_bytes(b"")
+    arena.point_results_to("blocked")
     time.sleep(rng.uniform(0.3, 1.5))
-    arena.results.unlink()
-    away.rename(arena.results)
+    arena.point_results_to("real")
 
 
 def read_only_storage(arena: Arena, rng: random.Random) -> None:
