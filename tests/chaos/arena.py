@@ -62,9 +62,6 @@ class Arena:
         (self.folder / "out" / "real").mkdir(parents=True)
         (self.folder / "out" / "blocked").write_bytes(b"")
         self.point_results_to("real")
-        self.results.parent.mkdir()
-        (self.folder / "results").mkdir()
-        self.link_results()
         self.server.start()
         self.proxy = TcpProxy(("127.0.0.1", self.server.port)).__enter__()
         self.client = redis.Redis.from_url(self.server.url, decode_responses=True, encoding_errors="replace")
@@ -117,12 +114,6 @@ class Arena:
                 rows.writerow(
                     [f"{picture}.png", f"thing {row}", samples, 64, steps, rng.choice((0, 0.5)), row % 7 == 0]
                 )
-
-    def link_results(self) -> None:
-        """Put the folder of results where results go, over whatever is there: a link, for that is one step."""
-        link = self.folder / "link"
-        link.symlink_to(self.folder / "results")
-        link.replace(self.results)
 
     # -- processes ------------------------------------------------------------------------------------------------
 

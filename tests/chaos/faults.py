@@ -17,7 +17,7 @@ from tests.worker_process import WorkerProcess
 
 Fault = Callable[[Arena, random.Random], None]
 
-GARBAGE = [
+GARBAGE: list[str | bytes] = [
     "not json",
     "",
     "5",
