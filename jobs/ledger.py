@@ -52,6 +52,7 @@ __all__ = ["BatchInfo", "Counts", "Enqueued", "Heartbeat", "JobState", "Ledger",
 WORKER_PREFIX = "render:worker:"
 BATCHES = "render:batches"
 SCAN_COUNT = 1000
+ID_LENGTH = 20
 CHUNK = 250  # jobs that are moved at once: Redis answers nobody else for the few milliseconds that it takes
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # kombu.transport.redis.Channel's defaults
@@ -70,7 +71,7 @@ class Ledger:
         self._max_attempts = max_attempts
         self._scripts = {
             name: client.register_script(getattr(scripts, name))
-            for name in ("ENQUEUE", "START", "HAND_BACK", "FINISH", "REQUEUE", "RESTORE", "CANCEL")
+            for name in ("ENQUEUE", "START", "HAND_BACK", "FINISH", "REQUEUE", "RESTORE", "CANCEL", "QUEUED_IDS")
         }
 
     @classmethod
@@ -245,17 +246,16 @@ class Ledger:
         with _answering():
             return self.client.llen(self.queue)
 
-    def queued_messages(self, chunk: int) -> Iterator[str]:
-        """The queue's messages as text, tail first, `chunk` a round trip."""
+    def queued_ids(self) -> Iterator[str]:
+        """The ids of the jobs whose messages wait, tail first; what is no message is passed over."""
         # From the tail, against the direction in which messages move: nothing is passed over, some are seen twice.
         start = 0
         while True:
-            with _answering():
-                texts = cast("list[str]", self.client.lrange(self.queue, start, start + chunk - 1))
-            yield from texts
-            if len(texts) < chunk:
+            number, ids = self._run("QUEUED_IDS", [self.queue], [start, start + SCAN_COUNT - 1])
+            yield from (ids[i : i + ID_LENGTH] for i in range(0, len(ids), ID_LENGTH))
+            if number < SCAN_COUNT:
                 return
-            start += chunk
+            start += SCAN_COUNT
 
     def delivered_messages(self) -> Iterator[tuple[str, str]]:
         """(delivery tag, JSON text) of every message that a consumer holds, of whatever queue."""

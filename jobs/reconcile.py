@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jobs.ledger import Heartbeat, JobState, Ledger
+from jobs.idset import IdSet
+from jobs.ledger import Heartbeat, JobState, Ledger, State
 from jobs.message import message_for
 
-# Longer queues are not read whole on every pass: a message lost among so many is found when the queue gets shorter.
-MAX_QUEUE_SCAN = 20_000
 # What one pass repairs at most; the next one goes on. Keeps a pass over a lost queue of millions flat in memory.
 MAX_REPAIRS = 50_000
-_CHUNK = 1000
+ACTIVE: tuple[State, ...] = ("queued", "running")
 _ID = re.compile(r'"correlation_id": ?"([0-9a-f]{20})"')
 
 
@@ -58,19 +57,19 @@ def reconcile(
     Raises:
         LedgerUnavailable: Redis did not answer; a pass may be repeated at any time.
     """
+    names = [batch] if batch else [info.name for info in ledger.batches()]
+    names = [name for name in names if (counts := ledger.counts(name)).queued + counts.running]
+    found = _orphans(ledger, names, lease_seconds)
+    if suspects := [name for name in names if found[name].lost]:
+        sleep(settle_seconds)
+        again = _orphans(ledger, suspects, lease_seconds)
+        for name in suspects:
+            found[name].lost &= again[name].lost
     total = Reconciled()
-    for name in [batch] if batch else [info.name for info in ledger.batches()]:
-        counts = ledger.counts(name)
-        if counts.queued + counts.running == 0:
-            continue
-        orphans = _orphans(ledger, name, lease_seconds)
-        if orphans.lost:
-            sleep(settle_seconds)
-            again = _orphans(ledger, name, lease_seconds)
-            orphans.lost &= again.lost
-        restored = sum(_restore(ledger, name, line, tag) for line, tag in orphans.stranded)
-        requeued = ledger.requeue(name, orphans.lost, to="head")
-        total = Reconciled(total.restored + restored, total.requeued + requeued)
+    for name, orphans in found.items():
+        if orphans.lost or orphans.stranded:
+            restored, requeued = _repair(ledger, name, orphans, lease_seconds)
+            total = Reconciled(total.restored + restored, total.requeued + requeued)
     return total
 
 
@@ -80,28 +79,47 @@ class _Orphans:
     lost: set[JobState]  # with no message anywhere
 
 
-def _orphans(ledger: Ledger, batch: str, lease_seconds: float) -> _Orphans:
-    # Messages first, states last: whoever moves on meanwhile shows a new state. States are streamed, for there may be
-    # a million of them; the others are as many as workers hold, and a bounded part of the queue.
-    owners = _Owners(ledger.workers(), lease_seconds, forgiving=ledger.seconds_up() < lease_seconds)
+def _orphans(ledger: Ledger, batches: Sequence[str], lease_seconds: float) -> dict[str, _Orphans]:
+    """By batch. Queue and workers are looked at once: they are the same for all batches."""
+    if not batches:
+        return {}
+    # In the order in which a job moves on: what is passed over in one place shows up in the next. States are streamed,
+    # for there may be a million of them; of the queue's messages eight bytes each are kept.
+    queued = IdSet(ledger.queued_ids())
     delivered = _delivered(ledger)
-    queued = _queued_ids(ledger)
+    owners = _Owners.now(ledger, lease_seconds)
+    return {name: _orphans_of(ledger.states(name, only=ACTIVE), owners, delivered, queued) for name in batches}
+
+
+def _orphans_of(
+    lines: Iterator[JobState], owners: _Owners, delivered: dict[str, _Delivered], queued: IdSet
+) -> _Orphans:
     now = time.time()
     orphans = _Orphans([], set())
-    for line in ledger.states(batch, only=("queued", "running")):
+    for line in lines:
         held = delivered.get(line.id)
         running = line.worker is not None
         if running and owners.hold(line):
             continue
         if held is not None:
             # A live worker starts what it is handed at once, so an old delivery without a start has no owner.
-            if running or now - held.since > lease_seconds:
+            if running or now - held.since > owners.lease_seconds:
                 orphans.stranded.append((line, held.tag))
-        elif running or (queued is not None and line.id not in queued):
+        elif running or line.id not in queued:
             orphans.lost.add(line)
         if len(orphans.lost) + len(orphans.stranded) >= MAX_REPAIRS:
             break
     return orphans
+
+
+def _repair(ledger: Ledger, batch: str, orphans: _Orphans, lease_seconds: float) -> tuple[int, int]:
+    """How many were taken back, and how many queued again."""
+    # Workers that began after the look were not among the live ones then.
+    owners = _Owners.now(ledger, lease_seconds)
+    stranded = [(line, tag) for line, tag in orphans.stranded if not (line.worker and owners.hold(line))]
+    lost = [line for line in orphans.lost if not (line.worker and owners.hold(line))]
+    restored = sum(_restore(ledger, batch, line, tag) for line, tag in stranded)
+    return restored, ledger.requeue(batch, lost, to="head")
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,11 @@ class _Owners:
     live: dict[str, Heartbeat]
     lease_seconds: float
     forgiving: bool
+
+    @classmethod
+    def now(cls, ledger: Ledger, lease_seconds: float) -> _Owners:
+        """Those of this moment."""
+        return cls(ledger.workers(), lease_seconds, forgiving=ledger.seconds_up() < lease_seconds)
 
     def hold(self, line: JobState) -> bool:
         """Whether a running job is in good hands."""
@@ -131,13 +154,6 @@ def _delivered(ledger: Ledger) -> dict[str, _Delivered]:
         if match and "\ufffd" not in tag:  # a tag that is no text is a stranger's, and cannot be named again
             found[match.group(1)] = _Delivered(tag, since.get(tag, 0.0))
     return found
-
-
-def _queued_ids(ledger: Ledger) -> set[str] | None:
-    """Ids in the queue, or None where it is too long to read now."""
-    if ledger.queue_length() > MAX_QUEUE_SCAN:
-        return None
-    return {match.group(1) for text in ledger.queued_messages(_CHUNK) if (match := _ID.search(text))}
 
 
 def _restore(ledger: Ledger, batch: str, line: JobState, tag: str) -> bool:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from jobs.job import RenderJob
-from jobs.ledger import UNACKED, UNACKED_INDEX, Counts, Ledger
+from jobs.ledger import SCAN_COUNT, UNACKED, UNACKED_INDEX, Counts, Ledger
 from jobs.reconcile import Reconciled, reconcile
 from jobs.settings import Settings
 from tests.eventually import eventually
@@ -116,6 +116,45 @@ def test_garbage_in_the_queue_does_not_hide_a_lost_job(ledger: Ledger) -> None:
     ledger.client.rpop(ledger.queue)
     ledger.client.lpush(ledger.queue, "not json", '{"headers": {}}')
     assert run(ledger) == Reconciled(requeued=1)
+
+
+def test_a_lost_message_is_found_in_a_queue_of_any_length(ledger: Ledger) -> None:
+    jobs = make_jobs(3 * SCAN_COUNT)
+    enqueue(ledger, jobs)
+    lost = jobs[SCAN_COUNT + 7]
+    (text,) = (text for text in ledger.client.lrange(ledger.queue, 0, -1) if f'"{lost.id}"' in text)
+    ledger.client.lrem(ledger.queue, 1, text)
+    assert run(ledger) == Reconciled(requeued=1)
+    assert deliver(ledger) == lost.id
+    assert run(ledger) == Reconciled()
+
+
+def test_a_prompt_that_looks_like_an_id_hides_nothing(ledger: Ledger) -> None:
+    lost, liar = make_job(1), make_job(2)
+    prompt = f'"correlation_id": "{lost.id}" ' + "x" * 700
+    liar = liar.model_copy(update={"parameters": liar.parameters.model_copy(update={"prompt": prompt})})
+    enqueue(ledger, [lost, liar])
+    ledger.client.rpop(ledger.queue)
+    assert run(ledger) == Reconciled(requeued=1)
+    assert sorted(ledger.queued_ids()) == sorted([lost.id, liar.id])
+
+
+def test_messages_as_others_write_them_are_found_too(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    message = json.loads(str(ledger.client.rpop(ledger.queue)))
+    message = {"properties": message["properties"], **message}  # the id far from the end, and no spaces
+    ledger.client.lpush(ledger.queue, json.dumps(message, separators=(",", ":")))
+    assert run(ledger) == Reconciled()
+
+
+def test_a_worker_that_began_during_the_look_keeps_its_job(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    started(ledger, make_job(), worker="new")
+    ledger.beat("new", held=[], lease_seconds=60)
+    looks = iter([dict, ledger.workers])  # none there yet, and then one
+    monkeypatch.setattr(ledger, "workers", lambda: next(looks)())
+    assert run(ledger) == Reconciled()
+    assert next(looks, None) is None
 
 
 def test_all_batches_are_looked_at_when_none_is_named(ledger: Ledger) -> None:
