@@ -120,6 +120,14 @@ class Ledger:
             if not only or text.startswith(only):
                 yield parse_state(id_, text)
 
+    def states_of(self, batch: str, ids: Iterable[str]) -> Iterator[JobState]:
+        """The lines of those of some jobs that are of this batch."""
+        waiting = iter(ids)
+        while chunk := list(islice(waiting, SCAN_COUNT)):
+            with _answering():
+                texts = cast("list[str | None]", self.client.hmget(_key(batch, "states"), chunk))
+            yield from (parse_state(id_, text) for id_, text in zip(chunk, texts, strict=True) if text is not None)
+
     def results(self, batch: str, *, superseded: bool = False) -> Iterator[RenderResult]:
         """Every terminal job's result, in no order, without loading the batch into memory.
 

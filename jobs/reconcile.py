@@ -57,8 +57,7 @@ def reconcile(
     Raises:
         LedgerUnavailable: Redis did not answer; a pass may be repeated at any time.
     """
-    names = [batch] if batch else [info.name for info in ledger.batches()]
-    names = [name for name in names if (counts := ledger.counts(name)).queued + counts.running]
+    names = _active(ledger, batch)
     found = _orphans(ledger, names, lease_seconds)
     if suspects := [name for name in names if found[name].lost]:
         sleep(settle_seconds)
@@ -71,6 +70,30 @@ def reconcile(
             restored, requeued = _repair(ledger, name, orphans, lease_seconds)
             total = Reconciled(total.restored + restored, total.requeued + requeued)
     return total
+
+
+def take_back(ledger: Ledger, *, batch: str | None = None, lease_seconds: float) -> Reconciled:
+    """The part of a pass that must not wait: what dead workers hold messages of.
+
+    It costs what workers hold, not what the batch holds: in a batch of a million a whole pass takes half a minute.
+
+    Raises:
+        LedgerUnavailable: as in `reconcile`.
+    """
+    delivered = _delivered(ledger)
+    owners = _Owners.now(ledger, lease_seconds)
+    restored = 0
+    for name in _active(ledger, batch) if delivered else []:
+        lines = (line for line in ledger.states_of(name, delivered) if line.state in ACTIVE)
+        orphans = _orphans_of(lines, owners, delivered, IdSet([]))
+        restored += _repair(ledger, name, orphans, lease_seconds)[0] if orphans.stranded else 0
+    return Reconciled(restored)
+
+
+def _active(ledger: Ledger, batch: str | None) -> list[str]:
+    """The batch, or all of them, as far as there is anything to repair."""
+    names = [batch] if batch else [info.name for info in ledger.batches()]
+    return [name for name in names if (counts := ledger.counts(name)).queued + counts.running]
 
 
 @dataclass

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jobs.errors import LedgerUnavailable, RenderError
 from jobs.ledger import Counts
-from jobs.reconcile import Reconciled, reconcile
+from jobs.reconcile import Reconciled, reconcile, take_back
 from producer.console import count, people, place, say
 from producer.exits import CommandFailed, Exit
 from producer.rebuilding import make_again
@@ -46,8 +46,13 @@ def watch(session: Session, batch: str) -> Counts:
     """
     console = people()
     try:
-        with _Repairs(session, batch, console) as repairs, _display(console, batch) as display:
-            return _follow(_Counting(session, batch), display, [repairs.tick, _WorkerAlarm(session, console).tick])
+        with (
+            _Repairs(_quick_pass(session, batch), session, console) as quick,
+            _Repairs(_whole_pass(session, batch), session, console) as whole,
+            _display(console, batch) as display,
+        ):
+            alarm = _WorkerAlarm(session, console)
+            return _follow(_Counting(session, batch), display, [quick.tick, whole.tick, alarm.tick])
     except KeyboardInterrupt:
         say(f"Stopped watching. The batch goes on; watch it again with: producer status {batch} --watch", "warning")
         raise
@@ -109,12 +114,25 @@ class _Counting:
             raise CommandFailed(Exit.NO_REDIS, f"Nothing in storage says what the batch held. {SUBMIT_AGAIN}")
 
 
+Pass = Callable[[Callable[[float], object]], Reconciled]  # told how to sleep
+
+
+def _quick_pass(session: Session, batch: str) -> Pass:
+    return lambda _: take_back(session.ledger, batch=batch, lease_seconds=session.settings.lease_seconds)
+
+
+def _whole_pass(session: Session, batch: str) -> Pass:
+    return lambda sleep: reconcile(
+        session.ledger, batch=batch, lease_seconds=session.settings.lease_seconds, sleep=sleep
+    )
+
+
 @dataclass
 class _Repairs:
-    """Runs the reconciler in a thread of its own, at most a tenth of the time: a pass reads the whole batch."""
+    """Runs one kind of pass in a thread of its own, at most a tenth of the time: some read the whole batch."""
 
+    repair: Pass
     session: Session
-    batch: str
     console: Console
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reconcile"))
     _pass: Future[tuple[Reconciled, float]] | None = None
@@ -144,8 +162,7 @@ class _Repairs:
             slept.append(seconds)
             time.sleep(seconds)
 
-        lease = self.session.settings.lease_seconds
-        repaired = reconcile(self.session.ledger, batch=self.batch, lease_seconds=lease, sleep=sleep)
+        repaired = self.repair(sleep)
         return repaired, time.monotonic() - begun - sum(slept)
 
     def _report(self, repaired: Reconciled) -> None:

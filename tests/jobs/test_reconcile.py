@@ -9,7 +9,7 @@ import pytest
 
 from jobs.job import RenderJob
 from jobs.ledger import SCAN_COUNT, UNACKED, UNACKED_INDEX, Counts, Ledger
-from jobs.reconcile import Reconciled, reconcile
+from jobs.reconcile import Reconciled, reconcile, take_back
 from jobs.settings import Settings
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
@@ -155,6 +155,31 @@ def test_a_worker_that_began_during_the_look_keeps_its_job(ledger: Ledger, monke
     monkeypatch.setattr(ledger, "workers", lambda: next(looks)())
     assert run(ledger) == Reconciled()
     assert next(looks, None) is None
+
+
+def test_what_a_dead_worker_holds_is_taken_back_without_reading_the_batch(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, alive, other = make_job(1), make_job(2), make_job(3, batch="c")
+    for job, worker in ((dead, "dead"), (alive, "alive"), (other, "dead")):
+        started(ledger, job, worker=worker)
+    ledger.beat("alive", held=[alive.id], lease_seconds=60)
+    monkeypatch.setattr(ledger, "states", None)
+    monkeypatch.setattr(ledger, "queued_ids", None)
+    assert take_back(ledger, batch="b", lease_seconds=LEASE_SECONDS) == Reconciled(restored=1)
+    assert ledger.counts("b") == Counts(queued=1, running=1)
+    assert take_back(ledger, lease_seconds=LEASE_SECONDS) == Reconciled(restored=1)
+    assert ledger.counts("c") == Counts(queued=1)
+    assert unacked(ledger) == 1
+
+
+def test_a_finished_jobs_message_that_was_left_behind_is_not_taken_back(ledger: Ledger) -> None:
+    job, waiting = make_job(1), make_job(2)
+    started(ledger, job, worker="dead")
+    ledger.finish(make_result(job))
+    enqueue(ledger, [waiting])
+    assert take_back(ledger, lease_seconds=LEASE_SECONDS) == Reconciled()
+    assert ledger.queue_length() == 1
 
 
 def test_all_batches_are_looked_at_when_none_is_named(ledger: Ledger) -> None:
