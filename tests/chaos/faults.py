@@ -8,9 +8,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 
 from tests.chaos.arena import VISIBILITY_SECONDS, Arena
 from tests.worker_process import WorkerProcess
@@ -110,21 +109,12 @@ def block_storage(arena: Arena, rng: random.Random) -> None:
 
 def read_only_storage(arena: Arena, rng: random.Random) -> None:
     """The folder of results is read-only."""
-    with _mounted(arena.results, "ro") as mounted:
-        time.sleep(rng.uniform(0.3, 1.5))
-    if not mounted:
-        block_storage(arena, rng)
+    _on_another_disk(arena, rng, "ro")
 
 
 def full_storage(arena: Arena, rng: random.Random) -> None:
     """The folder of results has not one byte left."""
-    with _mounted(arena.results, "size=4k") as mounted:
-        if mounted:
-            with suppress(OSError), (arena.results / "filler").open("wb") as file:
-                file.write(bytes(2**20))
-            time.sleep(rng.uniform(0.3, 1.5))
-    if not mounted:
-        block_storage(arena, rng)
+    _on_another_disk(arena, rng, "size=4k")
 
 
 def delete_messages(arena: Arena, rng: random.Random) -> None:
@@ -213,16 +203,20 @@ def _expect_end(arena: Arena, worker: WorkerProcess) -> None:
         worker.kill()
 
 
-@contextmanager
-def _mounted(folder: Path, options: str) -> Iterator[bool]:
-    """An empty small file system over a folder; False where this machine does not let us."""
-    if not folder.exists() or shutil.which("mount") is None:
-        yield False
+def _on_another_disk(arena: Arena, rng: random.Random, options: str) -> None:
+    """Results are to go to a small file system that takes nothing, which lasts as long as the fault."""
+    disk = arena.folder / "out" / "disk"
+    disk.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        block_storage(arena, rng)  # this machine does not let us
         return
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     try:
-        yield mounted
+        # Filled before anybody sees it: what it took would be lost with it.
+        with suppress(OSError), (disk / "filler").open("wb") as file:
+            file.write(bytes(2**20))
+        arena.point_results_to("disk")
+        time.sleep(rng.uniform(0.3, 1.5))
+        arena.point_results_to("real")
     finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(folder)], check=True)
+        subprocess.run(["umount", "-l", str(disk)], check=True)
