@@ -90,8 +90,9 @@ class Arena:
         return jobs_of(Source(self.csv, self.csv.name, self.folder), Target(BATCH, (self.folder / "out").as_uri()))
 
     def point_results_to(self, name: str) -> None:
-        """What the folder of results is: `real`, `blocked`, which is a file, or `disk`. From one instant to the next, or a
-        worker would make a new folder in between.
+        """What the folder of results is: `real`, `blocked`, which is a file, or `disk`.
+
+        From one instant to the next, or a worker would make a new folder in between.
         """
         link = self.folder / "out" / "link"
         link.symlink_to(name)
