@@ -41,7 +41,7 @@ class Plan:
     workers: int = 4
     faults: int = 30
     seed: int = 0
-    step_ms: int = 25
+    step_ms: int = 40
     sample_ms: int = 2
 
 

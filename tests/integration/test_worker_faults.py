@@ -119,10 +119,12 @@ def test_sigterm_finishes_what_runs_within_the_grace_period(site: Site) -> None:
 
 
 def test_a_lost_device_ends_the_process_with_its_own_code_after_handing_its_jobs_back(site: Site) -> None:
-    jobs = [site.job(1, seconds=60), site.job(2, prompt="breaks the device")]
-    site.ledger.open_batch("b", output=jobs[0].output, source="jobs.csv")
-    site.ledger.enqueue(jobs, [celery_message(job, queue="render") for job in jobs])
+    renders, breaks = site.job(1, seconds=60), site.job(2, prompt="breaks the device")
+    site.ledger.open_batch("b", output=renders.output, source="jobs.csv")
+    site.ledger.enqueue([renders], [celery_message(renders, queue="render")])
     worker = site.start()
+    eventually(lambda: site.ledger.counts("b").running == 1)
+    site.ledger.enqueue([breaks], [celery_message(breaks, queue="render")])
     assert worker.exit_code() == 5
     assert (site.ledger.counts("b").queued, site.held, site.ledger.queue_length()) == (2, 0, 2)
     assert {line.attempts for line in site.ledger.states("b")} == {1}
