@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from captions import dress
 from photos import photo_scene
-from scenes import Scene, abstract_scene, object_scene
+from scenes import Scene, abstract_scene, object_scene, simple_scene
 from textures import Size
 from tokenizer import fast
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 SQUARE: Size = (256, 256)
 # height, width -> share of the shards
 BUCKETS: dict[Size, float] = {
-    SQUARE: 0.66, (256, 320): 0.04, (320, 256): 0.04, (256, 384): 0.08, (384, 256): 0.06, (192, 256): 0.03,
-    (256, 192): 0.02, (320, 320): 0.03, (256, 448): 0.02, (448, 256): 0.02,
+    SQUARE: 0.86, (256, 320): 0.02, (320, 256): 0.02, (256, 384): 0.03, (384, 256): 0.02, (192, 256): 0.01,
+    (256, 192): 0.01, (320, 320): 0.01, (256, 448): 0.01, (448, 256): 0.01,
 }  # fmt: skip
+MIXTURE = {simple_scene: 0.3, object_scene: 0.35, abstract_scene: 0.13, photo_scene: 0.22}
 HELD_OUT_SEED = 10_000_019  # no training worker ever uses it
 Shard = dict[str, torch.Tensor]
 
@@ -30,8 +31,7 @@ def canny(image: np.ndarray, low: int = 100, high: int = 200) -> np.ndarray:
 
 def draw(rng: np.random.Generator, size: Size) -> Scene:
     """One scene of the training mixture."""
-    kind = rng.random()
-    return (object_scene if kind < 0.55 else abstract_scene if kind < 0.75 else photo_scene)(rng, size)
+    return list(MIXTURE)[int(rng.choice(len(MIXTURE), p=list(MIXTURE.values())))](rng, size)
 
 
 def held_out(count: int) -> list[Scene]:

@@ -104,16 +104,20 @@ class Painter:
         return cv2.erode((self.owner == index).astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)
 
 
-def background(rng: np.random.Generator, size: Size, avoid: tuple[str, ...]) -> tuple[np.ndarray, str]:
+BACKDROPS = {"plain": 0.34, "gradient": 0.16, "textured": 0.16, "floor": 0.14, "cloudy": 0.12, "lit": 0.08}
+SIMPLE_BACKDROPS = {"plain": 0.7, "floor": 0.15, "lit": 0.15}
+
+
+def background(
+    rng: np.random.Generator, size: Size, avoid: tuple[str, ...], shares: dict[str, float] = BACKDROPS
+) -> tuple[np.ndarray, str]:
     """A backdrop in colours other than those to avoid: float32 [H, W, 3] and its phrase."""
     first, second = (str(c) for c in rng.choice([n for n in NAMES if n not in avoid], 2, replace=False))
     a, b = shade(rng, first), shade(rng, second)
     t = np.linspace(0, 1, size[0], dtype=np.float32)[:, None, None]
     full = np.ones((*size, 3), np.float32)
     words = _word(rng, first), _word(rng, second)
-    kind = rng.choice(
-        ["plain", "gradient", "textured", "floor", "cloudy", "lit"], p=[0.34, 0.16, 0.16, 0.14, 0.12, 0.08]
-    )
+    kind = rng.choice(list(shares), p=list(shares.values()))
     if kind == "gradient":
         return a * (1 - t) + b * t * full, f"on a gradient background from {words[0]} to {words[1]}"
     if kind == "textured":
@@ -151,15 +155,17 @@ def _join(rng: np.random.Generator, names: list[str], size: Size) -> str:
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
-def objects(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, str, tuple[Object, ...]]:
-    """One to three named, coloured things before a backdrop."""
-    count = int(rng.choice([1, 2, 3], p=[0.62, 0.28, 0.10]))
+def objects(
+    rng: np.random.Generator, size: Size, *, simple: bool = False
+) -> tuple[np.ndarray, str, tuple[Object, ...]]:
+    """One to three named, coloured things before a backdrop; simple: one or two, of no material, before a quiet one."""
+    count = int(rng.choice([1, 2, 3], p=[0.7, 0.3, 0.0] if simple else [0.62, 0.28, 0.10]))
     colours = [str(c) for c in rng.choice(NAMES, count, replace=False)]
     nouns = [str(n) for n in rng.choice(list(NOUNS), count, replace=False)]
-    backdrop, where = background(rng, size, tuple(colours))
+    backdrop, where = background(rng, size, tuple(colours), SIMPLE_BACKDROPS if simple else BACKDROPS)
     painter, names = Painter(rng, size, backdrop.copy()), []
     for i, (noun, colour, place) in enumerate(zip(nouns, colours, _places(rng, size, count), strict=True)):
-        material = str(rng.choice(list(TEXTURES))) if rng.random() < 0.35 else None
+        material = str(rng.choice(list(TEXTURES))) if not simple and rng.random() < 0.35 else None
         painter.add(i, noun, colour=colour, material=material, place=place)
         words = [_word(rng, colour), *([material] if material else []), noun]
         names.append(_article(" ".join(words)))
@@ -283,6 +289,13 @@ def object_scene(rng: np.random.Generator, size: Size) -> Scene:
     return Scene(scene.image, scene.plain, scene.caption, scene.style, found if keeps else ())
 
 
+def simple_scene(rng: np.random.Generator, size: Size) -> Scene:
+    """A thing or two in plain colours: which words colour which region is learnt here, and holds elsewhere."""
+    picture, caption, found = objects(rng, size, simple=True)
+    plain = _finish(picture)
+    return Scene(plain, plain, caption, None, found)
+
+
 def abstract_scene(rng: np.random.Generator, size: Size) -> Scene:
     """Anything without a single named object."""
     maker = (leaves, leaves, curves, mosaic, landscape)[int(rng.integers(5))]
@@ -290,4 +303,4 @@ def abstract_scene(rng: np.random.Generator, size: Size) -> Scene:
     return styled(rng, picture, caption, names=(None,) * 8 + tuple(styles.STYLES) + ("tones",) * 2)
 
 
-__all__ = ["PALETTE", "Object", "Scene", "abstract_scene", "object_scene", "styled"]
+__all__ = ["PALETTE", "Object", "Scene", "abstract_scene", "object_scene", "simple_scene", "styled"]

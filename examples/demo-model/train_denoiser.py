@@ -17,6 +17,8 @@ SNR_CAP = 5.0  # min-SNR weighting
 NOISE_OFFSET = 0.12
 # Guidance 9 drives latents out of their range; some inputs are exaggerated so that the model learns to come back.
 EXAGGERATED_SHARE, EXAGGERATION = 0.25, 0.5
+# What has which colour is settled early in sampling, where noise is strong: more of the steps are trained there.
+NOISY_SHARE, NOISY_FROM = 0.35, 400
 UNCONDITIONAL_SHARE = 0.13
 CONTROLLED_SHARE = 0.75  # the rest has strength 0 and stays a plain U-Net
 
@@ -40,6 +42,12 @@ def _undescribed(ids: torch.Tensor, blanks: torch.Tensor) -> torch.Tensor:
     """Some captions replaced by a blank prompt."""
     drop = torch.rand(len(ids), 1, device=ids.device) < UNCONDITIONAL_SHARE
     return torch.where(drop, blanks[torch.randint(len(blanks), (len(ids),), device=ids.device)], ids)
+
+
+def _timesteps(rows: int, device: torch.device) -> torch.Tensor:
+    """int64 [rows], 0..999."""
+    low = torch.where(torch.rand(rows, device=device) < NOISY_SHARE, NOISY_FROM, 0)
+    return low + (torch.rand(rows, device=device) * (1000 - low)).long()
 
 
 def _strengths(rows: int, device: torch.device) -> torch.Tensor:
@@ -71,7 +79,7 @@ def denoising_loss(
     unet, controlnet = networks
     x, rows, device = batch.latents, len(batch.latents), batch.latents.device
     noise = torch.randn_like(x) + NOISE_OFFSET * torch.randn(rows, 4, 1, 1, device=device)
-    t = torch.randint(0, 1000, (rows,), device=device)
+    t = _timesteps(rows, device)
     alpha = model.schedule.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
     gain = 1 + EXAGGERATION * torch.rand(rows, 1, 1, 1, device=device) * (
         torch.rand(rows, 1, 1, 1, device=device) < EXAGGERATED_SHARE
