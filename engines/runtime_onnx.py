@@ -81,12 +81,23 @@ def _check(path: Path, found: list[Any], expected: tuple[TensorSpec, ...]) -> No
 
 
 def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> OnnxBackend:
-    """The backend of a set in `folder`; `placement.threads` is the size of each session's pool."""
+    """The backend of a set in `folder`; `placement.threads` as in `session_options`."""
+    return OnnxBackend(folder, manifest, session_options(placement.threads))
+
+
+def session_options(threads: int | None = None) -> ort.SessionOptions:
+    """Options with which all sessions of this process share one pool; the first call sets its size (None: all cores).
+
+    Idle threads spin for work, which saves waking them for every operator. With a pool a session, as onnxruntime has it
+    by default, those of the control net's would take the cores from the U-Net's.
+    """
+    if not _pool:
+        ort.set_global_thread_pool_sizes(threads or 0, 1)
+        _pool.append(threads or 0)
     options = ort.SessionOptions()
+    options.use_per_session_threads = False
     options.log_severity_level = 3
-    # Idle threads sleep. By default they spin for work: control net and U-Net have a pool each, so one's would take the
-    # cores from the other's, and from the jobs that are decoded and encoded meanwhile (five times slower when busy).
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if placement.threads is not None:
-        options.intra_op_num_threads = placement.threads
-    return OnnxBackend(folder, manifest, options)
+    return options
+
+
+_pool: list[int] = []  # its size, once there is one: onnxruntime takes it once a process

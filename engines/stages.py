@@ -45,6 +45,11 @@ class Recipe:
 
         return tuple(size.stage for size in sizes_of(component, self.profiles))
 
+    @property
+    def fuses_attention(self) -> bool:
+        """Whether the exported graph has an operator that only onnxruntime knows."""
+        return self.backend == "onnxruntime"
+
     def inputs(self, component: str, stage: str) -> list[object]:
         """All that a stage's files depend on beside the files it reads."""
         if stage == "tokenizer":
@@ -53,7 +58,8 @@ class Recipe:
         if stage == "weights":
             return [REVISIONS[stage], PART_OF[component], self.precision, made_by]
         if stage in (EXPORT, "constants"):
-            return [REVISIONS[stage], component, self.precision, made_by]
+            fused = ["fused attention"] if self.fuses_attention else []
+            return [REVISIONS[stage], component, self.precision, made_by, *fused]
         if self.backend == "inductor":
             from engines.packages import OPTIONS
 
@@ -179,12 +185,14 @@ class StageMaker:
         return self._modules[component]
 
     def _export(self, component: str) -> list[Path]:
+        from engines.attention import fuse_attention
         from engines.export import export_onnx
         from engines.runtime import DTYPES
 
-        spec = component_specs(self.geometry)[component]
-        dtype = DTYPES[self._recipe.precision]
-        return export_onnx(self._module(component), spec, dtype=dtype, folder=self._folder)
+        spec, module = component_specs(self.geometry)[component], self._module(component)
+        if self._recipe.fuses_attention:
+            fuse_attention(module)
+        return export_onnx(module, spec, dtype=DTYPES[self._recipe.precision], folder=self._folder)
 
     def _plan(self, component: str) -> list[Path]:
         from engines.plan import build_plan

@@ -26,7 +26,7 @@ SHAPE = "64x64:512x512"
 def tiny_model(widths: tuple[int, ...] = WIDTHS) -> Path:
     """A folder with model/ and controlnet/ in diffusers layout, from examples/random-model."""
     folder = CACHE / ("random-" + "-".join(map(str, widths)))
-    with _locked(folder):
+    with locked(folder):
         _recipe().make(folder, widths=widths)
     return folder
 
@@ -50,7 +50,7 @@ def tiny_engine_set(
         precision="fp32",
         profiles=tuple(Profile.parse(shape, max_batch=max_batch) for shape in shapes),
     )
-    with _locked(out):
+    with locked(out):
         build_set(request)
     return out
 
@@ -67,7 +67,7 @@ def _recipe() -> ModuleType:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Test processes run at the same time; the first makes, the others wait and find it made."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f".{folder.name}.lock").open("w") as file:

@@ -15,6 +15,7 @@ from engines.errors import BuildFailed
 from engines.export import check_borders, example_inputs, export_onnx, save_onnx
 from engines.manifest import load_manifest
 from engines.quiet import quiet_libraries
+from engines.runtime_onnx import session_options
 from engines.spec import COMPONENTS, ComponentSpec, Dimension, TensorSpec
 from tests.models import tiny_engine_set
 
@@ -110,7 +111,7 @@ def test_large_weights_go_to_a_file_of_their_own_and_are_found_there(tmp_path: P
         assert [file.name for file in paths] == ["hint.onnx", "hint.onnx.data"]
         model = onnx.load(path)
     assert (tmp_path / "hint.onnx.data").stat().st_size < 8192
-    session = onnxruntime.InferenceSession(path)
+    session = onnxruntime.InferenceSession(path, session_options())
     fed = {"hint": torch.ones(1, 3, 8, 16).numpy(), "scale": torch.full((1, 1, 1, 1), 3.0).numpy()}
     (found,) = session.run(None, fed)
     assert found.shape == (1, 3, 8, 16)

@@ -20,7 +20,7 @@ from engines.manifest import Manifest, load_manifest
 from engines.spec import COMPONENTS, Profile
 from engines.stages import recipe_for
 from tests.engines.required import required
-from tests.models import CACHE, tiny_engine_set, tiny_model
+from tests.models import CACHE, locked, tiny_engine_set, tiny_model
 
 PROFILES = (Profile.parse("64x64:128x192", max_batch=4), Profile.parse("256x256", max_batch=4))
 trt: Any = required("tensorrt_rtx")
@@ -39,7 +39,8 @@ def plans() -> Path:
         profiles=PROFILES[:1],
         compute_capability="sm89",
     )
-    build_set(request)
+    with locked(out):
+        build_set(request)
     return out
 
 
