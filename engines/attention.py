@@ -20,8 +20,8 @@ class _MultiHeadAttention(torch.autograd.Function):
     @staticmethod
     def forward(_context: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         """What torch computes, while it traces."""
-        split = (tensor.view(*tensor.shape[:2], heads, -1).transpose(1, 2) for tensor in (query, key, value))
-        return functional.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+        query, key, value = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query, key, value))
+        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
     @staticmethod
     def symbolic(graph: Any, query: Any, key: Any, value: Any, heads: int) -> Any:

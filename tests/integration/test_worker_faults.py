@@ -15,6 +15,7 @@ from jobs.message import celery_message
 from jobs.reconcile import reconcile
 from tests.eventually import eventually
 from tests.integration.conftest import REAL, Site, StartSite
+from tests.jobs.rows import enqueue
 
 
 def reconciled(site: Site, number: int) -> None:
@@ -169,7 +170,8 @@ def test_redis_away_for_seconds_is_survived_and_every_job_is_recorded_once(
     with EmbeddedRedis(tmp_path / "redis", options=("--appendfsync", "always")) as server:
         with redis.Redis.from_url(server.url, decode_responses=True) as client:
             site = start_site(server.url, Ledger(client))
-            jobs = site.enqueue(8, seconds=0.5)
+            jobs = [site.job(row, seconds=0.3 if row <= 2 else 1.5) for row in range(1, 9)]
+            enqueue(site.ledger, jobs)
             worker = site.start(jobs_in_flight=4)
             site.wait_until_done(2)
             server.kill()
