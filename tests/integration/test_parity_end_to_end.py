@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -115,6 +116,7 @@ def test_every_picture_of_a_batch_is_the_one_that_diffusers_draws(
         paths = [Path(uri.removeprefix("file://")) for uri in result.samples]
         pictures = [np.asarray(Image.open(path)) for path in paths]
         found[name] = min(psnr(one, other) for one, other in zip(pictures, expected[name], strict=True))
+    logging.getLogger(__name__).info("PSNR in dB: %s", {name: round(db, 1) for name, db in found.items()})
     assert min(found.values()) >= ENOUGH_DB, found
 
 
