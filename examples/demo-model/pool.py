@@ -23,6 +23,7 @@ class LatentPool:
 
     def __init__(self, vae: AutoencoderKL, capacity: int, device: torch.device) -> None:
         self.vae, self.device, self.seen = vae, device, dict.fromkeys(BUCKETS, 0)
+        self.filled = {size: torch.zeros((), device=device) for size in BUCKETS}  # read inside CUDA graphs
         self.stores = {size: self._store(size, max(64, int(capacity * share))) for size, share in BUCKETS.items()}
 
     def _store(self, size: Size, capacity: int) -> Shard:
@@ -37,18 +38,23 @@ class LatentPool:
             for name, (shape, dtype) in shapes.items()
         }
 
+    def _moments(self, image: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=image.is_cuda):
+            x = (image.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+            return self.vae.quant_conv(self.vae.encoder(x))
+
     @torch.no_grad()
     def add(self, shard: Shard) -> None:
         """Encodes a shard's pictures and keeps them with their edges and tokens."""
         size: Size = tuple(shard["image"].shape[-2:])  # type: ignore[assignment]
-        x = shard["image"].to(self.device).float() / 127.5 - 1
-        moments = self.vae.quant_conv(self.vae.encoder(x.contiguous(memory_format=torch.channels_last)))
-        store = self.stores[size]
-        at = ((self.seen[size] + torch.arange(len(x))) % len(store["ids"])).to(self.device)
+        image = shard["image"].to(self.device, non_blocking=True)
+        moments, store = self._moments(image), self.stores[size]
+        at = (self.seen[size] + torch.arange(len(image), device=self.device)) % len(store["ids"])
         store["moments"][at] = moments.half()
-        store["edges"][at] = shard["edges"].to(self.device)
-        store["ids"][at] = shard["ids"].to(self.device)
-        self.seen[size] += len(x)
+        for name in ("edges", "ids"):
+            store[name][at] = shard[name].to(self.device, non_blocking=True)
+        self.seen[size] += len(image)
+        self.filled[size].fill_(min(self.seen[size], len(store["ids"])))
 
     @property
     def total(self) -> int:
@@ -57,7 +63,7 @@ class LatentPool:
     def batch(self, size: Size, count: int) -> Batch:
         """Random pairs of one size; latents are drawn from the encoder's posterior."""
         store = self.stores[size]
-        at = torch.randint(min(self.seen[size], len(store["ids"])), (count,), device=self.device)
+        at = (torch.rand(count, device=self.device) * self.filled[size]).long()
         mean, logvar = store["moments"][at].float().chunk(2, dim=1)
         latents = (mean + torch.randn_like(mean) * (0.5 * logvar.clamp(-30, 20)).exp()) * SCALING
         return Batch(latents, unpack(store["edges"][at], size), store["ids"][at].long())

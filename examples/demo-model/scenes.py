@@ -158,8 +158,8 @@ def _join(rng: np.random.Generator, names: list[str], size: Size) -> str:
 def objects(
     rng: np.random.Generator, size: Size, *, simple: bool = False
 ) -> tuple[np.ndarray, str, tuple[Object, ...]]:
-    """One to three named, coloured things before a backdrop; simple: one or two, of no material, before a quiet one."""
-    count = int(rng.choice([1, 2, 3], p=[0.7, 0.3, 0.0] if simple else [0.62, 0.28, 0.10]))
+    """One to three named, coloured things before a backdrop; simple: of no material, before a quiet one."""
+    count = int(rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2] if simple else [0.62, 0.28, 0.10]))
     colours = [str(c) for c in rng.choice(NAMES, count, replace=False)]
     nouns = [str(n) for n in rng.choice(list(NOUNS), count, replace=False)]
     backdrop, where = background(rng, size, tuple(colours), SIMPLE_BACKDROPS if simple else BACKDROPS)
@@ -290,7 +290,7 @@ def object_scene(rng: np.random.Generator, size: Size) -> Scene:
 
 
 def simple_scene(rng: np.random.Generator, size: Size) -> Scene:
-    """A thing or two in plain colours: which words colour which region is learnt here, and holds elsewhere."""
+    """Things in plain colours: which words colour which region is learnt here, and holds elsewhere."""
     picture, caption, found = objects(rng, size, simple=True)
     plain = _finish(picture)
     return Scene(plain, plain, caption, None, found)

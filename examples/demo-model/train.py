@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from captions import NEGATIVE
 from data import Shards
-from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from models import make_controlnet, make_scheduler, make_text_encoder, make_unet, make_vae, save
 from pool import LatentPool
 from train_denoiser import Denoiser, train_denoiser
@@ -26,7 +26,7 @@ STAGES = ("vae", "unet", "control")
 CURVES = {
     "vae": Curve(1.5e-3, fall_from=0.4),
     "unet": Curve(1e-3, fall_from=1.0),
-    "control": Curve(8e-4, fall_from=0.3),
+    "control": Curve(6e-4, fall_from=0.3),
 }
 
 
@@ -43,7 +43,7 @@ class Run:
         self.progress_file = self.out / "progress.json"
         self.spent: dict[str, float] = json.loads(self.progress_file.read_text()) if self.progress_file.exists() else {}
         set_seed(options.seed + int(sum(self.spent.values())))
-        self.schedule = DDPMScheduler.from_config(make_scheduler().config)
+        self.alphas = make_scheduler().alphas_cumprod.to(self.accelerator.device)
         self.tokenizer = self._tokenizer()
         self.networks = self._networks()
 
@@ -112,7 +112,7 @@ class Run:
         n["vae"].requires_grad_(False)
         pool = LatentPool(n["vae"], self.options.pool, device)
         feed = Feed(self.shards(), workers=self.options.workers)
-        for shard in feed.wait(self.options.workers * 6 + 1):
+        for shard in feed.wait(self.options.workers * 2):
             pool.add(shard)
         blanks = self.tokenizer(["", NEGATIVE], padding="max_length", max_length=77, return_tensors="pt")[
             "input_ids"
@@ -127,8 +127,7 @@ class Run:
                 n["unet"],
                 n["controlnet"] if stage == "control" else None,
                 blanks,
-                self.schedule,
-                self.options.compile,
+                self.alphas,
             )
             learner = self.learner(stage, model.modules())
             train_denoiser(model, pool, feed, learner=learner, clock=clock, batch=self.options.batch)
@@ -144,11 +143,11 @@ def options() -> argparse.Namespace:
     parser.add_argument("--unet-seconds", type=float, default=500)
     parser.add_argument("--control-seconds", type=float, default=2000)
     parser.add_argument("--box-seconds", type=float, default=1e9, help="stop after this long, with everything written")
-    parser.add_argument("--batch", type=int, default=512, help="256x256 pictures a denoiser step")
+    parser.add_argument("--batch", type=int, default=256, help="256x256 pictures a denoiser step")
     parser.add_argument("--vae-batch", type=int, default=64)
     parser.add_argument("--pool", type=int, default=400_000, help="pictures kept as latents")
-    parser.add_argument("--workers", type=int, default=14, help="processes that draw pictures")
-    parser.add_argument("--shard", type=int, default=32, help="pictures a worker hands over at a time")
+    parser.add_argument("--workers", type=int, default=12, help="processes that draw pictures")
+    parser.add_argument("--shard", type=int, default=64, help="pictures a worker hands over at a time")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
     return parser.parse_args()

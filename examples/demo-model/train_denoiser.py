@@ -4,21 +4,23 @@ from dataclasses import dataclass
 
 import torch
 from data import BUCKETS, SQUARE
-from diffusers import ControlNetModel, DDPMScheduler, UNet2DConditionModel
-from diffusers.training_utils import compute_snr
+from diffusers import ControlNetModel, UNet2DConditionModel
 from pool import Batch, LatentPool
 from textures import Size
 from training import Clock, Feed, Learner
 from transformers import CLIPTextModel
 
-SNR_CAP = 5.0  # min-SNR weighting
-# The schedule ends with a little signal left, and a whole picture's mean colour shines through white noise. Noise with
-# a mean of its own hides it, so that colour comes from the words, as it must when sampling starts from nothing.
-NOISE_OFFSET = 0.12
+# An error in the noise at level t moves the picture by 1/sqrt(alpha) as much. Errors are weighted by 1/alpha, as if
+# velocity were predicted (Salimans and Ho 2022): otherwise colours, settled where noise is strong, hardly weigh at all.
+WEIGHT_CAP = 40.0
+# The schedule ends with a little signal left, and the colours of a picture and of every large thing in it shine through
+# white noise. A network reads them there, never learns to read the words, and then has to start from nothing. Noise
+# that is coarse as well hides them: its standard deviation, on each grid of so many cells a side.
+COARSE_NOISE, GRIDS = 0.15, (1, 2, 4)
+# For the same reason, many of the noisiest inputs show less of the picture than the schedule says, or nothing at all.
+NOISY_SHARE, NOISY_FROM, FADED_SHARE, BLIND_SHARE = 0.3, 850, 0.6, 0.6
 # Guidance 9 drives latents out of their range; some inputs are exaggerated so that the model learns to come back.
 EXAGGERATED_SHARE, EXAGGERATION = 0.25, 0.5
-# What has which colour is settled early in sampling, where noise is strong: more of the steps are trained there.
-NOISY_SHARE, NOISY_FROM = 0.35, 400
 UNCONDITIONAL_SHARE = 0.13
 CONTROLLED_SHARE = 0.75  # the rest has strength 0 and stays a plain U-Net
 
@@ -31,8 +33,7 @@ class Denoiser:
     unet: UNet2DConditionModel
     controlnet: ControlNetModel | None
     blanks: torch.Tensor  # int64 [2, 77]: the empty prompt and the default negative one
-    schedule: DDPMScheduler
-    compiled: bool = False
+    alphas: torch.Tensor  # float32 [1000]: how much of the picture's variance is left at each timestep
 
     def modules(self) -> list[torch.nn.Module]:
         return [self.text, self.unet] + ([self.controlnet] if self.controlnet is not None else [])
@@ -50,6 +51,23 @@ def _timesteps(rows: int, device: torch.device) -> torch.Tensor:
     return low + (torch.rand(rows, device=device) * (1000 - low)).long()
 
 
+def _noise(x: torch.Tensor) -> torch.Tensor:
+    """White noise of x's shape, and coarser noise on top."""
+    noise, (rows, channels, height, width) = torch.randn_like(x), x.shape
+    for grid in GRIDS:
+        coarse = torch.randn(rows, channels, grid, grid, device=x.device)
+        noise += COARSE_NOISE * torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    return noise
+
+
+def _gains(t: torch.Tensor) -> torch.Tensor:
+    """How much of the picture an input shows, float32 [rows]: mostly 1; more, less or nothing for some."""
+    chance, amount = torch.rand(2, len(t), device=t.device)
+    exaggerated = torch.where(chance < EXAGGERATED_SHARE, 1 + EXAGGERATION * amount, 1.0)
+    faded = torch.where(amount < BLIND_SHARE, 0.0, (amount - BLIND_SHARE) / (1 - BLIND_SHARE))
+    return torch.where((t >= NOISY_FROM) & (chance > 1 - FADED_SHARE), faded, exaggerated)
+
+
 def _strengths(rows: int, device: torch.device) -> torch.Tensor:
     """Control scales float32 [rows, 13]: mostly 1, some other strengths, some guess mode's falling ones."""
     kind = torch.rand(rows, 1, device=device)
@@ -58,74 +76,91 @@ def _strengths(rows: int, device: torch.device) -> torch.Tensor:
     return torch.where(kind < 0.68, 1.0, torch.where(kind < 0.85, other, guess))
 
 
-def _residuals(
-    controlnet: ControlNetModel, noisy: torch.Tensor, t: torch.Tensor, *, context: torch.Tensor, control: torch.Tensor
-):
-    """The thirteen residuals for the first rows, scaled a row at a time, and zeros for the uncontrolled rest."""
+def _predicted(model: Denoiser, noisy: torch.Tensor, t: torch.Tensor, *, batch: Batch) -> torch.Tensor:
+    """The predicted noise, float32; the first rows are controlled, each with its own strengths, the rest are not."""
+    context = model.text(_undescribed(batch.ids, model.blanks)).last_hidden_state
+    if model.controlnet is None:
+        return model.unet(noisy, t, context).sample.float()
     rows = int(len(noisy) * CONTROLLED_SHARE)
-    down, middle = controlnet(noisy[:rows], t[:rows], context[:rows], control[:rows], return_dict=False)
-    scales, rest = _strengths(rows, noisy.device), len(noisy) - rows
-    scaled = []
+    down, middle = model.controlnet(noisy[:rows], t[:rows], context[:rows], batch.control[:rows], return_dict=False)
+    scales, rest, scaled = _strengths(rows, noisy.device), len(noisy) - rows, []
     for i, residual in enumerate([*down, middle]):
         r = residual * scales[:, i, None, None, None].to(residual.dtype)
         scaled.append(torch.cat([r, r.new_zeros(rest, *r.shape[1:])]))
-    return scaled[:-1], scaled[-1]
+    extra = {"down_block_additional_residuals": scaled[:-1], "mid_block_additional_residual": scaled[-1]}
+    return model.unet(noisy, t, context, **extra).sample.float()
 
 
-def denoising_loss(
-    model: Denoiser, batch: Batch, networks: tuple[torch.nn.Module, torch.nn.Module | None]
-) -> torch.Tensor:
-    """Weighted error of the predicted noise; networks are the U-Net and ControlNet to call (compiled or not)."""
-    unet, controlnet = networks
-    x, rows, device = batch.latents, len(batch.latents), batch.latents.device
-    noise = torch.randn_like(x) + NOISE_OFFSET * torch.randn(rows, 4, 1, 1, device=device)
-    t = _timesteps(rows, device)
-    alpha = model.schedule.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
-    gain = 1 + EXAGGERATION * torch.rand(rows, 1, 1, 1, device=device) * (
-        torch.rand(rows, 1, 1, 1, device=device) < EXAGGERATED_SHARE
-    )
-    noisy = alpha.sqrt() * x * gain + (1 - alpha).sqrt() * noise
-    target = (noisy - alpha.sqrt() * x) / (1 - alpha).sqrt()
-    noisy = noisy.contiguous(memory_format=torch.channels_last)
-    context = model.text(_undescribed(batch.ids, model.blanks)).last_hidden_state
-    extra = {}
-    if controlnet is not None:
-        down, middle = _residuals(controlnet, noisy, t, context=context, control=batch.control)
-        extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-    predicted = unet(noisy, t, context, **extra).sample.float()
-    snr = compute_snr(model.schedule, t)
-    weight = snr.clamp(max=SNR_CAP) / snr
+def denoising_loss(model: Denoiser, batch: Batch) -> torch.Tensor:
+    """Weighted error of the predicted noise."""
+    x = batch.latents
+    t = _timesteps(len(x), x.device)
+    gain, alpha = _gains(t), model.alphas[t]
+    a = alpha.view(-1, 1, 1, 1)
+    noisy = a.sqrt() * x * gain.view(-1, 1, 1, 1) + (1 - a).sqrt() * _noise(x)
+    target = (noisy - a.sqrt() * x) / (1 - a).sqrt()
+    error = _predicted(model, noisy.contiguous(memory_format=torch.channels_last), t, batch=batch) - target
     # An exaggerated input asks for a correction far larger than noise where noise is small: weigh it down.
-    weight = weight * torch.where(gain.view(-1) > 1, 0.3, 1.0)
-    return (weight * ((predicted - target) ** 2).mean((1, 2, 3))).mean()
+    weight = (1 / alpha).clamp(max=WEIGHT_CAP) * torch.where(gain > 1, 0.3, 1.0)
+    return (weight * (error**2).mean((1, 2, 3))).mean()
 
 
-class Sizes:
-    """Draws the picture size of each step; the batch shrinks as pictures grow."""
+class Descent:
+    """Loss and gradients of a random batch of one picture size. On a GPU all of it is one CUDA graph: launching some
+    five thousand small kernels one by one takes longer than running them."""
 
-    def __init__(self, pool: LatentPool, square_batch: int) -> None:
-        self.pool, self.square_batch = pool, square_batch
-        self.shares = torch.tensor(list(BUCKETS.values()))
+    def __init__(self, model: Denoiser, pool: LatentPool, size: Size, count: int) -> None:
+        self.model, self.pool, self.size, self.count = model, pool, size, count
+        self.parameters = [p for m in model.modules() for p in m.parameters() if p.requires_grad]
+        self.graph: torch.cuda.CUDAGraph | None = None
+        if pool.device.type == "cuda":
+            self._capture()
 
-    def draw(self) -> tuple[Size, int]:
-        while True:
-            size = list(BUCKETS)[int(torch.multinomial(self.shares, 1))]
-            if self.pool.seen[size] > 0:
-                return size, max(4, self.square_batch * SQUARE[0] * SQUARE[1] // (size[0] * size[1]) // 4 * 4)
+    def _run(self) -> torch.Tensor:
+        for parameter in self.parameters:
+            parameter.grad = None
+        kind = self.pool.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda", cache_enabled=False):
+            loss = denoising_loss(self.model, self.pool.batch(self.size, self.count))
+        loss.backward()
+        return loss.detach()
+
+    def _capture(self) -> None:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # cuDNN chooses its algorithms
+                self._run()
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # others pin memory meanwhile
+            self.loss = self._run()
+        self.gradients = [p.grad for p in self.parameters]
+
+    def __call__(self) -> torch.Tensor:
+        """The loss, a scalar; every parameter's gradient is in its place."""
+        if self.graph is None:
+            return self._run()
+        self.graph.replay()
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.loss
 
 
 def train_denoiser(
     model: Denoiser, pool: LatentPool, feed: Feed, *, learner: Learner, clock: Clock, batch: int
 ) -> None:
-    """Trains until the clock is over; new pictures join the pool as they arrive."""
-    plain = (model.unet, model.controlnet)
-    fast = tuple(m and torch.compile(m) for m in plain) if model.compiled else plain
-    sizes = Sizes(pool, batch)
+    """Trains until the clock is over; each step has pictures of one size, fewer of larger ones."""
+    shares = torch.tensor(list(BUCKETS.values()))
+    descents: dict[Size, Descent] = {}
     while not clock.over:
-        with learner.accelerator.autocast():
-            for shard in feed.ready(3):
-                pool.add(shard)
-            size, count = sizes.draw()
-            loss = denoising_loss(model, pool.batch(size, count), fast if size == SQUARE else plain)
-        learner.update(loss, clock, pictures=pool.total)
+        for shard in feed.ready(1):
+            pool.add(shard)
+        size = list(BUCKETS)[int(torch.multinomial(shares, 1))]
+        if not pool.seen[size]:
+            continue
+        if size not in descents:
+            count = max(4, batch * SQUARE[0] * SQUARE[1] // (size[0] * size[1]) // 4 * 4)
+            descents[size] = Descent(model, pool, size, count)
+        learner.update(descents[size](), clock, pictures=pool.total)
     learner.settle()

@@ -92,7 +92,8 @@ class VaeTraining:
                 ring.add(shard["image"])
             with self.accelerator.autocast():
                 loss = forward(self.vae, ring.batch(self.batch))
-            learner.update(loss, clock, pictures=ring.seen)
+            self.accelerator.backward(loss)
+            learner.update(loss.detach(), clock, pictures=ring.seen)
         self.feed.stop()
         learner.settle()
         with torch.no_grad():

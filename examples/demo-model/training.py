@@ -66,16 +66,15 @@ class Learner:
         self.step, self._sum, self._since = 0, torch.zeros((), device=accelerator.device), time.monotonic()
 
     def update(self, loss: torch.Tensor, clock: Clock, *, pictures: int) -> None:
-        """One step down the loss; every hundredth is logged."""
+        """One step down the gradients that are in place; every hundredth is logged."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.curve.at(self.step, clock.progress)
-        self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self.parameters)
         self.step += 1
-        self._sum += loss.detach()
+        self._sum += loss
         if self.step % 100 == 0 or self.step == 10:
             self._write(clock, pictures)
 
