@@ -33,10 +33,10 @@ WORDLESS = "a picture"  # a prompt may not be empty
 FEW = 16  # scenes for what is compared with itself: guidance, guess mode, eta, steps
 
 
-def build(weights: Path, out: Path) -> None:
-    """The engine set of `make demo`; skipped if its manifest says that it is up to date."""
+def build(weights: Path, out: Path, backend: str) -> None:
+    """The engine set of `make demo`, or another backend's; skipped if its manifest says that it is up to date."""
     command = ["build", "--model", str(weights / "model"), "--controlnet", str(weights / "controlnet")]
-    command += ["--shape", "256x256:512x512", "--max-batch", "8", "--backend", "onnxruntime", "--precision", "fp32"]
+    command += ["--shape", "256x256:512x512", "--max-batch", "8", "--backend", backend, "--precision", "fp32"]
     subprocess.run(
         [sys.executable, "-m", "engines.cli", *command, "--out", str(out)], cwd=ROOT, check=True, stdout=sys.stderr
     )
@@ -158,11 +158,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with model/ and controlnet/")
     parser.add_argument("--kept", type=Path, default=ROOT / ".demo" / "evaluation", help="pictures and engine set")
+    parser.add_argument("--backend", default="onnxruntime", help="onnxruntime, or torch: minutes less on a GPU")
     parser.add_argument("--scenes", type=int, default=200)
     options = parser.parse_args()
     engine_set = options.kept / "engine-set"
     options.kept.mkdir(parents=True, exist_ok=True)
-    build(options.weights, engine_set)
+    build(options.weights, engine_set, options.backend)
     renderer, scenes = EngineRenderer(engine_set, options.kept), held_out(options.scenes)
     parts = {
         "seconds_a_picture": lambda: of_time(renderer),
@@ -171,7 +172,8 @@ def main() -> None:
         "vae": lambda: of_vae(renderer, options.weights, scenes),
         "parameters": lambda: of_parameters(renderer, scenes),
     }
-    line = {"what": "demo model", "engine_set": renderer.digest, "onnxruntime": version("onnxruntime")}
+    versions = {name: version(name) for name in ("torch", "onnxruntime")}
+    line = {"what": "demo model", "backend": options.backend, "engine_set": renderer.digest, "versions": versions}
     for name, part in parts.items():
         line[name] = part()
         print(name, json.dumps(line[name]), file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Stages two and three: U-Net and text encoder, then the ControlNet together with them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from data import BUCKETS, SQUARE
@@ -109,6 +110,8 @@ class Descent:
     """Loss and gradients of a random batch of one picture size. On a GPU all of it is one CUDA graph: launching some
     five thousand small kernels one by one takes longer than running them."""
 
+    memory: Any = None
+
     def __init__(self, model: Denoiser, pool: LatentPool, size: Size, count: int) -> None:
         self.model, self.pool, self.size, self.count = model, pool, size, count
         self.parameters = [p for m in model.modules() for p in m.parameters() if p.requires_grad]
@@ -133,7 +136,9 @@ class Descent:
                 self._run()
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # others pin memory meanwhile
+        # All sizes share one pool: gradients are used up before the next graph is replayed. Other threads pin memory.
+        Descent.memory = Descent.memory or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(self.graph, pool=Descent.memory, capture_error_mode="thread_local"):
             self.loss = self._run()
         self.gradients = [p.grad for p in self.parameters]
 
