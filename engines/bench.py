@@ -6,13 +6,16 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from engines.errors import EngineSetRefused
+from engines.flops import guided_step_flops
+from engines.graph import Graphed
 from engines.runtime import EngineSet
 from engines.spec import COMPONENTS
 from engines.verify import likely_inputs
@@ -44,6 +47,8 @@ class BenchRequest:
 def bench(engines: EngineSet, request: BenchRequest) -> dict[str, object]:
     """Time every component, and controlnet + unet together: a guided step of `batch` images (2 x batch rows).
 
+    On a GPU each is one captured graph, as in a worker's step: what the host takes to launch it does not count.
+
     Raises:
         EngineSetRefused: the set was not built for this size or batch.
     """
@@ -52,14 +57,11 @@ def bench(engines: EngineSet, request: BenchRequest) -> dict[str, object]:
             f"the set was built for {engines.shapes_text()} and batches up to {engines.max_batch}, "
             f"not for {request.height}x{request.width} and {request.batch}"
         )
-    calls = {name: _component_call(engines, name, request) for name in COMPONENTS}
-
-    def guided_step() -> None:
-        calls["controlnet"]()
-        calls["unet"]()
-
+    calls = {name: _call(engines, name, engines.engine(name), request) for name in COMPONENTS}
+    calls["guided_step"] = _call(engines, "controlnet", engines.predict, request)
     timings = {name: timed(call, engines.device, request) for name, call in calls.items()}
-    timings["guided_step"] = timed(guided_step, engines.device, request)
+    flops = request.batch * guided_step_flops(engines.geometry, request.height, request.width)
+    tflops, peak = flops / timings["guided_step"].p50_ms / 1e9, matmul_tflops(engines.device, engines.io_dtype)
     return {
         "what": "engines bench",
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -75,18 +77,35 @@ def bench(engines: EngineSet, request: BenchRequest) -> dict[str, object]:
         "steps": request.steps,
         "warmups": request.warmups,
         "timings": {name: timing.to_json() for name, timing in timings.items()},
+        "guided_step_tflops": round(tflops, 3),
+        "matmul_tflops": round(peak, 3),
+        "share_of_matmul": round(tflops / peak, 3),
     }
 
 
-def _component_call(engines: EngineSet, name: str, request: BenchRequest) -> Callable[[], object]:
-    spec = engines.manifest.components[name].spec
+def _call(
+    engines: EngineSet,
+    component: str,
+    function: Callable[[Mapping[str, Tensor]], dict[str, Tensor]],
+    request: BenchRequest,
+) -> Callable[[], object]:
+    """`function` on likely inputs of a component."""
+    spec = engines.manifest.components[component].spec
     likely = likely_inputs(spec, request.batch, height=request.height, width=request.width)
     inputs = {
         key: tensor.to(engines.device, engines.io_dtype if tensor.is_floating_point() else None)
         for key, tensor in likely.items()
     }
-    engine = engines.engine(name)
-    return lambda: engine(inputs)
+    graphed = Graphed(function, engines.device)
+    return lambda: graphed(inputs)
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
+    """TFLOP/s of a large matrix product on random data: the practical ceiling. The median of ten."""
+    side = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    size = BenchRequest(side, side, 1, steps=10, warmups=3)
+    return float(2 * side**3 / timed(lambda: left @ right, device, size).p50_ms / 1e9)
 
 
 def timed(call: Callable[[], object], device: torch.device, request: BenchRequest) -> Timing:

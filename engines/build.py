@@ -50,7 +50,7 @@ class BuildRequest:
     compute_capability: str | None = None
     tokenizer: str | None = None  # where the model brings none
     original_config: str | None = None  # of single-file checkpoints; None: SD1.5's
-    jobs: int | None = None  # processes that compile inductor's packages; None: as many as the machine bears
+    jobs: int | None = None  # processes that compile for triton and inductor; None: as many as the machine bears
 
 
 @dataclass(frozen=True)
@@ -153,18 +153,18 @@ class _Builder:
         return stages
 
     def _compile(self, specs: dict[str, ComponentSpec]) -> None:
-        """Compile inductor's packages that are missing, in parallel; `_stages` finds them made."""
+        """Compile what is missing, in parallel; `_stages` finds it made."""
         missing = [
             (name, stage)
             for name in COMPONENTS
-            for stage in self.recipe.packages_of(name)
+            for stage in self.recipe.compiled_of(name)
             if self._reused(self._key(name, stage, ())) is None
         ]
-        jobs = [self._maker.package_job(specs[name], stage) for name, stage in missing]
+        jobs = [self._maker.compile_job(specs[name], stage) for name, stage in missing]
         for job in jobs:
-            self.report(Step(job.component, job.size.stage, "start"))
+            self.report(Step(job.component, job.stage, "start"))
         for job, seconds in self._maker.compile(jobs, self.request.jobs):
-            self._finish(job.component, job.size.stage, (), [job.path], round(seconds, 2))
+            self._finish(job.component, job.stage, (), [job.path], round(seconds, 2))
 
     def _stage(self, name: str, stage: str, before: tuple[str, ...]) -> Stage:
         """`before`: hashes of the files that the stage reads; the first stage reads the weights."""
@@ -178,8 +178,8 @@ class _Builder:
         return self._finish(name, stage, before, paths, round(time.monotonic() - started, 2))
 
     def _key(self, name: str, stage: str, before: tuple[str, ...]) -> str:
-        if stage in self.recipe.packages_of(name):
-            read: object = self.weights.config_digest  # a package holds no weights
+        if stage in self.recipe.compiled_of(name):
+            read: object = self.weights.config_digest  # code, no weights
         else:
             read = before if before else self.digest
         return json_key(stage, self.recipe.inputs(name, stage), read)

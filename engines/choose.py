@@ -1,8 +1,9 @@
-"""`--backend auto`: tensorrt where it can run, inductor on another CUDA machine, onnxruntime without a GPU."""
+"""`--backend auto`: tensorrt where it can run, triton on another CUDA machine, onnxruntime without a GPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from engines.errors import BackendUnavailable
 from engines.manifest import BackendName
@@ -17,15 +18,15 @@ def choose_backend(wanted: str) -> BackendName:
     Raises:
         BackendUnavailable: an unknown name.
     """
-    if wanted in ("tensorrt", "inductor", "onnxruntime", "torch"):
+    if wanted in get_args(BackendName):
         return wanted  # type: ignore[return-value]
     if wanted != "auto":
-        raise BackendUnavailable(f"unknown backend {wanted!r}; use auto, tensorrt, inductor, onnxruntime or torch")
+        raise BackendUnavailable(f"unknown backend {wanted!r}; use auto, {', '.join(get_args(BackendName))}")
     if not has_gpu():
         return "onnxruntime"
     from engines import plan
 
-    return "tensorrt" if plan.why_not_run() is None else "inductor"
+    return "tensorrt" if plan.why_not_run() is None else "triton"
 
 
 def has_gpu() -> bool:

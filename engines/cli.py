@@ -42,7 +42,7 @@ Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="S
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run; auto: the GPU, where there is one.")
 ]
-Backends = Literal["auto", "tensorrt", "inductor", "onnxruntime", "torch"]
+Backends = Literal["auto", "tensorrt", "triton", "inductor", "onnxruntime", "torch"]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -57,13 +57,14 @@ def build(
     backend: Annotated[Backends, typer.Option(help="auto: the best that runs on this machine.")] = "auto",
     precision: Annotated[
         Literal["fp16", "fp32"] | None,
-        typer.Option(help="Without: fp16 for tensorrt, and for inductor on a GPU; fp32 for the rest."),
+        typer.Option(help="Without: fp16 for tensorrt and triton, and for inductor on a GPU; fp32 for the rest."),
     ] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="tensorrt: the GPU to build for, such as sm89. Without: the one that is here.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="inductor: processes that compile. Without: half as many as cores.")
+        int | None,
+        typer.Option(min=1, help="triton, inductor: compiling processes. Without: half as many as cores."),
     ] = None,
 ) -> None:
     """Build a set, doing again only what changed; run it at any time.
@@ -207,7 +208,7 @@ def _one_size(shape: str) -> Any:
 def _usual_precision(backend: str) -> Literal["fp16", "fp32"]:
     from engines.choose import has_gpu
 
-    return "fp16" if backend == "tensorrt" or (backend == "inductor" and has_gpu()) else "fp32"
+    return "fp16" if backend in ("tensorrt", "triton") or (backend == "inductor" and has_gpu()) else "fp32"
 
 
 def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 EXPORT = "export"
 
-BackendName = Literal["tensorrt", "inductor", "onnxruntime", "torch"]
+BackendName = Literal["tensorrt", "triton", "inductor", "onnxruntime", "torch"]
 Precision = Literal["fp32", "fp16"]
 
 

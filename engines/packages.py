@@ -6,20 +6,16 @@ the device, and a package fits every checkpoint of the same widths.
 
 from __future__ import annotations
 
-import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engines.errors import BackendUnavailable, BuildFailed
@@ -69,6 +65,20 @@ class PackageJob:
     device: str
     path: Path
 
+    @property
+    def stage(self) -> str:
+        """The stage that it makes."""
+        return self.size.stage
+
+    @property
+    def effort(self) -> int:
+        """For sorting: how long it takes, roughly."""
+        return self.size.batch * self.size.height * self.size.width
+
+    def compile(self) -> float:
+        """Compile to its path; the seconds it took. Raises BuildFailed."""
+        return compile_package(self)
+
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
     """1, 2, 4, ... and max_batch itself: a smaller batch is padded to the next of them, by less than its own size."""
@@ -96,41 +106,6 @@ def sizes_of(component: str, profiles: Sequence[Profile]) -> tuple[Size, ...]:
     )
 
 
-def usual_processes() -> int:
-    """Two cores a process: torch's exporter uses one, inductor's compiler both."""
-    return max(1, (os.cpu_count() or 1) // 2)
-
-
-def compile_packages(jobs: Sequence[PackageJob], processes: int) -> Iterator[tuple[PackageJob, float]]:
-    """Compile all, the largest first, in processes of their own; each job as it is finished, with its seconds.
-
-    Raises:
-        BuildFailed: one could not be compiled, or its process was killed; what is finished stays.
-    """
-    ordered = sorted(jobs, key=lambda job: (-job.size.batch * job.size.height * job.size.width, job.component))
-    workers = max(1, min(processes, len(ordered)))
-    # Spawned, not forked: a CUDA context does not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(workers,)) as pool:
-        pending = {pool.submit(compile_package, job): job for job in ordered}
-        try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
-        except BrokenProcessPool as error:
-            raise BuildFailed(
-                "a compiling process was killed, probably for want of memory; build again with fewer --jobs "
-                "(finished packages are kept)"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _begin(workers: int) -> None:
-    """Share the cores between the processes; inductor would start a pool of its own in each of them."""
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    torch.set_num_threads(threads)
-    torch._inductor.config.compile_threads = threads
-
-
 def compile_package(job: PackageJob) -> float:
     """Compile one package to its path, whole or not at all; the seconds it took.
 
@@ -152,17 +127,8 @@ def compile_package(job: PackageJob) -> float:
     return time.monotonic() - started
 
 
-def save_constants(module: nn.Module, path: Path) -> Path:
-    """Write all that the packages of a component take when they are loaded: parameters and buffers, by name."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Cloned: safetensors takes no tensors that share memory, as tied weights do.
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, path)
-    return path
-
-
 def load_constants(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """What `save_constants` wrote, on a device and in the layout that packages are compiled for."""
+    """What `save_parameters` wrote, on a device and in the layout that packages are compiled for."""
     return {name: laid_out(tensor) for name, tensor in load_file(path, device=str(device)).items()}
 
 

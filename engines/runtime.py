@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -31,11 +31,16 @@ class Placement:
     threads: int | None
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """What runtime_<backend>.py gives: one object that opens components and shares what they share."""
 
+    @abstractmethod
     def open(self, name: str) -> Engine:
         """Load one component; it lives until the engine is dropped."""
+
+    def predict(self, controlnet: Engine, unet: Engine, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As EngineSet.predict: one after the other, where a backend knows nothing better."""
+        return unet({**inputs, **controlnet(inputs)})
 
 
 class EngineSet:
@@ -97,6 +102,13 @@ class EngineSet:
             self._engines[name] = self._backend.open(name)
         return self._engines[name]
 
+    def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Control net and U-Net of a guided batch: the controlnet's inputs -> `latent`, the predicted noise [R,4,h,w].
+
+        Rows n and N+n hold the same sample (spec.py).
+        """
+        return self._backend.predict(self.engine("controlnet"), self.engine("unet"), inputs)
+
     def load(self, names: Iterable[str]) -> None:
         """Open components ahead of their first call.
 
@@ -155,6 +167,7 @@ _MODULES = {
     "inductor": "engines.runtime_inductor",
     "onnxruntime": "engines.runtime_onnx",
     "tensorrt": "engines.runtime_tensorrt",
+    "triton": "engines.runtime_triton",
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from engines.errors import EngineSetRefused
 from engines.manifest import Component, Manifest
 from engines.packages import Size, laid_out, load_constants
-from engines.runtime import Engine, Placement
+from engines.runtime import Backend, Engine, Placement
 from engines.spec import ComponentSpec, TensorSpec
 
 
@@ -71,7 +71,7 @@ def padded(tensor: Tensor, missing: int) -> Tensor:
     return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
 
 
-class InductorBackend:
+class InductorBackend(Backend):
     """Opens the packages of a component and gives them its weights."""
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:

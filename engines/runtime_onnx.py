@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engines.errors import EngineSetRefused
 from engines.manifest import Manifest
-from engines.runtime import Engine, Placement
+from engines.runtime import Backend, Engine, Placement
 from engines.spec import ComponentSpec, TensorSpec
 
 _NUMPY = {torch.float32: np.float32, torch.int64: np.int64}
@@ -48,7 +48,7 @@ class OnnxEngine:
         return sizes
 
 
-class OnnxBackend:
+class OnnxBackend(Backend):
     """Opens one session a component; all share the options."""
 
     def __init__(self, folder: Path, manifest: Manifest, options: ort.SessionOptions) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import Manifest
 from engines.plan import PlanLog, tensorrt_module
-from engines.runtime import DTYPES, Engine, Placement
+from engines.runtime import DTYPES, Backend, Engine, Placement
 from engines.spec import ComponentSpec, Profile, TensorSpec
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -175,7 +175,7 @@ def _cuda_runtime() -> Any:
     return runtime
 
 
-class TensorRTBackend:
+class TensorRTBackend(Backend):
     """Opens one plan a component."""
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:

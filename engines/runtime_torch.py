@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engines import models
 from engines.manifest import Manifest
-from engines.runtime import DTYPES, Engine, Placement
+from engines.runtime import DTYPES, Backend, Engine, Placement
 from engines.spec import ComponentSpec
 from engines.weights import Weights
 
@@ -32,7 +32,7 @@ class TorchEngine:
         return dict(zip(self._outputs, outputs, strict=True))
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Opens components from the set's copy of the weights."""
 
     def __init__(self, weights: Weights, manifest: Manifest, placement: Placement) -> None:

@@ -101,8 +101,7 @@ def _picture(engines: EngineSet, request: ScoreRequest, seed: int) -> np.ndarray
             "x_noisy": latents.to(dtype).repeat(2, 1, 1, 1),
             "timestep": torch.full((2,), float(time), device=engines.device, dtype=dtype),
         }
-        controls = engines.engine("controlnet")(fed | step)
-        predicted = engines.engine("unet")(fed | step | controls)["latent"].float()
+        predicted = engines.predict(fed | step)["latent"].float()
         without, withed = predicted.chunk(2)
         latents = scheduler.step(without + GUIDANCE * (withed - without), time, latents).prev_sample
     scaled = (latents / engines.geometry.scaling_factor).to(dtype)

@@ -3,6 +3,9 @@
 A dimension is a number or a text: 'N' images, 'R' rows (2N: conditional and unconditional), 'h' and 'w' latent cells,
 '8h' pixels, 'h/2' a control at stride 2. The exporter's dynamic axes, TensorRT's profiles, the manifest and the tests
 are all made from this table, so a name stands in one place only.
+
+Of R rows the first half are unconditional. Row n and row N+n are the same sample: in the tensors of BOTH_HALVES the two
+halves are equal, and an engine may look at one of them only.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 COMPONENTS = ("clip", "hint", "controlnet", "unet", "decoder")
 CONTROLS = 13
+BOTH_HALVES = ("x_noisy", "guided_hint", "timestep")
 # The U-Net halves its input three times and the VAE eight-folds it: other sizes would not fit together again.
 PIXEL_MULTIPLE = 64
 _DIMENSION = re.compile(r"(?P<times>\d+)?(?P<axis>[NRhw])(?:/(?P<over>\d+))?")

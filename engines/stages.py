@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import BackendUnavailable
-from engines.manifest import EXPORT, TOKENIZER, BackendName, Precision, installed_version
+from engines.manifest import EXPORT, TOKENIZER, BackendName, Precision, installed_version, json_key
 from engines.spec import ComponentSpec, Geometry, Profile, component_specs
-from engines.weights import PART_OF, Weights
+from engines.weights import PART_OF, Weights, file_sha256
 
 if TYPE_CHECKING:
+    from engines.compile_jobs import CompileJob
     from engines.models import Networks, SpecialTokens
-    from engines.packages import PackageJob
 
 # Raise one when its stage makes other files from the same inputs.
-REVISIONS = {"tokenizer": 1, "weights": 1, "constants": 1, EXPORT: 3, "plan": 2, "package": 1}
+REVISIONS = {"tokenizer": 1, "weights": 1, "constants": 2, EXPORT: 3, "plan": 2, "package": 1, "kernels": 1}
 _EXPORTERS = ("torch", "diffusers", "transformers", "onnx")
 
 
@@ -35,10 +35,12 @@ class Recipe:
 
     def stages_of(self, component: str) -> tuple[str, ...]:
         """Stage names in order."""
-        return (*self.stages, *self.packages_of(component))
+        return (*self.stages, *self.compiled_of(component))
 
-    def packages_of(self, component: str) -> tuple[str, ...]:
-        """The inductor backend's stages, one a package; none for the others."""
+    def compiled_of(self, component: str) -> tuple[str, ...]:
+        """The stages that are compiled in parallel: triton has one, inductor one a size; the others have none."""
+        if self.backend == "triton":
+            return ("kernels",)
         if self.backend != "inductor":
             return ()
         from engines.packages import sizes_of
@@ -66,6 +68,9 @@ class Recipe:
             made_by |= {self.runtime: self.versions[self.runtime]}
             return [REVISIONS["package"], component, stage, self.precision, self.architecture, OPTIONS, made_by]
         profiles = [profile.model_dump() for profile in self.profiles]
+        if stage == "kernels":
+            made_by |= {self.runtime: self.versions[self.runtime]}
+            return [REVISIONS[stage], component, sources_digest(), self.architecture, profiles, made_by]
         return [REVISIONS[stage], component, self.runtime, self.versions[self.runtime], self.architecture, profiles]
 
 
@@ -92,6 +97,8 @@ def recipe_for(
 
         runtime, architecture = plan.package_name(), plan.architecture(capability)
         stages = (EXPORT, "plan")
+    if backend == "triton":
+        architecture, stages = _for_triton(precision), ("constants",)
     if backend == "inductor":
         from engines.architecture import architecture_of, build_device
         from engines.packages import check_profiles
@@ -100,8 +107,22 @@ def recipe_for(
         runtime, architecture = "torch", architecture_of(build_device())
         stages = ("constants",)
     packages = [*_EXPORTERS, runtime] if EXPORT in stages else ["torch", "diffusers", "transformers"]
+    if backend == "triton":
+        packages.append(runtime)
     versions = {package: _version(package) for package in packages}
     return Recipe(backend, runtime, stages, precision, tuple(profiles), architecture, versions)
+
+
+def _for_triton(precision: Precision) -> str:
+    """The GPU's architecture. Raises BackendUnavailable where there is none, or for another precision."""
+    from engines.architecture import architecture_of, build_device
+
+    device = build_device()
+    if device.type != "cuda":
+        raise BackendUnavailable("triton sets are built on the machine, or the kind of machine, that runs them: a GPU")
+    if precision != "fp16":
+        raise BackendUnavailable("triton sets hold float16 kernels; use --precision fp16, or another backend")
+    return architecture_of(device)
 
 
 def _version(package: str) -> str:
@@ -109,6 +130,12 @@ def _version(package: str) -> str:
     if version is None:
         raise BackendUnavailable(f"building needs the package {package}, which is not installed")
     return version
+
+
+def sources_digest() -> str:
+    """Of the code whose kernels are kept: other code, other kernels."""
+    files = sorted((Path(__file__).parent / "fused").glob("*.py"))
+    return json_key([[path.name, file_sha256(path)] for path in files])
 
 
 class StageMaker:
@@ -137,31 +164,31 @@ class StageMaker:
             component
         )
 
-    def package_job(self, spec: ComponentSpec, stage: str) -> PackageJob:
-        """What compiles one package."""
+    def compile_job(self, spec: ComponentSpec, stage: str) -> CompileJob:
+        """What makes one of `compiled_of`'s stages."""
+        from engines.runtime import DTYPES
+
+        dtype = DTYPES[self._recipe.precision]
+        if stage == "kernels":
+            from engines.fused.kernel_cache import KernelJob
+
+            path = self._folder / "kernels" / f"{spec.name}.zip"
+            return KernelJob(spec.name, spec, self._weights, dtype, self._recipe.profiles, path)
         from engines.architecture import build_device
         from engines.packages import PackageJob, Size
-        from engines.runtime import DTYPES
 
         size = Size.of_stage(stage)
         assert size is not None, stage
-        return PackageJob(
-            component=spec.name,
-            size=size,
-            spec=spec,
-            weights=self._weights,
-            dtype=DTYPES[self._recipe.precision],
-            device=build_device().type,
-            path=self._folder / "packages" / f"{spec.name}-{stage}.pt2",
-        )
+        path = self._folder / "packages" / f"{spec.name}-{stage}.pt2"
+        return PackageJob(spec.name, size, spec, self._weights, dtype, build_device().type, path)
 
-    def compile(self, jobs: Sequence[PackageJob], processes: int | None) -> Iterator[tuple[PackageJob, float]]:
-        """Compile packages in parallel; each as it is finished, with its seconds."""
+    def compile(self, jobs: Sequence[CompileJob], processes: int | None) -> Iterator[tuple[CompileJob, float]]:
+        """Do the jobs in parallel; each as it is finished, with its seconds."""
         if not jobs:
             return iter(())
-        from engines.packages import compile_packages, usual_processes
+        from engines.compile_jobs import compile_all, usual_processes
 
-        return compile_packages(jobs, usual_processes() if processes is None else processes)
+        return compile_all(jobs, usual_processes() if processes is None else processes)
 
     def _tokens(self) -> SpecialTokens:
         from engines.models import save_tokenizer
@@ -175,9 +202,9 @@ class StageMaker:
         return sorted(path for path in folder.iterdir() if path.is_file())
 
     def _constants(self, component: str) -> list[Path]:
-        from engines.packages import save_constants
+        from engines.fused.parameters import save_parameters
 
-        return [save_constants(self._module(component), self._folder / "constants" / f"{component}.safetensors")]
+        return [save_parameters(self._module(component), self._folder / "constants" / f"{component}.safetensors")]
 
     def _module(self, component: str) -> Any:
         if not self._modules:

@@ -13,7 +13,7 @@ from engines.manifest import Manifest
 from engines.models import load_component
 from engines.runtime import EngineSet, check_weights, load_engine_set
 from engines.runtime_torch import TorchEngine
-from engines.spec import COMPONENTS, ComponentSpec, TensorSpec
+from engines.spec import BOTH_HALVES, COMPONENTS, ComponentSpec, TensorSpec
 from engines.weights import Weights, find_weights
 
 # (rtol, atol), tightest first; a component that fits none is wrong.
@@ -69,7 +69,7 @@ def verify(
         check_weights(engines.manifest, weights.digest)
         for name in COMPONENTS:
             spec = engines.manifest.components[name].spec
-            reference = TorchEngine(load_component(name, weights, torch.float32), spec)
+            reference = TorchEngine(load_component(name, weights, torch.float32).to(engines.device), spec)
             for batch, height, width in sizes(engines.manifest):
                 yield replace(compare(engines, reference, spec, (batch, height, width)), within=within)
             engines.unload([name])
@@ -88,9 +88,10 @@ def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, siz
     """One component at one size (images, height, width)."""
     batch, height, width = size
     inputs = likely_inputs(spec, batch, height=height, width=width)
-    expected = reference(inputs)
+    with torch.backends.cudnn.flags(allow_tf32=False):  # convolutions of the reference in full float32, on a GPU too
+        expected = reference({name: tensor.to(engines.device) for name, tensor in inputs.items()})
     found = engines.engine(spec.name)({name: _for_engine(tensor, engines) for name, tensor in inputs.items()})
-    pairs = [(found[tensor.name].float().cpu(), expected[tensor.name]) for tensor in spec.outputs]
+    pairs = [(found[tensor.name].float().cpu(), expected[tensor.name].cpu()) for tensor in spec.outputs]
     errors = [float((mine - theirs).abs().max()) for mine, theirs in pairs]
     relative = [error / max(float(theirs.abs().max()), 1e-12) for error, (_, theirs) in zip(errors, pairs, strict=True)]
     rtol, atol = tightest(pairs)
@@ -118,10 +119,15 @@ def _for_engine(tensor: Tensor, engines: EngineSet) -> Tensor:
 def likely_inputs(spec: ComponentSpec, batch: int, *, height: int, width: int) -> dict[str, Tensor]:
     """Seeded float32 inputs of the kind that a render feeds: edges, timesteps, scales, token ids, unit noise."""
     generator = torch.Generator().manual_seed(0)
-    return {
-        tensor.name: _likely(tensor, tensor.sized(batch, height=height, width=width), generator)
-        for tensor in spec.inputs
-    }
+    made = {}
+    for tensor in spec.inputs:
+        shape = tensor.sized(batch, height=height, width=width)
+        if tensor.name in BOTH_HALVES:
+            one = _likely(tensor, (batch, *shape[1:]), generator)
+            made[tensor.name] = torch.cat([one, one])
+        else:
+            made[tensor.name] = _likely(tensor, shape, generator)
+    return made
 
 
 def _likely(tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -104,8 +104,7 @@ class EngineDenoiser:
             "context": batch["context"],
         }
         control = {name: batch[name] for name in ("guided_hint", "control_scales")}
-        controls = self._engines.engine("controlnet")(inputs | control)
-        predicted = self._engines.engine("unet")(inputs | controls)["latent"]
+        predicted = self._engines.predict(inputs | control)["latent"]
         guided = ddim.guide(predicted.float(), batch["guidance"])
         noise = batch.get("noise")
         return {"latents": ddim.step(batch["latents"], guided, coefficients=batch["coefficients"], noise=noise)}

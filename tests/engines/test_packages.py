@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from engines.compile_jobs import compile_all
 from engines.errors import BackendUnavailable, BuildFailed
+from engines.fused.parameters import save_parameters
 from engines.models import load_component
 from engines.packages import (
     PackageJob,
@@ -19,9 +21,7 @@ from engines.packages import (
     batch_sizes,
     check_profiles,
     compile_package,
-    compile_packages,
     load_constants,
-    save_constants,
     sizes_of,
 )
 from engines.runtime_inductor import InductorEngine
@@ -65,7 +65,7 @@ def test_a_range_of_shapes_is_refused_with_what_to_do() -> None:
 def test_a_package_is_made_again_when_what_it_is_compiled_from_changes() -> None:
     recipe = recipe_for("inductor", precision="fp32", profiles=SHAPES, capability=None)
     half = recipe_for("inductor", precision="fp16", profiles=SHAPES, capability=None)
-    (first, *_), stage = recipe.packages_of("unet"), recipe.packages_of("unet")[-1]
+    (first, *_), stage = recipe.compiled_of("unet"), recipe.compiled_of("unet")[-1]
     assert recipe.inputs("unet", first) != recipe.inputs("unet", stage)
     assert recipe.inputs("unet", first) != recipe.inputs("controlnet", first)
     assert recipe.inputs("unet", first) != half.inputs("unet", first)
@@ -117,10 +117,10 @@ def test_a_compiled_package_agrees_with_torch_on_weights_given_when_it_is_loaded
     width = module.text_encoder.config.hidden_size
     spec = component_specs(Geometry(context_width=width))["clip"]
     job = PackageJob("clip", Size(2), spec, weights, torch.float32, "cpu", tmp_path / "packages" / "clip-batch2.pt2")
-    ((done, seconds),) = compile_packages([job], processes=1)
+    ((done, seconds),) = compile_all([job], processes=1)
     assert done == job
     assert seconds > 0
-    constants = load_constants(save_constants(module, tmp_path / "clip.safetensors"), torch.device("cpu"))
+    constants = load_constants(save_parameters(module, tmp_path / "clip.safetensors"), torch.device("cpu"))
     package = torch._inductor.aoti_load_package(str(job.path), run_single_threaded=True)
     package.load_constants(
         {name: constants[name] for name in package.get_constant_fqns()}, check_full_update=True, user_managed=True

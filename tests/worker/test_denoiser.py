@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from engines.manifest import load_manifest
-from engines.runtime import Engine, EngineSet, Placement
+from engines.runtime import Backend, Engine, EngineSet, Placement
 from tests.models import tiny_engine_set
 from tests.worker.samples import sample_request, slot
 from worker import ddim
@@ -24,7 +24,7 @@ MAX_BATCH = 4
 Inputs = Mapping[str, torch.Tensor]
 
 
-class RecordingBackend:
+class RecordingBackend(Backend):
     """Engines that give constants, remember what they were given, and fail when told to."""
 
     def __init__(self) -> None:

@@ -1,0 +1,110 @@
+"""What happens between convolutions and matrix products, each as one function with one meaning and two forms.
+
+On a CUDA tensor they are the Triton kernels of kernels.py; on any other, the torch code here, which is what the
+kernels are tested against. Pictures are [R, H, W, C] and contiguous: what torch calls channels last.
+
+`pending` is a bias that was left out where it arose, because adding it would have been one more pass over the tensor:
+float [C], or [R, C] where it differs by row. Who reads the tensor adds it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from engines.fused.parameters import Norm
+
+
+def group_norm(x: Tensor, pending: Tensor, norm: Norm, *, silu: bool) -> Tensor:
+    """GroupNorm of x [R,H,W,C] + pending, then SiLU if wanted."""
+    if x.is_cuda:
+        from engines.fused import kernels
+
+        return kernels.group_norm(x, pending, norm, silu=silu)
+    full = x.float() + pending.float().view(-1, 1, 1, x.shape[3])
+    found = functional.group_norm(full.permute(0, 3, 1, 2), norm.groups, norm.gamma, norm.beta, norm.eps)
+    found = functional.silu(found) if silu else found
+    return found.permute(0, 2, 3, 1).to(x.dtype).contiguous()
+
+
+def layer_norm(x: Tensor, pending: Tensor, norm: Norm) -> Tensor:
+    """LayerNorm of x [M,C] + pending [C]."""
+    if x.is_cuda:
+        from engines.fused import kernels
+
+        return kernels.layer_norm(x, pending, norm)
+    full = x.float() + pending.float()
+    return functional.layer_norm(full, full.shape[-1:], norm.gamma, norm.beta, norm.eps).to(x.dtype)
+
+
+def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [M,K], weight [2F,K], bias [2F] -> value * gelu(gate) [M,F]; the first F outputs are the values."""
+    if x.is_cuda:
+        from engines.fused import kernels
+
+        return kernels.geglu(x, weight, bias)
+    value, gate = (x @ weight.t() + bias.to(x.dtype)).chunk(2, dim=-1)
+    return value * functional.gelu(gate)
+
+
+def joined(
+    hidden: Tensor | None,
+    hidden_pending: Tensor | None,
+    skip: Tensor,
+    skip_pending: Tensor,
+    control: Tensor,
+    control_pending: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """[hidden + its pending | skip + its pending + scale * (control + its pending)], [R,H,W,C1+C2].
+
+    `scale` is [R]. `skip` and `control` may have R/2 rows, which then serve for both halves. Without `hidden` it is the
+    right part alone.
+    """
+    if skip.is_cuda:
+        from engines.fused import kernels
+
+        return kernels.joined(hidden, hidden_pending, skip, skip_pending, control, control_pending, scale)
+    rows = scale.shape[0]
+    skip, control = (x.repeat(rows // x.shape[0], 1, 1, 1).float() for x in (skip, control))
+    right = skip + skip_pending.float() + scale.float().view(-1, 1, 1, 1) * (control + control_pending.float())
+    if hidden is None or hidden_pending is None:
+        return right.to(control.dtype if scale.dtype == torch.float32 else scale.dtype)
+    left = hidden.float() + hidden_pending.float()
+    return torch.cat([left, right], dim=3).to(hidden.dtype)
+
+
+def unfolded(x: Tensor, bias: Tensor) -> Tensor:
+    """x [R,H+1,W+1,4C], four phases of a picture of twice the size, each shifted by its own offset -> [R,2H,2W,C].
+
+    Phase (i, j) of output pixel (2y+i, 2x+j) stands at (y+i, x+j). `bias` [C] is added.
+    """
+    if x.is_cuda:
+        from engines.fused import kernels
+
+        return kernels.unfolded(x, bias)
+    rows, height, width, channels = x.shape[0], x.shape[1] - 1, x.shape[2] - 1, x.shape[3] // 4
+    phases = x.view(rows, height + 1, width + 1, 2, 2, channels)
+    found = x.new_empty(rows, height, 2, width, 2, channels)
+    for i in (0, 1):
+        for j in (0, 1):
+            found[:, :, i, :, j] = phases[:, i : i + height, j : j + width, i, j]
+    return found.view(rows, 2 * height, 2 * width, channels) + bias.to(x.dtype)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """query [R,S,C], key and value [R,L,C], views or not -> [R,S,C], scaled by 1 / sqrt(C / heads)."""
+    query, key, value = (by_head(x, heads) for x in (query, key, value))
+    return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def by_head(x: Tensor, heads: int) -> Tensor:
+    """[R,S,C] -> [R,heads,S,C/heads], a view."""
+    return x.view(*x.shape[:2], heads, x.shape[2] // heads).transpose(1, 2)
+
+
+def convolved(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 1) -> Tensor:
+    """A convolution of [R,H,W,C] without bias; `weight` [out, C, kh, kw] is channels last."""
+    found = functional.conv2d(x.permute(0, 3, 1, 2), weight, stride=stride, padding=padding)
+    return found.permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,89 @@
+"""The Triton kernels against the torch code that says what they mean. `pytest -m gpu tests/gpu/test_kernels.py`"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.fused import ops
+from engines.fused.parameters import Norm
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here"),
+]
+
+# float16 has eleven bits: half of the last is 2.4e-4.
+CLOSE = 5e-4
+
+
+def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float16) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to("cuda", dtype)
+
+
+def norm(channels: int, groups: int) -> Norm:
+    return Norm(
+        noise(channels, seed=1, dtype=torch.float32), noise(channels, seed=2, dtype=torch.float32), groups, 1e-5
+    )
+
+
+def on_cpu(value: object) -> object:
+    if isinstance(value, Norm):
+        return Norm(value.gamma.cpu(), value.beta.cpu(), value.groups, value.eps)
+    return value.float().cpu() if isinstance(value, Tensor) else value
+
+
+def assert_as_on_cpu(operation: object, *given: object, **options: object) -> None:
+    """The CPU's form, in float32, on the same numbers; every element is finite, so every one was written."""
+    found = operation(*given, **options)  # type: ignore[operator]
+    expected = operation(*map(on_cpu, given), **options)  # type: ignore[operator]
+    assert torch.isfinite(found).all()
+    assert float((found.float().cpu() - expected).norm() / expected.norm()) < CLOSE
+    assert found.shape == expected.shape
+
+
+@pytest.mark.parametrize("silu", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "height", "width", "channels", "groups"),
+    [
+        (2, 8, 8, 1280, 32),  # one program a group
+        (3, 6, 4, 96, 16),
+        (2, 64, 64, 320, 32),  # sums, moments, apply
+        (1, 40, 24, 960, 32),
+        (2, 64, 48, 48, 16),  # fewer channels than a run
+        (1, 256, 256, 128, 32),
+    ],
+)
+def test_group_norm(rows: int, height: int, width: int, channels: int, groups: int, silu: bool) -> None:
+    x = noise(rows, height, width, channels) * 2 + 1
+    for pending in (noise(channels, dtype=torch.float32), noise(rows, 2 * channels, seed=3)[:, channels:]):
+        assert_as_on_cpu(ops.group_norm, x, pending, norm(channels, groups), silu=silu)
+
+
+@pytest.mark.parametrize(("count", "channels"), [(5, 48), (4096, 320), (77, 640), (64, 1280)])
+def test_layer_norm(count: int, channels: int) -> None:
+    assert_as_on_cpu(ops.layer_norm, noise(count, channels), noise(channels, dtype=torch.float32), norm(channels, 1))
+
+
+@pytest.mark.parametrize(("count", "inputs"), [(8192, 320), (2048, 640), (4096, 1280), (100, 1280), (70, 48), (33, 96)])
+def test_geglu(count: int, inputs: int) -> None:
+    weight = noise(8 * inputs, inputs, seed=1) * inputs**-0.5
+    assert_as_on_cpu(ops.geglu, noise(count, inputs), weight, noise(8 * inputs, seed=2, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("skips", [2, 4])
+@pytest.mark.parametrize(("left", "right"), [(640, 320), (48, 32), (0, 64)])
+def test_joined(left: int, right: int, skips: int) -> None:
+    hidden = (noise(4, 24, 16, left), noise(left, seed=4, dtype=torch.float32)) if left else (None, None)
+    skip, control = noise(skips, 24, 16, right, seed=1), noise(skips, 24, 16, right, seed=2)
+    pending = [noise(right, seed=seed, dtype=torch.float32) for seed in (5, 6)]
+    scales = noise(3, 4, seed=3)
+    for scale in scales:  # rows of a matrix, not all of them aligned
+        assert_as_on_cpu(ops.joined, *hidden, skip, pending[0], control, pending[1], scale)
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(8, 8, 1280), (32, 48, 640), (5, 3, 48)])
+def test_unfolded(height: int, width: int, channels: int) -> None:
+    x = noise(2, height + 1, width + 1, 4 * channels)
+    assert_as_on_cpu(ops.unfolded, x, noise(channels, seed=1, dtype=torch.float32))

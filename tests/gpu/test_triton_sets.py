@@ -1,0 +1,196 @@
+"""A triton set from build to picture, on the demo model. python -m pytest -m gpu tests/gpu/test_triton_sets.py"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from engines.build import BuildRequest, build_set
+from engines.choose import choose_backend
+from engines.errors import BackendUnavailable
+from engines.plan import why_not_run
+from engines.runtime import EngineSet, load_engine_set
+from engines.spec import Profile
+from engines.verify import verify
+from tests.models import CACHE, ROOT
+from tests.worker.samples import sample_request
+from worker.denoiser import EngineDenoiser
+from worker.device import DeviceOutOfMemory
+from worker.loop import RenderLoop
+from worker.slots import SampleRequest, StepBatch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here"),
+]
+
+WEIGHTS = ROOT / "examples" / "demo-model" / "weights"
+SHAPE = (256, 256)
+
+
+def request_for(out: Path, backend: str, precision: str) -> BuildRequest:
+    return BuildRequest(
+        model=str(WEIGHTS / "model"),
+        controlnet=str(WEIGHTS / "controlnet"),
+        out=out,
+        backend=backend,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        profiles=(Profile.parse("256x256", max_batch=4), Profile.parse("192x128", max_batch=4)),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    out = CACHE / "demo-triton"
+    build_set(request_for(out, "triton", "fp16"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def engines(folder: Path) -> Iterator[EngineSet]:
+    with load_engine_set(folder, device="cuda") as opened:
+        yield opened
+
+
+def sample(number: int, *, steps: int = 12) -> SampleRequest:
+    """Edges of a disc and a box, which the demo model knows how to fill."""
+    edges = np.zeros(SHAPE, np.uint8)
+    cv2.circle(edges, (90 + 10 * number, 100), 50, 255)
+    cv2.rectangle(edges, (120, 130), (220, 200 + 5 * number), 255)
+    return sample_request(number, edges=edges, steps=steps)
+
+
+def drawn(denoiser: EngineDenoiser, requests: list[SampleRequest]) -> list[np.ndarray]:
+    loop = RenderLoop(denoiser)
+    futures = [loop.submit(request) for request in requests]
+    while loop.step():
+        pass
+    return [future.result(60) for future in futures]
+
+
+def psnr(one: np.ndarray, two: np.ndarray) -> float:
+    error = float(np.mean((one.astype(np.float64) - two.astype(np.float64)) ** 2))
+    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
+
+
+def test_auto_prefers_it_where_tensorrt_cannot_run() -> None:
+    assert choose_backend("auto") == ("triton" if why_not_run() else "tensorrt")
+
+
+def test_every_component_is_within_a_hundredth_of_float32(folder: Path) -> None:
+    for finding in verify(folder, within=1e-2):
+        assert finding.ok, finding
+
+
+def test_a_second_build_has_nothing_to_do(folder: Path) -> None:
+    built = build_set(request_for(folder, "triton", "fp16"))
+    assert built.steps == 0
+    assert not built.changed
+
+
+def test_float32_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BackendUnavailable, match="triton sets hold float16 kernels"):
+        build_set(request_for(tmp_path / "set", "triton", "fp32"))
+
+
+def test_a_worker_compiles_nothing(folder: Path) -> None:
+    """A fresh process takes a step and decodes; its kernel folder then holds what was installed, and nothing else."""
+    code = f"""
+import os
+from pathlib import Path
+from engines.fused.kernel_cache import CACHE
+from scripts.first_step import first_step
+from engines.runtime import load_engine_set
+first_step(Path({str(folder)!r}), "cuda")
+kept = Path(os.environ[CACHE])
+import zipfile
+names = {{name for path in Path({str(folder)!r}, "kernels").glob("*.zip") for name in zipfile.ZipFile(path).namelist()}}
+found = {{path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}}
+assert found == names, sorted(found - names)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_pictures_are_those_of_the_float32_cpu_path(engines: EngineSet) -> None:
+    out = CACHE / "demo-onnxruntime"
+    build_set(request_for(out, "onnxruntime", "fp32"))
+    requests = [sample(seed) for seed in range(3)]
+    with load_engine_set(out) as reference:
+        expected = drawn(EngineDenoiser(reference), requests)
+    found = drawn(EngineDenoiser(engines), requests)
+    assert min(psnr(one, two) for one, two in zip(found, expected, strict=True)) >= 35
+
+
+def test_a_job_alone_is_the_job_in_a_full_batch_of_mixed_steps(engines: EngineSet) -> None:
+    requests = [sample(seed, steps=8 + 3 * seed) for seed in range(4)]
+    denoiser = EngineDenoiser(engines)
+    together = drawn(denoiser, requests)
+    alone = [drawn(denoiser, [request])[0] for request in requests]
+    assert min(psnr(one, two) for one, two in zip(together, alone, strict=True)) >= 45
+
+
+def test_a_step_never_waits_for_the_device(engines: EngineSet) -> None:
+    """Torch raises where a call would synchronize; the first step captures, which may."""
+    loop = RenderLoop(EngineDenoiser(engines))
+    futures = [loop.submit(sample(seed, steps=6)) for seed in range(2)]
+    loop.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            loop.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    while loop.step():
+        pass
+    assert all(future.result(60).shape == (*SHAPE, 3) for future in futures)
+
+
+def test_real_memory_running_out_halves_the_batch_and_every_picture_arrives(
+    engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of more than one sample asks the device for more than it has: CUDA itself says no."""
+    denoiser = EngineDenoiser(engines)
+    step, refused = denoiser.step, []
+
+    def greedy(batch: StepBatch) -> torch.Tensor:
+        if batch.size > 1:
+            from worker.device import translated_errors
+
+            refused.append(batch.size)
+            with translated_errors():
+                torch.empty(1 << 42, dtype=torch.uint8, device="cuda")
+        return step(batch)
+
+    monkeypatch.setattr(denoiser, "step", greedy)
+    requests = [sample(seed, steps=4) for seed in range(4)]
+    pictures = drawn(denoiser, requests)
+    monkeypatch.undo()
+    assert refused[0] == 4
+    assert [psnr(a, b) >= 45 for a, b in zip(pictures, drawn(denoiser, requests), strict=True)] == [True] * 4
+
+
+def test_low_vram_draws_the_same_with_less_memory(folder: Path) -> None:
+    pictures, peaks = {}, {}
+    for low in (False, True):
+        with load_engine_set(folder, device="cuda") as opened:
+            torch.cuda.empty_cache()
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            pictures[low] = drawn(EngineDenoiser(opened, low_vram=low), [sample(0, steps=4)])[0]
+            peaks[low] = torch.cuda.max_memory_allocated() - before
+    assert psnr(pictures[True], pictures[False]) >= 45
+    assert peaks[True] < peaks[False]
+
+
+def test_an_unusable_size_is_an_out_of_memory_of_ours() -> None:
+    from worker.device import translated_errors
+
+    with pytest.raises(DeviceOutOfMemory), translated_errors():
+        torch.empty(1 << 42, dtype=torch.uint8, device="cuda")
