@@ -24,7 +24,8 @@ LADDER = ((1e-3, 1e-5), (1e-3, 1e-4), (1e-2, 1e-3))
 class Finding:
     """How far one component is from the reference at one size.
 
-    `relative_error` is the largest absolute error over the largest absolute value of the reference tensor;
+    `relative_error` is the largest absolute error over the largest absolute value of the reference tensor, `norm_error`
+    the Euclidean norm of all errors over that of the reference, each the worst of the component's outputs;
     `rtol` and `atol` the tightest pair of LADDER that holds for every element of every output, or None; `within` the
     relative error that is accepted as well, or None. Half precision needs that: its rounding alone is more than the
     ladder allows to elements near zero.
@@ -39,6 +40,7 @@ class Finding:
     rtol: float | None
     atol: float | None
     within: float | None = None
+    norm_error: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -94,8 +96,10 @@ def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, siz
     pairs = [(found[tensor.name].float().cpu(), expected[tensor.name].cpu()) for tensor in spec.outputs]
     errors = [float((mine - theirs).abs().max()) for mine, theirs in pairs]
     relative = [error / max(float(theirs.abs().max()), 1e-12) for error, (_, theirs) in zip(errors, pairs, strict=True)]
+    norms = [float((mine - theirs).norm() / theirs.norm().clamp(min=1e-12)) for mine, theirs in pairs]
     rtol, atol = tightest(pairs)
-    return Finding(spec.name, batch, height, width, _largest(errors), _largest(relative), rtol, atol)
+    worst = _largest(errors), _largest(relative)
+    return Finding(spec.name, batch, height, width, *worst, rtol, atol, norm_error=_largest(norms))
 
 
 def _largest(errors: list[float]) -> float:

@@ -7,6 +7,7 @@ archive serves wherever these are the same; elsewhere Triton compiles, which tak
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
@@ -25,6 +26,7 @@ from engines.weights import Weights
 
 STAGE = "kernels"
 CACHE = "TRITON_CACHE_DIR"  # Triton reads it at each lookup
+GROUP = "__grp__"  # the names of files that list the parts of one kernel begin so
 _ALWAYS = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip file knows
 
 
@@ -107,8 +109,8 @@ def archive(folder: Path, path: Path) -> None:
         for each in sorted(folder.rglob("*")):
             if each.is_file():
                 entry = zipfile.ZipInfo(each.relative_to(folder).as_posix(), _ALWAYS)
-                entry.external_attr = each.stat().st_mode << 16  # launchers are shared libraries
-                file.writestr(entry, each.read_bytes(), zipfile.ZIP_DEFLATED)
+                content = _moved(each, Path()) if each.name.startswith(GROUP) else each.read_bytes()
+                file.writestr(entry, content, zipfile.ZIP_DEFLATED)
     scratch.replace(path)
 
 
@@ -119,5 +121,14 @@ def install_kernels(archives: Iterable[Path]) -> Path:
     for path in archives:
         with zipfile.ZipFile(path) as file:
             file.extractall(folder)
+    for group in folder.rglob(f"{GROUP}*"):
+        group.write_bytes(_moved(group, group.parent))
     os.environ[CACHE] = str(folder)
     return folder
+
+
+def _moved(group: Path, folder: Path) -> bytes:
+    """A group's file, its members said to lie in `folder`: Triton writes down where they were."""
+    content = json.loads(group.read_text())
+    members = {name: str(folder / name) for name in content["child_paths"]}
+    return json.dumps(content | {"child_paths": members}, sort_keys=True).encode()
