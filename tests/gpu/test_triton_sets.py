@@ -134,13 +134,14 @@ def test_a_job_alone_is_the_job_in_a_full_batch_of_mixed_steps(engines: EngineSe
     assert min(psnr(one, two) for one, two in zip(together, alone, strict=True)) >= 45
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_a_step_never_waits_for_the_device(engines: EngineSet) -> None:
     """Torch raises where a call would synchronize; the first step captures, which may."""
     loop = RenderLoop(EngineDenoiser(engines))
     futures = [loop.submit(sample(seed, steps=6)) for seed in range(2)]
     loop.step()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         for _ in range(4):
             loop.step()
     finally:
