@@ -1,18 +1,23 @@
-"""The whole path, for benchmarks: an embedded Redis, a real worker process, CSVs in and files out."""
+"""The whole path, for benchmarks: an embedded Redis, real worker processes, CSVs in and files out."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import redis
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger import Ledger
@@ -28,7 +33,7 @@ class Site:
     def __init__(self, folder: Path, url: str, *, engines: Path, settings: Mapping[str, str]) -> None:
         """`settings` are further variables of producer and worker; pictures lie in `folder`, results in folder/out."""
         self.folder = folder
-        self._pid = 0  # of the worker
+        self._workers: list[_Worker] = []
         self.environment = os.environ | {
             "RENDER_REDIS_URL": url,
             "RENDER_ENGINE_DIR": str(engines),
@@ -39,25 +44,44 @@ class Site:
         self.ledger = Ledger(redis.Redis.from_url(url, decode_responses=True))
 
     @contextmanager
-    def worker(self) -> Iterator[None]:
-        """A real worker process, ready."""
-        log = self.folder / "worker.log"
-        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--concurrency", "1"]
+    def worker(self, *, gpu: int | None = None) -> Iterator[None]:
+        """A real worker process, ready; one more where there are some. `gpu`: the one that it may see."""
+        number, port = len(self._workers), free_port()
+        log = self.folder / f"worker{number}.log"
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            "worker",
+            "worker",
+            "--concurrency",
+            "1",
+            "-n",
+            f"w{number}@%h",
+        ]
+        environment = self.environment | {"RENDER_METRICS_PORT": str(port)}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
         with log.open("wb") as file:
-            process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=file, stderr=subprocess.STDOUT)
-        self._pid = process.pid
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
+        worker = _Worker(process.pid, port)
+        self._workers.append(worker)
         try:
             self._wait_for(process, log)
             yield
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)
+            self._workers.remove(worker)
 
     def cpu_seconds(self) -> float:
-        """What the worker process has used so far, all its threads together. Linux only."""
-        # After the name, which may hold anything, in brackets: utime and stime are the 12th and 13th field.
-        fields = Path(f"/proc/{self._pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """What the worker processes have used so far, all their threads together. Linux only."""
+        return sum(worker.cpu_seconds() for worker in self._workers)
+
+    def metrics(self) -> Counter[str]:
+        """What the workers count, summed over them: 'render_images_total', 'render_steps_total 8' (by label), ..."""
+        return sum((worker.metrics() for worker in self._workers), Counter[str]())
 
     def _wait_for(self, process: subprocess.Popen[bytes], log: Path) -> None:
         until = time.monotonic() + WORKER_START_SECONDS
@@ -84,6 +108,32 @@ class Site:
         results = sorted(self.ledger.results(batch), key=lambda result: result.row)
         pictures = [np.asarray(Image.open(result.samples[0].removeprefix("file://"))) for result in results]
         return max(result.finished_at for result in results) - began, pictures
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """One process that runs, and the port of its metrics."""
+
+    pid: int
+    port: int
+
+    def cpu_seconds(self) -> float:
+        # After the name, which may hold anything, in brackets: utime and stime are the 12th and 13th field.
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def metrics(self) -> Counter[str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = [sample for family in families for sample in family.samples]
+        return Counter({" ".join([sample.name, *sample.labels.values()]): sample.value for sample in samples})
+
+
+def free_port() -> int:
+    """A port on loopback that nobody has."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
 
 
 def write_pictures(folder: Path, *, count: int, side: int) -> list[Path]:
