@@ -25,10 +25,12 @@ class _Counts:
 
     def __init__(self, geometry: Geometry, height: int, width: int) -> None:
         strides, channels = geometry.control_strides, geometry.control_channels
-        levels = sorted(set(strides))
         self._geometry = geometry
-        self._widths = [channels[len(strides) - 1 - strides[::-1].index(stride)] for stride in levels]
-        self._cells = [height * width // (geometry.vae_factor * stride) ** 2 for stride in levels]
+        self._strides = sorted(set(strides))
+        # A level's first control is what the downsampling before it left, which has the width of the level before.
+        last = {stride: width for width, stride in zip(channels, strides, strict=True)}
+        self._widths = [last[stride] for stride in self._strides]
+        self._cells = [height * width // (geometry.vae_factor * stride) ** 2 for stride in self._strides]
 
     def time_embedding(self) -> int:
         width = self._widths[0]
@@ -67,9 +69,9 @@ class _Counts:
 
     def controls(self) -> int:
         """Thirteen 1x1 convolutions."""
+        cells = dict(zip(self._strides, self._cells, strict=True))
         sizes = zip(self._geometry.control_channels, self._geometry.control_strides, strict=True)
-        return sum(2 * width * width * self._cells[sorted(set(self._geometry.control_strides)).index(stride)]
-                   for width, stride in sizes)  # fmt: skip
+        return sum(2 * width * width * cells[stride] for width, stride in sizes)
 
     def _resnet(self, inputs: int, outputs: int, level: int) -> int:
         cells = self._cells[level]

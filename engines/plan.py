@@ -54,7 +54,8 @@ def why_not_run() -> str | None:
     except BackendUnavailable as error:
         return str(error)
     here = _current_architecture()
-    if package == "tensorrt_rtx" and here.upper() not in trt.ComputeCapability.__members__:
+    listed = here.upper() in trt.ComputeCapability.__members__
+    if package == "tensorrt_rtx" and not listed and not _runs_what_it_does_not_list(package):
         return f"tensorrt_rtx does not support its compute capability, {here}"
     return None
 
@@ -72,11 +73,26 @@ def architecture(capability: str | None) -> str:
         raise BackendUnavailable(f"{capability!r} is not a compute capability; write it as sm89")
     if package == "tensorrt_rtx":
         known = [name.lower() for name in tensorrt_module(package).ComputeCapability.__members__ if name[:2] == "SM"]
-        if capability not in known:
+        unlisted = capability == _here() and _runs_what_it_does_not_list(package)
+        if capability not in known and not unlisted:
             raise BackendUnavailable(f"tensorrt_rtx does not build for {capability}; it knows {', '.join(known)}")
     elif capability != _current_architecture():
         raise BackendUnavailable(f"tensorrt builds for the GPU that is here, {_current_architecture()}, only")
     return capability
+
+
+def _runs_what_it_does_not_list(package: str) -> bool:
+    """tensorrt_rtx 1.4.0.76 was seen to run on an H200, sm90, which it does not list; 1.7.1 refuses to."""
+    major, minor = (int(part) for part in str(installed_version(package)).split(".")[:2])
+    return (major, minor) < (1, 5)
+
+
+def _here() -> str | None:
+    """This machine's compute capability, None without a GPU."""
+    try:
+        return _current_architecture()
+    except BackendUnavailable:
+        return None
 
 
 def _current_architecture() -> str:
@@ -103,7 +119,8 @@ def build_plan(onnx: Path, spec: ComponentSpec, *, recipe: Recipe) -> Path:
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; it is on by default
     if recipe.runtime == "tensorrt_rtx":
         config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, str(recipe.architecture).upper()), 0)
+        named = getattr(trt.ComputeCapability, str(recipe.architecture).upper(), trt.ComputeCapability.CURRENT)
+        config.set_compute_capability(named, 0)
     for profile in recipe.profiles:
         config.add_optimization_profile(optimization_profile(builder, spec, profile))
     plan = builder.build_serialized_network(network, config)

@@ -165,3 +165,18 @@ def test_other_shapes_build_other_plans_from_the_same_export() -> None:
     for other in (keys("128x128", "sm89"), keys("64x64", "sm86")):
         assert other[0] == export
         assert other[1] != built
+
+
+def test_on_a_gpu_that_it_does_not_list_an_old_version_is_tried_and_a_new_one_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1.4.0.76 was seen to run on sm90, 1.7.1 refuses; neither lists it."""
+    monkeypatch.setattr(plan, "_current_architecture", lambda: "sm90")
+    monkeypatch.setattr(plan, "package_name", lambda: "tensorrt_rtx")
+    monkeypatch.setattr(plan, "installed_version", lambda _package: "1.4.0.76")
+    assert plan.why_not_run() is None
+    assert plan.architecture(None) == "sm90"
+    monkeypatch.setattr(plan, "installed_version", lambda _package: "1.7.1.116")
+    assert plan.why_not_run() == "tensorrt_rtx does not support its compute capability, sm90"
+    with pytest.raises(BackendUnavailable, match="tensorrt_rtx does not build for sm90"):
+        plan.architecture(None)
