@@ -35,7 +35,7 @@ class Resnet:
         self.pending = pending + at.at("conv2").bias
 
     def __call__(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """[R,H,W,C] -> [R,H,W,C2]; `time` [R,C2] includes `inner_bias`. May write into x if the channels stay."""
+        """[R,H,W,C] -> [R,H,W,C2]; `time` [R,C2] includes `inner_bias`."""
         h = ops.group_norm(x, self._pending_in, self._norm1, silu=True)
         h = ops.convolved(h, self._conv1)
         h = ops.group_norm(h, self.inner_bias if time is None else time, self._norm2, silu=True)

@@ -66,13 +66,12 @@ def joined(
         from engines.fused import kernels
 
         return kernels.joined(hidden, hidden_pending, skip, skip_pending, control, control_pending, scale)
-    rows = scale.shape[0]
+    rows, dtype = scale.shape[0], skip.dtype
     skip, control = (x.repeat(rows // x.shape[0], 1, 1, 1).float() for x in (skip, control))
     right = skip + skip_pending.float() + scale.float().view(-1, 1, 1, 1) * (control + control_pending.float())
     if hidden is None or hidden_pending is None:
-        return right.to(control.dtype if scale.dtype == torch.float32 else scale.dtype)
-    left = hidden.float() + hidden_pending.float()
-    return torch.cat([left, right], dim=3).to(hidden.dtype)
+        return right.to(dtype)
+    return torch.cat([hidden.float() + hidden_pending.float(), right], dim=3).to(dtype)
 
 
 def unfolded(x: Tensor, bias: Tensor) -> Tensor:
