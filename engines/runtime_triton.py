@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from engines.fused.kernel_cache import install_kernels
-from engines.fused.networks import ControlNet, Descended, Features, UNet
+from engines.fused.networks import ControlNet, Descended, UNet
+from engines.fused.ops import Features
 from engines.fused.parameters import Parameters, load_parameters
 from engines.fused.pictures import Clip, Decoder, Hint
 from engines.manifest import Manifest
@@ -54,10 +55,10 @@ class ControlNetEngine:
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names and shapes as in spec.py."""
         found = {}
-        for i, (data, pending) in enumerate(self.controls(inputs)):
+        for i, control in enumerate(self.controls(inputs)):
             scale = inputs["control_scales"][:, i].float().view(-1, 1, 1, 1)
-            whole = scale * (data.repeat(scale.shape[0] // data.shape[0], 1, 1, 1) + pending)
-            found[f"control{i}"] = channels_first(whole.to(data.dtype))
+            whole = control.whole.repeat(scale.shape[0] // control.data.shape[0], 1, 1, 1)
+            found[f"control{i}"] = channels_first((scale * whole).to(control.data.dtype))
         return found
 
     def controls(self, inputs: Mapping[str, Tensor]) -> list[Features]:

@@ -151,15 +151,17 @@ def write_pictures(folder: Path, *, count: int, side: int) -> list[Path]:
     return paths
 
 
-def make_jobs(pictures: Sequence[Path], *, batch: str, output: Path, size: int, steps: int) -> list[RenderJob]:
-    """One a picture, each with a prompt and a seed of its own."""
+def make_jobs(
+    pictures: Sequence[Path], *, batch: str, output: Path, size: int, steps: int, spread: int = 1
+) -> list[RenderJob]:
+    """One a picture, each with a prompt and a seed of its own; `steps` of them, or up to `spread` - 1 more."""
     return [
         RenderJob.create(
             RenderParameters(
                 image=str(path),
                 prompt=f"a painting of thing number {row}, oil on canvas",
                 image_resolution=size,
-                ddim_steps=steps,
+                ddim_steps=steps + row % spread,
                 seed=row,
             ),
             batch=batch,

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from engines.fused.ops import Features
 from engines.fused.parameters import Norm
 
 # A whole group of a picture up to this many elements is normed by one program, out of registers.
@@ -242,23 +243,13 @@ def _geglu(
     tl.store(y + offsets, found.to(y.dtype.element_ty), (m < count)[:, None] & (n < F)[None, :])
 
 
-def joined(
-    hidden: Tensor | None,
-    hidden_pending: Tensor | None,
-    skip: Tensor,
-    skip_pending: Tensor,
-    control: Tensor,
-    control_pending: Tensor,
-    scale: Tensor,
-) -> Tensor:
+def joined(hidden: Features | None, skip: Features, control: Features, scale: Tensor) -> Tensor:
     """As ops.joined."""
-    rows, (_, height, width, right) = scale.shape[0], skip.shape
-    left = 0 if hidden is None else hidden.shape[3]
-    y = skip.new_empty(rows, height, width, left + right)
+    rows, (_, height, width, right) = scale.shape[0], skip.data.shape
+    left = 0 if hidden is None else hidden.data.shape[3]
+    y = skip.data.new_empty(rows, height, width, left + right)
     _joined[(rows, triton.cdiv(height * width, 64), triton.cdiv(left + right, CHANNELS))](
-        skip if hidden is None else hidden,
-        skip_pending if hidden_pending is None else hidden_pending,
-        skip, skip_pending, control, control_pending, scale, y, height * width, skip.shape[0], control.shape[0],
+        *(hidden or skip), *skip, *control, scale, y, height * width, skip.data.shape[0], control.data.shape[0],
         LEFT=left, RIGHT=right, CHANNELS=CHANNELS, PIXELS=64, num_warps=4,
     )  # fmt: skip
     return y

@@ -23,14 +23,8 @@ from engines.fused.blocks import (
     padded_inputs,
     padded_outputs,
 )
+from engines.fused.ops import Features
 from engines.fused.parameters import Parameters
-
-
-class Features(NamedTuple):
-    """[R,H,W,C], or [R/2,H,W,C] where the halves are the same, and the bias that is pending, float32 [C]."""
-
-    data: Tensor
-    pending: Tensor
 
 
 class Conditions(NamedTuple):
@@ -169,11 +163,11 @@ class UNet:
         stations = list(zip(descended.left, controls, scales.unbind(0), strict=True))
         times = iter(descended.conditions.times[self._encoder.resnets :])
         middle, control, scale = stations.pop()
-        x = ops.joined(None, None, *middle, *control, scale)
+        x = ops.joined(None, middle, control, scale)
         for stages, pendings, up in self._levels:
             for (resnet, attend), pending in zip(stages, pendings, strict=True):
                 skip, control, scale = stations.pop()
-                x = ops.joined(x, pending, *skip, *control, scale)
+                x = ops.joined(Features(x, pending), skip, control, scale)
                 x = resnet(x, next(times))
                 if attend is not None:
                     x = attend(x, descended.conditions.contexts)

@@ -9,11 +9,25 @@ float [C], or [R, C] where it differs by row. Who reads the tensor adds it.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from engines.fused.parameters import Norm
+
+
+class Features(NamedTuple):
+    """A picture [R,H,W,C], or [R/2,H,W,C] where both halves are the same, and what is pending, float32 [C]."""
+
+    data: Tensor
+    pending: Tensor
+
+    @property
+    def whole(self) -> Tensor:
+        """With what is pending, in float32."""
+        return self.data.float() + self.pending
 
 
 def group_norm(x: Tensor, pending: Tensor, norm: Norm, *, silu: bool) -> Tensor:
@@ -48,30 +62,20 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return value * functional.gelu(gate)
 
 
-def joined(
-    hidden: Tensor | None,
-    hidden_pending: Tensor | None,
-    skip: Tensor,
-    skip_pending: Tensor,
-    control: Tensor,
-    control_pending: Tensor,
-    scale: Tensor,
-) -> Tensor:
-    """[hidden + its pending | skip + its pending + scale * (control + its pending)], [R,H,W,C1+C2].
+def joined(hidden: Features | None, skip: Features, control: Features, scale: Tensor) -> Tensor:
+    """[hidden | skip + scale * control], each with what it lacks, [R,H,W,C1+C2]; `scale` is [R].
 
-    `scale` is [R]. `skip` and `control` may have R/2 rows, which then serve for both halves. Without `hidden` it is the
-    right part alone.
+    Skip and control may have the rows of one half, which then serve for both. Without `hidden`: the right part alone.
     """
-    if skip.is_cuda:
+    if scale.is_cuda:
         from engines.fused import kernels
 
-        return kernels.joined(hidden, hidden_pending, skip, skip_pending, control, control_pending, scale)
-    rows, dtype = scale.shape[0], skip.dtype
-    skip, control = (x.repeat(rows // x.shape[0], 1, 1, 1).float() for x in (skip, control))
-    right = skip + skip_pending.float() + scale.float().view(-1, 1, 1, 1) * (control + control_pending.float())
-    if hidden is None or hidden_pending is None:
-        return right.to(dtype)
-    return torch.cat([hidden.float() + hidden_pending.float(), right], dim=3).to(dtype)
+        return kernels.joined(hidden, skip, control, scale)
+    copies = [scale.shape[0] // features.data.shape[0] for features in (skip, control)]
+    right, steer = (features.whole.repeat(n, 1, 1, 1) for features, n in zip((skip, control), copies, strict=True))
+    right = right + scale.float().view(-1, 1, 1, 1) * steer
+    parts = [right] if hidden is None else [hidden.whole, right]
+    return torch.cat(parts, dim=3).to(skip.data.dtype)
 
 
 def unfolded(x: Tensor, bias: Tensor) -> Tensor:

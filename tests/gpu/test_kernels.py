@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from engines.fused import ops
+from engines.fused.ops import Features
 from engines.fused.parameters import Norm
 
 pytestmark = [
@@ -31,6 +32,8 @@ def norm(channels: int, groups: int) -> Norm:
 def on_cpu(value: object) -> object:
     if isinstance(value, Norm):
         return Norm(value.gamma.cpu(), value.beta.cpu(), value.groups, value.eps)
+    if isinstance(value, Features):
+        return Features(value.data.float().cpu(), value.pending.cpu())
     return value.float().cpu() if isinstance(value, Tensor) else value
 
 
@@ -75,12 +78,12 @@ def test_geglu(count: int, inputs: int) -> None:
 @pytest.mark.parametrize("skips", [2, 4])
 @pytest.mark.parametrize(("left", "right"), [(640, 320), (48, 32), (0, 64)])
 def test_joined(left: int, right: int, skips: int) -> None:
-    hidden = (noise(4, 24, 16, left), noise(left, seed=4, dtype=torch.float32)) if left else (None, None)
-    skip, control = noise(skips, 24, 16, right, seed=1), noise(skips, 24, 16, right, seed=2)
-    pending = [noise(right, seed=seed, dtype=torch.float32) for seed in (5, 6)]
+    hidden = Features(noise(4, 24, 16, left), noise(left, seed=4, dtype=torch.float32)) if left else None
+    skip = Features(noise(skips, 24, 16, right, seed=1), noise(right, seed=5, dtype=torch.float32))
+    control = Features(noise(skips, 24, 16, right, seed=2), noise(right, seed=6, dtype=torch.float32))
     scales = noise(3, 4, seed=3)
     for scale in scales:  # rows of a matrix, not all of them aligned
-        assert_as_on_cpu(ops.joined, *hidden, skip, pending[0], control, pending[1], scale)
+        assert_as_on_cpu(ops.joined, hidden, skip, control, scale)
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(8, 8, 1280), (32, 48, 640), (5, 3, 48)])

@@ -50,7 +50,8 @@ def test_a_skip_joins_with_its_scaled_control_and_rows_of_one_half_serve_both() 
     hidden, skip, control = noise(4, 2, 3, 5), noise(2, 2, 3, 7, seed=1), noise(2, 2, 3, 7, seed=2)
     pendings = [noise(width, seed=width) for width in (5, 7, 8)]
     scale = torch.tensor([0.0, 0.5, 1.0, 2.0])
-    found = ops.joined(hidden, pendings[0], skip, pendings[1], control, pendings[2][:7], scale)
+    parts = [ops.Features(*pair) for pair in ((hidden, pendings[0]), (skip, pendings[1]), (control, pendings[2][:7]))]
+    found = ops.joined(*parts, scale)
     for row in range(4):
         right = skip[row % 2] + pendings[1] + scale[row] * (control[row % 2] + pendings[2][:7])
         torch.testing.assert_close(found[row], torch.cat([hidden[row] + pendings[0], right], dim=-1))
@@ -58,7 +59,7 @@ def test_a_skip_joins_with_its_scaled_control_and_rows_of_one_half_serve_both() 
 
 def test_without_a_left_part_the_join_is_the_right_one() -> None:
     skip, control, nothing = noise(2, 2, 3, 7), noise(2, 2, 3, 7, seed=1), torch.zeros(7)
-    found = ops.joined(None, None, skip, nothing, control, nothing, torch.tensor([1.0, 0.5]))
+    found = ops.joined(None, ops.Features(skip, nothing), ops.Features(control, nothing), torch.tensor([1.0, 0.5]))
     torch.testing.assert_close(found, skip + torch.tensor([1.0, 0.5]).view(-1, 1, 1, 1) * control)
 
 
