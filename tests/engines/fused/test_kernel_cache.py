@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from engines.fused.kernel_cache import CACHE, archive, install_kernels, sizes
-from engines.spec import Profile
+from engines.errors import BuildFailed
+from engines.fused.kernel_cache import CACHE, KernelJob, archive, install_kernels, sizes
+from engines.spec import Geometry, Profile, component_specs
+from engines.weights import find_weights
+from tests.models import tiny_model
 
 
 def test_a_range_of_shapes_is_run_at_every_size_in_it() -> None:
@@ -52,3 +57,20 @@ def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
     os.utime(tmp_path / "kernels" / "a.cubin", (0, 10**9))
     archive(tmp_path / "kernels", tmp_path / "two.zip")
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which they compile")
+def test_kernels_that_do_not_compile_are_named_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    folder = tiny_model()
+    weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
+    profile = Profile.parse("64x64", max_batch=1)
+    job = KernelJob("hint", component_specs(Geometry())["hint"], weights, torch.float16, (profile,), tmp_path / "a.zip")
+    with pytest.raises(BuildFailed, match="hint's kernels could not be compiled: "):
+        job.compile()
+    assert list((tmp_path / "scratch").glob("kernels-*")) == []
+    assert not job.path.exists()
+    assert CACHE not in os.environ
