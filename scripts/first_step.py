@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,14 @@ from worker.loop import RenderLoop
 from worker.slots import SampleRequest
 
 
-def first_step(folder: Path, device: str) -> None:
-    """Load the set, check its files, admit one sample of its first shape and take one step."""
+def first_step(folder: Path, device: str, began: float) -> dict[str, float]:
+    """Check the set's files, load it, admit one sample of its first shape and take one step: seconds of each part.
+
+    `began` is when the process was started, by time.monotonic, which all processes share.
+    """
+    marks = [began, time.monotonic()]
     engines = load_engine_set(folder, device=device)
+    marks.append(time.monotonic())
     profile = engines.manifest.profiles[0]
     ids = np.zeros(engines.geometry.context_length, np.int64)
     request = SampleRequest(
@@ -32,7 +38,11 @@ def first_step(folder: Path, device: str) -> None:
         uncond_control_scales=(1.0,) * 13,
     )
     loop = RenderLoop(EngineDenoiser(engines))
+    marks.append(time.monotonic())
     loop.submit(request)
     loop.step()
     if engines.device.type == "cuda":
         torch.cuda.synchronize()
+    marks.append(time.monotonic())
+    parts = ("imports", "check", "load", "first_step")
+    return {name: round(late - early, 2) for name, early, late in zip(parts, marks, marks[1:], strict=False)}

@@ -111,7 +111,7 @@ def compiled(*given, **options):
     raise AssertionError("a kernel was compiled")
 
 CUDABackend.make_cubin = compiled
-first_step(Path({str(folder)!r}), "cuda")
+first_step(Path({str(folder)!r}), "cuda", 0.0)
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
