@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.errors import BuildFailed
+from engines import stages
+from engines.errors import BackendUnavailable, BuildFailed
 from engines.fused.kernel_cache import CACHE, KernelJob, archive, install_kernels, sizes
 from engines.spec import Geometry, Profile, component_specs
+from engines.stages import recipe_for, sources_digest
 from engines.weights import find_weights
 from tests.models import tiny_model
 
@@ -74,3 +76,16 @@ def test_kernels_that_do_not_compile_are_named_and_leave_nothing(
     assert list((tmp_path / "scratch").glob("kernels-*")) == []
     assert not job.path.exists()
     assert CACHE not in os.environ
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, for which they are built")
+def test_a_set_is_not_built_without_the_gpu_that_runs_it() -> None:
+    with pytest.raises(BackendUnavailable, match="triton sets are built on the machine, or the kind of machine"):
+        recipe_for("triton", precision="fp16", profiles=[Profile.parse("64x64", max_batch=1)], capability=None)
+
+
+def test_other_code_makes_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sources_digest()
+    assert before == sources_digest()
+    monkeypatch.setattr(stages, "file_sha256", lambda path: f"another {path.name}")
+    assert sources_digest() != before
