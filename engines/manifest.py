@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
@@ -170,16 +171,18 @@ def _check_tables(path: Path, manifest: Manifest) -> None:
 
 
 def check_files(folder: Path, files: dict[str, str]) -> None:
-    """Hash every file.
+    """Hash every file, several at a time.
 
     Raises:
         EngineSetRefused: naming the first file that is missing or differs.
     """
-    for name, expected in files.items():
-        path = folder / name
+    for path in (folder / name for name in files):
         if not path.is_file():
             raise EngineSetRefused(f"{path} is missing: the manifest lists it")
-        found = file_sha256(path)
+    with ThreadPoolExecutor() as threads:
+        hashes = list(threads.map(file_sha256, [folder / name for name in files]))
+    for (name, expected), found in zip(files.items(), hashes, strict=True):
+        path = folder / name
         if found != expected:
             raise EngineSetRefused(
                 f"{path} was changed after it was built: its SHA-256 is {found[:12]}..., "
