@@ -129,8 +129,9 @@ def test_pictures_are_those_of_the_float32_cpu_path(engines: EngineSet) -> None:
 def test_a_job_alone_is_the_job_in_a_full_batch_of_mixed_steps(engines: EngineSet) -> None:
     requests = [sample(seed, steps=8 + 3 * seed) for seed in range(4)]
     denoiser = EngineDenoiser(engines)
-    together = drawn(denoiser, requests)
+    # Alone first: later, one alone might be padded to a batch that is captured already.
     alone = [drawn(denoiser, [request])[0] for request in requests]
+    together = drawn(denoiser, requests)
     assert min(psnr(one, two) for one, two in zip(together, alone, strict=True)) >= 45
 
 
