@@ -40,10 +40,10 @@ class TensorRTEngine:
     adds its kernels to that graph; the plain calls that come before every capture have prepared the shape.
     """
 
-    def __init__(self, plan: Any, spec: ComponentSpec, manifest: Manifest, device: torch.device, log: PlanLog) -> None:
-        self._context = plan.create_execution_context()
-        if self._context is None:
-            raise torch.OutOfMemoryError(f"out of memory, or no context for {spec.name}: {log.text}")
+    def __init__(
+        self, context: Any, spec: ComponentSpec, manifest: Manifest, device: torch.device, log: PlanLog
+    ) -> None:
+        self._context = context
         self._spec = spec
         self._profiles = manifest.profiles
         self._dtype = DTYPES[manifest.precision]
@@ -196,7 +196,21 @@ class TensorRTBackend(Backend):
         if plan is None:
             raise EngineSetRefused(f"{self._manifest.runtime} does not load {path}: {self._log.text}")
         check_plan(self._trt, plan, path, component.spec, DTYPES[self._manifest.precision])
-        return TensorRTEngine(plan, component.spec, self._manifest, self._device, self._log)
+        context = self._context(plan)
+        if context is None:
+            raise torch.OutOfMemoryError(f"out of memory, or no context for {name}: {self._log.text}")
+        return TensorRTEngine(context, component.spec, self._manifest, self._device, self._log)
+
+    def _context(self, plan: Any) -> Any:
+        """TensorRT for RTX compiles a shape's own kernels when it first meets the shape. Left to itself it does so in
+        the background and runs general ones meanwhile: a graph captured then would hold those for ever.
+        """
+        strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategies is None:  # the other package has nothing to compile
+            return plan.create_execution_context()
+        config = plan.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        return plan.create_execution_context(config)
 
 
 def check_plan(trt: Any, plan: Any, path: Path, spec: ComponentSpec, dtype: torch.dtype) -> None:

@@ -134,7 +134,7 @@ def _version(package: str) -> str:
 
 def sources_digest() -> str:
     """Of the code whose kernels are kept: other code, other kernels."""
-    files = sorted((Path(__file__).parent / "fused").glob("*.py"))
+    files = sorted(path for path in (Path(__file__).parent / "fused").iterdir() if path.suffix in (".py", ".cu"))
     return json_key([[path.name, file_sha256(path)] for path in files])
 
 

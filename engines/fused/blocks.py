@@ -61,7 +61,9 @@ class Transformer:
         self._own_out, self._cross_out = (a.at("to_out").at(0).matrix for a in (own, cross))
         self._query = cross.at("to_q").matrix
         self._context = contexts.add(cross)
-        self._up, self._up_bias = feed.at(0).at("proj").weight, feed.at(0).at("proj").bias
+        self._up, self._up_bias = (
+            ops.in_pairs(part) for part in (feed.at(0).at("proj").weight, feed.at(0).at("proj").bias)
+        )
         self._down = feed.at(2).matrix
         self._out = out.matrix
         biases = [at.at("proj_in").bias, *(a.at("to_out").at(0).bias for a in (own, cross)), feed.at(2).bias]
@@ -76,8 +78,8 @@ class Transformer:
         rows, height, width, channels = x.shape
         h = ops.group_norm(x, self._pending_in, self._norm, silu=False).view(-1, channels) @ self._into
         n = ops.layer_norm(h, self._pendings[0], self._norms[0])
-        query, key, value = (n @ self._own).view(rows, -1, 3 * channels).chunk(3, dim=-1)
-        h.addmm_(ops.attention(query, key, value, self._heads).view(-1, channels), self._own_out)
+        found = ops.self_attention((n @ self._own).view(rows, -1, 3 * channels), self._heads)
+        h.addmm_(found.view(-1, channels), self._own_out)
         if double:
             rows, h, x = 2 * rows, h.repeat(2, 1), x.repeat(2, 1, 1, 1)
         query = ops.layer_norm(h, self._pendings[1], self._norms[1]) @ self._query

@@ -6,10 +6,13 @@ so that one binary serves all of them (`do_not_specialize`), and a set's kernels
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from engines.fused.ops import Features
 from engines.fused.parameters import Norm
@@ -170,27 +173,28 @@ def _layer_norm(
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """As ops.geglu: both products in one kernel, so that the gate never goes to memory."""
+    """As ops.geglu: product, bias and gate in one kernel, so that the gate never goes to memory."""
     count, inputs = x.shape
-    outputs = weight.shape[0] // 2
-    y = x.new_empty(count, outputs)
-    block_m, block_n, block_k, warps, stages = _geglu_blocks(count, inputs)
-    grid = (triton.cdiv(count, block_m) * triton.cdiv(outputs, block_n),)
-    _geglu[grid](
-        x, weight, bias, y, count, K=inputs, F=outputs, EVEN=inputs % block_k == 0,
-        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, GROUP=8, num_warps=warps, num_stages=stages,
+    outputs = weight.shape[0]
+    y = x.new_empty(count, outputs // 2)
+    processors, hopper = _device(x.device.index)
+    # Large blocks where they fill the GPU twice; before Hopper, shared memory holds no such blocks.
+    wide = hopper and triton.cdiv(count, 128) * triton.cdiv(outputs, 256) >= 2 * processors
+    block_n, warps, stages = (256, 8, 3) if wide else (128, 4, 3 if hopper else 2)
+    tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, block_n)
+    left, right = TensorDescriptor.from_tensor(x, [128, 64]), TensorDescriptor.from_tensor(weight, [block_n, 64])
+    _geglu[(min(tiles, processors * (1 if wide else 2)),)](
+        left, right, bias, y, count, K=inputs, N=outputs,
+        BLOCK_M=128, BLOCK_N=block_n, BLOCK_K=64, GROUP=8, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return y
 
 
-def _geglu_blocks(count: int, inputs: int) -> tuple[int, int, int, int, int]:
-    """Rows, columns and depth of a block, warps and pipeline stages: the fastest of 39 on an H200, for SD1.5's sizes.
-
-    A short inner loop wants two blocks a multiprocessor, so that one multiplies while the other computes its gate.
-    """
-    if inputs <= 640:
-        return 128, 64, 32, 4, 4
-    return (128, 64, 64, 8, 3) if count >= 1024 else (64, 64, 64, 4, 3)
+@lru_cache
+def _device(index: int) -> tuple[int, bool]:
+    """Its multiprocessors, and whether it is a Hopper or later."""
+    found = torch.cuda.get_device_properties(index)
+    return found.multi_processor_count, found.major >= 9
 
 
 @triton.jit
@@ -205,42 +209,28 @@ def _gelu(x):
 
 @triton.jit(do_not_specialize=["count"])
 def _geglu(
-    x, weight, bias, y, count, K: tl.constexpr, F: tl.constexpr, EVEN: tl.constexpr,
+    x, weight, bias, y, count, K: tl.constexpr, N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    # Programs that run at the same time share columns of the weights and rows of x, so that both stay in the cache.
-    program = tl.program_id(0)
-    blocks_m, blocks_n = tl.cdiv(count, BLOCK_M), tl.cdiv(F, BLOCK_N)
-    band = program // (GROUP * blocks_n)
-    rows = tl.minimum(blocks_m - band * GROUP, GROUP)
-    within = program % (GROUP * blocks_n)
-    block_m, block_n = band * GROUP + within % rows, within // rows
-    m = block_m * BLOCK_M + tl.arange(0, BLOCK_M)
-    n = block_n * BLOCK_N + tl.arange(0, BLOCK_N)
-    k = tl.arange(0, BLOCK_K)
-    # Out of range: read the first again, and throw the result away.
-    left = x + tl.where(m < count, m, 0)[:, None] * K + k[None, :]
-    values = weight + tl.where(n < F, n, 0)[None, :] * K + k[:, None]
-    gates = values + F * K
-    value = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    gate = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for begin in range(0, K, BLOCK_K):
-        if EVEN:
-            a, b, c = tl.load(left), tl.load(values), tl.load(gates)
-        else:
-            a = tl.load(left, (k < K - begin)[None, :], 0)
-            b = tl.load(values, (k < K - begin)[:, None], 0)
-            c = tl.load(gates, (k < K - begin)[:, None], 0)
-        value = tl.dot(a, b, value)
-        gate = tl.dot(a, c, gate)
-        left += BLOCK_K
-        values += BLOCK_K
-        gates += BLOCK_K
-    value += tl.load(bias + n, n < F, 0)[None, :]
-    gate += tl.load(bias + F + n, n < F, 0)[None, :]
-    found = value * _gelu(gate)
-    offsets = m.to(tl.int64)[:, None] * F + n[None, :]
-    tl.store(y + offsets, found.to(y.dtype.element_ty), (m < count)[:, None] & (n < F)[None, :])
+    blocks_m, blocks_n = tl.cdiv(count, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    # One program a place on the GPU. Flattened, its loops over tiles and over K are one: the first loads of a tile are
+    # under way while the gates of the tile before it are computed.
+    for tile in tl.range(tl.program_id(0), blocks_m * blocks_n, tl.num_programs(0), flatten=True):
+        # Programs that run at the same time share columns of the weights and rows of x, so that both stay in the cache.
+        band = tile // (GROUP * blocks_n)
+        rows = tl.minimum(blocks_m - band * GROUP, GROUP)
+        within = tile % (GROUP * blocks_n)
+        m, n = (band * GROUP + within % rows) * BLOCK_M, within // rows * BLOCK_N
+        found = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for k in range(0, K, BLOCK_K):
+            found = tl.dot(x.load([m, k]), weight.load([n, k]).T, found)  # out of range, both are zero
+        both = n + tl.arange(0, BLOCK_N)
+        found += tl.load(bias + both, both < N, 0)[None, :]
+        value, gate = tl.split(tl.reshape(found, (BLOCK_M, BLOCK_N // 2, 2)))
+        row, column = m + tl.arange(0, BLOCK_M), n // 2 + tl.arange(0, BLOCK_N // 2)
+        offsets = row.to(tl.int64)[:, None] * (N // 2) + column[None, :]
+        inside = (row < count)[:, None] & (column < N // 2)[None, :]
+        tl.store(y + offsets, (value * _gelu(gate)).to(y.dtype.element_ty), inside)
 
 
 def joined(hidden: Features | None, skip: Features, control: Features, scale: Tensor) -> Tensor:

@@ -53,13 +53,18 @@ def layer_norm(x: Tensor, pending: Tensor, norm: Norm) -> Tensor:
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [M,K], weight [2F,K], bias [2F] -> value * gelu(gate) [M,F]; the first F outputs are the values."""
+    """x [M,K], weight [2F,K], bias [2F] -> value * gelu(gate) [M,F]; outputs alternate, value and gate (`in_pairs`)."""
     if x.is_cuda:
         from engines.fused import kernels
 
         return kernels.geglu(x, weight, bias)
-    value, gate = (x @ weight.t() + bias.to(x.dtype)).chunk(2, dim=-1)
-    return value * functional.gelu(gate)
+    both = x @ weight.t() + bias.to(x.dtype)
+    return both[:, 0::2] * functional.gelu(both[:, 1::2])
+
+
+def in_pairs(rows: Tensor) -> Tensor:
+    """[2F, ...], all values before all gates -> a value and its gate side by side: one tile of a product has both."""
+    return torch.stack(rows.chunk(2), dim=1).flatten(0, 1)
 
 
 def joined(hidden: Features | None, skip: Features, control: Features, scale: Tensor) -> Tensor:
@@ -94,6 +99,17 @@ def unfolded(x: Tensor, bias: Tensor) -> Tensor:
         for j in (0, 1):
             found[:, :, i, :, j] = phases[:, i : i + height, j : j + width, i, j]
     return found.view(rows, 2 * height, 2 * width, channels) + bias.to(x.dtype)
+
+
+def self_attention(qkv: Tensor, heads: int) -> Tensor:
+    """qkv [R,S,3C], queries, keys and values side by side -> [R,S,C], scaled by 1 / sqrt(C / heads)."""
+    if qkv.is_cuda:
+        from engines.fused import hopper
+
+        if hopper.takes(qkv, heads):
+            return hopper.attention(qkv, heads)
+    query, key, value = qkv.chunk(3, dim=-1)
+    return attention(query, key, value, heads)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:

@@ -75,6 +75,34 @@ def test_geglu(count: int, inputs: int) -> None:
     assert_as_on_cpu(ops.geglu, noise(count, inputs), weight, noise(8 * inputs, seed=2, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("loud", [1.0, 3.0])
+@pytest.mark.parametrize(
+    ("rows", "heads", "length"), [(2, 8, 1536), (1, 1, 64), (3, 8, 77), (16, 8, 4096), (2, 5, 320)]
+)
+def test_self_attention_with_heads_of_40(rows: int, heads: int, length: int, loud: float) -> None:
+    """Against float32 on the GPU. Loud inputs: large logits, outliers, and maxima that come late."""
+    qkv = noise(rows, length, 3 * 40 * heads) * loud
+    if loud > 1:
+        qkv[:, ::13] *= 2
+        qkv[:, length // 2 :, 40 * heads : 80 * heads] += 0.5
+    found = ops.self_attention(qkv, heads)
+    query, key, value = (ops.by_head(part.float(), heads) for part in qkv.chunk(3, dim=-1))
+    for row in range(rows):
+        weights = (query[row] @ key[row].transpose(1, 2) / 40**0.5).softmax(-1)
+        expected = (weights @ value[row]).transpose(0, 1).flatten(1)
+        error = float((found[row].float() - expected).norm() / expected.norm())
+        assert error < 2 * CLOSE * loud**0.5, (row, error)
+
+
+def test_heads_of_40_are_the_kernels_own_on_a_hopper_gpu() -> None:
+    from engines.fused import hopper
+
+    qkv = noise(1, 64, 3 * 320)
+    assert hopper.takes(qkv, 8) == (torch.cuda.get_device_capability() == hopper.CAPABILITY)
+    assert not hopper.takes(qkv, 4)  # heads of 80 are cuDNN's
+    assert not hopper.takes(qkv.float(), 8)
+
+
 @pytest.mark.parametrize("skips", [2, 4])
 @pytest.mark.parametrize(("left", "right"), [(640, 320), (48, 32), (0, 64)])
 def test_joined(left: int, right: int, skips: int) -> None:

@@ -101,16 +101,18 @@ def test_float32_is_refused_with_a_sentence(tmp_path: Path) -> None:
 
 
 def test_a_worker_compiles_nothing(folder: Path) -> None:
-    """A fresh process takes its first step, with a compiler that would raise."""
+    """A fresh process takes its first step, with compilers that would raise."""
     code = f"""
 from pathlib import Path
 from scripts.first_step import first_step
+from engines.fused import hopper
 from triton.backends.nvidia.compiler import CUDABackend
 
 def compiled(*given, **options):
     raise AssertionError("a kernel was compiled")
 
 CUDABackend.make_cubin = compiled
+hopper.compile_source = compiled
 first_step(Path({str(folder)!r}), "cuda", 0.0)
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -43,7 +43,15 @@ def test_geglu_is_diffusers_own() -> None:
     module = GEGLU(8, 16)
     x = noise(5, 8)
     with torch.inference_mode():
-        torch.testing.assert_close(ops.geglu(x, module.proj.weight, module.proj.bias), module(x))
+        weight, bias = ops.in_pairs(module.proj.weight), ops.in_pairs(module.proj.bias)
+        torch.testing.assert_close(ops.geglu(x, weight, bias), module(x))
+
+
+def test_self_attention_is_attention_of_the_three_parts() -> None:
+    qkv = noise(2, 12, 3 * 16)
+    query, key, value = (part.view(2, 12, 4, 4).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+    expected = nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(ops.self_attention(qkv, 4), expected)
 
 
 def test_a_skip_joins_with_its_scaled_control_and_rows_of_one_half_serve_both() -> None:

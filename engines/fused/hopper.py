@@ -1,0 +1,142 @@
+"""Self-attention with heads of 40 on a Hopper GPU, where SD1.5 spends a fifth of a step: attention_sm90.cu from Python.
+
+NVRTC compiles it, Triton's cache keeps what it compiled, beside Triton's own kernels (kernel_cache.py), and the driver
+launches it on torch's current stream, in a capture or not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("attention_sm90.cu")
+OPTIONS = ("--gpu-architecture=sm_90a", "-default-device", "--std=c++17")
+NAME, FILE = "attention_sm90", "attention_sm90.cubin"
+CAPABILITY = (9, 0)  # sm_90a code runs on no other
+
+# As in the source.
+HEAD_DIM = 40
+BLOCK_N, WARPGROUPS, STAGES, PADDING = 128, 3, 4, 80
+ROWS = 64 * WARPGROUPS  # of queries, a block
+THREADS = 128 * (WARPGROUPS + 1)
+_CHUNKS = 6 + 6  # of 8 columns: K's and V's, the padded ones among them
+SHARED_BYTES = 128 + STAGES * _CHUNKS * (16 * BLOCK_N + PADDING)
+
+_ARGUMENTS = (ctypes.c_void_p,) * 4 + (ctypes.c_int,) * 6 + (ctypes.c_float,)
+
+
+def takes(qkv: Tensor, heads: int) -> bool:
+    """Whether `attention` is for these: float16 on a Hopper GPU, heads of 40."""
+    return (
+        qkv.is_cuda
+        and qkv.dtype == torch.float16
+        and qkv.shape[2] == 3 * HEAD_DIM * heads
+        and torch.cuda.get_device_capability(qkv.device) == CAPABILITY
+    )
+
+
+def attention(qkv: Tensor, heads: int) -> Tensor:
+    """qkv float16 [R,S,3C], contiguous, C = 40 * heads: queries, keys, values -> [R,S,C]. Scaled by 1 / sqrt(40).
+
+    Raises:
+        RuntimeError: the driver refused the launch.
+    """
+    assert qkv.is_contiguous(), qkv.stride()
+    rows, length, width = qkv.shape
+    channels = width // 3
+    out = qkv.new_empty(rows, length, channels)
+    kernel = _kernel(qkv.device.index)
+    tiles = -(-length // ROWS)
+    work = tiles * heads * rows
+    scale = math.log2(math.e) / math.sqrt(HEAD_DIM)
+    first, size = qkv.data_ptr(), channels * qkv.element_size()
+    places = (first, first + size, first + 2 * size, out.data_ptr())
+    values = (*places, length, heads, width, channels, tiles, work, scale)
+    kernel.launch(min(work, kernel.processors), values, torch.cuda.current_stream(qkv.device).cuda_stream)
+    return out
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """The loaded function. `code` must live as long as the module."""
+
+    driver: Any
+    function: Any
+    code: Any
+    processors: int
+
+    def launch(self, blocks: int, values: tuple[float, ...], stream: int) -> None:
+        """`values` in the order of the source's arguments; one block of three query tiles a multiprocessor at most."""
+        shape = (blocks, 1, 1, THREADS, 1, 1, SHARED_BYTES)
+        stream_at = self.driver.CUstream(stream)
+        _done(self.driver.cuLaunchKernel(self.function, *shape, stream_at, (values, _ARGUMENTS), 0))
+
+
+@lru_cache
+def _kernel(device: int) -> _Kernel:
+    """Loaded into the device's context, once a process."""
+    from cuda.bindings import driver
+
+    cubin = compiled()
+    code = ctypes.create_string_buffer(cubin, len(cubin))
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()  # makes torch's context the current one
+        module = _done(driver.cuModuleLoadData(ctypes.addressof(code)))
+        function = _done(driver.cuModuleGetFunction(module, NAME.encode()))
+        shared = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        _done(driver.cuFuncSetAttribute(function, shared, SHARED_BYTES))
+    return _Kernel(driver, function, code, torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def compiled() -> bytes:
+    """The machine code: from Triton's cache, or compiled now and put there.
+
+    Raises:
+        RuntimeError: NVRTC refuses the source, or is not installed.
+    """
+    from triton.runtime.cache import get_cache_manager
+
+    source = SOURCE.read_bytes()
+    cache = get_cache_manager(hashlib.sha256(" ".join(OPTIONS).encode() + source).hexdigest())
+    kept = cache.get_file(FILE)
+    if kept is not None:
+        return Path(kept).read_bytes()
+    made = compile_source(source)
+    cache.put(made, FILE)
+    return made
+
+
+def compile_source(source: bytes) -> bytes:
+    """CUDA C++ -> a cubin for sm_90a. Needs no GPU and no header.
+
+    Raises:
+        RuntimeError: with NVRTC's own words.
+    """
+    from cuda.bindings import nvrtc
+
+    program = _done(nvrtc.nvrtcCreateProgram(source, SOURCE.name.encode(), 0, [], []))
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(OPTIONS), [option.encode() for option in OPTIONS])
+    if int(error) != 0:
+        log = b" " * _done(nvrtc.nvrtcGetProgramLogSize(program))
+        _done(nvrtc.nvrtcGetProgramLog(program, log))
+        raise RuntimeError(f"{SOURCE.name} does not compile: {log.decode().strip(chr(0))}")
+    cubin: bytes = b" " * _done(nvrtc.nvrtcGetCUBINSize(program))
+    _done(nvrtc.nvrtcGetCUBIN(program, cubin))
+    _done(nvrtc.nvrtcDestroyProgram(program))
+    return cubin
+
+
+def _done(result: tuple[Any, ...]) -> Any:
+    """cuda-python returns (error, value...): the value, or an error in the words that the worker looks for."""
+    error, *values = result
+    if int(error) != 0:
+        raise RuntimeError(f"CUDA error: {error.name}")
+    return values[0] if values else None
