@@ -1,4 +1,4 @@
-"""`--backend auto`: tensorrt where it can run, triton on another CUDA machine, onnxruntime without a GPU."""
+"""`--backend auto`: tensorrt where it has kernels for the GPU, triton on any other GPU, onnxruntime without one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choose_backend(wanted: str) -> BackendName:
         return "onnxruntime"
     from engines import plan
 
-    return "tensorrt" if plan.why_not_run() is None else "triton"
+    return "tensorrt" if plan.is_best() else "triton"
 
 
 def has_gpu() -> bool:

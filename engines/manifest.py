@@ -170,24 +170,50 @@ def _check_tables(path: Path, manifest: Manifest) -> None:
             )
 
 
+class FileCheck:
+    """Hashes a set's files in threads of its own from its making on: a process may import torch meanwhile."""
+
+    def __init__(self, folder: Path, files: dict[str, str]) -> None:
+        """`files`: the manifest's, path in the set -> SHA-256.
+
+        Raises:
+            EngineSetRefused: naming the first file that is missing.
+        """
+        for path in (folder / name for name in files):
+            if not path.is_file():
+                raise EngineSetRefused(f"{path} is missing: the manifest lists it")
+        self._folder, self._files = folder, files
+        threads = ThreadPoolExecutor(thread_name_prefix="hash")
+        self._hashes = threads.map(file_sha256, [folder / name for name in files])
+        threads.shutdown(wait=False)  # when they are done
+
+    @classmethod
+    def of(cls, folder: Path) -> FileCheck:
+        """Of all files that a set's manifest lists. Raises EngineSetRefused, also for the manifest."""
+        return cls(folder, load_manifest(folder).files)
+
+    def wait(self) -> None:
+        """Until all are hashed.
+
+        Raises:
+            EngineSetRefused: naming the first file that differs.
+        """
+        for (name, expected), found in zip(self._files.items(), self._hashes, strict=True):
+            path = self._folder / name
+            if found != expected:
+                raise EngineSetRefused(
+                    f"{path} was changed after it was built: its SHA-256 is {found[:12]}..., "
+                    f"the manifest says {expected[:12]}..."
+                )
+
+
 def check_files(folder: Path, files: dict[str, str]) -> None:
     """Hash every file, several at a time.
 
     Raises:
         EngineSetRefused: naming the first file that is missing or differs.
     """
-    for path in (folder / name for name in files):
-        if not path.is_file():
-            raise EngineSetRefused(f"{path} is missing: the manifest lists it")
-    with ThreadPoolExecutor() as threads:
-        hashes = list(threads.map(file_sha256, [folder / name for name in files]))
-    for (name, expected), found in zip(files.items(), hashes, strict=True):
-        path = folder / name
-        if found != expected:
-            raise EngineSetRefused(
-                f"{path} was changed after it was built: its SHA-256 is {found[:12]}..., "
-                f"the manifest says {expected[:12]}..."
-            )
+    FileCheck(folder, files).wait()
 
 
 def installed_version(package: str) -> str | None:

@@ -121,10 +121,20 @@ def compile_package(job: PackageJob) -> float:
         with quiet_libraries(), torch.no_grad():
             program = torch.export.export(module, arguments)
             torch._inductor.aoti_compile_and_package(program, package_path=str(scratch), inductor_configs=OPTIONS)
+            # A package that torch does not load is found out here, not by a worker; where torch crashes over it, this
+            # process ends, and the build says so.
+            load_package(scratch, torch.device(job.device))
     except Exception as error:
         raise BuildFailed(f"torch could not compile {job.component} for {job.size.stage}: {error}") from error
     scratch.replace(job.path)
     return time.monotonic() - started
+
+
+def load_package(path: Path, device: torch.device) -> Any:
+    """One package, ready for its weights. Raises RuntimeError where torch does not take it."""
+    index = device.index if device.index is not None else -1
+    # Single-threaded: the other kind takes locks that a CUDA graph cannot capture.
+    return torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
 
 
 def load_constants(path: Path, device: torch.device) -> dict[str, Tensor]:

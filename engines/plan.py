@@ -53,11 +53,18 @@ def why_not_run() -> str | None:
         trt = tensorrt_module(package)
     except BackendUnavailable as error:
         return str(error)
-    here = _current_architecture()
-    listed = here.upper() in trt.ComputeCapability.__members__
-    if package == "tensorrt_rtx" and not listed and not _runs_what_it_does_not_list(package):
-        return f"tensorrt_rtx does not support its compute capability, {here}"
+    if not _listed(package, trt) and not _runs_what_it_does_not_list(package):
+        return f"tensorrt_rtx does not support its compute capability, {_current_architecture()}"
     return None
+
+
+def is_best() -> bool:
+    """Whether TensorRT runs on this machine's GPU with kernels made for it: what it does not list, it runs slowly."""
+    return why_not_run() is None and _listed(package_name(), tensorrt_module(package_name()))
+
+
+def _listed(package: str, trt: Any) -> bool:
+    return package == "tensorrt" or _current_architecture().upper() in trt.ComputeCapability.__members__
 
 
 def architecture(capability: str | None) -> str:

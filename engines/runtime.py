@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engines.architecture import architecture_of
 from engines.errors import BackendUnavailable, EngineSetRefused
-from engines.manifest import Manifest, check_files, installed_version, load_manifest
+from engines.manifest import FileCheck, Manifest, installed_version, load_manifest
 from engines.spec import Geometry
 
 Engine = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -139,11 +139,17 @@ class EngineSet:
 
 
 def load_engine_set(
-    path: Path | str, *, device: str = "auto", threads: int | None = None, weights: str | None = None
+    path: Path | str,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    weights: str | None = None,
+    check: FileCheck | None = None,
 ) -> EngineSet:
     """Check a set and get it ready; engines open with `load` or at first use.
 
     `device` is 'auto', 'cpu' or 'cuda'. `weights`: refuse the set unless it was built from these (Weights.digest).
+    `check`: of this set's files, begun earlier; begun here without it.
 
     Raises:
         EngineSetRefused: changed, incomplete, or built for other weights, another version or another GPU.
@@ -155,7 +161,7 @@ def load_engine_set(
     check_version(manifest)
     placement = Placement(_device(manifest, device), threads)
     check_architecture(manifest, placement.device)
-    check_files(folder, manifest.files)
+    (FileCheck(folder, manifest.files) if check is None else check).wait()  # before anything of it runs
     module = importlib.import_module(_MODULES[manifest.backend])
     return EngineSet(
         manifest, folder=folder, placement=placement, backend=module.open_backend(folder, manifest, placement)

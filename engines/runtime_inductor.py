@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engines.errors import EngineSetRefused
 from engines.manifest import Component, Manifest
-from engines.packages import Size, laid_out, load_constants
+from engines.packages import Size, laid_out, load_constants, load_package
 from engines.runtime import Backend, Engine, Placement
 from engines.spec import ComponentSpec, TensorSpec
 
@@ -94,10 +94,8 @@ class InductorBackend(Backend):
         return {size: self._folder / next(iter(files)) for size, files in sized if size is not None}
 
     def _package(self, path: Path, constants: dict[str, Tensor]) -> Any:
-        index = self._device.index if self._device.index is not None else -1
         try:
-            # Single-threaded: the other kind takes locks that a CUDA graph cannot capture.
-            package = torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
+            package = load_package(path, self._device)
         except RuntimeError as error:
             raise EngineSetRefused(f"torch does not load {path}: {error}") from error
         wanted = package.get_constant_fqns()

@@ -5,22 +5,26 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from engines.runtime import load_engine_set
-from worker.denoiser import EngineDenoiser
-from worker.loop import RenderLoop
-from worker.slots import SampleRequest
+from engines.manifest import FileCheck
 
 
 def first_step(folder: Path, device: str, began: float) -> dict[str, float]:
     """Check the set's files, load it, admit one sample of its first shape and take one step: seconds of each part.
 
-    `began` is when the process was started, by time.monotonic, which all processes share.
+    The files are hashed while torch is imported, as in a worker; "check" is what is left of that afterwards. `began` is
+    when the process was started, by time.monotonic, which all processes share.
     """
+    check = FileCheck.of(folder)
+    import numpy as np
+    import torch
+
+    from engines.runtime import load_engine_set
+    from worker.denoiser import EngineDenoiser
+    from worker.loop import RenderLoop
+    from worker.slots import SampleRequest
+
     marks = [began, time.monotonic()]
-    engines = load_engine_set(folder, device=device)
+    engines = load_engine_set(folder, device=device, check=check)
     marks.append(time.monotonic())
     profile = engines.manifest.profiles[0]
     ids = np.zeros(engines.geometry.context_length, np.int64)

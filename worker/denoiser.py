@@ -13,9 +13,8 @@ import torch
 from engines.graph import Graphed
 from engines.runtime import EngineSet
 from worker import ddim
-from worker.batchsizes import BatchSizes
 from worker.decoding import Decoding
-from worker.device import DeviceOutOfMemory, Pace, to_device, translated_errors
+from worker.device import Pace, to_device, translated_errors
 from worker.slots import StepBatch
 
 
@@ -25,8 +24,8 @@ class Denoiser(Protocol):
     def max_batch(self, height: int, width: int) -> int:
         """How many samples one step takes at this size, in pixels. Any thread may ask."""
 
-    def batch_size(self, samples: int, height: int, width: int, *, steps: int) -> int:
-        """The samples that a step of so many is padded to, if they stay together for `steps` steps."""
+    def batch_size(self, samples: int, height: int, width: int) -> int:
+        """The samples that a step of so many is padded to; more of them where engines have fixed sizes."""
 
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
@@ -54,8 +53,6 @@ class EngineDenoiser:
         self._resident: tuple[str, ...] = ()
         # On a GPU control net, U-Net, guidance and DDIM are one launch.
         self._step = Graphed(self._one_step, engines.device)
-        self._captures = engines.device.type == "cuda"
-        self._sizes = BatchSizes()
         self._pace = Pace(engines.device)
         if not low_vram:
             engines.load((*self.DIFFUSION, *self.TEXT_AND_DECODER))
@@ -64,10 +61,9 @@ class EngineDenoiser:
         """The engine set's limit, or RENDER_MAX_BATCH."""
         return self._max_batch
 
-    def batch_size(self, samples: int, height: int, width: int, *, steps: int) -> int:
-        """As the engines were built, or as a step was captured before."""
-        least = self._engines.batch_size(samples, height, width)
-        return self._sizes.choose(least, (height, width), steps=steps) if self._captures else least
+    def batch_size(self, samples: int, height: int, width: int) -> int:
+        """As the engines were built."""
+        return self._engines.batch_size(samples, height, width)
 
     @torch.inference_mode()
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
@@ -94,16 +90,10 @@ class EngineDenoiser:
     @torch.inference_mode()
     def step(self, batch: StepBatch) -> torch.Tensor:
         """Control net, U-Net, guidance, DDIM."""
-        shape = (8 * int(batch.latents.shape[2]), 8 * int(batch.latents.shape[3]))
-        try:
-            with self._using(self.DIFFUSION):
-                latents = self._step(batch.tensors())["latents"]
-                self._pace.keep()
-        except DeviceOutOfMemory:
-            self._sizes.too_large(batch.size, shape)
-            raise
-        self._sizes.captured(batch.size, shape)
-        return latents
+        with self._using(self.DIFFUSION):
+            latents = self._step(batch.tensors())["latents"]
+            self._pace.keep()
+            return latents
 
     def _one_step(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """StepBatch's tensors in, the next latents out; never waits for the device."""
@@ -142,7 +132,6 @@ class EngineDenoiser:
         if self._engines.device.type == "cuda":
             torch.cuda.synchronize(self._engines.device)  # what is queued still reads the weights
         self._step.clear()
-        self._sizes.clear()
         self._engines.unload(set(self.DIFFUSION + self.TEXT_AND_DECODER).difference(names))
         self._resident = ()  # until all are loaded: a load that fails half-way is done again
         self._engines.load(names)
@@ -170,7 +159,7 @@ class FakeDenoiser:
         """The limit given."""
         return self._limit
 
-    def batch_size(self, samples: int, height: int, width: int, *, steps: int) -> int:  # noqa: ARG002 (any will do)
+    def batch_size(self, samples: int, height: int, width: int) -> int:  # noqa: ARG002 (any size will do)
         """No padding."""
         return samples
 

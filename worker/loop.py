@@ -246,8 +246,7 @@ class RenderLoop:
         self._drop_ended(lane)
 
     def _group(self, slots: Sequence[Slot]) -> Group:
-        steps = min(slot.steps_left for slot in slots)  # who joins meanwhile makes a group of its own
-        return Group(slots, batch_size=self._denoiser.batch_size(len(slots), *slots[0].request.shape, steps=steps))
+        return Group(slots, batch_size=self._denoiser.batch_size(len(slots), *slots[0].request.shape))
 
     def _retire(self, lane: _Lane) -> None:
         """Finished slots are decoded and leave; their pictures are delivered while the next steps run."""

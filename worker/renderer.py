@@ -58,13 +58,17 @@ def load_renderer(settings: Settings) -> Renderer:
 
 def _engine_renderer(settings: Settings) -> Renderer:
     from engines.errors import EngineError
-    from engines.runtime import load_engine_set
-    from worker.denoiser import EngineDenoiser
-    from worker.prepare import prepare
-    from worker.text import Tokenizer
+    from engines.manifest import FileCheck
 
+    folder = Path(settings.engine_dir).expanduser()
     try:
-        engines = load_engine_set(Path(settings.engine_dir), device=settings.device, threads=settings.threads)
+        check = FileCheck.of(folder)  # under way while torch is imported, which takes longer than all else here
+        from engines.runtime import load_engine_set
+        from worker.denoiser import EngineDenoiser
+        from worker.prepare import prepare
+        from worker.text import Tokenizer
+
+        engines = load_engine_set(folder, device=settings.device, threads=settings.threads, check=check)
         denoiser = EngineDenoiser(engines, max_batch=settings.max_batch, low_vram=settings.low_vram)
     except EngineError as error:
         raise RendererRefused(f"RENDER_ENGINE_DIR={settings.engine_dir}: {error}") from error

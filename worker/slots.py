@@ -60,11 +60,6 @@ class Slot:
         return self.index == self.schedule.steps
 
     @property
-    def steps_left(self) -> int:
-        """Not taken yet."""
-        return self.schedule.steps - self.index
-
-    @property
     def to_come(self) -> np.ndarray:
         """Timestep and DDIM coefficients of every step to come: float32 [steps left, 4]."""
         timesteps = self.schedule.timesteps[self.index :, None].astype(np.float32)
@@ -141,7 +136,7 @@ class Group:
         self._guidance = to_device(scales, self._latents.device)
         self._noisy = any(slot.request.eta > 0 for slot in self._filled)
         # float32 [steps, N, 4] until the first slot is finished, which ends the group.
-        together = min(slot.steps_left for slot in self.slots)
+        together = min(len(slot.to_come) for slot in self._filled)
         steps = np.stack([slot.to_come[:together] for slot in self._filled], axis=1)
         self._steps = to_device(steps, self._latents.device)
         self._index = 0

@@ -176,7 +176,14 @@ def test_on_a_gpu_that_it_does_not_list_an_old_version_is_tried_and_a_new_one_is
     monkeypatch.setattr(plan, "installed_version", lambda _package: "1.4.0.76")
     assert plan.why_not_run() is None
     assert plan.architecture(None) == "sm90"
+    assert not plan.is_best()  # it runs, at less than half the speed of triton's
     monkeypatch.setattr(plan, "installed_version", lambda _package: "1.7.1.116")
     assert plan.why_not_run() == "tensorrt_rtx does not support its compute capability, sm90"
     with pytest.raises(BackendUnavailable, match="tensorrt_rtx does not build for sm90"):
         plan.architecture(None)
+
+
+def test_on_a_gpu_that_it_lists_it_is_the_best_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "_current_architecture", lambda: "sm89")
+    monkeypatch.setattr(plan, "package_name", lambda: "tensorrt_rtx")
+    assert plan.is_best()

@@ -235,7 +235,7 @@ def test_the_fake_has_the_shapes_of_the_real_one(backend: RecordingBackend) -> N
     ids = np.zeros((3, 77), np.int64)
     for door in (denoiser(backend), FakeDenoiser(lambda batch: batch.latents, max_batch=MAX_BATCH)):
         assert door.max_batch(64, 64) == MAX_BATCH
-        assert door.batch_size(3, 64, 128, steps=20) == 3
+        assert door.batch_size(3, 64, 128) == 3
         assert door.encode_text(ids).shape[:2] == (3, 77)
         assert door.encode_hint(edges).shape[2:] == (8, 16)
         assert door.step(batch(1, 2)).shape == (2, 4, 8, 8)
