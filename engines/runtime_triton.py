@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from engines.fused import hopper
 from engines.fused.kernel_cache import install_kernels
 from engines.fused.networks import ControlNet, Descended, UNet
 from engines.fused.ops import Features
@@ -158,8 +159,13 @@ class TritonBackend(Backend):
 
 
 def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> TritonBackend:
-    """The backend of a set in `folder`; its kernels are Triton's from now on."""
+    """The backend of a set in `folder`; its kernels are Triton's from now on.
+
+    Raises:
+        BackendUnavailable: this GPU needs a package that is not installed.
+    """
     if placement.device.type == "cuda":
+        hopper.check_installed(placement.device)
         archives = [name for part in manifest.components.values() for name in part.stages["kernels"].files]
         install_kernels([folder / name for name in archives])
     return TritonBackend(folder, manifest, placement.device)

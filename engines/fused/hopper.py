@@ -11,11 +11,14 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from engines.errors import BackendUnavailable
 
 SOURCE = Path(__file__).with_name("attention_sm90.cu")
 OPTIONS = ("--gpu-architecture=sm_90a", "-default-device", "--std=c++17")
@@ -41,6 +44,12 @@ def takes(qkv: Tensor, heads: int) -> bool:
         and qkv.shape[2] == 3 * HEAD_DIM * heads
         and torch.cuda.get_device_capability(qkv.device) == CAPABILITY
     )
+
+
+def check_installed(device: torch.device) -> None:
+    """Raises BackendUnavailable where a Hopper GPU's kernel could not be launched: at the start, not in each job."""
+    if torch.cuda.get_device_capability(device) == CAPABILITY and find_spec("cuda") is None:
+        raise BackendUnavailable("on a Hopper GPU triton sets need cuda-python; pip install 'batch-renderer[gpu]'")
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor:
@@ -138,5 +147,6 @@ def _done(result: tuple[Any, ...]) -> Any:
     """cuda-python returns (error, value...): the value, or an error in the words that the worker looks for."""
     error, *values = result
     if int(error) != 0:
-        raise RuntimeError(f"CUDA error: {error.name}")
+        name = error.name.removeprefix("CUDA_ERROR_").removeprefix("NVRTC_ERROR_")
+        raise RuntimeError(f"CUDA error: {name.lower().replace('_', ' ')}")
     return values[0] if values else None

@@ -7,6 +7,7 @@ import re
 import pytest
 import torch
 
+from engines.errors import BackendUnavailable
 from engines.fused import hopper
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-python is not installed")
@@ -37,3 +38,26 @@ def test_sizes_are_those_of_the_source() -> None:
 
 def test_tensors_elsewhere_are_not_its_business() -> None:
     assert not hopper.takes(torch.zeros(1, 64, 960, dtype=torch.float16), 8)
+
+
+def test_the_drivers_errors_are_in_the_words_that_a_worker_looks_for() -> None:
+    from cuda.bindings import driver
+
+    from worker.device import is_lost, is_out_of_memory
+
+    with pytest.raises(RuntimeError, match="CUDA error: out of memory") as caught:
+        hopper._done((driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, None))
+    assert is_out_of_memory(caught.value)
+    with pytest.raises(RuntimeError, match="CUDA error: illegal address") as caught:
+        hopper._done((driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,))
+    assert is_lost(caught.value)
+
+
+def test_a_hopper_gpu_without_cuda_python_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    hopper.check_installed(torch.device("cuda"))
+    monkeypatch.setattr(hopper, "find_spec", lambda _name: None)
+    with pytest.raises(BackendUnavailable, match="triton sets need cuda-python; pip install"):
+        hopper.check_installed(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0))
+    hopper.check_installed(torch.device("cuda"))
