@@ -34,6 +34,9 @@ class Site:
         """`settings` are further variables of producer and worker; pictures lie in `folder`, results in folder/out."""
         self.folder = folder
         self._workers: list[_Worker] = []
+        self.first_seconds = (
+            0.0  # of the batch rendered last: from the start of `producer submit` to that of its first job
+        )
         self.environment = os.environ | {
             "RENDER_REDIS_URL": url,
             "RENDER_ENGINE_DIR": str(engines),
@@ -106,6 +109,7 @@ class Site:
                 raise SystemExit(f"{counts.failed} jobs failed: {next(self.ledger.results(batch)).error}")
             time.sleep(0.2)
         results = sorted(self.ledger.results(batch), key=lambda result: result.row)
+        self.first_seconds = min(result.finished_at - sum(result.seconds.values()) for result in results) - began
         pictures = [np.asarray(Image.open(result.samples[0].removeprefix("file://"))) for result in results]
         return max(result.finished_at for result in results) - began, pictures
 
