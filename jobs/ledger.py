@@ -281,10 +281,15 @@ class Ledger:
 
     # -- the worker's moves -------------------------------------------------------------------------------------
 
-    def start(self, job: RenderJob, *, worker: str) -> Start:
-        """Decide whether this worker renders the job, and note that it does."""
+    def start(self, job: RenderJob, *, worker: str, unless_last: bool = False) -> Start:
+        """Decide whether this worker renders the job, and note that it does.
+
+        `unless_last`: a start after which the job would be quarantined is told (`last`) and not made: the job stays
+        queued and is charged nothing, so that its worker may let other such jobs go first.
+        """
         keys = _keys(job.batch, "states", "counts", "jobs", "replaced", "cancels")
-        arguments = [job.id, _dump(job), worker, f"{time.time():.3f}", self._max_attempts, WORKER_PREFIX]
+        announced = max(2, self._max_attempts) if unless_last else 0
+        arguments = [job.id, _dump(job), worker, f"{time.time():.3f}", self._max_attempts, WORKER_PREFIX, announced]
         decision, attempts, adopted = self._run("START", keys, arguments)
         return Start(decision=decision, attempts=int(attempts), adopted=bool(adopted))
 

@@ -72,11 +72,11 @@ class Enqueued(_Record):
 class Start(_Record):
     """Whether a worker that got a message shall render it; `attempts` counts this start too.
 
-    `cancelled` is so in the ledger, `cancel` is for this worker to record.
+    `cancelled` is so in the ledger, `cancel` is for this worker to record. `last` was no start: ask again to make it.
     `adopted`: the ledger did not know the job, so it may be done already: only storage can tell.
     """
 
-    decision: Literal["run", "finished", "held", "cancelled", "cancel", "quarantined"]
+    decision: Literal["run", "finished", "held", "cancelled", "cancel", "quarantined", "last"]
     attempts: int
     adopted: bool = False
 

@@ -96,8 +96,9 @@ return flat
 """
 )
 
-# KEYS states counts jobs replaced cancels; ARGV id, job, worker, now, max_attempts, worker key prefix.
-# Returns decision, attempts, and 1 where the ledger did not know the job.
+# KEYS states counts jobs replaced cancels; ARGV id, job, worker, now, max_attempts, worker key prefix, and the attempt
+# from which on a start is only announced (0: none). Returns decision, attempts, and 1 where the ledger did not know the
+# job.
 START = (
     _PRELUDE
     + """
@@ -126,6 +127,11 @@ end
 -- Cancelled while it ran, and its worker died or handed it back before it saw that.
 if redis.call('SISMEMBER', KEYS[5], id) == 1 then return {'cancel', attempts, 0} end
 if attempts >= tonumber(ARGV[5]) then return {'quarantined', attempts, 0} end
+local announced = tonumber(ARGV[7])
+if announced > 0 and attempts + 1 >= announced then
+  move(KEYS[1], KEYS[2], id, old, 'queued ' .. attempts)
+  return {'last', attempts, adopted}
+end
 move(KEYS[1], KEYS[2], id, old, 'running ' .. (attempts + 1) .. ' ' .. worker .. ' ' .. ARGV[4])
 return {'run', attempts + 1, adopted}
 """

@@ -36,19 +36,15 @@ class Books:
     stopping: Stopping
     metrics: JobMetrics
 
-    def start(self, job: RenderJob) -> Start:
+    def start(self, job: RenderJob, *, unless_last: bool = False) -> Start:
         """The ledger's decision. Only one thread of this process may ask for a job at a time (HeldJobs)."""
-        start = self._insist(lambda: self.ledger.start(job, worker=self.worker))
+        start = self._insist(lambda: self.ledger.start(job, worker=self.worker, unless_last=unless_last))
         if start.decision == "held" and self._is_ours(job):
-            # A start whose answer was lost.
-            self.return_unstarted(job)
-            start = self._insist(lambda: self.ledger.start(job, worker=self.worker))
+            # A start whose answer was lost: take it back, it was no attempt.
+            self._insist(lambda: self.ledger.hand_back(job, worker=self.worker))
+            start = self._insist(lambda: self.ledger.start(job, worker=self.worker, unless_last=unless_last))
         log.info("job_started", decision=start.decision, attempts=start.attempts)
         return start
-
-    def return_unstarted(self, job: RenderJob) -> None:
-        """Take a start back; it was no attempt."""
-        self._insist(lambda: self.ledger.hand_back(job, worker=self.worker))
 
     def hand_back(self, job: RenderJob, error: RenderError, *, refund: bool) -> Ending:
         """Queue the job again. Before its message goes back: whoever gets that must find the job queued."""

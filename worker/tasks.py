@@ -95,27 +95,23 @@ class JobRunner:
     def _run(self, job: RenderJob) -> Ending:
         """From the ledger's decision to the ledger's record."""
         try:
-            start = self.books.start(job)
-            if start.decision == "run" and start.attempts >= max(2, self.settings.max_attempts):
-                return self._run_alone(job, start)
-            return self._run_started(job, start)
+            start = self.books.start(job, unless_last=True)
+            return self._run_alone(job) if start.decision == "last" else self._run_started(job, start)
         except HandedBack:
             # The ledger could not be told before the worker had to stop: its lease ends, and others take over.
             return self.books.count("handed_back", HandedBack.kind, Ending.HANDED_BACK)
 
-    def _run_alone(self, job: RenderJob, start: Start) -> Ending:
+    def _run_alone(self, job: RenderJob) -> Ending:
         """The last start of a job whose earlier ones came to nothing: one such job at a time in this process.
 
         A job that takes its worker down takes down what runs beside it, and all of them come back together. If they
-        also started together for the last time, its innocent neighbours would be quarantined with it.
+        also started together for the last time, its innocent neighbours would be quarantined with it. So waiting is no
+        start, and costs no attempt whenever the worker dies.
         """
-        waited = not self.last_start.acquire(blocking=False)
-        if waited:
-            self.books.return_unstarted(job)  # waiting is not an attempt
-            while not self.last_start.acquire(timeout=1.0):
-                self.stopping.check()
+        while not self.last_start.acquire(timeout=1.0):
+            self.stopping.check()
         try:
-            return self._run_started(job, self.books.start(job) if waited else start)
+            return self._run_started(job, self.books.start(job))
         finally:
             self.last_start.release()
 

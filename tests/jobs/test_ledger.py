@@ -65,6 +65,20 @@ def test_a_job_of_a_dead_worker_is_taken_over(ledger: Ledger) -> None:
     assert ledger.counts("b") == Counts(running=1)
 
 
+def test_a_last_start_is_told_before_it_is_made_and_costs_nothing(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    for attempt in range(2):
+        assert ledger.start(job, worker=f"dead{attempt}", unless_last=True).decision == "run"
+    for _ in range(3):
+        start = ledger.start(job, worker="w", unless_last=True)
+        assert (start.decision, start.attempts) == ("last", 2)
+        assert ledger.counts("b") == Counts(queued=1)
+    start = ledger.start(job, worker="w")
+    assert (start.decision, start.attempts) == ("run", 3)
+    assert ledger.start(job, worker="w2", unless_last=True).decision == "quarantined"
+
+
 def test_a_job_that_took_down_its_workers_is_quarantined(ledger: Ledger) -> None:
     job = make_job()
     enqueue(ledger, [job])

@@ -35,6 +35,8 @@ class Bench:
     """A JobRunner with everything around it in reach."""
 
     def __init__(self, ledger: Ledger) -> None:
+        settings = load_settings(retry_attempts=2, retry_base_seconds=0.0, max_attempts=2)
+        ledger = Ledger(ledger.client, max_attempts=settings.max_attempts)  # as Ledger.connect does
         self.ledger = ledger
         self.storage = MemoryWriter()
         self.picture: bytes | Exception = b"picture"
@@ -45,7 +47,7 @@ class Bench:
         self.loop: StubLoop = renderer.loop
         stopping, metrics = Stopping(), JobMetrics(self.registry)
         self.runner = JobRunner(
-            settings=load_settings(retry_attempts=2, retry_base_seconds=0.0, max_attempts=2),
+            settings=settings,
             renderer=renderer,
             books=Books(ledger, worker=WORKER, stopping=stopping, metrics=metrics),
             held=HeldJobs(),
