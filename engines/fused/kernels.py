@@ -177,24 +177,32 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     count, inputs = x.shape
     outputs = weight.shape[0]
     y = x.new_empty(count, outputs // 2)
-    processors, hopper = _device(x.device.index)
-    # Large blocks where they fill the GPU twice; before Hopper, shared memory holds no such blocks.
-    wide = hopper and triton.cdiv(count, 128) * triton.cdiv(outputs, 256) >= 2 * processors
-    block_n, warps, stages = (256, 8, 3) if wide else (128, 4, 3 if hopper else 2)
+    processors, copies_tiles, roomy = _device(x.device.index)
+    tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, 128)
+    common = {"K": inputs, "N": outputs, "BLOCK_M": 128, "GROUP": 8}
+    if not copies_tiles:
+        _geglu_by_pointers[(tiles,)](
+            x, weight, bias, y, count, **common, BLOCK_N=128, BLOCK_K=32, num_warps=4, num_stages=4
+        )
+        return y
+    # Large blocks where they fill the GPU twice; of the others, two run on a multiprocessor.
+    wide = roomy and tiles >= 4 * processors
+    block_n, warps, programs = (256, 8, processors) if wide else (128, 4, 2 * processors)
     tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, block_n)
     left, right = TensorDescriptor.from_tensor(x, [128, 64]), TensorDescriptor.from_tensor(weight, [block_n, 64])
-    _geglu[(min(tiles, processors * (1 if wide else 2)),)](
-        left, right, bias, y, count, K=inputs, N=outputs,
-        BLOCK_M=128, BLOCK_N=block_n, BLOCK_K=64, GROUP=8, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    _geglu[(min(tiles, programs),)](
+        left, right, bias, y, count, **common, BLOCK_N=block_n, BLOCK_K=64, num_warps=warps, num_stages=3
+    )
     return y
 
 
 @lru_cache
-def _device(index: int) -> tuple[int, bool]:
-    """Its multiprocessors, and whether it is a Hopper or later."""
+def _device(index: int) -> tuple[int, bool, bool]:
+    """Its multiprocessors; whether it has a unit that copies tiles (TMA): Hopper and later; and whether its shared memory
+    holds three stages of large blocks: the data-centre chips of Hopper and Blackwell.
+    """
     found = torch.cuda.get_device_properties(index)
-    return found.multi_processor_count, found.major >= 9
+    return found.multi_processor_count, found.major >= 9, found.major in (9, 10)
 
 
 @triton.jit
@@ -207,30 +215,64 @@ def _gelu(x):
     return x * tl.where(x < 0, tail, 1 - tail)
 
 
+@triton.jit
+def _place(tile, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
+    """A tile's first row and column. Those at work together share weights and rows of x: both stay in the cache."""
+    blocks_m, blocks_n = tl.cdiv(count, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    band = tile // (GROUP * blocks_n)
+    rows = tl.minimum(blocks_m - band * GROUP, GROUP)
+    within = tile % (GROUP * blocks_n)
+    return (band * GROUP + within % rows) * BLOCK_M, within // rows * BLOCK_N
+
+
+@triton.jit
+def _gated(found, bias, y, m, n, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A finished product at (m, n): add the bias, take the pairs apart, store value * gelu(gate)."""
+    both = n + tl.arange(0, BLOCK_N)
+    found += tl.load(bias + both, both < N, 0)[None, :]
+    value, gate = tl.split(tl.reshape(found, (BLOCK_M, BLOCK_N // 2, 2)))
+    row, column = m + tl.arange(0, BLOCK_M), n // 2 + tl.arange(0, BLOCK_N // 2)
+    offsets = row.to(tl.int64)[:, None] * (N // 2) + column[None, :]
+    inside = (row < count)[:, None] & (column < N // 2)[None, :]
+    tl.store(y + offsets, (value * _gelu(gate)).to(y.dtype.element_ty), inside)
+
+
 @triton.jit(do_not_specialize=["count"])
 def _geglu(
     x, weight, bias, y, count, K: tl.constexpr, N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    blocks_m, blocks_n = tl.cdiv(count, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    tiles = tl.cdiv(count, BLOCK_M) * tl.cdiv(N, BLOCK_N)
     # One program a place on the GPU. Flattened, its loops over tiles and over K are one: the first loads of a tile are
     # under way while the gates of the tile before it are computed.
-    for tile in tl.range(tl.program_id(0), blocks_m * blocks_n, tl.num_programs(0), flatten=True):
-        # Programs that run at the same time share columns of the weights and rows of x, so that both stay in the cache.
-        band = tile // (GROUP * blocks_n)
-        rows = tl.minimum(blocks_m - band * GROUP, GROUP)
-        within = tile % (GROUP * blocks_n)
-        m, n = (band * GROUP + within % rows) * BLOCK_M, within // rows * BLOCK_N
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+        m, n = _place(tile, count, N, BLOCK_M, BLOCK_N, GROUP)
         found = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for k in range(0, K, BLOCK_K):
             found = tl.dot(x.load([m, k]), weight.load([n, k]).T, found)  # out of range, both are zero
-        both = n + tl.arange(0, BLOCK_N)
-        found += tl.load(bias + both, both < N, 0)[None, :]
-        value, gate = tl.split(tl.reshape(found, (BLOCK_M, BLOCK_N // 2, 2)))
-        row, column = m + tl.arange(0, BLOCK_M), n // 2 + tl.arange(0, BLOCK_N // 2)
-        offsets = row.to(tl.int64)[:, None] * (N // 2) + column[None, :]
-        inside = (row < count)[:, None] & (column < N // 2)[None, :]
-        tl.store(y + offsets, (value * _gelu(gate)).to(y.dtype.element_ty), inside)
+        _gated(found, bias, y, m, n, count, N, BLOCK_M, BLOCK_N)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _geglu_by_pointers(
+    x, weight, bias, y, count, K: tl.constexpr, N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    m, n = _place(tl.program_id(0), count, N, BLOCK_M, BLOCK_N, GROUP)
+    row, column, k = m + tl.arange(0, BLOCK_M), n + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    # Out of range: read the first again, and throw the result away.
+    left = x + tl.where(row < count, row, 0)[:, None] * K + k[None, :]
+    right = weight + tl.where(column < N, column, 0)[None, :] * K + k[:, None]
+    found = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for begin in range(0, K, BLOCK_K):
+        if K % BLOCK_K == 0:
+            found = tl.dot(tl.load(left), tl.load(right), found)
+        else:
+            inside = k < K - begin
+            found = tl.dot(tl.load(left, inside[None, :], 0), tl.load(right, inside[:, None], 0), found)
+        left += BLOCK_K
+        right += BLOCK_K
+    _gated(found, bias, y, m, n, count, N, BLOCK_M, BLOCK_N)
 
 
 def joined(hidden: Features | None, skip: Features, control: Features, scale: Tensor) -> Tensor:

@@ -75,6 +75,15 @@ def test_geglu(count: int, inputs: int) -> None:
     assert_as_on_cpu(ops.geglu, noise(count, inputs), weight, noise(8 * inputs, seed=2, dtype=torch.float32))
 
 
+@pytest.mark.parametrize(("count", "inputs"), [(4096, 320), (100, 1280), (70, 48)])
+def test_geglu_where_nothing_copies_tiles(count: int, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on GPUs before Hopper."""
+    from engines.fused import kernels
+
+    monkeypatch.setattr(kernels, "_device", lambda _index: (132, False, False))
+    test_geglu(count, inputs)
+
+
 @pytest.mark.parametrize("loud", [1.0, 3.0])
 @pytest.mark.parametrize(
     ("rows", "heads", "length"), [(2, 8, 1536), (1, 1, 64), (3, 8, 77), (16, 8, 4096), (2, 5, 320)]
