@@ -198,7 +198,7 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @lru_cache
 def _device(index: int) -> tuple[int, bool, bool]:
-    """Its multiprocessors; whether it has a unit that copies tiles (TMA), as Hopper and later; whether its shared memory
+    """Its multiprocessors; whether it has a unit that copies tiles (TMA): Hopper and later; whether its shared memory
     holds three stages of large blocks: the data-centre chips of Hopper and Blackwell.
     """
     found = torch.cuda.get_device_properties(index)
