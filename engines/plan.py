@@ -127,9 +127,11 @@ def build_plan(onnx: Path, spec: ComponentSpec, *, recipe: Recipe) -> Path:
     if recipe.runtime == "tensorrt_rtx":
         config.num_compute_capabilities = 1
         named = getattr(trt.ComputeCapability, str(recipe.architecture).upper(), trt.ComputeCapability.CURRENT)
-        config.set_compute_capability(named, 0)
+        if not config.set_compute_capability(named, 0):
+            raise BuildFailed(f"{recipe.runtime} does not build for {recipe.architecture}: {log.text}")
     for profile in recipe.profiles:
-        config.add_optimization_profile(optimization_profile(builder, spec, profile))
+        if config.add_optimization_profile(optimization_profile(builder, spec, profile)) < 0:
+            raise BuildFailed(f"{recipe.runtime} does not take {spec.name}'s profile {profile.text}: {log.text}")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildFailed(f"{recipe.runtime} could not build {spec.name}: {log.text}")

@@ -106,13 +106,16 @@ class TensorRTEngine:
             raise RuntimeError(f"TensorRT could not run {self._spec.name}: {self._log.text}")
 
     def _bind(self, buffers: _Buffers, stream: int) -> None:
-        if self._bound is None or self._bound.profile != buffers.profile:
-            self._context.set_optimization_profile_async(buffers.profile, stream)
+        self._bound = None  # until all is set: what fails half-way must be bound again
+        context, wanted = self._context, buffers.profile
+        if context.active_optimization_profile != wanted and not context.set_optimization_profile_async(wanted, stream):
+            raise RuntimeError(f"{self._spec.name} does not take profile {wanted}: {self._log.text}")
         for name, buffer in buffers.inputs.items():
             if not self._context.set_input_shape(name, tuple(buffer.shape)):
                 raise RuntimeError(f"{self._spec.name} does not take {name} {tuple(buffer.shape)}: {self._log.text}")
         for name, buffer in (buffers.inputs | buffers.outputs).items():
-            self._context.set_tensor_address(name, buffer.data_ptr())
+            if not self._context.set_tensor_address(name, buffer.data_ptr()):
+                raise RuntimeError(f"{self._spec.name} does not take the address of {name}: {self._log.text}")
         self._bound = buffers
 
 
