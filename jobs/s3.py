@@ -67,6 +67,29 @@ def _client() -> Any:
     return boto3.session.Session().client("s3", config=config)
 
 
+class S3Writer:
+    """jobs.storage.Writer for s3:// URIs. `max_bytes` bounds what is read back."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+
+    def write(self, uri: str, data: bytes, content_type: str) -> None:
+        """Store bytes."""
+        write(uri, data, content_type)
+
+    def exists(self, uri: str) -> bool:
+        """Whether the object is there."""
+        return exists(uri)
+
+    def read(self, uri: str) -> bytes:
+        """The object's bytes."""
+        return read(uri, self._max_bytes)
+
+    def names(self, folder: str) -> Iterator[str]:
+        """What lies directly below the prefix."""
+        return names(folder)
+
+
 def read(uri: str, max_bytes: int, *, timeout_seconds: float = 300.0) -> bytes:
     """The object's bytes.
 

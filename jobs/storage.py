@@ -53,34 +53,6 @@ class FileWriter:
         return files.names(path_of(folder))
 
 
-class S3Writer:
-    """s3:// URIs: see jobs.s3. Imported when it is needed: boto3 is a third of what `producer submit` would import."""
-
-    def write(self, uri: str, data: bytes, content_type: str) -> None:
-        """Store bytes."""
-        from jobs import s3
-
-        s3.write(uri, data, content_type)
-
-    def exists(self, uri: str) -> bool:
-        """Whether the object is there."""
-        from jobs import s3
-
-        return s3.exists(uri)
-
-    def read(self, uri: str) -> bytes:
-        """The object's bytes."""
-        from jobs import s3
-
-        return s3.read(uri, OWN_MAX_BYTES)
-
-    def names(self, folder: str) -> Iterator[str]:
-        """What lies directly below the prefix."""
-        from jobs import s3
-
-        return s3.names(folder)
-
-
 class MemoryWriter:
     """The fake: a dictionary; `order` lists the URIs as they were written."""
 
@@ -120,7 +92,9 @@ def writer_for(uri: str) -> Writer:
     if scheme == "file":
         return FileWriter()
     if scheme == "s3":
-        return S3Writer()
+        from jobs.s3 import S3Writer  # here: boto3 is a third of what `producer submit` would import
+
+        return S3Writer(OWN_MAX_BYTES)
     raise OutputForbidden(
         f"results cannot be written to {redacted(uri)!r}; use a folder, file:// or s3://bucket/prefix"
     )
