@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engines.cuda_python import done
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import Manifest
 from engines.plan import PlanLog, tensorrt_module
@@ -111,10 +112,10 @@ class TensorRTEngine:
         if context.active_optimization_profile != wanted and not context.set_optimization_profile_async(wanted, stream):
             raise RuntimeError(f"{self._spec.name} does not take profile {wanted}: {self._log.text}")
         for name, buffer in buffers.inputs.items():
-            if not self._context.set_input_shape(name, tuple(buffer.shape)):
+            if not context.set_input_shape(name, tuple(buffer.shape)):
                 raise RuntimeError(f"{self._spec.name} does not take {name} {tuple(buffer.shape)}: {self._log.text}")
         for name, buffer in (buffers.inputs | buffers.outputs).items():
-            if not self._context.set_tensor_address(name, buffer.data_ptr()):
+            if not context.set_tensor_address(name, buffer.data_ptr()):
                 raise RuntimeError(f"{self._spec.name} does not take the address of {name}: {self._log.text}")
         self._bound = buffers
 
@@ -157,12 +158,7 @@ class CapturedCall:
         self._done(self._runtime.cudaGraphLaunch(self._executable, stream))
 
     def _done(self, result: tuple[Any, ...]) -> Any:
-        """cuda-python returns (error, value...): the value, or an error in the words that the worker looks for."""
-        error, *values = result
-        if int(error) != 0:
-            _, text = self._runtime.cudaGetErrorString(error)
-            raise RuntimeError(f"CUDA error: {text.decode()}")
-        return values[0] if values else None
+        return done(result, lambda error: self._runtime.cudaGetErrorString(error)[1].decode())
 
     def __del__(self) -> None:
         executable = getattr(self, "_executable", None)

@@ -34,9 +34,8 @@ class Site:
         """`settings` are further variables of producer and worker; pictures lie in `folder`, results in folder/out."""
         self.folder = folder
         self._workers: list[_Worker] = []
-        self.first_seconds = (
-            0.0  # of the batch rendered last: from the start of `producer submit` to that of its first job
-        )
+        # Of the batch rendered last: from the start of `producer submit` to that of its first job.
+        self.first_seconds = 0.0
         self.environment = os.environ | {
             "RENDER_REDIS_URL": url,
             "RENDER_ENGINE_DIR": str(engines),

@@ -38,11 +38,15 @@ class Books:
 
     def start(self, job: RenderJob, *, unless_last: bool = False) -> Start:
         """The ledger's decision. Only one thread of this process may ask for a job at a time (HeldJobs)."""
-        start = self._insist(lambda: self.ledger.start(job, worker=self.worker, unless_last=unless_last))
+
+        def ask() -> Start:
+            return self._insist(lambda: self.ledger.start(job, worker=self.worker, unless_last=unless_last))
+
+        start = ask()
         if start.decision == "held" and self._is_ours(job):
             # A start whose answer was lost: take it back, it was no attempt.
             self._insist(lambda: self.ledger.hand_back(job, worker=self.worker))
-            start = self._insist(lambda: self.ledger.start(job, worker=self.worker, unless_last=unless_last))
+            start = ask()
         log.info("job_started", decision=start.decision, attempts=start.attempts)
         return start
 

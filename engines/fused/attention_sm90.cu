@@ -250,7 +250,7 @@ attention_sm90(const unsigned short* __restrict__ q, const unsigned short* __res
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
-    // The padding chunks never change: ones in V's (row sums) and, -m's factor in K's.
+    // The padding chunks never change: a one in V's rows (for the sums) and in K's (the factor of -m).
     for (int i = tid; i < STAGES * BLOCK_N; i += THREADS) {
         const int st = i / BLOCK_N, row = i % BLOCK_N;
         unsigned char* p = smem + 128 + st * STAGE_BYTES + row * 16;

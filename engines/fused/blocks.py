@@ -61,9 +61,8 @@ class Transformer:
         self._own_out, self._cross_out = (a.at("to_out").at(0).matrix for a in (own, cross))
         self._query = cross.at("to_q").matrix
         self._context = contexts.add(cross)
-        self._up, self._up_bias = (
-            ops.in_pairs(part) for part in (feed.at(0).at("proj").weight, feed.at(0).at("proj").bias)
-        )
+        gated = feed.at(0).at("proj")
+        self._up, self._up_bias = ops.in_pairs(gated.weight), ops.in_pairs(gated.bias)
         self._down = feed.at(2).matrix
         self._out = out.matrix
         biases = [at.at("proj_in").bias, *(a.at("to_out").at(0).bias for a in (own, cross)), feed.at(2).bias]

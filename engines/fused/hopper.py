@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engines.cuda_python import done
 from engines.errors import BackendUnavailable
 
 SOURCE = Path(__file__).with_name("attention_sm90.cu")
@@ -144,9 +145,10 @@ def compile_source(source: bytes) -> bytes:
 
 
 def _done(result: tuple[Any, ...]) -> Any:
-    """cuda-python returns (error, value...): the value, or an error in the words that the worker looks for."""
-    error, *values = result
-    if int(error) != 0:
-        name = error.name.removeprefix("CUDA_ERROR_").removeprefix("NVRTC_ERROR_")
-        raise RuntimeError(f"CUDA error: {name.lower().replace('_', ' ')}")
-    return values[0] if values else None
+    return done(result, _words)
+
+
+def _words(error: Any) -> str:
+    """CUDA_ERROR_OUT_OF_MEMORY -> 'out of memory'. The driver's own words need a driver."""
+    name: str = error.name.removeprefix("CUDA_ERROR_").removeprefix("NVRTC_ERROR_")
+    return name.lower().replace("_", " ")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engines.fused import hopper
 from engines.fused.parameters import Norm
 
 
@@ -103,11 +104,8 @@ def unfolded(x: Tensor, bias: Tensor) -> Tensor:
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
     """qkv [R,S,3C], queries, keys and values side by side -> [R,S,C], scaled by 1 / sqrt(C / heads)."""
-    if qkv.is_cuda:
-        from engines.fused import hopper
-
-        if hopper.takes(qkv, heads):
-            return hopper.attention(qkv, heads)
+    if hopper.takes(qkv, heads):
+        return hopper.attention(qkv, heads)
     query, key, value = qkv.chunk(3, dim=-1)
     return attention(query, key, value, heads)
 
