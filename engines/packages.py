@@ -1,30 +1,39 @@
-"""AOTInductor packages: one component, one picture size, one batch size, compiled ahead of time. No weights.
+"""Inductor packages: one component, one picture size, one batch size, compiled ahead of time. No weights.
 
-The weights are handed to a package when it is loaded (runtime_inductor.py), so packages of all sizes share one copy on
-the device, and a package fits every checkpoint of the same widths.
+A package is inductor's compiled artifact, its machine code among it, and the names of the weights that it takes as
+arguments (runtime_inductor.py), so packages of all sizes share one copy on the device, and a package fits every
+checkpoint of the same widths. It is not one of AOTInductor's: those compile a C++ wrapper for each, which takes longer
+than all kernels together, and torch compiles once more where it loads the first of them (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
+from torch._inductor import standalone_compile
+from torch._inductor.standalone_compile import AOTCompiledArtifact
+from torch._inductor.utils import fresh_cache
 
 from engines.errors import BackendUnavailable, BuildFailed
 from engines.quiet import quiet_libraries
 from engines.spec import ComponentSpec, Profile
 from engines.weights import Weights
 
-# How to compile; part of every package's key.
-OPTIONS: dict[str, Any] = {"aot_inductor.package_constants_in_so": False}
+SUFFIX = ".zip"
+# In a package's archive: code, what it takes, and those of its tensors that are no weights.
+_CODE, _TAKES, _OWN = "artifact", "takes.json", "own.safetensors"
 _STAGE = re.compile(r"(?:(\d+)x(\d+)-)?batch(\d+)")
 # Components that see no picture: one package a batch size serves all shapes.
 SHAPELESS = ("clip",)
@@ -106,6 +115,17 @@ def sizes_of(component: str, profiles: Sequence[Profile]) -> tuple[Size, ...]:
     )
 
 
+class Package:
+    """A compiled graph with the weights that it takes before its inputs."""
+
+    def __init__(self, graph: Any, weights: Sequence[Tensor]) -> None:
+        self._graph, self._weights = graph, tuple(weights)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The module's inputs, of the size and in the layout that were compiled for -> its outputs."""
+        return tuple(self._graph(*self._weights, *inputs))
+
+
 def compile_package(job: PackageJob) -> float:
     """Compile one package to its path, whole or not at all; the seconds it took.
 
@@ -114,27 +134,58 @@ def compile_package(job: PackageJob) -> float:
     """
     started = time.monotonic()
     module = _module(job.component, job.weights, job.dtype, job.device)
-    arguments = example_inputs(job)
-    scratch = job.path.with_name(f".{job.path.name}.new.pt2")  # AOTInductor insists on the suffix
+    inputs = example_inputs(job)
+    scratch = job.path.with_name(f".{job.path.name}.new")
     scratch.parent.mkdir(parents=True, exist_ok=True)
     try:
         with quiet_libraries(), torch.no_grad():
-            program = torch.export.export(module, arguments)
-            torch._inductor.aoti_compile_and_package(program, package_path=str(scratch), inductor_configs=OPTIONS)
-            # A package that torch does not load is found out here, not by a worker; where torch crashes over it, this
-            # process ends, and the build says so.
-            load_package(scratch, torch.device(job.device))
+            _write(scratch, module, inputs)
     except Exception as error:
         raise BuildFailed(f"torch could not compile {job.component} for {job.size.stage}: {error}") from error
     scratch.replace(job.path)
     return time.monotonic() - started
 
 
-def load_package(path: Path, device: torch.device) -> Any:
-    """One package, ready for its weights. Raises RuntimeError where torch does not take it."""
-    index = device.index if device.index is not None else -1
-    # Single-threaded: the other kind takes locks that a CUDA graph cannot capture.
-    return torch._inductor.aoti_load_package(str(path), run_single_threaded=True, device_index=index)
+def _write(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    program = torch.export.export(module, inputs)
+    takes = [str(spec.target) for spec in program.graph_signature.input_specs[: -len(inputs)]]
+    weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    # What the module's code makes, such as the zero of a mask: no checkpoint has it, and some of it stays on the host.
+    own = {name: program.constants[name].contiguous() for name in takes if name not in weights}
+    on_host = [name for name, tensor in own.items() if tensor.device != inputs[0].device]
+    arguments = [*((weights | own)[name].detach() for name in takes), *inputs]
+    # A cache of its own: what an earlier build left in the usual one would be missing in the package.
+    with fresh_cache(), tempfile.TemporaryDirectory(prefix="package-") as folder:
+        compiled = standalone_compile(program.graph_module, arguments, dynamic_shapes="from_example_inputs", aot=True)
+        code = Path(folder, _CODE)
+        compiled.save(path=str(code))
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(code, _CODE)
+            archive.writestr(_TAKES, json.dumps({"tensors": takes, "on_host": on_host}))
+            archive.writestr(_OWN, save(own))
+
+
+def load_package(path: Path, constants: Mapping[str, Tensor], device: torch.device) -> Package:
+    """One package with its weights, out of those of its component, on their device.
+
+    Raises:
+        ValueError: it wants weights that are not among `constants`, or it is none of this torch's packages.
+    """
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="package-") as folder:
+        takes = json.loads(archive.read(_TAKES))
+        own = load(archive.read(_OWN))
+        tensors = {
+            **constants,
+            **{name: own[name] if name in takes["on_host"] else own[name].to(device) for name in own},
+        }
+        missing = sorted(set(takes["tensors"]) - set(tensors))
+        if missing:
+            raise ValueError(f"it wants weights that the set does not have: {', '.join(missing[:3])}")
+        try:
+            graph = AOTCompiledArtifact.load(path=archive.extract(_CODE, folder))
+        except AssertionError as error:
+            raise ValueError("it was compiled by another torch") from error
+    return Package(graph, [tensors[name] for name in takes["tensors"]])
 
 
 def load_constants(path: Path, device: torch.device) -> dict[str, Tensor]:

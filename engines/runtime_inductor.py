@@ -1,17 +1,16 @@
-"""The inductor backend: ahead-of-time compiled packages that share one copy of the weights on the device."""
+"""The inductor backend: packages compiled ahead of time that share one copy of the weights on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from engines.errors import EngineSetRefused
 from engines.manifest import Component, Manifest
-from engines.packages import Size, laid_out, load_constants, load_package
+from engines.packages import Package, Size, laid_out, load_constants, load_package
 from engines.runtime import Backend, Engine, Placement
 from engines.spec import ComponentSpec, TensorSpec
 
@@ -19,10 +18,9 @@ from engines.spec import ComponentSpec, TensorSpec
 class InductorEngine:
     """The packages of one component as an Engine: a batch is padded to the smallest package that takes it."""
 
-    def __init__(self, packages: dict[Size, Any], spec: ComponentSpec, constants: dict[str, Tensor]) -> None:
+    def __init__(self, packages: Mapping[Size, Package], spec: ComponentSpec) -> None:
         self._packages = packages
         self._spec = spec
-        self._constants = constants  # held: the packages know addresses, not tensors
         self._sees_pictures = all(size.height for size in packages)
 
     @torch.inference_mode()
@@ -37,7 +35,6 @@ class InductorEngine:
             for tensor in self._spec.inputs
         ]
         outputs = self._packages[size](*given)
-        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         wanted = [rows(tensor, _images(sizes)) for tensor in self._spec.outputs]
         pairs = zip(self._spec.outputs, outputs, wanted, strict=True)
         return {tensor.name: output[:count] for tensor, output, count in pairs}
@@ -87,27 +84,22 @@ class InductorBackend(Backend):
         (stored,) = component.stages["constants"].files
         constants = load_constants(self._folder / stored, self._device)
         packages = {size: self._package(path, constants) for size, path in self._paths(component).items()}
-        return InductorEngine(packages, component.spec, constants)
+        return InductorEngine(packages, component.spec)
 
     def _paths(self, component: Component) -> dict[Size, Path]:
         sized = ((Size.of_stage(stage), made.files) for stage, made in component.stages.items())
         return {size: self._folder / next(iter(files)) for size, files in sized if size is not None}
 
-    def _package(self, path: Path, constants: dict[str, Tensor]) -> Any:
+    def _package(self, path: Path, constants: dict[str, Tensor]) -> Package:
         try:
-            package = load_package(path, self._device)
-        except RuntimeError as error:
-            raise EngineSetRefused(f"torch does not load {path}: {error}") from error
-        wanted = package.get_constant_fqns()
-        missing = sorted(set(wanted) - set(constants))
-        if missing:
-            raise EngineSetRefused(f"{path} wants weights that the set does not have: {', '.join(missing[:3])}")
-        package.load_constants({key: constants[key] for key in wanted}, check_full_update=True, user_managed=True)
-        return package
+            return load_package(path, constants, self._device)
+        except Exception as error:  # what unpacking compiled code may raise is nowhere said
+            raise EngineSetRefused(f"torch does not load {path}: {error}; build the set again") from error
 
 
 def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> InductorBackend:
     """The backend of a set in `folder`; `placement.threads` sets torch's threads for the whole process."""
+    torch._inductor.config.compile_threads = 1  # there is nothing to compile: no processes that wait for work
     if placement.threads is not None and placement.device.type == "cpu":
         torch.set_num_threads(placement.threads)
     return InductorBackend(folder, manifest, placement.device)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engines.models import Networks, SpecialTokens
 
 # Raise one when its stage makes other files from the same inputs.
-REVISIONS = {"tokenizer": 1, "weights": 1, "constants": 2, EXPORT: 3, "plan": 2, "package": 1, "kernels": 1}
+REVISIONS = {"tokenizer": 1, "weights": 1, "constants": 2, EXPORT: 3, "plan": 2, "package": 2, "kernels": 1}
 _EXPORTERS = ("torch", "diffusers", "transformers", "onnx")
 
 
@@ -63,10 +63,8 @@ class Recipe:
             fused = ["fused attention"] if self.fuses_attention else []
             return [REVISIONS[stage], component, self.precision, made_by, *fused]
         if self.backend == "inductor":
-            from engines.packages import OPTIONS
-
             made_by |= {self.runtime: self.versions[self.runtime]}
-            return [REVISIONS["package"], component, stage, self.precision, self.architecture, OPTIONS, made_by]
+            return [REVISIONS["package"], component, stage, self.precision, self.architecture, made_by]
         profiles = [profile.model_dump() for profile in self.profiles]
         if stage == "kernels":
             made_by |= {self.runtime: self.versions[self.runtime]}
@@ -175,11 +173,11 @@ class StageMaker:
             path = self._folder / "kernels" / f"{spec.name}.zip"
             return KernelJob(spec.name, spec, self._weights, dtype, self._recipe.profiles, path)
         from engines.architecture import build_device
-        from engines.packages import PackageJob, Size
+        from engines.packages import SUFFIX, PackageJob, Size
 
         size = Size.of_stage(stage)
         assert size is not None, stage
-        path = self._folder / "packages" / f"{spec.name}-{stage}.pt2"
+        path = self._folder / "packages" / f"{spec.name}-{stage}{SUFFIX}"
         return PackageJob(spec.name, size, spec, self._weights, dtype, build_device().type, path)
 
     def compile(self, jobs: Sequence[CompileJob], processes: int | None) -> Iterator[tuple[CompileJob, float]]:

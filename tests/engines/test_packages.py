@@ -22,6 +22,7 @@ from engines.packages import (
     check_profiles,
     compile_package,
     load_constants,
+    load_package,
     sizes_of,
 )
 from engines.runtime_inductor import InductorEngine
@@ -96,7 +97,7 @@ def test_a_batch_runs_in_the_smallest_package_that_takes_it(images: int, used: i
     spec = component_specs(Geometry())["controlnet"]
     calls: list[Size] = []
     packages = {size: _doubling(size, calls) for size in (Size(1, 64, 64), Size(2, 64, 64), Size(4, 64, 64))}
-    engine = InductorEngine(packages, spec, {})
+    engine = InductorEngine(packages, spec)
     inputs = {tensor.name: torch.randn(tensor.sized(images, height=64, width=64)) for tensor in spec.inputs}
     outputs = engine(inputs)
     assert calls == [Size(used, 64, 64)]
@@ -105,7 +106,7 @@ def test_a_batch_runs_in_the_smallest_package_that_takes_it(images: int, used: i
 
 def test_a_size_that_was_not_built_is_named_with_those_that_were() -> None:
     spec = component_specs(Geometry())["decoder"]
-    engine = InductorEngine({Size(2, 64, 64): None}, spec, {})
+    engine = InductorEngine({Size(2, 64, 64): None}, spec)
     with pytest.raises(ValueError, match="decoder was not built for 64x128-batch1, only: 64x64-batch2"):
         engine({"latent": torch.zeros(1, 4, 8, 16)})
 
@@ -116,17 +117,14 @@ def test_a_compiled_package_agrees_with_torch_on_weights_given_when_it_is_loaded
     module = load_component("clip", weights, torch.float32)
     width = module.text_encoder.config.hidden_size
     spec = component_specs(Geometry(context_width=width))["clip"]
-    job = PackageJob("clip", Size(2), spec, weights, torch.float32, "cpu", tmp_path / "packages" / "clip-batch2.pt2")
+    job = PackageJob("clip", Size(2), spec, weights, torch.float32, "cpu", tmp_path / "packages" / "clip-batch2.zip")
     ((done, seconds),) = compile_all([job], processes=1)
     assert done == job
     assert seconds > 0
     constants = load_constants(save_parameters(module, tmp_path / "clip.safetensors"), torch.device("cpu"))
-    package = torch._inductor.aoti_load_package(str(job.path), run_single_threaded=True)
-    package.load_constants(
-        {name: constants[name] for name in package.get_constant_fqns()}, check_full_update=True, user_managed=True
-    )
+    package = load_package(job.path, constants, torch.device("cpu"))
     ids = torch.randint(0, 400, (1, 77))
-    found = InductorEngine({Size(2): package}, spec, constants)({"input_ids": ids})["last_hidden_state"]
+    found = InductorEngine({Size(2): package}, spec)({"input_ids": ids})["last_hidden_state"]
     assert found.shape == (1, 77, width)
     torch.testing.assert_close(found, module(ids), rtol=1e-4, atol=1e-5)
 
@@ -135,6 +133,6 @@ def test_what_cannot_be_compiled_is_named(tmp_path: Path) -> None:
     folder = tiny_model()
     weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
     spec = component_specs(Geometry(context_width=1))["decoder"].model_copy(update={"inputs": ()})
-    job = PackageJob("decoder", Size(1, 64, 64), spec, weights, torch.float32, "cpu", tmp_path / "decoder.pt2")
+    job = PackageJob("decoder", Size(1, 64, 64), spec, weights, torch.float32, "cpu", tmp_path / "decoder.zip")
     with pytest.raises(BuildFailed, match="torch could not compile decoder for 64x64-batch1"):
         compile_package(job)
