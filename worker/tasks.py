@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -38,9 +38,6 @@ from worker.logs import without_secrets
 from worker.metrics import JobMetrics
 from worker.renderer import Renderer
 from worker.stopping import Stopping
-
-if TYPE_CHECKING:
-    from worker.prepare import Prepared
 
 log = structlog.get_logger(__name__)
 
@@ -150,13 +147,16 @@ class JobRunner:
     def _render(self, job: RenderJob, start: Start) -> RenderResult:
         stages = _Stages(self.metrics)
         writer = self._writer(job)  # first: what may not be written need not be rendered
-        with stages.measure("fetch"):
-            picture = self._fetch(job)
-        with stages.measure("prepare"):
+        with self.renderer.loop.announced():
+            with stages.measure("fetch"):
+                picture = self._fetch(job)
+            with stages.measure("prepare"):
+                self._check(job)
+                prepared = self.renderer.prepare(job, picture)
             self._check(job)
-            prepared = self.renderer.prepare(job, picture)
+            futures = [self.renderer.loop.submit(request) for request in prepared.requests]
         with stages.measure("render"):
-            samples = self._denoise(job, prepared)
+            samples = self._drawn(job, futures)
         with stages.measure("encode"):
             pictures = [self.renderer.encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
         with stages.measure("upload"):
@@ -185,10 +185,8 @@ class JobRunner:
         )
         return self._retrying(lambda: self.read(job.parameters.image, limits))
 
-    def _denoise(self, job: RenderJob, prepared: Prepared) -> list[np.ndarray]:
+    def _drawn(self, job: RenderJob, futures: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
         """uint8 pictures [H, W, 3], one a sample. An error in one ends all: a job is done whole or not at all."""
-        self._check(job)
-        futures = [self.renderer.loop.submit(request) for request in prepared.requests]
         done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
         if waiting:
             self.renderer.loop.cancel(job.id)

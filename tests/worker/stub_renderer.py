@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -39,6 +40,9 @@ class StubLoop:
         self._draining = False
         self.submitted: list[StubRequest] = []
         self.broken: Exception | None = None
+
+    def announced(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def submit(self, request: StubRequest) -> Future[np.ndarray]:
         future: Future[np.ndarray] = Future()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -201,16 +205,65 @@ def test_a_stopped_loop_leaves_no_future_open() -> None:
     assert loop.stats().waiting == loop.stats().active == 0
 
 
-def test_a_running_loop_wakes_for_a_sample_and_for_its_stop() -> None:
-    loop = RenderLoop(Device())
+@contextmanager
+def running(loop: RenderLoop) -> Iterator[None]:
+    """The loop in a thread of its own, ended afterwards."""
     stop = threading.Event()
     thread = threading.Thread(target=loop.run, args=(stop,))
     thread.start()
-    assert loop.submit(sample_request(1)).result(10).shape == (64, 64, 3)
-    stop.set()
-    loop.wake()
-    thread.join(10)
-    assert not thread.is_alive()
+    try:
+        yield
+    finally:
+        stop.set()
+        loop.wake()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_a_running_loop_wakes_for_a_sample_and_for_its_stop() -> None:
+    loop = RenderLoop(Device())
+    with running(loop):
+        assert loop.submit(sample_request(1)).result(10).shape == (64, 64, 3)
+
+
+def test_an_idle_loop_waits_for_announced_samples_so_that_they_begin_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.loop.GATHER_SECONDS", 60.0)
+    device = Device(max_batch=4)
+    loop = RenderLoop(device)
+    with running(loop):
+        with loop.announced():
+            futures = [loop.submit(sample_request(1, steps=2))]
+            time.sleep(0.05)  # enough to begin, if it would
+            futures.append(loop.submit(sample_request(2, steps=2)))
+        wait(futures, 10)
+    assert kinds(futures) == ["done"] * 2
+    assert device.sizes("step") == [2, 2]
+
+
+def test_a_full_batch_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.loop.GATHER_SECONDS", 60.0)
+    loop = RenderLoop(Device(max_batch=2))
+    with running(loop), loop.announced():
+        futures = [loop.submit(sample_request(number, steps=2)) for number in range(2)]
+        wait(futures, 10)
+        assert kinds(futures) == ["done"] * 2
+
+
+def test_an_announced_job_that_takes_long_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.loop.GATHER_SECONDS", 0.01)
+    loop = RenderLoop(Device())
+    with running(loop), loop.announced():
+        assert loop.submit(sample_request(1)).result(10).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("end", ["hand_back_all", "drain"])
+def test_a_loop_that_waits_for_announced_samples_hands_back_at_once(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.loop.GATHER_SECONDS", 60.0)
+    loop = RenderLoop(Device())
+    with running(loop), loop.announced():
+        future = loop.submit(sample_request(1))
+        getattr(loop, end)()
+        assert isinstance(future.exception(10), HandedBack)
 
 
 # -- what it says of itself --------------------------------------------------------------------------------------------
