@@ -59,8 +59,8 @@ def compile_all(jobs: Sequence[CompileJob], processes: int) -> Iterator[tuple[Co
                 yield pending[future], future.result()
         except BrokenProcessPool as error:
             raise BuildFailed(
-                "a compiling process died: killed, for want of memory, or torch crashed over what it had compiled; "
-                "build again with fewer --jobs (what is finished is kept), or take another --backend"
+                "a compiling process died, most likely for want of memory; build again with fewer --jobs (what is "
+                "finished is kept)"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -13,11 +13,10 @@ import re
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load, load_file, save
@@ -37,6 +36,10 @@ _CODE, _TAKES, _OWN = "artifact", "takes.json", "own.safetensors"
 _STAGE = re.compile(r"(?:(\d+)x(\d+)-)?batch(\d+)")
 # Components that see no picture: one package a batch size serves all shapes.
 SHAPELESS = ("clip",)
+
+
+# A component's inputs, in the module's order and in the layout that was compiled for -> its outputs.
+Package = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, order=True)
@@ -115,15 +118,21 @@ def sizes_of(component: str, profiles: Sequence[Profile]) -> tuple[Size, ...]:
     )
 
 
-class Package:
-    """A compiled graph with the weights that it takes before its inputs."""
+@dataclass(frozen=True)
+class Code:
+    """A compiled graph, the names of what it takes before its inputs, and those of them that are no weights."""
 
-    def __init__(self, graph: Any, weights: Sequence[Tensor]) -> None:
-        self._graph, self._weights = graph, tuple(weights)
+    graph: Callable[..., Sequence[Tensor]]
+    takes: tuple[str, ...]
+    own: Mapping[str, Tensor]
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The module's inputs, of the size and in the layout that were compiled for -> its outputs."""
-        return tuple(self._graph(*self._weights, *inputs))
+    def bound(self, constants: Mapping[str, Tensor]) -> Package:
+        """With the weights of its component, on its device. Raises ValueError where one is missing."""
+        missing = sorted(set(self.takes) - set(constants) - set(self.own))
+        if missing:
+            raise ValueError(f"it wants weights that the set does not have: {', '.join(missing[:3])}")
+        tensors = [self.own[name] if name in self.own else constants[name] for name in self.takes]
+        return lambda *inputs: tuple(self.graph(*tensors, *inputs))
 
 
 def compile_package(job: PackageJob) -> float:
@@ -165,27 +174,21 @@ def _write(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             archive.writestr(_OWN, save(own))
 
 
-def load_package(path: Path, constants: Mapping[str, Tensor], device: torch.device) -> Package:
-    """One package with its weights, out of those of its component, on their device.
+def load_code(path: Path, device: torch.device) -> Code:
+    """One package, without weights. It was pickled: load what you, or somebody you trust, built.
 
     Raises:
-        ValueError: it wants weights that are not among `constants`, or it is none of this torch's packages.
+        ValueError: another torch compiled it.
     """
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="package-") as folder:
         takes = json.loads(archive.read(_TAKES))
         own = load(archive.read(_OWN))
-        tensors = {
-            **constants,
-            **{name: own[name] if name in takes["on_host"] else own[name].to(device) for name in own},
-        }
-        missing = sorted(set(takes["tensors"]) - set(tensors))
-        if missing:
-            raise ValueError(f"it wants weights that the set does not have: {', '.join(missing[:3])}")
         try:
             graph = AOTCompiledArtifact.load(path=archive.extract(_CODE, folder))
         except AssertionError as error:
             raise ValueError("it was compiled by another torch") from error
-    return Package(graph, [tensors[name] for name in takes["tensors"]])
+    placed = {name: tensor if name in takes["on_host"] else tensor.to(device) for name, tensor in own.items()}
+    return Code(graph, tuple(takes["tensors"]), placed)
 
 
 def load_constants(path: Path, device: torch.device) -> dict[str, Tensor]:

@@ -129,7 +129,7 @@ def build_plan(onnx: Path, spec: ComponentSpec, *, recipe: Recipe) -> Path:
         named = getattr(trt.ComputeCapability, str(recipe.architecture).upper(), trt.ComputeCapability.CURRENT)
         if not config.set_compute_capability(named, 0):
             raise BuildFailed(f"{recipe.runtime} does not build for {recipe.architecture}: {log.text}")
-    for profile in recipe.profiles:
+    for profile in planned(recipe.runtime, recipe.profiles):
         if config.add_optimization_profile(optimization_profile(builder, spec, profile)) < 0:
             raise BuildFailed(f"{recipe.runtime} does not take {spec.name}'s profile {profile.text}: {log.text}")
     plan = builder.build_serialized_network(network, config)
@@ -138,6 +138,28 @@ def build_plan(onnx: Path, spec: ComponentSpec, *, recipe: Recipe) -> Path:
     path = onnx.with_suffix(".plan")
     path.write_bytes(memoryview(plan))
     return path
+
+
+def planned(runtime: str, profiles: Sequence[Profile]) -> tuple[Profile, ...]:
+    """The profiles that a plan is built with: those of the set, or, for tensorrt_rtx, one that holds them all.
+
+    TensorRT for RTX compiles kernels for each shape that it meets, so more profiles tune nothing there; and changing
+    from one to another ended in a segmentation fault (1.4.0.76, H100).
+    """
+    if runtime != "tensorrt_rtx" or len(profiles) == 1:
+        return tuple(profiles)
+    largest = max(profiles, key=lambda profile: profile.opt_batch * profile.max_height * profile.max_width)
+    return (
+        Profile(
+            min_batch=min(profile.min_batch for profile in profiles),
+            opt_batch=largest.opt_batch,
+            max_batch=max(profile.max_batch for profile in profiles),
+            min_height=min(profile.min_height for profile in profiles),
+            max_height=max(profile.max_height for profile in profiles),
+            min_width=min(profile.min_width for profile in profiles),
+            max_width=max(profile.max_width for profile in profiles),
+        ),
+    )
 
 
 class PlanLog:

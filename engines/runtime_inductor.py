@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from engines.errors import EngineSetRefused
 from engines.manifest import Component, Manifest
-from engines.packages import Package, Size, laid_out, load_constants, load_package
+from engines.packages import Code, Package, Size, laid_out, load_code, load_constants
 from engines.runtime import Backend, Engine, Placement
 from engines.spec import ComponentSpec, TensorSpec
 
@@ -18,10 +21,12 @@ from engines.spec import ComponentSpec, TensorSpec
 class InductorEngine:
     """The packages of one component as an Engine: a batch is padded to the smallest package that takes it."""
 
-    def __init__(self, packages: Mapping[Size, Package], spec: ComponentSpec) -> None:
-        self._packages = packages
+    def __init__(self, sizes: Iterable[Size], package: Callable[[Size], Package], spec: ComponentSpec) -> None:
+        """`package` loads the one of a size, when a batch first needs it."""
+        self._sizes = sorted(sizes)
+        self._package = lru_cache(maxsize=None)(package)
         self._spec = spec
-        self._sees_pictures = all(size.height for size in packages)
+        self._sees_pictures = all(size.height for size in self._sizes)
 
     @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -34,7 +39,7 @@ class InductorEngine:
             laid_out(padded(inputs[tensor.name], rows(tensor, size.batch) - inputs[tensor.name].shape[0]))
             for tensor in self._spec.inputs
         ]
-        outputs = self._packages[size](*given)
+        outputs = self._package(size)(*given)
         wanted = [rows(tensor, _images(sizes)) for tensor in self._spec.outputs]
         pairs = zip(self._spec.outputs, outputs, wanted, strict=True)
         return {tensor.name: output[:count] for tensor, output, count in pairs}
@@ -43,10 +48,10 @@ class InductorEngine:
         images = _images(sizes)
         height, width = (8 * sizes["h"], 8 * sizes["w"]) if self._sees_pictures else (0, 0)
         fitting = [
-            size for size in self._packages if (size.height, size.width) == (height, width) and size.batch >= images
+            size for size in self._sizes if (size.height, size.width) == (height, width) and size.batch >= images
         ]
         if not fitting:
-            built = ", ".join(size.stage for size in sorted(self._packages))
+            built = ", ".join(size.stage for size in self._sizes)
             raise ValueError(f"{self._spec.name} was not built for {Size(images, height, width).stage}, only: {built}")
         return min(fitting)
 
@@ -73,18 +78,15 @@ class InductorBackend(Backend):
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
         self._folder, self._manifest, self._device = folder, manifest, device
+        self._codes: dict[Path, Code] = {}  # kept when an engine leaves the device and comes back
 
     def open(self, name: str) -> Engine:
-        """Read the weights, without diffusers, and load every package.
-
-        Raises:
-            EngineSetRefused: torch does not take a package, or it wants other weights than the set has.
-        """
+        """Read the weights, without diffusers. A package is loaded when a batch first needs it: a set has many."""
         component = self._manifest.components[name]
         (stored,) = component.stages["constants"].files
         constants = load_constants(self._folder / stored, self._device)
-        packages = {size: self._package(path, constants) for size, path in self._paths(component).items()}
-        return InductorEngine(packages, component.spec)
+        paths = self._paths(component)
+        return InductorEngine(paths, lambda size: self._package(paths[size], constants), component.spec)
 
     def _paths(self, component: Component) -> dict[Size, Path]:
         sized = ((Size.of_stage(stage), made.files) for stage, made in component.stages.items())
@@ -92,13 +94,20 @@ class InductorBackend(Backend):
 
     def _package(self, path: Path, constants: dict[str, Tensor]) -> Package:
         try:
-            return load_package(path, constants, self._device)
+            if path not in self._codes:
+                self._codes[path] = load_code(path, self._device)
+            return self._codes[path].bound(constants)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # what unpacking compiled code may raise is nowhere said
             raise EngineSetRefused(f"torch does not load {path}: {error}; build the set again") from error
 
 
 def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> InductorBackend:
     """The backend of a set in `folder`; `placement.threads` sets torch's threads for the whole process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is warned of its own modules
+        import_module("torch._inductor.compile_fx")  # else the first step would
     torch._inductor.config.compile_threads = 1  # there is nothing to compile: no processes that wait for work
     if placement.threads is not None and placement.device.type == "cpu":
         torch.set_num_threads(placement.threads)

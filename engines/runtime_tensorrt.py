@@ -17,7 +17,7 @@ from torch import Tensor
 from engines.cuda_python import done
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import Manifest
-from engines.plan import PlanLog, tensorrt_module
+from engines.plan import PlanLog, planned, tensorrt_module
 from engines.runtime import DTYPES, Backend, Engine, Placement
 from engines.spec import ComponentSpec, Profile, TensorSpec
 
@@ -46,7 +46,7 @@ class TensorRTEngine:
     ) -> None:
         self._context = context
         self._spec = spec
-        self._profiles = manifest.profiles
+        self._profiles = planned(manifest.runtime, manifest.profiles)
         self._dtype = DTYPES[manifest.precision]
         self._device = device
         self._log = log

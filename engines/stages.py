@@ -69,6 +69,9 @@ class Recipe:
         if stage == "kernels":
             made_by |= {self.runtime: self.versions[self.runtime]}
             return [REVISIONS[stage], component, sources_digest(), self.architecture, profiles, made_by]
+        from engines.plan import planned
+
+        profiles = [profile.model_dump() for profile in planned(self.runtime, self.profiles)]
         return [REVISIONS[stage], component, self.runtime, self.versions[self.runtime], self.architecture, profiles]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -140,17 +141,17 @@ def free_port() -> int:
 
 
 def write_pictures(folder: Path, *, count: int, side: int) -> list[Path]:
-    """Photographs made square, `side` pixels each way."""
+    """Photographs made square, `side` pixels each way; there are a few, which take turns."""
     from examples.photos import write_photos
 
     write_photos(folder / "photos")
     originals = sorted((folder / "photos").iterdir())
-    paths = []
-    for n in range(count):
-        path = folder / f"{n}.png"
-        with Image.open(originals[n % len(originals)]) as image:
+    paths = [folder / f"{n}.png" for n in range(count)]
+    for path, original in zip(paths, originals, strict=False):
+        with Image.open(original) as image:
             image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(path)
-        paths.append(path)
+    for n, path in enumerate(paths[len(originals) :]):
+        shutil.copyfile(paths[n % len(originals)], path)
     return paths
 
 

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from engines.compile_jobs import compile_all
-from engines.errors import BackendUnavailable, BuildFailed
+from engines.errors import BackendUnavailable, BuildFailed, EngineSetRefused
 from engines.fused.parameters import save_parameters
 from engines.models import load_component
 from engines.packages import (
+    SUFFIX,
     PackageJob,
     Size,
     batch_sizes,
     check_profiles,
     compile_package,
+    load_code,
     load_constants,
-    load_package,
     sizes_of,
 )
-from engines.runtime_inductor import InductorEngine
+from engines.runtime import Placement
+from engines.runtime_inductor import InductorBackend, InductorEngine, open_backend
 from engines.spec import Geometry, Profile, component_specs
 from engines.stages import recipe_for
 from engines.weights import find_weights
@@ -97,7 +101,7 @@ def test_a_batch_runs_in_the_smallest_package_that_takes_it(images: int, used: i
     spec = component_specs(Geometry())["controlnet"]
     calls: list[Size] = []
     packages = {size: _doubling(size, calls) for size in (Size(1, 64, 64), Size(2, 64, 64), Size(4, 64, 64))}
-    engine = InductorEngine(packages, spec)
+    engine = InductorEngine(packages, packages.__getitem__, spec)
     inputs = {tensor.name: torch.randn(tensor.sized(images, height=64, width=64)) for tensor in spec.inputs}
     outputs = engine(inputs)
     assert calls == [Size(used, 64, 64)]
@@ -106,27 +110,65 @@ def test_a_batch_runs_in_the_smallest_package_that_takes_it(images: int, used: i
 
 def test_a_size_that_was_not_built_is_named_with_those_that_were() -> None:
     spec = component_specs(Geometry())["decoder"]
-    engine = InductorEngine({Size(2, 64, 64): None}, spec)
+    engine = InductorEngine([Size(2, 64, 64)], pytest.fail, spec)
     with pytest.raises(ValueError, match="decoder was not built for 64x128-batch1, only: 64x64-batch2"):
         engine({"latent": torch.zeros(1, 4, 8, 16)})
 
 
-def test_a_compiled_package_agrees_with_torch_on_weights_given_when_it_is_loaded(tmp_path: Path) -> None:
-    folder = tiny_model()
-    weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
+@dataclass(frozen=True)
+class Clip:
+    """A text encoder as a set has it: one package, and its weights."""
+
+    module: nn.Module
+    backend: InductorBackend
+    package: Path
+    constants: Path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    folder = tmp_path_factory.mktemp("set")
+    model = tiny_model()
+    weights = find_weights(str(model / "model"), str(model / "controlnet"))
     module = load_component("clip", weights, torch.float32)
-    width = module.text_encoder.config.hidden_size
-    spec = component_specs(Geometry(context_width=width))["clip"]
-    job = PackageJob("clip", Size(2), spec, weights, torch.float32, "cpu", tmp_path / "packages" / "clip-batch2.zip")
+    spec = component_specs(Geometry(context_width=module.text_encoder.config.hidden_size))["clip"]
+    path = folder / "packages" / f"clip-batch2{SUFFIX}"
+    job = PackageJob("clip", Size(2), spec, weights, torch.float32, "cpu", path)
     ((done, seconds),) = compile_all([job], processes=1)
     assert done == job
     assert seconds > 0
-    constants = load_constants(save_parameters(module, tmp_path / "clip.safetensors"), torch.device("cpu"))
-    package = load_package(job.path, constants, torch.device("cpu"))
+    constants = save_parameters(module, folder / "constants" / "clip.safetensors")
+    files = {"constants": constants, Size(2).stage: path}
+    stages = {stage: SimpleNamespace(files={str(each.relative_to(folder)): ""}) for stage, each in files.items()}
+    manifest = SimpleNamespace(components={"clip": SimpleNamespace(spec=spec, stages=stages)})
+    backend = open_backend(folder, manifest, Placement(torch.device("cpu"), threads=None))
+    return Clip(module, backend, path, constants)
+
+
+def test_a_compiled_package_agrees_with_torch_on_weights_given_when_it_is_loaded(clip: Clip) -> None:
     ids = torch.randint(0, 400, (1, 77))
-    found = InductorEngine({Size(2): package}, spec)({"input_ids": ids})["last_hidden_state"]
-    assert found.shape == (1, 77, width)
-    torch.testing.assert_close(found, module(ids), rtol=1e-4, atol=1e-5)
+    expected = clip.module(ids)
+    for _ in range(2):  # as when the component left the device and came back
+        found = clip.backend.open("clip")({"input_ids": ids})["last_hidden_state"]
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_a_package_wants_and_does_not_get_are_named(clip: Clip) -> None:
+    constants = load_constants(clip.constants, torch.device("cpu"))
+    name = "text_encoder.final_layer_norm.weight"
+    del constants[name]
+    with pytest.raises(ValueError, match=f"wants weights that the set does not have: {name}"):
+        load_code(clip.package, torch.device("cpu")).bound(constants)
+
+
+def test_a_package_of_another_torch_is_refused_with_what_to_do(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.codecache.torch_key", lambda: b"another")
+    monkeypatch.setattr(clip.backend, "_codes", {})
+    with pytest.raises(
+        EngineSetRefused, match=r"clip-batch2\S+: it was compiled by another torch; build the set again"
+    ):
+        clip.backend.open("clip")({"input_ids": torch.zeros(1, 77, dtype=torch.int64)})
 
 
 def test_what_cannot_be_compiled_is_named(tmp_path: Path) -> None:

@@ -145,7 +145,16 @@ def test_a_graph_that_tensorrt_does_not_take_is_refused_with_its_words(tmp_path:
         parsed(tmp_path / "hint.onnx")
 
 
-def test_a_plan_may_have_several_profiles(tmp_path: Path, manifest: Manifest) -> None:
+def test_tensorrt_for_rtx_gets_one_profile_that_holds_all_and_tensorrt_gets_each() -> None:
+    profiles = (Profile.parse("64x64:128x192", max_batch=4), Profile.parse("256x64", max_batch=8))
+    (one,) = plan.planned("tensorrt_rtx", profiles)
+    assert one.text == "64x64:256x192"
+    assert (one.min_batch, one.opt_batch, one.max_batch) == (1, 8, 8)
+    assert plan.planned("tensorrt", profiles) == profiles
+    assert plan.planned("tensorrt_rtx", profiles[:1]) == profiles[:1]
+
+
+def test_a_set_may_have_several_profiles(tmp_path: Path, manifest: Manifest) -> None:
     recipe = recipe_for("tensorrt", precision="fp32", profiles=PROFILES, capability="sm86")
     shutil.copy(tiny_engine_set() / "hint.onnx", tmp_path)
     path = plan.build_plan(tmp_path / "hint.onnx", manifest.components["hint"].spec, recipe=recipe)

@@ -18,7 +18,9 @@ from worker.denoiser import EngineDenoiser
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.timeout(600),  # torch compiles its headers once: a minute and a half
+    pytest.mark.timeout(600),  # the build takes two minutes
+    # torch's compiler warns of torch's own modules, which it imports when it first needs them.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here"),
 ]
 
