@@ -38,7 +38,7 @@ def test_every_component_is_within_a_hundredth_of_float32(folder: Path) -> None:
 
 
 def test_pictures_are_those_of_the_triton_set(folder: Path) -> None:
-    """Three samples: one batch is full, one is padded, and both are captured as graphs."""
+    """Three samples: a batch of two and a batch of one, each captured as a graph."""
     requests = [sample(seed) for seed in range(3)]
     triton = CACHE / "demo-triton"
     build_set(request_for(triton, "triton", "fp16"))
