@@ -25,6 +25,7 @@ from torch._inductor import standalone_compile
 from torch._inductor.standalone_compile import AOTCompiledArtifact
 from torch._inductor.utils import fresh_cache
 
+from engines.archive import archive
 from engines.errors import BackendUnavailable, BuildFailed
 from engines.quiet import quiet_libraries
 from engines.spec import ComponentSpec, Profile
@@ -143,15 +144,11 @@ def compile_package(job: PackageJob) -> float:
     """
     started = time.monotonic()
     module = _module(job.component, job.weights, job.dtype, job.device)
-    inputs = example_inputs(job)
-    scratch = job.path.with_name(f".{job.path.name}.new")
-    scratch.parent.mkdir(parents=True, exist_ok=True)
     try:
         with quiet_libraries(), torch.no_grad():
-            _write(scratch, module, inputs)
+            _write(job.path, module, example_inputs(job))
     except Exception as error:
         raise BuildFailed(f"torch could not compile {job.component} for {job.size.stage}: {error}") from error
-    scratch.replace(job.path)
     return time.monotonic() - started
 
 
@@ -164,14 +161,13 @@ def _write(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     on_host = [name for name, tensor in own.items() if tensor.device != inputs[0].device]
     arguments = [*((weights | own)[name].detach() for name in takes), *inputs]
     # A cache of its own: what an earlier build left in the usual one would be missing in the package.
-    with fresh_cache(), tempfile.TemporaryDirectory(prefix="package-") as folder:
+    with fresh_cache(), tempfile.TemporaryDirectory(prefix="package-") as name:
         compiled = standalone_compile(program.graph_module, arguments, dynamic_shapes="from_example_inputs", aot=True)
-        code = Path(folder, _CODE)
-        compiled.save(path=str(code))
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.write(code, _CODE)
-            archive.writestr(_TAKES, json.dumps({"tensors": takes, "on_host": on_host}))
-            archive.writestr(_OWN, save(own))
+        folder = Path(name)
+        compiled.save(path=str(folder / _CODE))
+        (folder / _TAKES).write_text(json.dumps({"tensors": takes, "on_host": on_host}))
+        (folder / _OWN).write_bytes(save(own))
+        archive(folder, path)
 
 
 def load_code(path: Path, device: torch.device) -> Code:
@@ -180,11 +176,11 @@ def load_code(path: Path, device: torch.device) -> Code:
     Raises:
         ValueError: another torch compiled it.
     """
-    with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="package-") as folder:
-        takes = json.loads(archive.read(_TAKES))
-        own = load(archive.read(_OWN))
+    with zipfile.ZipFile(path) as file, tempfile.TemporaryDirectory(prefix="package-") as folder:
+        takes = json.loads(file.read(_TAKES))
+        own = load(file.read(_OWN))
         try:
-            graph = AOTCompiledArtifact.load(path=archive.extract(_CODE, folder))
+            graph = AOTCompiledArtifact.load(path=file.extract(_CODE, folder))
         except AssertionError as error:
             raise ValueError("it was compiled by another torch") from error
     placed = {name: tensor if name in takes["on_host"] else tensor.to(device) for name, tensor in own.items()}

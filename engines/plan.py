@@ -50,21 +50,26 @@ def why_not_run() -> str | None:
     """Why TensorRT plans cannot run on this machine's GPU, as half a sentence; None if they can."""
     try:
         package = package_name()
-        trt = tensorrt_module(package)
+        tensorrt_module(package)
     except BackendUnavailable as error:
         return str(error)
-    if not _listed(package, trt) and not _runs_what_it_does_not_list(package):
+    if not _listed(package) and not _runs_what_it_does_not_list(package):
         return f"tensorrt_rtx does not support its compute capability, {_current_architecture()}"
     return None
 
 
 def is_best() -> bool:
     """Whether TensorRT runs on this machine's GPU with kernels made for it: what it does not list, it runs slowly."""
-    return why_not_run() is None and _listed(package_name(), tensorrt_module(package_name()))
+    return why_not_run() is None and _listed(package_name())
 
 
-def _listed(package: str, trt: Any) -> bool:
-    return package == "tensorrt" or _current_architecture().upper() in trt.ComputeCapability.__members__
+def _listed(package: str) -> bool:
+    return package == "tensorrt" or _current_architecture() in _known(package)
+
+
+def _known(package: str) -> list[str]:
+    """The compute capabilities that tensorrt_rtx lists, as 'sm89'."""
+    return [name.lower() for name in tensorrt_module(package).ComputeCapability.__members__ if name[:2] == "SM"]
 
 
 def architecture(capability: str | None) -> str:
@@ -79,7 +84,7 @@ def architecture(capability: str | None) -> str:
     elif not re.fullmatch(r"sm\d{2,3}", capability):
         raise BackendUnavailable(f"{capability!r} is not a compute capability; write it as sm89")
     if package == "tensorrt_rtx":
-        known = [name.lower() for name in tensorrt_module(package).ComputeCapability.__members__ if name[:2] == "SM"]
+        known = _known(package)
         unlisted = capability == _here() and _runs_what_it_does_not_list(package)
         if capability not in known and not unlisted:
             raise BackendUnavailable(f"tensorrt_rtx does not build for {capability}; it knows {', '.join(known)}")

@@ -65,13 +65,12 @@ class Recipe:
         if self.backend == "inductor":
             made_by |= {self.runtime: self.versions[self.runtime]}
             return [REVISIONS["package"], component, stage, self.precision, self.architecture, made_by]
-        profiles = [profile.model_dump() for profile in self.profiles]
-        if stage == "kernels":
-            made_by |= {self.runtime: self.versions[self.runtime]}
-            return [REVISIONS[stage], component, sources_digest(), self.architecture, profiles, made_by]
         from engines.plan import planned
 
         profiles = [profile.model_dump() for profile in planned(self.runtime, self.profiles)]
+        if stage == "kernels":
+            made_by |= {self.runtime: self.versions[self.runtime]}
+            return [REVISIONS[stage], component, sources_digest(), self.architecture, profiles, made_by]
         return [REVISIONS[stage], component, self.runtime, self.versions[self.runtime], self.architecture, profiles]
 
 

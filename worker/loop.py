@@ -344,10 +344,13 @@ class RenderLoop:
     def _gathered(self) -> bool:
         """Whether an idle loop has nothing to wait for: a batch is full, or nobody is about to submit."""
         full = any(len(lane.waiting) >= lane.limit for lane in self._lanes.values())
-        return full or not self._announced or self._draining or self._lost is not None or bool(self._cancelled)
+        return full or not self._announced or self._draining or self._is_interrupted()
 
     def _has_news(self) -> bool:
-        return self._lost is not None or bool(self._cancelled) or any(not lane.idle for lane in self._lanes.values())
+        return self._is_interrupted() or any(not lane.idle for lane in self._lanes.values())
+
+    def _is_interrupted(self) -> bool:
+        return self._lost is not None or bool(self._cancelled)
 
 
 def _end(futures: Sequence[Future[np.ndarray]], error: RenderError) -> None:

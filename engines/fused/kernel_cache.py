@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from engines.archive import archive
 from engines.errors import BuildFailed
 from engines.quiet import quiet_libraries
 from engines.spec import ComponentSpec, Profile
@@ -27,7 +28,6 @@ from engines.weights import Weights
 STAGE = "kernels"
 CACHE = "TRITON_CACHE_DIR"  # Triton reads it at each lookup
 GROUP = "__grp__"  # the names of files that list the parts of one kernel begin so
-_ALWAYS = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip file knows
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class KernelJob:
         os.environ[CACHE] = str(folder)
         try:
             self._run()
-            archive(folder, self.path)
+            archive_kernels(folder, self.path)
         except Exception as error:  # Triton's own errors have no common root with torch's
             raise BuildFailed(f"{self.component}'s kernels could not be compiled: {error}") from error
         finally:
@@ -101,17 +101,11 @@ def sizes(profiles: Iterable[Profile]) -> list[tuple[int, int, int]]:
     return sorted(set(found))
 
 
-def archive(folder: Path, path: Path) -> None:
-    """All files below `folder`, as one zip file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.new")
-    with zipfile.ZipFile(scratch, "w", zipfile.ZIP_DEFLATED) as file:
-        for each in sorted(folder.rglob("*")):
-            if each.is_file():
-                entry = zipfile.ZipInfo(each.relative_to(folder).as_posix(), _ALWAYS)
-                content = _moved(each, Path()) if each.name.startswith(GROUP) else each.read_bytes()
-                file.writestr(entry, content, zipfile.ZIP_DEFLATED)
-    scratch.replace(path)
+def archive_kernels(folder: Path, path: Path) -> None:
+    """What Triton left in `folder`, as one zip file, whole or not at all."""
+    archive(
+        folder, path, content=lambda each: _moved(each, Path()) if each.name.startswith(GROUP) else each.read_bytes()
+    )
 
 
 def install_kernels(archives: Iterable[Path]) -> Path:

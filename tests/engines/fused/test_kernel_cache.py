@@ -12,7 +12,7 @@ import torch
 
 from engines import stages
 from engines.errors import BackendUnavailable, BuildFailed
-from engines.fused.kernel_cache import CACHE, KernelJob, archive, install_kernels, sizes
+from engines.fused.kernel_cache import CACHE, KernelJob, archive_kernels, install_kernels, sizes
 from engines.spec import Geometry, Profile, component_specs
 from engines.stages import recipe_for, sources_digest
 from engines.weights import find_weights
@@ -35,7 +35,7 @@ def test_archives_are_unpacked_together_where_triton_looks(tmp_path: Path, monke
         launcher.parent.mkdir(parents=True)
         launcher.write_bytes(name.encode())
         launcher.chmod(0o755)
-        archive(tmp_path / name, tmp_path / f"{name}.zip")
+        archive_kernels(tmp_path / name, tmp_path / f"{name}.zip")
     folder = install_kernels([tmp_path / "one.zip", tmp_path / "two.zip"])
     assert os.environ[CACHE] == str(folder)
     assert {path.read_text() for path in folder.rglob("launcher.so")} == {"one", "two"}
@@ -46,7 +46,7 @@ def test_a_group_says_where_its_parts_are_now(tmp_path: Path, monkeypatch: pytes
     group = tmp_path / "built" / "key" / "__grp__kernel.json"
     group.parent.mkdir(parents=True)
     group.write_text(json.dumps({"child_paths": {"kernel.cubin": str(group.parent / "kernel.cubin")}}))
-    archive(tmp_path / "built", tmp_path / "kernels.zip")
+    archive_kernels(tmp_path / "built", tmp_path / "kernels.zip")
     folder = install_kernels([tmp_path / "kernels.zip"])
     found = json.loads((folder / "key" / "__grp__kernel.json").read_text())
     assert found == {"child_paths": {"kernel.cubin": str(folder / "key" / "kernel.cubin")}}
@@ -55,9 +55,9 @@ def test_a_group_says_where_its_parts_are_now(tmp_path: Path, monkeypatch: pytes
 def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels" / "a.cubin").write_bytes(b"code")
-    archive(tmp_path / "kernels", tmp_path / "one.zip")
+    archive_kernels(tmp_path / "kernels", tmp_path / "one.zip")
     os.utime(tmp_path / "kernels" / "a.cubin", (0, 10**9))
-    archive(tmp_path / "kernels", tmp_path / "two.zip")
+    archive_kernels(tmp_path / "kernels", tmp_path / "two.zip")
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
 
 
