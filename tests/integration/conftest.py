@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import boto3
 import pytest
@@ -67,6 +68,12 @@ class Site:
         """The lines of one kind in all workers' logs."""
         lines = [line for worker in self.started for line in worker.output.splitlines() if line.startswith("{")]
         return [event for event in map(json.loads, lines) if event["event"] == name]
+
+    def get(self, path: str) -> str:
+        """What the one worker started with a `metrics_port` answers."""
+        (listens,) = self.events("health_listens")
+        with urlopen(f"http://127.0.0.1:{listens['port']}{path}", timeout=5) as reply:
+            return str(reply.read().decode())
 
     def wait_until_done(self, number: int, *, seconds: float = 20.0) -> None:
         eventually(lambda: self.ledger.counts("b").done >= number, seconds=seconds, what=f"{number} jobs done")

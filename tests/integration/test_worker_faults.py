@@ -110,9 +110,11 @@ def test_a_supervisor_that_asks_again_and_again_reads_no_crash_in_the_exit_code(
 
 
 def test_sigterm_finishes_what_runs_within_the_grace_period(site: Site) -> None:
-    site.enqueue(8, seconds=0.6)
-    worker = site.start(jobs_in_flight=4, grace_seconds=20)
+    site.enqueue(8, seconds=2)
+    worker = site.start(jobs_in_flight=4, grace_seconds=20, metrics_port=0)
     eventually(lambda: site.ledger.counts("b").running == 4)
+    # A job that runs for the ledger may still be on its way into the loop, and would be handed back.
+    eventually(lambda: 'render_samples{state="active"} 4.0' in site.get("/metrics"))
     worker.terminate()
     assert worker.exit_code(seconds=8) == 0
     assert (site.ledger.counts("b").done, site.ledger.counts("b").queued) == (4, 4)

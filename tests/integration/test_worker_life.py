@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.request import urlopen
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,20 +11,14 @@ from tests.integration.conftest import REAL, Site
 from tests.jobs.rows import enqueue
 
 
-def get(port: int, path: str) -> str:
-    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
-        return str(reply.read().decode())
-
-
 def test_jobs_are_rendered_recorded_and_acknowledged_and_sigterm_ends_with_0(site: Site) -> None:
     jobs = site.enqueue(20, seconds=0.05)
     worker = site.start(metrics_port=0)
     site.wait_until_done(20)
     site.assert_all_done_once(jobs)
-    (listens,) = site.events("health_listens")
-    assert get(listens["port"], "/healthz") == "alive\n"
-    assert get(listens["port"], "/readyz") == "alive\n"
-    metrics = get(listens["port"], "/metrics")
+    assert site.get("/healthz") == "alive\n"
+    assert site.get("/readyz") == "alive\n"
+    metrics = site.get("/metrics")
     assert 'render_jobs_total{kind="",state="done"} 20.0' in metrics
     assert "render_jobs_held 0.0" in metrics
     worker.terminate()
