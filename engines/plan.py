@@ -93,6 +93,23 @@ def architecture(capability: str | None) -> str:
     return capability
 
 
+def check_precision(architecture: str, precision: str) -> None:
+    """Refuse float32 where the package would multiply with fewer bits whatever `config.clear_flag(TF32)` says.
+
+    Convolutions, matrix products and attention by tensorrt_rtx 1.4.0.76 on sm90 err by 3e-4 to 4e-4 of their norm, the
+    same with and without the flag: TF32's ten bits. docs/benchmarks.md has the table.
+
+    Raises:
+        BackendUnavailable: the package does not list this architecture, and float32 was asked for.
+    """
+    package = package_name()
+    if precision == "fp32" and package == "tensorrt_rtx" and architecture not in _known(package):
+        raise BackendUnavailable(
+            f"tensorrt_rtx does not list {architecture}, and there it multiplies float32 with the ten bits of TF32; "
+            "use --precision fp16, or another backend"
+        )
+
+
 def _runs_what_it_does_not_list(package: str) -> bool:
     """tensorrt_rtx 1.4.0.76 was seen to run on an H200, sm90, which it does not list; 1.7.1 refuses to."""
     major, minor = (int(part) for part in str(installed_version(package)).split(".")[:2])

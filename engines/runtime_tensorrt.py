@@ -1,6 +1,6 @@
 """The tensorrt backend: torch's memory and streams, TensorRT's contexts, and a CUDA graph a shape through cuda-python.
 
-Run so far with tensorrt-rtx 1.4.0.76 on an H100, which it does not list, and with one profile (docs/engines.md);
+Run so far with tensorrt-rtx 1.4.0.76 on an H100 and an H200, which it does not list (docs/engines.md);
 tests/gpu/test_tensorrt_runtime.py is what to run first on another GPU.
 """
 

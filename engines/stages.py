@@ -96,6 +96,7 @@ def recipe_for(
         from engines import plan
 
         runtime, architecture = plan.package_name(), plan.architecture(capability)
+        plan.check_precision(architecture, precision)
         stages = (EXPORT, "plan")
     if backend == "triton":
         architecture, stages = _for_triton(precision), ("constants",)

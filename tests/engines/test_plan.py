@@ -186,6 +186,10 @@ def test_on_a_gpu_that_it_does_not_list_an_old_version_is_tried_and_a_new_one_is
     assert plan.why_not_run() is None
     assert plan.architecture(None) == "sm90"
     assert not plan.is_best()  # it runs, at less than half the speed of triton's
+    plan.check_precision("sm90", "fp16")
+    plan.check_precision("sm89", "fp32")
+    with pytest.raises(BackendUnavailable, match="does not list sm90, and there it multiplies float32 with the ten"):
+        plan.check_precision("sm90", "fp32")
     monkeypatch.setattr(plan, "installed_version", lambda _package: "1.7.1.116")
     assert plan.why_not_run() == "tensorrt_rtx does not support its compute capability, sm90"
     with pytest.raises(BackendUnavailable, match="tensorrt_rtx does not build for sm90"):

@@ -57,9 +57,18 @@ def tensorrt_set(precision: Precision) -> Path:
     return out
 
 
+def finest() -> Precision:
+    """float32 where it can be had: what one call returns and what the next are compared more closely there."""
+    try:
+        plan.check_precision(plan.architecture(None), "fp32")
+    except BackendUnavailable:
+        return "fp16"
+    return "fp32"
+
+
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    return tensorrt_set("fp32")
+    return tensorrt_set(finest())
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +87,8 @@ def inputs_for(engines: EngineSet, name: str, size: tuple[int, int, int]) -> dic
     }
 
 
-def test_every_component_agrees_with_torch_in_float32_at_the_ends_of_every_profile(folder: Path) -> None:
-    findings = list(verify(folder, device="cuda"))
+def test_every_component_agrees_with_torch_in_float32_at_the_ends_of_every_profile() -> None:
+    findings = list(verify(tensorrt_set("fp32"), device="cuda"))
     assert len(findings) == 5 * 4
     assert [finding for finding in findings if not finding.ok] == []
 
@@ -134,7 +143,7 @@ def test_a_call_on_another_stream_waits_for_its_inputs(engines: EngineSet) -> No
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        late = {key: (tensor + 1) - 1 for key, tensor in inputs.items()}
+        late = {key: tensor * 2 / 2 for key, tensor in inputs.items()}
         found = engines.engine("decoder")(late)["image"]
     torch.cuda.current_stream().wait_stream(stream)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
