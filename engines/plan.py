@@ -63,8 +63,9 @@ def is_best() -> bool:
     return why_not_run() is None and _listed(package_name())
 
 
-def _listed(package: str) -> bool:
-    return package == "tensorrt" or _current_architecture() in _known(package)
+def _listed(package: str, architecture: str | None = None) -> bool:
+    """Whether the package has kernels made for an architecture; without one, for this machine's GPU."""
+    return package == "tensorrt" or (architecture or _current_architecture()) in _known(package)
 
 
 def _known(package: str) -> list[str]:
@@ -102,8 +103,7 @@ def check_precision(architecture: str, precision: str) -> None:
     Raises:
         BackendUnavailable: the package does not list this architecture, and float32 was asked for.
     """
-    package = package_name()
-    if precision == "fp32" and package == "tensorrt_rtx" and architecture not in _known(package):
+    if precision == "fp32" and not _listed(package_name(), architecture):
         raise BackendUnavailable(
             f"tensorrt_rtx does not list {architecture}, and there it multiplies float32 with the ten bits of TF32; "
             "use --precision fp16, or another backend"

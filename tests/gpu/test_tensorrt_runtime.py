@@ -19,6 +19,7 @@ from engines.graph import Graphed
 from engines.manifest import Precision
 from engines.runtime import EngineSet, load_engine_set
 from engines.spec import Profile
+from engines.stages import recipe_for
 from engines.verify import likely_inputs, verify
 from tests.engines.sets import edit_manifest
 from tests.models import CACHE, tiny_model
@@ -60,7 +61,7 @@ def tensorrt_set(precision: Precision) -> Path:
 def finest() -> Precision:
     """float32 where it can be had: what one call returns and what the next are compared more closely there."""
     try:
-        plan.check_precision(plan.architecture(None), "fp32")
+        recipe_for("tensorrt", precision="fp32", profiles=PROFILES, capability=None)
     except BackendUnavailable:
         return "fp16"
     return "fp32"
