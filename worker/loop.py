@@ -164,16 +164,23 @@ class RenderLoop:
             DeviceLost: after every sample has ended with HandedBack.
         """
         try:
+            idle = True
             while not stop.is_set():
-                if not self.step():
-                    with self._changed:
-                        # A second at most: `stop` may be set by somebody who does not know `wake`.
-                        self._changed.wait_for(lambda: stop.is_set() or self._has_news(), timeout=1.0)
-                        self._changed.wait_for(lambda: stop.is_set() or self._gathered(), timeout=GATHER_SECONDS)
+                if idle:
+                    self._await_samples(stop)
+                idle = not self.step()
         finally:
             self.hand_back_all()
             self._leave()
             self._deliveries.close()
+
+    def _await_samples(self, stop: threading.Event) -> None:
+        """Return when there is something to do, and samples that are announced have come or taken too long."""
+        with self._changed:
+            # Look every second: `stop` may be set by somebody who does not know `wake`.
+            while not self._changed.wait_for(lambda: stop.is_set() or self._has_news(), timeout=1.0):
+                pass
+            self._changed.wait_for(lambda: stop.is_set() or self._gathered(), timeout=GATHER_SECONDS)
 
     def wake(self) -> None:
         """Let `run` look at its stop event now."""

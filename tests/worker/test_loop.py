@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -237,6 +237,20 @@ def test_an_idle_loop_waits_for_announced_samples_so_that_they_begin_together(mo
             futures.append(loop.submit(sample_request(2, steps=2)))
         wait(futures, 10)
     assert kinds(futures) == ["done"] * 2
+    assert device.sizes("step") == [2, 2]
+
+
+def test_a_loop_that_finds_a_sample_at_its_start_waits_for_those_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.loop.GATHER_SECONDS", 60.0)
+    device = Device(max_batch=4)
+    loop = RenderLoop(device)
+    with ExitStack() as stack:
+        with loop.announced():
+            futures = [loop.submit(sample_request(1, steps=2))]
+            stack.enter_context(running(loop))
+            time.sleep(0.05)  # enough to begin, if it would
+            futures.append(loop.submit(sample_request(2, steps=2)))
+        wait(futures, 10)
     assert device.sizes("step") == [2, 2]
 
 
