@@ -78,6 +78,17 @@ class Site:
     def wait_until_done(self, number: int, *, seconds: float = 20.0) -> None:
         eventually(lambda: self.ledger.counts("b").done >= number, seconds=seconds, what=f"{number} jobs done")
 
+    def wait_until_in_the_loop(self, number: int) -> None:
+        """For samples of the one worker, started with a `metrics_port`.
+
+        A job that runs for the ledger may still be on its way into the loop, and is handed back without blame if the
+        worker stops, or loses its device, in between.
+        """
+        active = f'render_samples{{state="active"}} {number}.0'
+        eventually(
+            lambda: self.events("health_listens") and active in self.get("/metrics"), what=f"{number} samples active"
+        )
+
     @property
     def held(self) -> int:
         return int(self.ledger.client.hlen("unacked"))

@@ -112,9 +112,7 @@ def test_a_supervisor_that_asks_again_and_again_reads_no_crash_in_the_exit_code(
 def test_sigterm_finishes_what_runs_within_the_grace_period(site: Site) -> None:
     site.enqueue(8, seconds=2)
     worker = site.start(jobs_in_flight=4, grace_seconds=20, metrics_port=0)
-    eventually(lambda: site.ledger.counts("b").running == 4)
-    # A job that runs for the ledger may still be on its way into the loop, and would be handed back.
-    eventually(lambda: 'render_samples{state="active"} 4.0' in site.get("/metrics"))
+    site.wait_until_in_the_loop(4)
     worker.terminate()
     assert worker.exit_code(seconds=8) == 0
     assert (site.ledger.counts("b").done, site.ledger.counts("b").queued) == (4, 4)
@@ -125,8 +123,8 @@ def test_a_lost_device_ends_the_process_with_its_own_code_after_handing_its_jobs
     renders, breaks = site.job(1, seconds=60), site.job(2, prompt="breaks the device")
     site.ledger.open_batch("b", output=renders.output, source="jobs.csv")
     site.ledger.enqueue([renders], [celery_message(renders, queue="render")])
-    worker = site.start()
-    eventually(lambda: site.ledger.counts("b").running == 1)
+    worker = site.start(metrics_port=0)
+    site.wait_until_in_the_loop(1)
     site.ledger.enqueue([breaks], [celery_message(breaks, queue="render")])
     assert worker.exit_code() == 5
     assert (site.ledger.counts("b").queued, site.held, site.ledger.queue_length()) == (2, 0, 2)
