@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controln
 SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt")
 # What the original code takes for every SD1.5 checkpoint: none of them carries a tokenizer.
 USUAL_TOKENIZER = "openai/clip-vit-large-patch14"
+# What is read and hashed at a time. Before and after each piece the thread waits for Python's lock, up to 5 ms while
+# another runs Python code, as a worker's main thread does that imports torch: of small pieces it would hash few.
+HASH_BYTES = 2**24
 _PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
 _TEXTS = ("*.json", "*.txt")
 # What a hub snapshot need not bring: other precisions, other frameworks, the safety checker.
@@ -166,5 +170,9 @@ def files_digest(files: list[tuple[str, Path]]) -> str:
 
 def file_sha256(path: Path) -> str:
     """A file's SHA-256, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        piece = memoryview(bytearray(min(HASH_BYTES, os.fstat(file.fileno()).st_size + 1)))
+        while read := file.readinto(piece):
+            digest.update(piece[:read])
+    return digest.hexdigest()
