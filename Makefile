@@ -22,22 +22,22 @@ help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
 
 demo: $(VENV)/.demo
-	@$(BIN)/python -m deploy.local.demo
+	@$(BIN)/python -m tools.demo
 
 test: $(VENV)/.dev
-	@scripts/test
+	@tools/test.sh
 
 check: $(VENV)/.dev
-	@scripts/check
+	@tools/check.sh
 
 RUNS ?= 1
 SEED ?= 1
 
 chaos: $(VENV)/.dev
-	@$(BIN)/python scripts/chaos --runs $(RUNS) --seed $(SEED)
+	@$(BIN)/python -m tools.chaos --runs $(RUNS) --seed $(SEED)
 
 fuzz: $(VENV)/.dev
-	@$(BIN)/python scripts/fuzz --seconds $(FUZZ_SECONDS)
+	@$(BIN)/python -m tools.fuzz --seconds $(FUZZ_SECONDS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

@@ -24,7 +24,7 @@ def choose_backend(wanted: str) -> BackendName:
         raise BackendUnavailable(f"unknown backend {wanted!r}; use auto, {', '.join(get_args(BackendName))}")
     if not has_gpu():
         return "onnxruntime"
-    from engines import plan
+    from engines.backends.tensorrt import plan
 
     return "tensorrt" if plan.is_best() else "triton"
 

@@ -71,7 +71,7 @@ def build(
 
     engines build --model M --controlnet C --shape 512x512 --max-batch 8 --out engine-set
     """
-    from engines.build import BuildRequest, build_set
+    from engines.build.builder import BuildRequest, build_set
     from engines.choose import choose_backend
     from engines.progress import shown_on
 
@@ -127,9 +127,9 @@ def verify(
 
     engines verify engine-set
     """
-    from engines.tables import verify_table
-    from engines.verify import verify as findings_of
-    from engines.weights import find_weights
+    from engines.check.tables import verify_table
+    from engines.check.verify import verify as findings_of
+    from engines.model.locate import find_weights
 
     weights = None
     if model is not None:
@@ -156,9 +156,9 @@ def bench(
 
     engines bench engine-set --shape 256x384 --batch 4 --threads 2
     """
-    from engines.bench import BenchRequest
-    from engines.bench import bench as timings_of
-    from engines.runtime import load_engine_set
+    from engines.check.bench import BenchRequest
+    from engines.check.bench import bench as timings_of
+    from engines.engine_set import load_engine_set
 
     asked = None if shape is None else _one_size(shape)
     with load_engine_set(path, device=device, threads=threads) as engines:
@@ -183,9 +183,9 @@ def score(
 
     engines score engine-set-fp16 engine-set-fp32 --samples 4 --at-least 35
     """
+    from engines.check.score import ScoreRequest
+    from engines.check.score import score as distances_of
     from engines.manifest import load_manifest
-    from engines.score import ScoreRequest
-    from engines.score import score as distances_of
 
     size = load_manifest(path).profiles[0] if shape is None else _one_size(shape)
     request = ScoreRequest(size.max_height, size.max_width, samples, steps)

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engines.errors import EngineSetRefused
+from engines.model.locate import file_sha256
 from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
-from engines.weights import file_sha256
 
 FORMAT = 1
 MANIFEST = "manifest.json"

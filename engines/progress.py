@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from engines.build import Report, Step
+from engines.build.builder import Report, Step
 
 
 @contextmanager

@@ -19,7 +19,7 @@
     │   ├── RenderFailed                 the engines raised, or gave NaN
     │   └── Quarantined                  the job took its worker down too many times
     ├── Cancelled                        the user asked for it
-    ├── HandedBack                       the worker is stopping; another one renders the job
+    ├── Requeued                       the worker is stopping; another one renders the job
     └── SettingsError                    a variable or an argument that stops start-up
 
 Each leaf says whether to retry (`retry`) and whose fault it is (`blame`: user, operator or service); `kind` is the
@@ -157,7 +157,7 @@ class Cancelled(RenderError):
     blame = "user"
 
 
-class HandedBack(RenderError):
+class Requeued(RenderError):
     """The worker is stopping before the job was rendered; another one will render it.
 
     `blameless` is False where the job itself may be why: its attempt counts then.

@@ -221,7 +221,7 @@ def gallery(
     them; small copies of all pictures are kept beside it.
     """
     with exit_codes():
-        from producer.gallery import gallery as run
+        from producer.gallery.page import gallery as run
 
         code = run(batch, out)
     raise typer.Exit(int(code))

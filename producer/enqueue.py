@@ -10,13 +10,13 @@ from itertools import islice
 
 from jobs.errors import InvalidCsv
 from jobs.job import RenderJob
-from jobs.ledger import Enqueued, Ledger
-from jobs.message import celery_message
-from jobs.rebuild import Finished, held_by_workers
-from producer.check import Source
-from producer.csvfile import open_table
-from producer.problems import CsvMistakes
-from producer.rows import RowChecker
+from jobs.ledger.ledger import Enqueued, Ledger
+from jobs.ledger.message import celery_message
+from jobs.ledger.rebuild import Finished, held_by_workers
+from producer.table.check import Source
+from producer.table.problems import CsvMistakes
+from producer.table.reader import open_table
+from producer.table.rows import RowChecker
 
 # One Lua call a chunk: Redis answers nobody else for the few milliseconds that it takes.
 CHUNK_JOBS = 250

@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 
 from jobs.errors import RenderError
 from jobs.job import RenderJob
-from jobs.ledger import BatchInfo, Ledger
-from jobs.manifest import ManifestHead, ManifestWriter
-from jobs.rebuild import Finished
-from jobs.retry import with_backoff
-from jobs.storage import Writer
+from jobs.ledger.ledger import BatchInfo, Ledger
+from jobs.ledger.rebuild import Finished
+from jobs.storage.retry import with_backoff
+from jobs.storage.store import Store
+from jobs.submission import SubmissionHead, SubmissionWriter
 from producer.console import place, say
 
 TRIES = 3
@@ -21,10 +21,10 @@ TRIES = 3
 class Manifest:
     """Notes every job that is submitted. Storage may be out of this machine's reach: that is said, once."""
 
-    def __init__(self, writer: Writer, output: str, *, batch: str, source: str) -> None:
-        head = ManifestHead(batch=batch, source=source, submitted_at=time.time())
+    def __init__(self, writer: Store, output: str, *, batch: str, source: str) -> None:
+        head = SubmissionHead(batch=batch, source=source, submitted_at=time.time())
         self._output = output
-        self._noted: ManifestWriter | None = ManifestWriter(_Patient(writer), output, head)
+        self._noted: SubmissionWriter | None = SubmissionWriter(_Patient(writer), output, head)
         self._parts = 0
 
     @property
@@ -57,10 +57,10 @@ class Manifest:
         )
 
 
-class _Patient(Writer):
+class _Patient(Store):
     """Tries again what may pass."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Store) -> None:
         self._writer = writer
 
     def write(self, uri: str, data: bytes, content_type: str) -> None:
@@ -78,7 +78,7 @@ class _Patient(Writer):
 
 @contextmanager
 def recovery(
-    ledger: Ledger, info: BatchInfo, writer: Writer, *, is_new: bool, settle_seconds: float
+    ledger: Ledger, info: BatchInfo, writer: Store, *, is_new: bool, settle_seconds: float
 ) -> Iterator[Finished | None]:
     """Around an enqueueing: where to look for what is done already, or None where the ledger knows best.
 
@@ -97,7 +97,7 @@ def recovery(
     ledger.end_rebuilding(info.name)
 
 
-def _storage_knows(writer: Writer, folder: str) -> bool:
+def _storage_knows(writer: Store, folder: str) -> bool:
     """Whether anything lies in a batch's folder. No, where storage cannot be asked."""
     with suppress(RenderError):
         return any(True for _ in writer.names(folder))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from jobs.rebuild import Rebuilt, rebuild
-from jobs.storage import writer_for
+from jobs.ledger.rebuild import Rebuilt, rebuild
+from jobs.storage.store import store_for
 from producer.console import count, place, say
 from producer.session import Session
 
@@ -17,7 +17,7 @@ def make_again(session: Session, batch: str, output: str) -> Rebuilt | None:
         RenderError: storage or Redis does not answer.
     """
     settle = session.settings.heartbeat_seconds
-    rebuilt = rebuild(session.ledger, batch, output=output, writer=writer_for(output), settle_seconds=settle)
+    rebuilt = rebuild(session.ledger, batch, output=output, writer=store_for(output), settle_seconds=settle)
     if rebuilt is None:
         return None
     say(

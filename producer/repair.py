@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.rebuild import Rebuilt
-from jobs.reconcile import reconcile as reconcile_pass
-from jobs.storage import writer_for
+from jobs.ledger.rebuild import Rebuilt
+from jobs.ledger.reconcile import reconcile as reconcile_pass
+from jobs.storage.store import store_for
 from jobs.uri import resolve_uri
 from producer.console import count, say, write_json
 from producer.enqueue import BATCH_NAME
@@ -76,7 +76,7 @@ def _rebuild(session: Session, batch: str | None, output: str | None, *, from_st
         return {}
     uri = resolve_uri(session.settings.output_uri if output is None else output, Path.cwd()).rstrip("/")
     if batch is None:
-        folders = (name.rstrip("/") for name in writer_for(uri).names(uri) if name.endswith("/"))
+        folders = (name.rstrip("/") for name in store_for(uri).names(uri) if name.endswith("/"))
         names = sorted({name for name in folders if BATCH_NAME.fullmatch(name)} | known.keys())
     else:
         wanted = batch not in known or from_storage or session.ledger.is_rebuilding(batch)

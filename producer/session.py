@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jobs.errors import SettingsError
-from jobs.ledger import BatchInfo, Ledger
+from jobs.ledger.ledger import BatchInfo, Ledger
 from jobs.settings import Settings, load_settings
 from producer.exits import CommandFailed, Exit
 

@@ -6,7 +6,7 @@ import time
 
 from rich.table import Table
 
-from jobs.ledger import BatchInfo, Counts, Heartbeat
+from jobs.ledger.ledger import BatchInfo, Counts, Heartbeat
 from jobs.uri import redacted
 from producer.console import count, people, place, say, write_json
 from producer.exits import Exit

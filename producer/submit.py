@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.errors import InvalidCsv, InvalidJob, LedgerUnavailable, OutputForbidden
-from jobs.ledger import BatchInfo, Enqueued
-from jobs.storage import writer_for
+from jobs.ledger.ledger import BatchInfo, Enqueued
+from jobs.storage.store import store_for
 from jobs.uri import redacted, resolve_uri
-from producer.check import LOOKED_FOR, Checked, Source, check
 from producer.console import count, people, place, say, write_json
 from producer.enqueue import BATCH_NAME, Destination, Target, batch_name, changed_sentence, enqueue
 from producer.exits import CommandFailed, Exit
 from producer.keeping import Manifest, recovery
 from producer.progress import row_progress
-from producer.rejected import rejected_path
 from producer.session import Session, open_session
+from producer.table.check import LOOKED_FOR, Checked, Source, check
+from producer.table.rejected import rejected_path
 
 STATES = ("queued", "running", "done", "failed", "cancelled")
 GO_ON = "What is enqueued stays; submit the same file to the same batch again, and the rest follows."
@@ -117,7 +117,7 @@ def _target(options: Options, batch: str, session: Session) -> Target:
     output = session.settings.output_uri if options.output is None else options.output
     try:
         uri = resolve_uri(output, Path.cwd())
-        writer_for(uri)  # refuses what nothing can be written to, before a thousand workers find out
+        store_for(uri)  # refuses what nothing can be written to, before a thousand workers find out
     except (InvalidJob, OutputForbidden) as error:
         named = "RENDER_OUTPUT_URI" if options.output is None else "--output"
         raise CommandFailed(Exit.USAGE, f"{named}: {error}") from error
@@ -138,7 +138,7 @@ def _enqueue(source: Source, target: Target, session: Session, checked: Checked)
     if not checked.good:
         return Enqueued(), 0
     origin = source.name if source.name == "stdin" else source.path.absolute().as_uri()
-    ledger, writer = session.ledger, writer_for(target.output)
+    ledger, writer = session.ledger, store_for(target.output)
     is_new = ledger.batch(target.batch) is None
     info = ledger.open_batch(target.batch, output=target.output, source=origin)
     _check_same_batch(info, target, origin)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.errors import LedgerUnavailable, RenderError
-from jobs.ledger import Counts
-from jobs.reconcile import Reconciled, reconcile, take_back
+from jobs.ledger.ledger import Counts
+from jobs.ledger.reconcile import Reconciled, reconcile, take_back
 from producer.console import count, people, place, say
 from producer.exits import CommandFailed, Exit
 from producer.rebuilding import make_again

@@ -8,10 +8,10 @@ import pytest
 import redis
 from hypothesis import settings
 
-from deploy.local.embedded_redis import EmbeddedRedis
-from jobs.ledger import Ledger
+from jobs.ledger.ledger import Ledger
+from tools.embedded_redis import EmbeddedRedis
 
-# The same examples on every run and every machine; `make fuzz` (scripts/fuzz) looks for others.
+# The same examples on every run and every machine; `make fuzz` (tools/fuzz.py) looks for others.
 settings.register_profile("same", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("same")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from engines.build import BuildRequest, build_set
+from engines.build.builder import BuildRequest, build_set
 from engines.manifest import BackendName
 from engines.spec import Profile
 

@@ -1,4 +1,4 @@
-"""A real S3 server for tests: what AWS_ENDPOINT_URL_S3 names, or scripts/s3server's own."""
+"""A real S3 server for tests: what AWS_ENDPOINT_URL_S3 names, or tools/s3server's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "s3server"
+SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "s3server"
 VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION")
 
 
@@ -22,12 +22,10 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
         yield {name: os.environ[name] for name in VARIABLES if name in os.environ}
         return
     if shutil.which("radosgw") is None and (os.geteuid() != 0 or shutil.which("apt-get") is None):
-        _skip(
-            "no S3 server: name one with the AWS_* variables, or run as root so that scripts/s3server can install one"
-        )
+        _skip("no S3 server: name one with the AWS_* variables, or run as root so that tools/s3server can install one")
     started = subprocess.run([SCRIPT, "start", folder], capture_output=True, text=True, check=False)
     if started.returncode:
-        _skip(f"scripts/s3server did not start:\n{started.stderr[-2000:]}")
+        _skip(f"tools/s3server did not start:\n{started.stderr[-2000:]}")
     try:
         pairs = [pair for line in started.stdout.splitlines() for pair in line.removeprefix("export ").split()]
         yield {name: value for name, value in (pair.split("=", 1) for pair in pairs) if name in VARIABLES}

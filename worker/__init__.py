@@ -12,7 +12,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == "celery":
-        from worker.app import app_from_environment
+        from worker.celery.app import app_from_environment
 
         # Kept, so that everybody who asks gets the same app.
         app = globals()["celery"] = app_from_environment()

@@ -15,10 +15,10 @@ from typing import cast
 import numpy as np
 import structlog
 
-from worker.denoiser import FakeDenoiser
+from worker.image.tokens import Tokenizer, Tokens
 from worker.prepare import prepare
+from worker.render.denoiser import FakeDenoiser
 from worker.renderer import Renderer, RendererRefused, assembled
-from worker.text import Tokenizer, Tokens
 
 log = structlog.get_logger(__name__)
 

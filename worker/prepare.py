@@ -8,10 +8,10 @@ import numpy as np
 
 from jobs.job import RenderJob, RenderParameters
 from jobs.uri import redacted
-from worker.canny import canny_edges, resize_image, three_channels
-from worker.image import as_json, decode_image, encode_png
-from worker.slots import CONTROLS, SampleRequest
-from worker.text import Tokenizer, Tokens
+from worker.image.canny import canny_edges, resize_image, three_channels
+from worker.image.decode import as_json, decode_image, encode_png
+from worker.image.tokens import Tokenizer, Tokens
+from worker.render.request import CONTROLS, ImageSpec
 
 # ControlNet's guess mode: the deeper the block, the less it is followed.
 GUESS_DECAY = 0.825
@@ -21,7 +21,7 @@ GUESS_DECAY = 0.825
 class Prepared:
     """What a job needs from here on: its requests, one a sample, and its edge map."""
 
-    requests: tuple[SampleRequest, ...]
+    requests: tuple[ImageSpec, ...]
     canny_png: bytes
     warnings: tuple[str, ...]
     width: int  # of the pictures to be, in pixels
@@ -99,13 +99,11 @@ def readable_parameters(job: RenderJob, *, seed: int, width: int, height: int) -
     return "\n".join(lines)
 
 
-def _requests(
-    job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray
-) -> tuple[SampleRequest, ...]:
+def _requests(job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray) -> tuple[ImageSpec, ...]:
     parameters = job.parameters
     unconditional, conditional = control_scales(parameters)
     return tuple(
-        SampleRequest(
+        ImageSpec(
             job_id=job.id,
             sample=sample,
             edges=edges,

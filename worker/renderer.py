@@ -17,9 +17,9 @@ from jobs.job import RenderJob
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
-    from worker.denoiser import Denoiser
-    from worker.loop import RenderLoop
     from worker.prepare import Prepared
+    from worker.render.denoiser import Denoiser
+    from worker.render.loop import RenderLoop
 
 FAKE_PREFIX = "fake:"
 
@@ -63,10 +63,10 @@ def _engine_renderer(settings: Settings) -> Renderer:
     folder = Path(settings.engine_dir).expanduser()
     try:
         check = FileCheck.of(folder)  # under way while torch is imported, which takes longer than all else here
-        from engines.runtime import load_engine_set
-        from worker.denoiser import EngineDenoiser
+        from engines.engine_set import load_engine_set
+        from worker.image.tokens import Tokenizer
         from worker.prepare import prepare
-        from worker.text import Tokenizer
+        from worker.render.denoiser import EngineDenoiser
 
         engines = load_engine_set(folder, device=settings.device, threads=settings.threads, check=check)
         denoiser = EngineDenoiser(engines, max_batch=settings.max_batch, low_vram=settings.low_vram)
@@ -106,9 +106,9 @@ def assembled(
     denoiser: Denoiser, prepare: Callable[[RenderJob, bytes], Prepared], *, digest: str, **rest: Any
 ) -> Renderer:
     """A renderer around any denoiser."""
-    from worker.device import DeviceLost
-    from worker.loop import RenderLoop
     from worker.prepare import encode_sample
+    from worker.render.device import DeviceLost
+    from worker.render.loop import RenderLoop
 
     return Renderer(
         loop=RenderLoop(denoiser),

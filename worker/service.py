@@ -32,17 +32,17 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from jobs.errors import LedgerUnavailable, SettingsError
-from jobs.ledger import Ledger
-from jobs.places import Places
+from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
-from worker.books import Books
-from worker.exit_codes import ExitCode
-from worker.health import HealthServer, Probes, Verdict
-from worker.held import Ending, HeldJobs
-from worker.metrics import JobMetrics, LoopCollector
+from jobs.storage.access_policy import AccessPolicy
+from worker.in_flight import Ending, InFlightJobs
+from worker.job_runner import JobRunner
+from worker.ledger_client import LedgerClient
+from worker.observe.exit_codes import ExitCode
+from worker.observe.health import HealthServer, Probes, Verdict
+from worker.observe.metrics import JobMetrics, LoopCollector
 from worker.renderer import Renderer, RendererRefused, load_renderer
-from worker.stopping import Stopping
-from worker.tasks import JobRunner
+from worker.shutdown import Shutdown
 
 log = structlog.get_logger(__name__)
 
@@ -56,13 +56,13 @@ class RenderService:
     def __init__(self, settings: Settings, *, load: Callable[[Settings], Renderer] = load_renderer) -> None:
         self.settings = settings
         self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.held = HeldJobs()
-        self.stopping = Stopping()
+        self.held = InFlightJobs()
+        self.stopping = Shutdown()
         self.registry = CollectorRegistry()
         self.metrics = JobMetrics(self.registry)
         self.health: HealthServer | None = None
         self._load = load
-        self._places = Places.of(settings)
+        self._places = AccessPolicy.of(settings)
         self._ledger = Ledger.connect(settings)
         self._renderer: Renderer | None = None
         self._runner: JobRunner | None = None
@@ -78,7 +78,7 @@ class RenderService:
         return self.settings.grace_seconds
 
     def run_job(self, text: str) -> Ending:
-        """Render the job in a message; see worker.tasks."""
+        """Render the job in a message; see worker.job_runner."""
         assert self._runner is not None, "the pool starts the service before it takes messages"
         return self._runner.run(text)
 
@@ -97,7 +97,7 @@ class RenderService:
         self._runner = JobRunner(
             settings=self.settings,
             renderer=self._renderer,
-            books=Books(self._ledger, worker=self.name, stopping=self.stopping, metrics=self.metrics),
+            books=LedgerClient(self._ledger, worker=self.name, stopping=self.stopping, metrics=self.metrics),
             held=self.held,
             stopping=self.stopping,
             metrics=self.metrics,
@@ -113,15 +113,15 @@ class RenderService:
         if self._renderer is not None:
             self._renderer.loop.drain()
 
-    def hand_back_all(self) -> None:
+    def requeue_all(self) -> None:
         """Every job that is not about to end goes back."""
-        self.stopping.hand_back_all()
+        self.stopping.requeue_all()
         if self._renderer is not None:
-            self._renderer.loop.hand_back_all()
+            self._renderer.loop.requeue_all()
 
     def stop(self) -> None:
         """Steps 3 to 6 of the stop. Jobs that still run are abandoned: this process is about to end."""
-        self.hand_back_all()
+        self.requeue_all()
         self._stop_threads.set()
         if self._renderer is not None:
             self._renderer.loop.wake()
@@ -179,7 +179,7 @@ class RenderService:
     def _end(self, event: str, error: Exception, code: ExitCode) -> None:
         log.critical(event, error=str(error), exit_code=int(code), exc_info=True)
         self._lost = f"{event}: {error}"
-        self.hand_back_all()
+        self.requeue_all()
         self._fatal(code)
 
     # -- the heartbeat --------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from render import Request
 from scenes import Scene
 from testset import PROMPTS, TEST_PHOTOGRAPHS, photograph
 
-from engines.runtime import load_engine_set
-from worker.denoiser import EngineDenoiser
+from engines.engine_set import load_engine_set
+from worker.render.denoiser import EngineDenoiser
 
 WEIGHTS = Path(__file__).parent / "weights"
 ROOT = Path(__file__).resolve().parents[2]

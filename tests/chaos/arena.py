@@ -19,13 +19,13 @@ from typing import Any
 import redis
 from PIL import Image, ImageDraw
 
-from deploy.local.embedded_redis import EmbeddedRedis
 from jobs.job import RenderJob
-from jobs.ledger import Counts, Ledger
-from producer.check import Source
+from jobs.ledger.ledger import Counts, Ledger
 from producer.enqueue import Target, jobs_of
+from producer.table.check import Source
 from tests.tcp_proxy import TcpProxy
 from tests.worker_process import ROOT, WorkerProcess
+from tools.embedded_redis import EmbeddedRedis
 
 BATCH = "chaos"
 PICTURES = 8

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from engines.build import BuildRequest
+from engines.build.builder import BuildRequest
 from engines.manifest import MANIFEST, BackendName, Precision
 from engines.spec import Profile
 from tests.models import tiny_engine_set, tiny_model

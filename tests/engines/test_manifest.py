@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from engines import runtime
+from engines import engine_set as runtime
+from engines.engine_set import load_engine_set
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import MANIFEST, Manifest, load_manifest
-from engines.runtime import load_engine_set
 from tests.engines.sets import copy_of_set, edit_manifest
 from tests.models import tiny_engine_set
 

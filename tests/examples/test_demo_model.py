@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from engines.build import BuildRequest, build_set
+from engines.build.builder import BuildRequest, build_set
 from engines.spec import Profile
 from jobs.job import RenderJob, RenderParameters
 from jobs.settings import load_settings

@@ -16,19 +16,19 @@ from prometheus_client import CollectorRegistry
 
 from jobs.errors import InvalidJob
 from jobs.job import RenderJob
-from jobs.ledger import Ledger
-from jobs.places import Places
+from jobs.ledger.ledger import Ledger
 from jobs.settings import load_settings
+from jobs.storage.access_policy import AccessPolicy
 from tests.fuzz.documents import any_text
 from tests.fuzz.outcome import result_or_sentence
 from tests.jobs.resolver import Resolver
 from tests.jobs.rows import make_job
-from worker.books import Books
-from worker.held import Ending, HeldJobs
-from worker.metrics import JobMetrics
+from worker.in_flight import Ending, InFlightJobs
+from worker.job_runner import JobRunner
+from worker.ledger_client import LedgerClient
+from worker.observe.metrics import JobMetrics
 from worker.renderer import load_renderer
-from worker.stopping import Stopping
-from worker.tasks import JobRunner
+from worker.shutdown import Shutdown
 
 ONE_JOB = json.loads(make_job(num_samples=1, image_resolution=64, ddim_steps=2).model_dump_json())
 ANY_FIXTURE = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -65,17 +65,17 @@ def runner(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(socket, "getaddrinfo", Nobody().getaddrinfo)
     monkeypatch.chdir(tmp_path)
     renderer = load_renderer(load_settings(engine_dir="fake:"))
-    stop, stopping, metrics = threading.Event(), Stopping(), JobMetrics(CollectorRegistry())
+    stop, stopping, metrics = threading.Event(), Shutdown(), JobMetrics(CollectorRegistry())
     thread = threading.Thread(target=renderer.loop.run, args=[stop])
     thread.start()
     yield JobRunner(
         settings=load_settings(retry_attempts=1, max_attempts=1, fetch_timeout_seconds=1.0),
         renderer=renderer,
-        books=Books(ledger, worker="fuzz", stopping=stopping, metrics=metrics),
-        held=HeldJobs(),
+        books=LedgerClient(ledger, worker="fuzz", stopping=stopping, metrics=metrics),
+        held=InFlightJobs(),
         stopping=stopping,
         metrics=metrics,
-        places=Places((str(tmp_path),), buckets=("none",), output=(tmp_path / "out").as_uri()),
+        places=AccessPolicy((str(tmp_path),), buckets=("none",), output=(tmp_path / "out").as_uri()),
     )
     stop.set()
     renderer.loop.wake()

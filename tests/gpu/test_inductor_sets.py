@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.build import build_set
-from engines.runtime import load_engine_set
+from engines.build.builder import build_set
+from engines.check.verify import verify
+from engines.engine_set import load_engine_set
 from engines.spec import Profile
-from engines.verify import verify
 from tests.gpu.test_triton_sets import drawn, psnr, request_for, sample
 from tests.models import CACHE
-from worker.denoiser import EngineDenoiser
+from worker.render.denoiser import EngineDenoiser
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.fused import ops
-from engines.fused.ops import Features
-from engines.fused.parameters import Norm
+from engines.backends.triton import ops
+from engines.backends.triton.ops import Features
+from engines.backends.triton.parameters import Norm
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,7 +78,7 @@ def test_geglu(count: int, inputs: int) -> None:
 @pytest.mark.parametrize(("count", "inputs"), [(4096, 320), (100, 1280), (70, 48)])
 def test_geglu_where_nothing_copies_tiles(count: int, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on GPUs before Hopper."""
-    from engines.fused import kernels
+    from engines.backends.triton import kernels
 
     monkeypatch.setattr(kernels, "_device", lambda _index: (132, False, False))
     test_geglu(count, inputs)
@@ -104,7 +104,7 @@ def test_self_attention_with_heads_of_40(rows: int, heads: int, length: int, lou
 
 
 def test_heads_of_40_are_the_kernels_own_on_a_hopper_gpu() -> None:
-    from engines.fused import hopper
+    from engines.backends.triton import hopper
 
     qkv = noise(1, 64, 3 * 320)
     assert hopper.takes(qkv, 8) == (torch.cuda.get_device_capability() == hopper.CAPABILITY)

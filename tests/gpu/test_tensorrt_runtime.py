@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines import plan
-from engines.build import BuildRequest, build_set
+from engines.backends.tensorrt import plan
+from engines.build.builder import BuildRequest, build_set
+from engines.build.recipe import recipe_for
+from engines.check.verify import likely_inputs, verify
+from engines.cuda_graph import Graphed
+from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import BackendUnavailable, EngineSetRefused
-from engines.graph import Graphed
 from engines.manifest import Precision
-from engines.runtime import EngineSet, load_engine_set
 from engines.spec import Profile
-from engines.stages import recipe_for
-from engines.verify import likely_inputs, verify
 from tests.engines.sets import edit_manifest
 from tests.models import CACHE, tiny_model
 

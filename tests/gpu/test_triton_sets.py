@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from engines.build import BuildRequest, build_set
+from engines.backends.tensorrt.plan import is_best
+from engines.build.builder import BuildRequest, build_set
+from engines.check.verify import verify
 from engines.choose import choose_backend
+from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import BackendUnavailable
-from engines.plan import is_best
-from engines.runtime import EngineSet, load_engine_set
 from engines.spec import Profile
-from engines.verify import verify
 from tests.models import CACHE, ROOT
 from tests.worker.samples import sample_request
-from worker.denoiser import EngineDenoiser
-from worker.device import DeviceOutOfMemory
-from worker.loop import RenderLoop
-from worker.slots import SampleRequest, StepBatch
+from worker.render.denoiser import EngineDenoiser
+from worker.render.device import DeviceOutOfMemory
+from worker.render.loop import RenderLoop
+from worker.render.request import ImageSpec, StepBatch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -59,7 +59,7 @@ def engines(folder: Path) -> Iterator[EngineSet]:
         yield opened
 
 
-def sample(number: int, *, steps: int = 12) -> SampleRequest:
+def sample(number: int, *, steps: int = 12) -> ImageSpec:
     """Edges of a disc and a box, which the demo model knows how to fill."""
     edges = np.zeros(SHAPE, np.uint8)
     cv2.circle(edges, (90 + 10 * number, 100), 50, 255)
@@ -67,7 +67,7 @@ def sample(number: int, *, steps: int = 12) -> SampleRequest:
     return sample_request(number, edges=edges, steps=steps)
 
 
-def drawn(denoiser: EngineDenoiser, requests: list[SampleRequest]) -> list[np.ndarray]:
+def drawn(denoiser: EngineDenoiser, requests: list[ImageSpec]) -> list[np.ndarray]:
     loop = RenderLoop(denoiser)
     futures = [loop.submit(request) for request in requests]
     while loop.step():
@@ -104,8 +104,8 @@ def test_a_worker_compiles_nothing(folder: Path) -> None:
     """A fresh process takes its first step, with compilers that would raise."""
     code = f"""
 from pathlib import Path
-from scripts.first_step import first_step
-from engines.fused import hopper
+from benchmarks.first_step import first_step
+from engines.backends.triton import hopper
 from triton.backends.nvidia.compiler import CUDABackend
 
 def compiled(*given, **options):
@@ -162,7 +162,7 @@ def test_real_memory_running_out_halves_the_batch_and_every_picture_arrives(
 
     def greedy(batch: StepBatch) -> torch.Tensor:
         if batch.size > 1:
-            from worker.device import translated_errors
+            from worker.render.device import translated_errors
 
             refused.append(batch.size)
             with translated_errors():
@@ -191,7 +191,7 @@ def test_low_vram_draws_the_same_with_less_memory(folder: Path) -> None:
 
 
 def test_an_unusable_size_is_an_out_of_memory_of_ours() -> None:
-    from worker.device import translated_errors
+    from worker.render.device import translated_errors
 
     with pytest.raises(DeviceOutOfMemory), translated_errors():
         torch.empty(1 << 42, dtype=torch.uint8, device="cuda")

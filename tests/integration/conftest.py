@@ -14,9 +14,9 @@ import boto3
 import pytest
 from PIL import Image
 
-from jobs import s3
 from jobs.job import RenderJob
-from jobs.ledger import Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.storage import s3
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.s3_server import s3_server

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from jobs.settings import load_settings
 from tests.worker.stub_renderer import stub_renderer
-from worker.app import make_app
+from worker.celery.app import make_app
 
 app = make_app(load_settings(), load=lambda _: stub_renderer())

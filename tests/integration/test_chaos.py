@@ -1,4 +1,4 @@
-"""A short run of scripts/chaos: every job ends once, whole and right, whatever is broken meanwhile."""
+"""A short run of tools/chaos.py: every job ends once, whole and right, whatever is broken meanwhile."""
 
 from __future__ import annotations
 

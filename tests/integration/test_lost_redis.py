@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import redis
 
-from deploy.local.embedded_redis import EmbeddedRedis
-from jobs.ledger import Counts, Ledger
-from jobs.manifest import ManifestHead, ManifestWriter
-from jobs.rebuild import Rebuilt, rebuild
-from jobs.storage import writer_for
+from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.rebuild import Rebuilt, rebuild
+from jobs.storage.store import store_for
+from jobs.submission import SubmissionHead, SubmissionWriter
 from tests.integration.conftest import Site, StartSite
 from tests.jobs.rows import make_job, make_result
 from tests.worker_process import ROOT
+from tools.embedded_redis import EmbeddedRedis
 
 ROWS = 40
 
@@ -151,8 +151,8 @@ def test_a_message_that_outlived_the_ledger_finds_the_finished_picture(site: Sit
 def test_a_batch_in_a_bucket_is_made_again(ledger: Ledger, bucket: str) -> None:
     output = f"s3://{bucket}/renders"
     jobs = [make_job(row, output=output) for row in range(1, 6)]
-    writer = writer_for(output)
-    manifest = ManifestWriter(writer, output, ManifestHead(batch="b", source="jobs.csv", submitted_at=1.0))
+    writer = store_for(output)
+    manifest = SubmissionWriter(writer, output, SubmissionHead(batch="b", source="jobs.csv", submitted_at=1.0))
     manifest.add(jobs)
     manifest.close()
     writer.write(jobs[2].sidecar_uri, make_result(jobs[2]).model_dump_json().encode(), "application/json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.message import celery_message
+from jobs.ledger.message import celery_message
 from tests.eventually import eventually
 from tests.integration.conftest import Site
 from tests.jobs.rows import make_job

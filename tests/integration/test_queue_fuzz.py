@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.message import celery_message
+from jobs.ledger.message import celery_message
 from tests.eventually import eventually
 from tests.fuzz.documents import any_text, changed
 from tests.integration.conftest import Site

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from jobs.message import celery_message
+from jobs.ledger.message import celery_message
 from tests.eventually import eventually
 from tests.integration.conftest import Site
 

@@ -19,13 +19,13 @@ from urllib.request import urlopen
 import pytest
 import trustme
 
-from deploy.local.embedded_redis import EmbeddedRedis
-from jobs.ledger import Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.settings import load_settings
 from producer.exits import Exit
 from tests.eventually import eventually
 from tests.integration.conftest import REAL, Site, StartSite
 from tests.tcp_proxy import TcpProxy
+from tools.embedded_redis import EmbeddedRedis
 
 PASSWORD = "hunter2 p@ss/w:rd%?#"
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import boto3
 import pytest
 
-from jobs import s3
 from jobs.errors import OutputForbidden, OutputUnavailable, SourceForbidden, SourceNotFound, SourceTooLarge
-from jobs.fetch import FetchLimits
-from jobs.storage import read_bytes, writer_for
+from jobs.storage import s3
+from jobs.storage.http import FetchLimits
+from jobs.storage.store import read_bytes, store_for
 
 
 def test_what_was_written_is_there_and_read_back(bucket: str) -> None:
     uri = f"s3://{bucket}/spring/a b?#ü.png"
-    writer = writer_for(uri)
+    writer = store_for(uri)
     assert not writer.exists(uri)
     writer.write(uri, b"data", "image/png")
     assert writer.exists(uri)
@@ -23,7 +23,7 @@ def test_what_was_written_is_there_and_read_back(bucket: str) -> None:
 
 
 def test_a_result_has_its_content_type(bucket: str) -> None:
-    writer_for("s3://x").write(f"s3://{bucket}/a.json", b"{}", "application/json")
+    store_for("s3://x").write(f"s3://{bucket}/a.json", b"{}", "application/json")
     head = boto3.session.Session().client("s3").head_object(Bucket=bucket, Key="a.json")
     assert head["ContentType"] == "application/json"
 
@@ -34,7 +34,7 @@ def test_a_missing_object_is_not_found(bucket: str) -> None:
 
 
 def test_an_object_over_the_cap_is_refused(bucket: str) -> None:
-    writer_for("s3://x").write(f"s3://{bucket}/big", b"x" * 11, "image/png")
+    store_for("s3://x").write(f"s3://{bucket}/big", b"x" * 11, "image/png")
     with pytest.raises(SourceTooLarge, match="RENDER_FETCH_MAX_BYTES"):
         read_bytes(f"s3://{bucket}/big", FetchLimits(max_bytes=10))
 
@@ -42,14 +42,14 @@ def test_an_object_over_the_cap_is_refused(bucket: str) -> None:
 @pytest.mark.usefixtures("bucket")
 def test_a_missing_bucket_is_named() -> None:
     with pytest.raises(OutputForbidden, match="bucket 'nowhere-at-all' does not exist"):
-        writer_for("s3://x").write("s3://nowhere-at-all/a.png", b"", "image/png")
+        store_for("s3://x").write("s3://nowhere-at-all/a.png", b"", "image/png")
 
 
 def test_a_wrong_key_is_refused_without_showing_it(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-and-secret")
     s3.forget_client()
     with pytest.raises(OutputForbidden, match="SignatureDoesNotMatch") as caught:
-        writer_for("s3://x").write(f"s3://{bucket}/a.png", b"", "image/png")
+        store_for("s3://x").write(f"s3://{bucket}/a.png", b"", "image/png")
     assert "secret" not in str(caught.value)
     with pytest.raises(SourceForbidden):
         read_bytes(f"s3://{bucket}/a.png", FetchLimits())
@@ -59,7 +59,7 @@ def test_a_server_that_is_away_is_worth_another_try(bucket: str, monkeypatch: py
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     s3.forget_client()
     with pytest.raises(OutputUnavailable):
-        writer_for("s3://x").write(f"s3://{bucket}/a.png", b"", "image/png")
+        store_for("s3://x").write(f"s3://{bucket}/a.png", b"", "image/png")
 
 
 @pytest.mark.usefixtures("bucket")
@@ -70,4 +70,4 @@ def test_missing_credentials_name_the_variables(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     s3.forget_client()
     with pytest.raises(OutputForbidden, match="AWS_ACCESS_KEY_ID"):
-        writer_for("s3://x").write("s3://any/a.png", b"", "image/png")
+        store_for("s3://x").write("s3://any/a.png", b"", "image/png")

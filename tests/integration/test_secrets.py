@@ -18,14 +18,14 @@ import pytest
 import redis
 from PIL import Image
 
-from deploy.local.embedded_redis import EmbeddedRedis
-from jobs.ledger import Ledger
-from jobs.message import celery_message, message_for
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.message import celery_message, message_for
 from jobs.settings import load_settings
 from tests.eventually import eventually
 from tests.integration.conftest import REAL, Site, StartSite
 from tests.jobs.rows import make_job
 from tests.jobs.web_server import reply, serving
+from tools.embedded_redis import EmbeddedRedis
 
 PLANTED = "hunter2"  # in every secret of this test, and nowhere else
 PASSWORD = "hunter2-redis-password"

@@ -15,13 +15,14 @@ from typing import Any
 import boto3
 import pytest
 
-from jobs import files, s3
 from jobs.errors import OutputForbidden, OutputFull, OutputUnavailable, SourceForbidden, SourceUnavailable
-from jobs.fetch import FetchLimits
 from jobs.job import RenderJob, RenderResult
-from jobs.reconcile import reconcile
-from jobs.retry import with_backoff
-from jobs.storage import read_bytes, writer_for
+from jobs.ledger.reconcile import reconcile
+from jobs.storage import file as files
+from jobs.storage import s3
+from jobs.storage.http import FetchLimits
+from jobs.storage.retry import with_backoff
+from jobs.storage.store import read_bytes, store_for
 from tests.eventually import eventually
 from tests.integration.conftest import Site
 from tests.jobs.rows import enqueue, make_job
@@ -50,7 +51,7 @@ def proxy(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
 
 
 def write(uri: str, data: bytes) -> None:
-    writer_for(uri).write(uri, data, "image/png")
+    store_for(uri).write(uri, data, "image/png")
 
 
 def keys(server: Any, bucket: str) -> list[str]:
@@ -223,7 +224,7 @@ def test_a_worker_on_a_full_disk_fails_its_jobs_and_lives(site: Site) -> None:
 
 
 WRITE_FOR_EVER = """
-import sys; from pathlib import Path; from jobs import files
+import sys; from pathlib import Path; from jobs.storage import file as files
 while True: files.write(Path(sys.argv[1]), b"x" * 50_000_000)
 """
 

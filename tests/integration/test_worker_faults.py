@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from deploy.local.embedded_redis import EmbeddedRedis
-from jobs.ledger import Ledger
-from jobs.message import celery_message
-from jobs.reconcile import reconcile
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.message import celery_message
+from jobs.ledger.reconcile import reconcile
 from tests.eventually import eventually
 from tests.integration.conftest import REAL, Site, StartSite
 from tests.jobs.rows import enqueue
+from tools.embedded_redis import EmbeddedRedis
 
 
 def reconciled(site: Site, number: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.job import RenderJob, RenderParameters, RenderResult
-from jobs.ledger import Enqueued, Ledger
-from jobs.message import celery_message
+from jobs.ledger.ledger import Enqueued, Ledger
+from jobs.ledger.message import celery_message
 
 
 def make_job(row: int = 1, *, batch: str = "b", output: str = "file:///out", **parameters: Any) -> RenderJob:

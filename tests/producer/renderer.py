@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from jobs.job import RenderJob, RenderResult
-from jobs.ledger import Ledger
-from jobs.storage import FileWriter
+from jobs.ledger.ledger import Ledger
+from jobs.storage.store import FileStore
 
 WORKER = "test@worker"
 
@@ -40,7 +40,7 @@ def _failed(job: RenderJob, error: str) -> RenderResult:
 
 
 def _done(job: RenderJob) -> RenderResult:
-    writer = FileWriter()
+    writer = FileStore()
     samples = tuple(job.sample_uri(sample) for sample in range(job.parameters.num_samples))
     for uri in samples:
         writer.write(uri, png("teal", render=json.dumps(job.parameters.model_dump())), "image/png")

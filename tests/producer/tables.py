@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from producer.check import Checked, Source, check
+from producer.table.check import Checked, Source, check
 
 HEADER = "image,prompt"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger import Counts, Ledger
+from jobs.ledger.ledger import Counts, Ledger
 from producer.exits import Exit
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch

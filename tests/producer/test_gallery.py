@@ -12,10 +12,10 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from jobs.fetch import FetchLimits
-from jobs.ledger import Ledger
-from producer import gallery as gallery_module
-from producer.thumbnails import Thumbnails
+from jobs.ledger.ledger import Ledger
+from jobs.storage.http import FetchLimits
+from producer.gallery import page as gallery_module
+from producer.gallery.thumbnails import Thumbnails
 from tests.producer.conftest import Ran, Run
 from tests.producer.renderer import png, render_batch
 from tests.producer.tables import write
@@ -125,7 +125,7 @@ def test_an_input_that_is_no_picture_leaves_a_sentence_in_its_place(run: Run, le
 def test_a_bucket_is_not_linked_and_a_signature_is_not_shown(
     run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producer.thumbnails.read_bytes", lambda uri, limits: png("red"))
+    monkeypatch.setattr("producer.gallery.thumbnails.read_bytes", lambda uri, limits: png("red"))
     signed = "https://example.org/photo.png?signature=SECRET"
     _, page = make(run, ledger, tmp_path, ["s3://bucket/photo.png,a cat,1", f"{signed},a dog,1"])
     assert "SECRET" not in page.html

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger import Counts, Ledger
+from jobs.ledger.ledger import Counts, Ledger
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
 from tests.producer.tables import write
@@ -168,7 +168,7 @@ def test_a_running_version_that_is_superseded_ends_and_is_not_counted(run: Run, 
     write(tmp_path, GOOD.replace("a dog", "a big dog"))
     assert run("submit", "jobs.csv").record["replaced"] == 1
     assert ledger.cancels("jobs") == {job.id}
-    ledger.hand_back(job, worker="w")
+    ledger.nack(job, worker="w")
     assert ledger.start(job, worker="w").decision == "cancelled"
     assert ledger.counts("jobs") == Counts(queued=3, superseded=1)
     assert ledger.cancels("jobs") == set()

@@ -13,10 +13,10 @@ import pytest
 
 from jobs.errors import LedgerUnavailable
 from jobs.job import RenderJob
-from jobs.ledger import Counts, Enqueued, Ledger
+from jobs.ledger.ledger import Counts, Enqueued, Ledger
 from producer import enqueue as second_pass
-from producer.check import Source
 from producer.enqueue import Target, batch_name, jobs_of
+from producer.table.check import Source
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
 from tests.producer.tables import write

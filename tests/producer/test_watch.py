@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from jobs.errors import LedgerUnavailable
-from jobs.ledger import Counts, Ledger
+from jobs.ledger.ledger import Counts, Ledger
 from jobs.settings import Settings
 from producer import watch as watch_module
 from producer.session import Session

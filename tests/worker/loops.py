@@ -8,11 +8,11 @@ from concurrent.futures import Future
 import numpy as np
 import torch
 
-from worker.decoding import Decoding
-from worker.denoiser import FakeDenoiser
-from worker.device import DeviceOutOfMemory
-from worker.loop import RenderLoop
-from worker.slots import StepBatch
+from worker.render.decoding import Decoding
+from worker.render.denoiser import FakeDenoiser
+from worker.render.device import DeviceOutOfMemory
+from worker.render.loop import RenderLoop
+from worker.render.request import StepBatch
 
 Picture = Future[np.ndarray]
 

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from worker.slots import Conditioning, SampleRequest, Slot
+from worker.render.request import Conditioning, ImageRequest, ImageSpec
 
 
-def sample_request(
-    number: int = 0, *, steps: int = 3, size: tuple[int, int] = (64, 64), **values: Any
-) -> SampleRequest:
+def sample_request(number: int = 0, *, steps: int = 3, size: tuple[int, int] = (64, 64), **values: Any) -> ImageSpec:
     """A request whose edges, prompt and seed follow from its number; values override."""
     edges = np.zeros(size, np.uint8)
     edges[number % size[0], :] = 255
@@ -30,12 +28,12 @@ def sample_request(
         "cond_control_scales": (1.0,) * 13,
         "uncond_control_scales": (1.0,) * 13,
     }
-    return SampleRequest(**(fields | values))
+    return ImageSpec(**(fields | values))
 
 
-def slot(number: int = 0, **values: Any) -> Slot:
+def slot(number: int = 0, **values: Any) -> ImageRequest:
     """A slot whose conditioning holds its number: the hint 100 + number, the texts -number and +number."""
     context = torch.stack([torch.full((77, 4), -float(number)), torch.full((77, 4), float(number))])
     scales = torch.stack([torch.full((13,), 10.0 + number), torch.full((13,), 20.0 + number)])
     conditioning = Conditioning(torch.full((8, 8, 8), 100.0 + number), context, scales)
-    return Slot(sample_request(number, **values), Future(), conditioning=conditioning)
+    return ImageRequest(sample_request(number, **values), Future(), conditioning=conditioning)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from jobs.errors import Cancelled, HandedBack
+from jobs.errors import Cancelled, Requeued
 from jobs.job import RenderJob
 from worker.renderer import Renderer
 
@@ -28,7 +28,7 @@ class StubRequest:
 
 
 class StubDeviceLost(Exception):
-    """As worker.denoiser.DeviceLost, which cannot be imported without torch."""
+    """As worker.render.denoiser.DeviceLost, which cannot be imported without torch."""
 
 
 class StubLoop:
@@ -41,7 +41,7 @@ class StubLoop:
         self.submitted: list[StubRequest] = []
         self.broken: Exception | None = None
 
-    def announced(self) -> AbstractContextManager[None]:
+    def expecting(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def submit(self, request: StubRequest) -> Future[np.ndarray]:
@@ -53,7 +53,7 @@ class StubLoop:
                 self.broken = StubDeviceLost("the device is gone")
             self.submitted.append(request)
             if self._draining:
-                future.set_exception(HandedBack("the worker is stopping"))
+                future.set_exception(Requeued("the worker is stopping"))
             else:
                 self._running[future] = (request, time.monotonic() + request.seconds)
                 self._condition.notify_all()
@@ -77,12 +77,12 @@ class StubLoop:
     def drain(self) -> None:
         self._draining = True
 
-    def hand_back_all(self) -> None:
+    def requeue_all(self) -> None:
         self._draining = True
-        self._end(HandedBack("the worker is stopping"), None)
+        self._end(Requeued("the worker is stopping"), None)
 
     def lose_device(self) -> None:
-        self._end(HandedBack("the device is lost", blameless=False), None)
+        self._end(Requeued("the device is lost", blameless=False), None)
 
     def wake(self) -> None:
         """`run` looks often enough."""

@@ -15,8 +15,8 @@ from jobs.errors import NotAnImage, SourceTooLarge
 from jobs.job import RenderJob
 from tests.jobs.rows import make_job
 from worker.fake import FakeTokenizer
+from worker.image.tokens import Tokenizer
 from worker.prepare import Prepared, control_scales, encode_sample, full_prompt, prepare, readable_parameters
-from worker.text import Tokenizer
 
 SIZE = (100, 150)
 

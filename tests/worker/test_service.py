@@ -11,13 +11,13 @@ from urllib.request import urlopen
 
 import pytest
 
-from jobs.ledger import Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.settings import load_settings
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.stub_renderer import StubDeviceLost, StubLoop, stub_renderer
-from worker.exit_codes import ExitCode
-from worker.held import Ending
+from worker.in_flight import Ending
+from worker.observe.exit_codes import ExitCode
 from worker.renderer import Renderer, RendererRefused
 from worker.service import STUCK_SECONDS, RenderService
 
@@ -71,7 +71,7 @@ def test_heartbeats_name_the_jobs_held(started: Started, ledger: Ledger, tmp_pat
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(started.service.run_job, job.model_dump_json())
         eventually(lambda: (beat := ledger.workers().get(started.service.name)) and beat.held == (job.id,))
-        started.service.hand_back_all()
+        started.service.requeue_all()
         assert ending.result(5) is Ending.HANDED_BACK
 
 

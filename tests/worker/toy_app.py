@@ -31,7 +31,7 @@ class ToyService:
     def drain(self) -> None:
         self.note("drain", "service")
 
-    def hand_back_all(self) -> None:
+    def requeue_all(self) -> None:
         self.enough.set()
 
     def stop(self) -> None:
@@ -43,9 +43,9 @@ class ToyService:
 
 app = Celery("toy", broker=os.environ["TOY_URL"], set_as_current=False)
 app.conf.update(
-    worker_pool="worker.pool:GpuPool",
-    worker_consumer="worker.broker:QuietConsumer",
-    broker_transport="worker.broker:TolerantTransport",
+    worker_pool="worker.celery.pool:GpuPool",
+    worker_consumer="worker.celery.transport:QuietConsumer",
+    broker_transport="worker.celery.transport:TolerantTransport",
     worker_concurrency=1,
     worker_prefetch_multiplier=int(os.environ.get("TOY_PREFETCH", "4")),
     worker_enable_remote_control=False,

@@ -1,0 +1,425 @@
+"""Measure rendering on a GPU, from single steps to the whole path, and diffusers beside it; prints one JSON line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from benchmarks.measuring import cpu, psnr, quantiles, say, versions
+from benchmarks.reference import Diffusers
+from benchmarks.site import Site, make_jobs, write_pictures
+from engines.check.bench import matmul_tflops
+from engines.check.flops import guided_step_flops
+from engines.engine_set import EngineSet, load_engine_set
+from engines.errors import EngineError
+from engines.manifest import load_manifest
+from tools.embedded_redis import EmbeddedRedis
+from worker.render.denoiser import EngineDenoiser
+from worker.render.loop import RenderLoop
+from worker.render.request import ImageSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+EPILOG = """
+Examples:
+
+  python examples/random-model/make.py --full-size --out sd15-sized
+
+  engines build --backend triton --model sd15-sized/model --controlnet sd15-sized/controlnet --shape 512x512
+  --shape 256x384 --shape 512x768 --max-batch 8 --out sd15-sized/set
+
+  python -m benchmarks.gpu sd15-sized/set --model sd15-sized/model --controlnet sd15-sized/controlnet
+"""
+HELP = """
+Measure rendering on a GPU with one engine set; prints one JSON line. Shapes and batch sizes are the set's own: the
+first shape is the one that is compared, the mixed trace uses all.
+
+What to measure: peak (a large matmul), steps, decode, loop (images/s without queue and files), mixed (10, 20, 30 and 50
+steps, all shapes, guess mode among them, against the same work in uniform batches), alike (PSNR of pictures rendered
+alone and in a full batch), memory (with and without low_vram), start (a new process, to its first step), path
+(producer, Redis, a worker process, files; with --gpus, a worker on each), diffusers (its pipeline as users call it),
+compiled (the same, compiled with CUDA graphs). Each runs after a warm-up; medians are told.
+"""
+MIXED_STEPS = (10, 20, 30, 50)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    engine_set: Path
+    model: Path | None
+    controlnet: Path | None
+    steps: int
+    images: int
+    jobs: int
+    device: str
+    parts: tuple[str, ...]
+    gpus: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the set's first shape, in pixels."""
+        profile = load_manifest(self.engine_set).profiles[0]
+        return profile.max_height, profile.max_width
+
+
+class Bench:
+    """One set on one device."""
+
+    def __init__(self, plan: Plan, engines: EngineSet) -> None:
+        self.plan, self.engines = plan, engines
+        self.denoiser = EngineDenoiser(engines)
+        self.batch = engines.max_batch
+        self.shapes = [(profile.max_height, profile.max_width) for profile in engines.manifest.profiles]
+        self.bare_images_per_s: float | None = None  # known after `loop`
+        self._seed = 0
+
+    def wait(self) -> None:
+        """For all that the device has to do."""
+        if self.engines.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def timed(self, call: Callable[[], object]) -> float:
+        """Seconds, the device's own work included."""
+        self.wait()
+        began = time.perf_counter()
+        call()
+        self.wait()
+        return time.perf_counter() - began
+
+    def request(self, shape: tuple[int, int], *, steps: int, guess: bool = False, seed: int | None = None) -> ImageSpec:
+        """A sample with edges and a prompt of its own; the same for the same seed."""
+        self._seed += 1
+        rng = np.random.default_rng(self._seed if seed is None else seed)
+        geometry = self.engines.geometry
+        ids = rng.integers(0, geometry.bos_token_id, (2, geometry.context_length))
+        scales = tuple(0.825 ** (12 - i) for i in range(13)) if guess else (1.0,) * 13
+        return ImageSpec(
+            job_id=str(self._seed),
+            sample=0,
+            edges=((rng.random(shape) < 0.08) * 255).astype(np.uint8),
+            cond_ids=ids[0],
+            uncond_ids=ids[1],
+            seed=self._seed if seed is None else seed,
+            steps=steps,
+            eta=0.0,
+            scale=7.5,
+            cond_control_scales=scales,
+            uncond_control_scales=(0.0,) * 13 if guess else scales,
+        )
+
+    def drawn(self, requests: Sequence[ImageSpec], *, together: bool = True) -> list[np.ndarray]:
+        """The pictures of a loop of its own, in the requests' order."""
+        groups = [requests] if together else [[request] for request in requests]
+        pictures = []
+        for group in groups:
+            loop = RenderLoop(self.denoiser)
+            futures = [loop.submit(request) for request in group]
+            while loop.step():
+                pass
+            pictures += [future.result(600) for future in futures]
+        return pictures
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def peak(self) -> dict[str, float]:
+        """TFLOP/s of a large matmul in the set's precision: the practical ceiling."""
+        return {"matmul_tflops": round(matmul_tflops(self.engines.device, self.engines.io_dtype), 1)}
+
+    def steps(self) -> dict[str, object]:
+        """ms a guided step, by shape and batch."""
+        return {
+            f"{height}x{width}": {str(n): self._step((height, width), n) for n in dict.fromkeys((1, self.batch))}
+            for height, width in self.shapes
+        }
+
+    def _step(self, shape: tuple[int, int], samples: int) -> dict[str, float]:
+        loop = RenderLoop(self.denoiser)
+        for _ in range(samples):
+            loop.submit(self.request(shape, steps=4 * self.plan.steps + 3))
+        for _ in range(2):  # the first captures
+            loop.step()
+        # In blocks: a wait after each step would show the launch, which otherwise runs beside the step before it.
+        block = self.plan.steps
+        seconds = quantiles([self.timed(lambda: [loop.step() for _ in range(block)]) / block for _ in range(4)])
+        loop.requeue_all()
+        loop.step()
+        tflop = samples * guided_step_flops(self.engines.geometry, *shape) / 1e12
+        return {
+            "p50_ms": round(seconds["p50"] * 1000, 2),
+            "p95_ms": round(seconds["p95"] * 1000, 2),
+            "image_steps_per_s": round(samples / seconds["p50"], 1),
+            "tflops": round(tflop / seconds["p50"], 1),
+        }
+
+    def decode(self) -> dict[str, float]:
+        """ms to decode a full batch of the first shape, pixels on the host included."""
+        height, width = self.shapes[0]
+        latents = torch.randn(self.batch, 4, height // 8, width // 8, device=self.engines.device)
+        for _ in range(2):
+            self.denoiser.decode(latents).pictures()
+        return quantiles([1000 * self.timed(lambda: self.denoiser.decode(latents).pictures()) for _ in range(10)])
+
+    def loop(self) -> dict[str, float]:
+        """images/s of the bare loop: the work of the whole path, all queued at once. As long, too: a chip that is at
+        its power limit for a minute is slower than one that was for a second.
+        """
+        requests = [self.request(self.shapes[0], steps=self.plan.steps) for _ in range(self.plan.jobs)]
+        self.drawn([self.request(self.shapes[0], steps=2) for _ in range(self.batch + self.plan.jobs % self.batch)])
+        seconds = self.timed(lambda: self.drawn(requests))
+        self.bare_images_per_s = len(requests) / seconds
+        return {"images_per_s": round(self.bare_images_per_s, 3), "images": len(requests)}
+
+    def mixed(self) -> dict[str, float]:
+        """Throughput of a mixed trace over that of uniform full batches doing the same sample-steps."""
+        requests = [
+            self.request(self.shapes[n % len(self.shapes)], steps=MIXED_STEPS[n % 4], guess=n % 5 == 0)
+            for n in range(self.plan.images)
+        ]
+        uniform = 0.0
+        for shape in self.shapes:
+            own = [request for request in requests if request.shape == shape]
+            work = sum(request.steps for request in own)
+            same = [self.request(shape, steps=self.plan.steps) for _ in range(max(self.batch, len(own)))]
+            self.drawn(same[: self.batch])
+            seconds = self.timed(lambda same=same: self.drawn(same))
+            uniform += seconds * work / (len(same) * self.plan.steps)
+        self.drawn(requests)  # each size of batch is captured once
+        mixed = self.timed(lambda: self.drawn(requests))
+        return {
+            "seconds": round(mixed, 2),
+            "uniform_seconds": round(uniform, 2),
+            "efficiency": round(uniform / mixed, 3),
+        }
+
+    def alike(self) -> dict[str, float]:
+        """PSNR of pictures rendered alone and in a full batch of mixed steps."""
+        requests = [self.request(self.shapes[0], steps=10 + 3 * n, seed=n) for n in range(self.batch)]
+        pairs = zip(self.drawn(requests), self.drawn(requests, together=False), strict=True)
+        return {"psnr_db_min": round(min(psnr(one, two) for one, two in pairs), 1)}
+
+    def memory(self) -> dict[str, float]:
+        """Peak GiB of a full batch, with everything resident and with low_vram."""
+        if self.engines.device.type != "cuda":
+            return {}
+        peaks = {}
+        for name in ("resident", "low_vram"):
+            with load_engine_set(self.plan.engine_set, device=self.plan.device) as engines:
+                torch.cuda.reset_peak_memory_stats()
+                denoiser = EngineDenoiser(engines, low_vram=name == "low_vram")
+                loop = RenderLoop(denoiser)
+                futures = [loop.submit(self.request(self.shapes[0], steps=3)) for _ in range(self.batch)]
+                while loop.step():
+                    pass
+                [future.result(600) for future in futures]
+                peaks[f"{name}_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        return peaks
+
+
+def start(plan: Plan) -> dict[str, object]:
+    """Seconds from the start of a process to the end of its first step, files being in the page cache."""
+    code = (
+        "import json, sys; sys.path.insert(0, '.'); from pathlib import Path; "
+        "from benchmarks.first_step import first_step; "
+        f"print(json.dumps(first_step(Path({str(plan.engine_set)!r}), {plan.device!r}, float(sys.argv[1]))))"
+    )
+    for _ in range(2):
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(began)], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+        )
+        seconds = time.monotonic() - began
+    return {"seconds": round(seconds, 1), "parts": json.loads(done.stdout.splitlines()[-1])}
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What one batch of jobs took through producer, Redis, workers and files."""
+
+    seconds: float
+    jobs: int
+    gpus: int
+    first_job_seconds: float  # from the start of `producer submit` to the first job's beginning
+    loop_busy: float  # share of the workers' time
+    steps: dict[str, int]  # samples in a step -> steps
+    stage_seconds: dict[str, float]  # a job, by the worker's stage
+
+    @property
+    def images_per_s(self) -> float:
+        """Of all GPUs together, the start of `producer submit` included."""
+        return self.jobs / self.seconds
+
+    def told(self) -> dict[str, object]:
+        """Rounded, as the JSON line has it."""
+        return {
+            "images_per_s": round(self.images_per_s, 3),
+            "jobs": self.jobs,
+            "gpus": self.gpus,
+            "first_job_seconds": round(self.first_job_seconds, 2),
+            "loop_busy": round(self.loop_busy, 3),
+            "steps": self.steps,
+            "stage_seconds": {stage: round(seconds, 4) for stage, seconds in self.stage_seconds.items()},
+        }
+
+
+def path(plan: Plan, bare: float | None) -> dict[str, object]:
+    """images/s through producer, Redis, worker processes and files, and what that costs over the bare loop."""
+    one = whole_path(plan, gpus=1)
+    found = one.told()
+    if bare is not None:
+        # Against all of it, the start of `producer submit` included; and from the first job on, the worker's own.
+        found["overhead"] = round(1 - one.images_per_s / bare, 3)
+        found["worker_overhead"] = round(1 - one.jobs / (one.seconds - one.first_job_seconds) / bare, 3)
+    if plan.gpus > 1:
+        more = whole_path(plan, gpus=plan.gpus)
+        found["more"] = more.told()
+        found["scaling"] = round(more.images_per_s / one.images_per_s, 3)
+    return found
+
+
+def whole_path(plan: Plan, *, gpus: int) -> Passage:
+    """One worker a GPU; the jobs are `plan.jobs` for each of them."""
+    with EmbeddedRedis() as server, tempfile.TemporaryDirectory(prefix="bench-gpu-") as name, ExitStack() as workers:
+        folder, jobs_in_all = Path(name), plan.jobs * gpus
+        settings = {"RENDER_DEVICE": plan.device, "RENDER_JOBS_IN_FLIGHT": "32"}
+        site = Site(folder, server.url, engines=plan.engine_set, settings=settings)
+        size = min(plan.shape)
+        pictures = write_pictures(folder, count=jobs_in_all, side=size)
+        for gpu in range(gpus):
+            workers.enter_context(site.worker(gpu=gpu))
+        # Samples that end one by one leave batches of every size behind, each of which is captured once.
+        for batch, count, spread in (("warm-up", min(48 * gpus, jobs_in_all), 12), ("measured", jobs_in_all, 1)):
+            before, out = site.metrics(), folder / "out"
+            jobs = make_jobs(pictures[:count], batch=batch, output=out, size=size, steps=plan.steps, spread=spread)
+            seconds, _ = site.render(jobs)
+        counted = site.metrics() - before
+        return Passage(
+            seconds=seconds,
+            jobs=count,
+            gpus=gpus,
+            first_job_seconds=site.first_seconds,
+            loop_busy=counted["render_busy_seconds_total"] / (seconds * gpus),
+            steps={
+                key.rpartition(" ")[2]: int(n) for key, n in counted.items() if key.startswith("render_steps_total")
+            },
+            stage_seconds=_stage_seconds(counted),
+        )
+
+
+def _stage_seconds(counted: Counter[str]) -> dict[str, float]:
+    sums = {
+        key.removeprefix("render_stage_seconds_sum "): n for key, n in counted.items() if "stage_seconds_sum" in key
+    }
+    return {stage: n / counted[f"render_stage_seconds_count {stage}"] for stage, n in sums.items()}
+
+
+def diffusers(plan: Plan, *, compiled: bool) -> dict[str, float]:
+    """images/s of diffusers' pipeline, one picture a call: eager, or compiled."""
+    if plan.model is None or plan.controlnet is None:
+        return {}
+    device = plan.device if plan.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if compiled and device != "cuda":
+        return {}
+    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as name:
+        pictures = write_pictures(Path(name), count=6, side=min(plan.shape))
+        jobs = make_jobs(pictures, batch="d", output=Path(name), size=min(plan.shape), steps=plan.steps)
+        pipeline = Diffusers(plan.model, plan.controlnet, device=device, compiled=compiled)
+        pipeline.render(jobs[:2])
+        seconds, _ = pipeline.render(jobs[2:])
+    return {"images_per_s": round(len(jobs[2:]) / seconds, 3)}
+
+
+# In this order. The first need the set in this process; when the others run, its memory is free for theirs.
+BENCH_PARTS: dict[str, Callable[[Bench], Mapping[str, object]]] = {
+    "peak": Bench.peak,
+    "steps": Bench.steps,
+    "decode": Bench.decode,
+    "loop": Bench.loop,
+    "mixed": Bench.mixed,
+    "alike": Bench.alike,
+    "memory": Bench.memory,
+}
+OTHER_PARTS: dict[str, Callable[[Plan, float | None], Mapping[str, object]]] = {
+    "start": lambda plan, _: start(plan),
+    "path": path,
+    "diffusers": lambda plan, _: diffusers(plan, compiled=False),
+    "compiled": lambda plan, _: diffusers(plan, compiled=True),
+}
+PARTS = (*BENCH_PARTS, *OTHER_PARTS)
+
+
+def measure(plan: Plan) -> dict[str, object]:
+    """Every part that was asked for, in order."""
+    found: dict[str, object] = {}
+    with load_engine_set(plan.engine_set, device=plan.device) as engines:
+        bench = Bench(plan, engines)
+        for name, part in BENCH_PARTS.items():
+            if name in plan.parts:
+                found[name] = timed_part(name, partial(part, bench))
+        found["set"] = {
+            "backend": engines.manifest.backend,
+            "precision": engines.manifest.precision,
+            "shapes": engines.shapes_text(),
+            "max_batch": engines.max_batch,
+            "digest": engines.digest,
+        }
+        found["device"] = torch.cuda.get_device_name() if engines.device.type == "cuda" else "cpu"
+    for name, other in OTHER_PARTS.items():
+        if name in plan.parts:
+            found[name] = timed_part(name, partial(other, plan, bench.bare_images_per_s))
+    return found
+
+
+def timed_part(name: str, call: Callable[[], Mapping[str, object]]) -> Mapping[str, object]:
+    """Run one part and say so."""
+    began = time.monotonic()
+    result = call()
+    say(f"{name} ({time.monotonic() - began:.0f} s): {json.dumps(result)}")
+    return result
+
+
+def main(
+    engine_set: Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")],
+    model: Annotated[Path | None, typer.Option(help="The set's model, for the comparison with diffusers.")] = None,
+    controlnet: Annotated[Path | None, typer.Option(help="Its ControlNet.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="DDIM steps a picture.")] = 20,
+    images: Annotated[int, typer.Option(min=1, help="Pictures for mixed.")] = 64,
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs through the whole path, and pictures for loop.")] = 400,
+    gpus: Annotated[int, typer.Option(min=1, help="For path: one worker first, then one on each of so many.")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(PARTS)}. Repeatable.")] = None,
+) -> None:
+    """Parse, measure, print."""
+    unknown = sorted(set(only or ()) - set(PARTS))
+    if unknown:
+        raise typer.BadParameter(f"{unknown[0]!r}; use one of {', '.join(PARTS)}", param_hint="--only")
+    plan = Plan(engine_set, model, controlnet, steps, images, jobs, device, tuple(only or PARTS), gpus)
+    found = measure(plan)
+    packages = ("torch", "diffusers", "transformers", "celery", "redis")
+    print(
+        json.dumps({"bench": "gpu", "ddim_steps": steps, **found, "hardware": cpu(), "versions": versions(*packages)})
+    )
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False)
+    app.command(help=HELP, epilog=EPILOG)(main)
+    try:
+        app()
+    except EngineError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)

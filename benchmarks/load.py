@@ -1,0 +1,221 @@
+"""Measure what load one Redis carries and print one JSON line.
+
+    python -m benchmarks.load [--workers 200] [--jobs 20000] [--job-seconds 2.0] [--in-flight 16]
+
+Simulated workers, threads of a few processes, do all that a worker does with Redis and nothing else: they take
+messages through kombu with our transport, start and finish jobs in the ledger, acknowledge, and give signs of life.
+Rendering is a pause. The clients share this machine's cores with Redis, so `jobs_per_second` is a lower bound: what
+Redis itself could do follows from its own CPU time a job.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import threading
+import time
+from collections import deque
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import redis
+from kombu import Connection, Consumer, Queue
+
+from jobs.job import RenderJob, RenderParameters, RenderResult
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.message import celery_message
+from jobs.settings import Settings
+from tools.embedded_redis import EmbeddedRedis
+from worker.celery import transport as broker
+from worker.celery.app import broker_url, configuration
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH, QUEUE = "load", "render"
+PROCESSES = 4
+CHUNK = 250
+IDLE_SECONDS = 5.0
+OUTPUT = "s3://bucket/renders"
+
+
+class SimulatedWorker(threading.Thread):
+    """One worker: `in_flight` jobs at once, each of which takes `job_seconds`."""
+
+    def __init__(self, number: int, settings: Settings, job_seconds: float, stop: Any) -> None:
+        super().__init__(name=f"load-{number}", daemon=True)
+        self._settings = settings
+        self._job_seconds = job_seconds
+        self._stop_event = stop
+        self._ledger = Ledger.connect(settings)
+        self._running: deque[tuple[float, RenderJob, Any]] = deque()
+        self._next_beat = 0.0
+
+    def run(self) -> None:
+        """Take, start, pause, finish, acknowledge; until told to stop."""
+        options = configuration(self._settings)["broker_transport_options"]
+        with Connection(broker_url(self._settings.redis_url), transport_options=options) as connection:
+            consumer = Consumer(connection, [Queue(QUEUE)], callbacks=[self._take], accept=["json"])
+            consumer.qos(prefetch_count=self._settings.jobs_in_flight)
+            with consumer:
+                while not self._stop_event.is_set():
+                    self._beat()
+                    self._finish_due()
+                    try:
+                        connection.drain_events(timeout=self._pause())
+                    except (TimeoutError, OSError):
+                        continue
+
+    def _take(self, body: Any, message: Any) -> None:
+        job = RenderJob.from_json(body[0][0])
+        if self._ledger.start(job, worker=self.name).decision == "run":
+            self._running.append((time.monotonic() + self._job_seconds, job, message))
+        else:
+            message.ack()
+
+    def _finish_due(self) -> None:
+        while self._running and self._running[0][0] <= time.monotonic():
+            _, job, message = self._running.popleft()
+            self._ledger.finish(result_of(job, self.name))
+            message.ack()
+
+    def _pause(self) -> float:
+        due = self._running[0][0] if self._running else self._next_beat
+        return min(max(due - time.monotonic(), 0.001), 1.0)
+
+    def _beat(self) -> None:
+        if time.monotonic() >= self._next_beat:
+            held = [job.id for _, job, _ in self._running]
+            self._ledger.beat(self.name, held=held, lease_seconds=self._settings.lease_seconds)
+            if held:
+                self._ledger.cancels(BATCH)
+            self._next_beat = time.monotonic() + self._settings.heartbeat_seconds
+
+
+def result_of(job: RenderJob, worker: str) -> RenderResult:
+    """A record as long as real ones are."""
+    stages = ("fetch", "prepare", "render", "encode", "upload")
+    return RenderResult(
+        id=job.id,
+        batch=job.batch,
+        row=job.row,
+        state="done",
+        image=job.parameters.image,
+        prompt=job.parameters.prompt,
+        seed=job.seed,
+        samples=(job.sample_uri(0),),
+        canny=job.canny_uri,
+        width=512,
+        height=512,
+        attempts=1,
+        worker=f"a-host-of-some-length-{worker}",
+        engine_set="0123456789abcdef" * 4,
+        finished_at=time.time(),
+        seconds=dict.fromkeys(stages, 0.1234),
+    )
+
+
+def serve(numbers: range, settings: Settings, job_seconds: float, stop: Any) -> None:
+    """A process of simulated workers."""
+    broker.register()
+    workers = [SimulatedWorker(number, settings, job_seconds, stop) for number in numbers]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def enqueue(ledger: Ledger, jobs: int) -> None:
+    """Rows as people write them."""
+    ledger.open_batch(BATCH, output=OUTPUT, source="file:///load.csv")
+    for begin in range(1, jobs + 1, CHUNK):
+        chunk = []
+        for row in range(begin, min(begin + CHUNK, jobs + 1)):
+            prompt = f"a painting of thing number {row}, oil on canvas, soft light"
+            parameters = RenderParameters(image=f"s3://bucket/photos/{row:07d}.png", prompt=prompt)
+            chunk.append(RenderJob.create(parameters, batch=BATCH, row=row, output=OUTPUT))
+        ledger.enqueue(chunk, [celery_message(job, queue=QUEUE) for job in chunk])
+
+
+def figures(client: redis.Redis) -> dict[str, float]:
+    """Redis's own counters."""
+    stats, cpu, memory = client.info("stats"), client.info("cpu"), client.info("memory")
+    return {
+        "commands": stats["total_commands_processed"],
+        "received": stats["total_net_input_bytes"],
+        "sent": stats["total_net_output_bytes"],
+        "cpu": cpu["used_cpu_user"] + cpu["used_cpu_sys"],
+        "memory": memory["used_memory"],
+        "at": time.monotonic(),
+    }
+
+
+def measure(options: argparse.Namespace) -> dict[str, object]:
+    """Enqueue, let the workers empty the queue, then watch them idle."""
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+        ledger = Ledger(client)
+        settings = Settings(redis_url=server.url, jobs_in_flight=options.in_flight)
+        empty = figures(client)
+        enqueue(ledger, options.jobs)
+        queued = figures(client)
+        context = multiprocessing.get_context("spawn")
+        stop = context.Event()
+        shares = [range(p, options.workers, PROCESSES) for p in range(PROCESSES)]
+        processes = [context.Process(target=serve, args=(s, settings, options.job_seconds, stop)) for s in shares]
+        for process in processes:
+            process.start()
+        while ledger.counts(BATCH).done < options.jobs // 20:  # all have started
+            time.sleep(0.2)
+        begun, done_before = figures(client), ledger.counts(BATCH).done
+        while (done := ledger.counts(BATCH).done) < options.jobs * 0.95:  # the last ones leave workers idle
+            time.sleep(0.2)
+        ended = figures(client)
+        while ledger.counts(BATCH).done < options.jobs:
+            time.sleep(0.2)
+        time.sleep(1.0)
+        over = figures(client)
+        time.sleep(IDLE_SECONDS)
+        idle = figures(client)
+        stop.set()
+        for process in processes:
+            process.join()
+        left = figures(client)  # without the workers' connections
+        redis_version = client.info("server")["redis_version"]
+    a_job = {name: (ended[name] - begun[name]) / (done - done_before) for name in ended}
+    return {
+        "workers": options.workers,
+        "jobs": options.jobs,
+        "job_seconds": options.job_seconds,
+        "in_flight": options.in_flight,
+        "jobs_per_second": round(1 / a_job["at"], 1),
+        "redis_commands_per_job": round(a_job["commands"], 1),
+        "redis_bytes_in_per_job": round(a_job["received"]),
+        "redis_bytes_out_per_job": round(a_job["sent"]),
+        "redis_cpu_ms_per_job": round(1000 * a_job["cpu"], 3),
+        "redis_jobs_per_cpu_second": round(1 / a_job["cpu"]),
+        "redis_memory_per_queued_job": round((queued["memory"] - empty["memory"]) / options.jobs),
+        "redis_memory_per_done_job": round((left["memory"] - empty["memory"]) / options.jobs),
+        "idle_commands_per_worker_second": round(
+            (idle["commands"] - over["commands"]) / (idle["at"] - over["at"]) / options.workers, 2
+        ),
+        "idle_redis_cpu_percent": round(100 * (idle["cpu"] - over["cpu"]) / (idle["at"] - over["at"]), 1),
+        "redis": redis_version,
+    }
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Measure what load one Redis carries; one JSON line.")
+    parser.add_argument("--workers", type=int, default=200)
+    parser.add_argument("--jobs", type=int, default=20_000)
+    parser.add_argument("--job-seconds", type=float, default=2.0, help="how long one job takes, start to end")
+    parser.add_argument("--in-flight", type=int, default=16, help="jobs that one worker holds at once")
+    measured = measure(parser.parse_args())
+    versions = {"python": platform.python_version(), **{name: version(name) for name in ("celery", "kombu", "redis")}}
+    print(json.dumps({"bench": "load", **measured, "cores": os.cpu_count(), "versions": versions}))
+
+
+if __name__ == "__main__":
+    main()

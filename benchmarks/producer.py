@@ -1,0 +1,136 @@
+"""Measure the producer against a real Redis server and print one JSON line.
+
+    python -m benchmarks.producer [--rows 100000]
+
+`submit` runs as a process of its own, held to one core (Redis may use the others): both passes, enqueueing, and the
+same file again, which finds everything queued. Its peak memory is compared with that of a tenth of the rows: flat
+means that the two are alike. `producer --help` is timed from outside, as a person waits for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import redis
+
+from tools.embedded_redis import EmbeddedRedis
+
+ROOT = Path(__file__).resolve().parent.parent
+HELP_RUNS = 9
+
+
+def write_csv(path: Path, rows: int) -> None:
+    """Rows as people write them: a quoted prompt, numbers, a path of its own each."""
+    with path.open("w") as file:
+        file.write("image,prompt,n_prompt,num_samples,image_resolution,ddim_steps,guess_mode,strength,scale,seed,eta\n")
+        for row in range(rows):
+            prompt = f'"a painting of thing number {row}, oil on canvas, soft light"'
+            file.write(f"photos/{row // 1000:04d}/{row:07d}.png,{prompt},,1,512,20,false,0.9,9.0,{row},0.0\n")
+
+
+def producer(arguments: list[str], url: str, output: Path) -> tuple[dict[str, object], float, float]:
+    """Run the command on one core: its JSON line, wall seconds, and peak memory in MiB of the largest child so far."""
+    core = sorted(os.sched_getaffinity(0))[-1]
+    command = [sys.executable, "-m", "producer", *arguments]
+    began = time.monotonic()
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"RENDER_REDIS_URL": url, "RENDER_OUTPUT_URI": str(output)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    seconds = time.monotonic() - began
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return json.loads(done.stdout), seconds, peak
+
+
+def help_seconds() -> list[float]:
+    """Wall seconds of `producer --help`, sorted."""
+    times = []
+    for _ in range(HELP_RUNS):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "producer", "--help"], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+        times.append(time.monotonic() - began)
+    return sorted(times)
+
+
+def heavy_imports() -> list[str]:
+    """Heavy packages that a fresh process holds after importing all of the producer."""
+    code = (
+        "import sys, pkgutil, importlib, producer\n"
+        "[importlib.import_module('producer.' + m.name) for m in pkgutil.iter_modules(producer.__path__)"
+        " if m.name != '__main__']\n"
+        "print(*sorted({'torch', 'celery', 'kombu', 'numpy', 'cv2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.split()
+
+
+def measure(rows: int, folder: Path) -> dict[str, object]:
+    """All numbers, smallest run first: a process's peak memory is known only as the largest so far."""
+    small, large = folder / "small.csv", folder / "large.csv"
+    write_csv(small, rows // 10)
+    write_csv(large, rows)
+    with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
+        _, _, small_peak = producer(["submit", str(small)], server.url, folder / "out")
+        client.flushall()
+        before = client.info("memory")["used_memory"]
+        commands = client.info("stats")["total_commands_processed"]
+        first, seconds, peak = producer(["submit", str(large)], server.url, folder / "out")
+        commands = client.info("stats")["total_commands_processed"] - commands
+        after = client.info("memory")["used_memory"]
+        again, again_seconds, again_peak = producer(["submit", str(large)], server.url, folder / "out")
+        redis_version = client.info("server")["redis_version"]
+    assert first["enqueued"] == rows, first
+    assert again["enqueued"] == 0, again
+    helps = help_seconds()
+    return {
+        "rows": rows,
+        "rows_per_second": round(rows / seconds),
+        "seconds": round(seconds, 2),
+        "again_rows_per_second": round(rows / again_seconds),
+        "peak_mib": round(max(peak, again_peak), 1),
+        "peak_mib_of_a_tenth": round(small_peak, 1),
+        "redis_bytes_per_job": round((after - before) / rows),
+        "redis_commands_per_job": round(commands / rows, 4),
+        "help_seconds": {"p50": round(statistics.median(helps), 3), "max": round(helps[-1], 3)},
+        "heavy_imports": heavy_imports(),
+        "redis": redis_version,
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name where Linux tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Measure the producer; one JSON line.")
+    parser.add_argument("--rows", type=int, default=100_000)
+    rows: int = parser.parse_args().rows
+    with tempfile.TemporaryDirectory(prefix="bench-producer-") as folder:
+        measured = measure(rows, Path(folder))
+    hardware = {"cpu": cpu_name(), "cores": os.cpu_count(), "producer_cores": 1}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in ("pydantic", "redis", "typer")}}
+    print(json.dumps({"bench": "producer", **measured, "hardware": hardware, "versions": versions}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The inductor backend: packages that torch.compile made ahead of time."""

@@ -1,0 +1,114 @@
+"""The inductor backend: packages compiled ahead of time that share one copy of the weights on the device."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engines.backends.inductor.packages import Code, Package, Size, laid_out, load_code, load_constants
+from engines.engine_set import Backend, Engine, Placement
+from engines.errors import EngineSetRefused
+from engines.manifest import Component, Manifest
+from engines.spec import ComponentSpec, TensorSpec
+
+
+class InductorEngine:
+    """The packages of one component as an Engine: a batch is padded to the smallest package that takes it."""
+
+    def __init__(self, sizes: Iterable[Size], package: Callable[[Size], Package], spec: ComponentSpec) -> None:
+        """`package` loads the one of a size, when a batch first needs it."""
+        self._sizes = sorted(sizes)
+        self._package = lru_cache(maxsize=None)(package)
+        self._spec = spec
+        self._sees_pictures = all(size.height for size in self._sizes)
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run on the current stream; outputs are fresh tensors."""
+        sizes: dict[str, int] = {}
+        for tensor in self._spec.inputs:
+            sizes |= tensor.sizes_of(tuple(inputs[tensor.name].shape))
+        size = self._size_for(sizes)
+        given = [
+            laid_out(padded(inputs[tensor.name], rows(tensor, size.batch) - inputs[tensor.name].shape[0]))
+            for tensor in self._spec.inputs
+        ]
+        outputs = self._package(size)(*given)
+        wanted = [rows(tensor, _images(sizes)) for tensor in self._spec.outputs]
+        pairs = zip(self._spec.outputs, outputs, wanted, strict=True)
+        return {tensor.name: output[:count] for tensor, output, count in pairs}
+
+    def _size_for(self, sizes: Mapping[str, int]) -> Size:
+        images = _images(sizes)
+        height, width = (8 * sizes["h"], 8 * sizes["w"]) if self._sees_pictures else (0, 0)
+        fitting = [
+            size for size in self._sizes if (size.height, size.width) == (height, width) and size.batch >= images
+        ]
+        if not fitting:
+            built = ", ".join(size.stage for size in self._sizes)
+            raise ValueError(f"{self._spec.name} was not built for {Size(images, height, width).stage}, only: {built}")
+        return min(fitting)
+
+
+def _images(sizes: Mapping[str, int]) -> int:
+    """N, also where only R = 2N is seen."""
+    return sizes["N"] if "N" in sizes else -(-sizes["R"] // 2)
+
+
+def rows(tensor: TensorSpec, images: int) -> int:
+    """The first axis of one tensor for so many images."""
+    return 2 * images if tensor.shape[0] == "R" else images
+
+
+def padded(tensor: Tensor, missing: int) -> Tensor:
+    """`missing` more rows, copies of the last: zeros would do, were there no division by their norm."""
+    if missing <= 0:
+        return tensor
+    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+
+
+class InductorBackend(Backend):
+    """Opens the packages of a component and gives them its weights."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
+        self._folder, self._manifest, self._device = folder, manifest, device
+        self._codes: dict[Path, Code] = {}  # kept when an engine leaves the device and comes back
+
+    def open(self, name: str) -> Engine:
+        """Read the weights, without diffusers. A package is loaded when a batch first needs it: a set has many."""
+        component = self._manifest.components[name]
+        (stored,) = component.stages["constants"].files
+        constants = load_constants(self._folder / stored, self._device)
+        paths = self._paths(component)
+        return InductorEngine(paths, lambda size: self._package(paths[size], constants), component.spec)
+
+    def _paths(self, component: Component) -> dict[Size, Path]:
+        sized = ((Size.of_stage(stage), made.files) for stage, made in component.stages.items())
+        return {size: self._folder / next(iter(files)) for size, files in sized if size is not None}
+
+    def _package(self, path: Path, constants: dict[str, Tensor]) -> Package:
+        try:
+            if path not in self._codes:
+                self._codes[path] = load_code(path, self._device)
+            return self._codes[path].bound(constants)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # what unpacking compiled code may raise is nowhere said
+            raise EngineSetRefused(f"torch does not load {path}: {error}; build the set again") from error
+
+
+def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> InductorBackend:
+    """The backend of a set in `folder`; `placement.threads` sets torch's threads for the whole process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is warned of its own modules
+        import_module("torch._inductor.compile_fx")  # else the first step would
+    torch._inductor.config.compile_threads = 1  # there is nothing to compile: no processes that wait for work
+    if placement.threads is not None and placement.device.type == "cpu":
+        torch.set_num_threads(placement.threads)
+    return InductorBackend(folder, manifest, placement.device)

@@ -1,0 +1,235 @@
+"""The tensorrt backend: torch's memory and streams, TensorRT's contexts, and a CUDA graph a shape through cuda-python.
+
+Run so far with tensorrt-rtx 1.4.0.76 on an H100 and an H200, which it does not list (docs/engines.md);
+tests/gpu/test_tensorrt_runtime.py is what to run first on another GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engines.backends.tensorrt.plan import PlanLog, planned, tensorrt_module
+from engines.cuda_python import done
+from engines.engine_set import DTYPES, Backend, Engine, Placement
+from engines.errors import BackendUnavailable, EngineSetRefused
+from engines.manifest import Manifest
+from engines.spec import ComponentSpec, Profile, TensorSpec
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class _Buffers:
+    """What TensorRT reads and writes at one shape: addresses stay, so that graphs may hold them."""
+
+    profile: int
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    graph: CapturedCall | None = None
+
+
+class TensorRTEngine:
+    """One execution context as an Engine, on torch's current stream.
+
+    By itself it captures one CUDA graph a shape and replays it. Inside another's capture (a step) it
+    adds its kernels to that graph; the plain calls that come before every capture have prepared the shape.
+    """
+
+    def __init__(
+        self, context: Any, spec: ComponentSpec, manifest: Manifest, device: torch.device, log: PlanLog
+    ) -> None:
+        self._context = context
+        self._spec = spec
+        self._profiles = planned(manifest.runtime, manifest.profiles)
+        self._dtype = DTYPES[manifest.precision]
+        self._device = device
+        self._log = log
+        self._known: dict[Shapes, _Buffers] = {}
+        self._bound: _Buffers | None = None
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs are fresh tensors: the buffers are overwritten by the next call.
+
+        Raises:
+            ValueError: no profile of the plan covers these shapes.
+            RuntimeError: TensorRT or CUDA failed; the text says how.
+        """
+        shapes = tuple(tuple(inputs[tensor.name].shape) for tensor in self._spec.inputs)
+        capturing = torch.cuda.is_current_stream_capturing()
+        buffers = self._known.get(shapes)
+        if buffers is None:
+            buffers = self._known[shapes] = self._prepared(shapes)
+        for name, buffer in buffers.inputs.items():
+            buffer.copy_(inputs[name], non_blocking=True)
+        stream = torch.cuda.current_stream(self._device)
+        if capturing:
+            self._enqueue(buffers, stream.cuda_stream)
+        else:
+            self._replay(buffers, stream)
+        return {name: buffer.clone() for name, buffer in buffers.outputs.items()}
+
+    def _prepared(self, shapes: Shapes) -> _Buffers:
+        sizes: dict[str, int] = {}
+        for tensor, shape in zip(self._spec.inputs, shapes, strict=True):
+            sizes |= tensor.sizes_of(shape)
+        return _Buffers(
+            profile=profile_for(self._spec, self._profiles, shapes),
+            inputs={tensor.name: self._empty(tensor, sizes) for tensor in self._spec.inputs},
+            outputs={tensor.name: self._empty(tensor, sizes) for tensor in self._spec.outputs},
+        )
+
+    def _empty(self, tensor: TensorSpec, sizes: Mapping[str, int]) -> Tensor:
+        dtype = torch.int64 if tensor.dtype == "int64" else self._dtype
+        return torch.empty(tensor.with_sizes(sizes), dtype=dtype, device=self._device)
+
+    def _replay(self, buffers: _Buffers, stream: torch.cuda.Stream) -> None:
+        if buffers.graph is None:
+            self._enqueue(buffers, stream.cuda_stream)  # TensorRT's lazy set-up must not happen inside a capture
+            stream.synchronize()
+            # The default stream cannot be captured. Nothing runs on this one: the graph is launched on the caller's.
+            side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            buffers.graph = CapturedCall(lambda: self._enqueue(buffers, side.cuda_stream), side.cuda_stream)
+        buffers.graph.launch(stream.cuda_stream)
+
+    def _enqueue(self, buffers: _Buffers, stream: int) -> None:
+        if self._bound is not buffers:
+            self._bind(buffers, stream)
+        if not self._context.execute_async_v3(stream):
+            if not torch.cuda.is_current_stream_capturing():
+                torch.cuda.synchronize(self._device)  # a broken CUDA context says so here, in torch's words
+            raise RuntimeError(f"TensorRT could not run {self._spec.name}: {self._log.text}")
+
+    def _bind(self, buffers: _Buffers, stream: int) -> None:
+        self._bound = None  # until all is set: what fails half-way must be bound again
+        context, wanted = self._context, buffers.profile
+        if context.active_optimization_profile != wanted and not context.set_optimization_profile_async(wanted, stream):
+            raise RuntimeError(f"{self._spec.name} does not take profile {wanted}: {self._log.text}")
+        for name, buffer in buffers.inputs.items():
+            if not context.set_input_shape(name, tuple(buffer.shape)):
+                raise RuntimeError(f"{self._spec.name} does not take {name} {tuple(buffer.shape)}: {self._log.text}")
+        for name, buffer in (buffers.inputs | buffers.outputs).items():
+            if not context.set_tensor_address(name, buffer.data_ptr()):
+                raise RuntimeError(f"{self._spec.name} does not take the address of {name}: {self._log.text}")
+        self._bound = buffers
+
+
+def profile_for(spec: ComponentSpec, profiles: tuple[Profile, ...], shapes: Shapes) -> int:
+    """The number of the first profile that covers the inputs' shapes.
+
+    Raises:
+        ValueError: none does.
+    """
+    for index, profile in enumerate(profiles):
+        bounds = [profile.bounds(tensor) for tensor in spec.inputs]
+        if all(_within(shape, low, high) for shape, (low, _, high) in zip(shapes, bounds, strict=True)):
+            return index
+    named = ", ".join(f"{tensor.name} {shape}" for tensor, shape in zip(spec.inputs, shapes, strict=True))
+    raise ValueError(f"no profile of {spec.name} covers {named}")
+
+
+def _within(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...]) -> bool:
+    return all(least <= size <= most for least, size, most in zip(low, shape, high, strict=True))
+
+
+class CapturedCall:
+    """What one call enqueued on a stream, as a CUDA graph."""
+
+    def __init__(self, call: Callable[[], None], stream: int) -> None:
+        self._runtime = runtime = _cuda_runtime()
+        # Other threads may use the device meanwhile: only this thread's calls are captured.
+        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._done(runtime.cudaStreamBeginCapture(stream, mode))
+        try:
+            call()
+        finally:
+            graph = self._done(runtime.cudaStreamEndCapture(stream))
+        self._executable = self._done(runtime.cudaGraphInstantiate(graph, 0))
+        self._done(runtime.cudaGraphDestroy(graph))
+
+    def launch(self, stream: int) -> None:
+        """Launch on a stream; returns at once."""
+        self._done(self._runtime.cudaGraphLaunch(self._executable, stream))
+
+    def _done(self, result: tuple[Any, ...]) -> Any:
+        return done(result, lambda error: self._runtime.cudaGetErrorString(error)[1].decode())
+
+    def __del__(self) -> None:
+        executable = getattr(self, "_executable", None)
+        if executable is not None:
+            self._runtime.cudaGraphExecDestroy(executable)
+
+
+def _cuda_runtime() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise BackendUnavailable("the tensorrt backend needs cuda-python for CUDA graphs; install it") from error
+    return runtime
+
+
+class TensorRTBackend(Backend):
+    """Opens one plan a component."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
+        self._folder, self._manifest, self._device = folder, manifest, device
+        self._trt = tensorrt_module(manifest.runtime)
+        self._log = PlanLog(self._trt)
+        self._runtime = self._trt.Runtime(self._log.logger)
+
+    def open(self, name: str) -> Engine:
+        """Deserialise one plan and compare its tensors with the spec.
+
+        Raises:
+            EngineSetRefused: TensorRT does not take the plan, or it has other tensors.
+        """
+        component = self._manifest.components[name]
+        path = self._folder / next(iter(component.files))
+        plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if plan is None:
+            raise EngineSetRefused(f"{self._manifest.runtime} does not load {path}: {self._log.text}")
+        check_plan(self._trt, plan, path, component.spec, DTYPES[self._manifest.precision])
+        context = self._context(plan)
+        if context is None:
+            raise torch.OutOfMemoryError(f"out of memory, or no context for {name}: {self._log.text}")
+        return TensorRTEngine(context, component.spec, self._manifest, self._device, self._log)
+
+    def _context(self, plan: Any) -> Any:
+        """TensorRT for RTX compiles a shape's own kernels when it first meets the shape. Left to itself it does so in
+        the background and runs general ones meanwhile: a graph captured then would hold those for ever.
+        """
+        strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
+        if strategies is None:  # the other package has nothing to compile
+            return plan.create_execution_context()
+        config = plan.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        return plan.create_execution_context(config)
+
+
+def check_plan(trt: Any, plan: Any, path: Path, spec: ComponentSpec, dtype: torch.dtype) -> None:
+    """Compare names, dtypes and directions of a loaded plan (ICudaEngine) with the spec.
+
+    Raises:
+        EngineSetRefused: saying both.
+    """
+    floating = trt.DataType.HALF if dtype == torch.float16 else trt.DataType.FLOAT
+    wanted = {
+        (tensor.name, mode, trt.DataType.INT64 if tensor.dtype == "int64" else floating)
+        for mode, tensors in ((trt.TensorIOMode.INPUT, spec.inputs), (trt.TensorIOMode.OUTPUT, spec.outputs))
+        for tensor in tensors
+    }
+    names = [plan.get_tensor_name(i) for i in range(plan.num_io_tensors)]
+    found = {(name, plan.get_tensor_mode(name), plan.get_tensor_dtype(name)) for name in names}
+    if found != wanted:
+        raise EngineSetRefused(f"{path} has the tensors {sorted(map(str, found))}, the spec {sorted(map(str, wanted))}")
+
+
+def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> TensorRTBackend:
+    """The backend of a set in `folder`."""
+    return TensorRTBackend(folder, manifest, placement.device)

@@ -1,0 +1,338 @@
+"""The Triton kernels behind ops.py. Everything is channels last, so a program reads runs of channels.
+
+Sizes that decide how a kernel is compiled are constexpr; sizes that differ from batch to batch are not specialized on,
+so that one binary serves all of them (`do_not_specialize`), and a set's kernels are few.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from engines.backends.triton.ops import Features
+from engines.backends.triton.parameters import Norm
+
+# A whole group of a picture up to this many elements is normed by one program, out of registers.
+WHOLE = 16384
+CHANNELS = 64  # a run of channels: 128 bytes of float16
+# Pixels whose sums one program takes, at the least, and the most such programs a picture and run of channels.
+CHUNK_PIXELS, CHUNKS = 256, 256
+APPLY_PIXELS = 64
+
+
+def group_norm(x: Tensor, pending: Tensor, norm: Norm, *, silu: bool) -> Tensor:
+    """As ops.group_norm."""
+    rows, height, width, channels = x.shape
+    pixels = height * width
+    size = channels // norm.groups
+    y = torch.empty_like(x)
+    stride = pending.stride(0) if pending.dim() == 2 else 0
+    padded = triton.next_power_of_2(size)
+    whole = triton.next_power_of_2(pixels) * padded
+    if whole <= WHOLE:
+        _group_norm_whole[(rows, norm.groups)](
+            x, pending, norm.gamma, norm.beta, y, pixels, stride, norm.eps,
+            C=channels, SIZE=size, PADDED=padded, PIXELS=triton.next_power_of_2(pixels), SILU=silu,
+            num_warps=4 if whole <= 4096 else 8 if whole <= 16384 else 16,
+        )  # fmt: skip
+        return y
+    blocks = triton.cdiv(channels, CHANNELS)
+    # The same for all batch sizes, so that they share a binary.
+    chunks = min(CHUNKS, triton.next_power_of_2(max(1, pixels // CHUNK_PIXELS)))
+    sums = x.new_empty(rows, chunks, 2, channels, dtype=torch.float32)
+    _sums[(rows, chunks, blocks)](x, sums, pixels, chunks, C=channels, CHANNELS=CHANNELS, PIXELS=32, num_warps=4)
+    factors = x.new_empty(rows, 2, channels, dtype=torch.float32)
+    _moments[(rows, norm.groups)](
+        sums, pending, norm.gamma, norm.beta, factors, pixels, stride, norm.eps,
+        C=channels, SIZE=size, PADDED=padded, CHUNKS=chunks, num_warps=4,
+    )  # fmt: skip
+    _apply[(rows, triton.cdiv(pixels, APPLY_PIXELS), blocks)](
+        x, factors, y, pixels, C=channels, CHANNELS=CHANNELS, PIXELS=APPLY_PIXELS, SILU=silu, num_warps=4
+    )
+    return y
+
+
+@triton.jit(do_not_specialize=["pixels", "pending_stride"])
+def _group_norm_whole(
+    x, pending, gamma, beta, y, pixels, pending_stride, eps,
+    C: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, PIXELS: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
+    row, group = tl.program_id(0), tl.program_id(1)
+    pixel, channel = tl.arange(0, PIXELS), tl.arange(0, PADDED)
+    at = group * SIZE + channel
+    inside = (pixel < pixels)[:, None] & (channel < SIZE)[None, :]
+    offsets = row.to(tl.int64) * pixels * C + pixel[:, None] * C + at[None, :]
+    missing = tl.load(pending + row * pending_stride + at, channel < SIZE, 0).to(tl.float32)
+    value = tl.load(x + offsets, inside, 0).to(tl.float32)
+    value = tl.where(inside, value + missing[None, :], 0)
+    count = pixels * SIZE
+    mean = tl.sum(tl.sum(value, 1), 0) / count
+    centred = tl.where(inside, value - mean, 0)
+    variance = tl.sum(tl.sum(centred * centred, 1), 0) / count
+    scale = tl.load(gamma + at, channel < SIZE, 0) * tl.rsqrt(variance + eps)
+    shift = tl.load(beta + at, channel < SIZE, 0)
+    found = centred * scale[None, :] + shift[None, :]
+    if SILU:
+        found = found * tl.sigmoid(found)
+    tl.store(y + offsets, found.to(y.dtype.element_ty), inside)
+
+
+@triton.jit(do_not_specialize=["pixels", "chunks"])
+def _sums(x, sums, pixels, chunks, C: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
+    row, chunk = tl.program_id(0), tl.program_id(1)
+    at = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    each = tl.cdiv(pixels, chunks)
+    first, last = chunk * each, tl.minimum(chunk * each + each, pixels)
+    base = x + row.to(tl.int64) * pixels * C
+    total = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    squares = tl.zeros([PIXELS, CHANNELS], tl.float32)
+    for begin in range(first, last, PIXELS):
+        pixel = begin + tl.arange(0, PIXELS)
+        inside = (pixel < last)[:, None] & (at < C)[None, :]
+        value = tl.load(base + pixel[:, None] * C + at[None, :], inside, 0).to(tl.float32)
+        total += value
+        squares += value * value
+    to = sums + (row * chunks + chunk) * 2 * C + at
+    tl.store(to, tl.sum(total, 0), at < C)
+    tl.store(to + C, tl.sum(squares, 0), at < C)
+
+
+@triton.jit(do_not_specialize=["pixels", "pending_stride"])
+def _moments(
+    sums, pending, gamma, beta, factors, pixels, pending_stride, eps,
+    C: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, CHUNKS: tl.constexpr,
+):  # fmt: skip
+    row, group = tl.program_id(0), tl.program_id(1)
+    channel = tl.arange(0, PADDED)
+    at, inside = group * SIZE + channel, channel < SIZE
+    offsets = (row * CHUNKS + tl.arange(0, CHUNKS))[:, None] * 2 * C + at[None, :]
+    total = tl.sum(tl.load(sums + offsets, inside[None, :], 0), 0)
+    squares = tl.sum(tl.load(sums + offsets + C, inside[None, :], 0), 0)
+    # What is pending shifts each channel: its sum and its squares follow without another look at the picture.
+    missing = tl.load(pending + row * pending_stride + at, inside, 0).to(tl.float32)
+    squares += missing * (2 * total + pixels * missing)
+    total += pixels * missing
+    count = pixels * SIZE
+    mean = tl.sum(total, 0) / count
+    variance = tl.maximum(tl.sum(squares, 0) / count - mean * mean, 0)
+    scale = tl.load(gamma + at, inside, 0) * tl.rsqrt(variance + eps)
+    shift = tl.load(beta + at, inside, 0) + (missing - mean) * scale
+    to = factors + row * 2 * C + at
+    tl.store(to, scale, inside)
+    tl.store(to + C, shift, inside)
+
+
+@triton.jit(do_not_specialize=["pixels"])
+def _apply(
+    x, factors, y, pixels, C: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, SILU: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    at = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (pixel < pixels)[:, None] & (at < C)[None, :]
+    offsets = row.to(tl.int64) * pixels * C + pixel[:, None] * C + at[None, :]
+    scale = tl.load(factors + row * 2 * C + at, at < C, 0)
+    shift = tl.load(factors + row * 2 * C + C + at, at < C, 0)
+    found = tl.load(x + offsets, inside, 0).to(tl.float32) * scale[None, :] + shift[None, :]
+    if SILU:
+        found = found * tl.sigmoid(found)
+    tl.store(y + offsets, found.to(y.dtype.element_ty), inside)
+
+
+def layer_norm(x: Tensor, pending: Tensor, norm: Norm) -> Tensor:
+    """As ops.layer_norm."""
+    count, channels = x.shape
+    y = torch.empty_like(x)
+    padded = triton.next_power_of_2(channels)
+    _layer_norm[(triton.cdiv(count, 2),)](
+        x, pending, norm.gamma, norm.beta, y, count, norm.eps, C=channels, PADDED=padded, EACH=2, num_warps=1
+    )
+    return y
+
+
+@triton.jit(do_not_specialize=["count"])
+def _layer_norm(
+    x, pending, gamma, beta, y, count, eps, C: tl.constexpr, PADDED: tl.constexpr, EACH: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0) * EACH + tl.arange(0, EACH)
+    at = tl.arange(0, PADDED)
+    inside = (row < count)[:, None] & (at < C)[None, :]
+    offsets = row[:, None] * C + at[None, :]
+    value = tl.load(x + offsets, inside, 0).to(tl.float32) + tl.load(pending + at, at < C, 0)[None, :]
+    value = tl.where(inside, value, 0)
+    centred = tl.where(inside, value - (tl.sum(value, 1) / C)[:, None], 0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 1) / C + eps)
+    gains, shifts = tl.load(gamma + at, at < C, 0), tl.load(beta + at, at < C, 0)
+    found = centred * scale[:, None] * gains[None, :] + shifts[None, :]
+    tl.store(y + offsets, found.to(y.dtype.element_ty), inside)
+
+
+def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As ops.geglu: product, bias and gate in one kernel, so that the gate never goes to memory."""
+    count, inputs = x.shape
+    outputs = weight.shape[0]
+    y = x.new_empty(count, outputs // 2)
+    processors, copies_tiles, roomy = _device(x.device.index)
+    tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, 128)
+    common = {"K": inputs, "N": outputs, "BLOCK_M": 128, "GROUP": 8}
+    if not copies_tiles:
+        _geglu_by_pointers[(tiles,)](
+            x, weight, bias, y, count, **common, BLOCK_N=128, BLOCK_K=32, num_warps=4, num_stages=4
+        )
+        return y
+    # Large blocks where they fill the GPU twice; of the others, two run on a multiprocessor.
+    wide = roomy and tiles >= 4 * processors
+    block_n, warps, programs = (256, 8, processors) if wide else (128, 4, 2 * processors)
+    tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, block_n)
+    left, right = TensorDescriptor.from_tensor(x, [128, 64]), TensorDescriptor.from_tensor(weight, [block_n, 64])
+    _geglu[(min(tiles, programs),)](
+        left, right, bias, y, count, **common, BLOCK_N=block_n, BLOCK_K=64, num_warps=warps, num_stages=3
+    )
+    return y
+
+
+@lru_cache
+def _device(index: int) -> tuple[int, bool, bool]:
+    """Its multiprocessors; whether it has a unit that copies tiles (TMA): Hopper and later; whether its shared memory
+    holds three stages of large blocks: the data-centre chips of Hopper and Blackwell.
+    """
+    found = torch.cuda.get_device_properties(index)
+    return found.multi_processor_count, found.major >= 9, found.major in (9, 10)
+
+
+@triton.jit
+def _gelu(x):
+    """x * Phi(x). Abramowitz and Stegun 7.1.26: an error of 1.5e-7 at most, in half the instructions of `erf`."""
+    z = tl.abs(x) * 0.7071067811865476
+    t = 1 / (1 + 0.3275911 * z)
+    series = 0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
+    tail = 0.5 * t * series * tl.exp2(-1.4426950408889634 * z * z)
+    return x * tl.where(x < 0, tail, 1 - tail)
+
+
+@triton.jit
+def _place(tile, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
+    """A tile's first row and column. Those at work together share weights and rows of x: both stay in the cache."""
+    blocks_m, blocks_n = tl.cdiv(count, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    band = tile // (GROUP * blocks_n)
+    rows = tl.minimum(blocks_m - band * GROUP, GROUP)
+    within = tile % (GROUP * blocks_n)
+    return (band * GROUP + within % rows) * BLOCK_M, within // rows * BLOCK_N
+
+
+@triton.jit
+def _gated(found, bias, y, m, n, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A finished product at (m, n): add the bias, take the pairs apart, store value * gelu(gate)."""
+    both = n + tl.arange(0, BLOCK_N)
+    found += tl.load(bias + both, both < N, 0)[None, :]
+    value, gate = tl.split(tl.reshape(found, (BLOCK_M, BLOCK_N // 2, 2)))
+    row, column = m + tl.arange(0, BLOCK_M), n // 2 + tl.arange(0, BLOCK_N // 2)
+    offsets = row.to(tl.int64)[:, None] * (N // 2) + column[None, :]
+    inside = (row < count)[:, None] & (column < N // 2)[None, :]
+    tl.store(y + offsets, (value * _gelu(gate)).to(y.dtype.element_ty), inside)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _geglu(
+    x, weight, bias, y, count, K: tl.constexpr, N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    tiles = tl.cdiv(count, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+    # One program a place on the GPU. Flattened, its loops over tiles and over K are one: the first loads of a tile are
+    # under way while the gates of the tile before it are computed.
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+        m, n = _place(tile, count, N, BLOCK_M, BLOCK_N, GROUP)
+        found = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        for k in range(0, K, BLOCK_K):
+            found = tl.dot(x.load([m, k]), weight.load([n, k]).T, found)  # out of range, both are zero
+        _gated(found, bias, y, m, n, count, N, BLOCK_M, BLOCK_N)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _geglu_by_pointers(
+    x, weight, bias, y, count, K: tl.constexpr, N: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    m, n = _place(tl.program_id(0), count, N, BLOCK_M, BLOCK_N, GROUP)
+    row, column, k = m + tl.arange(0, BLOCK_M), n + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    # Out of range: read the first again, and throw the result away.
+    left = x + tl.where(row < count, row, 0)[:, None] * K + k[None, :]
+    right = weight + tl.where(column < N, column, 0)[None, :] * K + k[:, None]
+    found = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for begin in range(0, K, BLOCK_K):
+        if K % BLOCK_K == 0:
+            found = tl.dot(tl.load(left), tl.load(right), found)
+        else:
+            inside = k < K - begin
+            found = tl.dot(tl.load(left, inside[None, :], 0), tl.load(right, inside[:, None], 0), found)
+        left += BLOCK_K
+        right += BLOCK_K
+    _gated(found, bias, y, m, n, count, N, BLOCK_M, BLOCK_N)
+
+
+def joined(hidden: Features | None, skip: Features, control: Features, scale: Tensor) -> Tensor:
+    """As ops.joined."""
+    rows, (_, height, width, right) = scale.shape[0], skip.data.shape
+    left = 0 if hidden is None else hidden.data.shape[3]
+    y = skip.data.new_empty(rows, height, width, left + right)
+    _joined[(rows, triton.cdiv(height * width, 64), triton.cdiv(left + right, CHANNELS))](
+        *(hidden or skip), *skip, *control, scale, y, height * width, skip.data.shape[0], control.data.shape[0],
+        LEFT=left, RIGHT=right, CHANNELS=CHANNELS, PIXELS=64, num_warps=4,
+    )  # fmt: skip
+    return y
+
+
+# `scale` is one row of a matrix: how it is aligned depends on the batch.
+@triton.jit(do_not_specialize=["pixels", "skips", "controls"], do_not_specialize_on_alignment=["scale"])
+def _joined(
+    hidden, hidden_pending, skip, skip_pending, control, control_pending, scale, y, pixels, skips, controls,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    at = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    here = pixel < pixels
+    on_left, right = at < LEFT, at - LEFT
+    on_right = (at >= LEFT) & (at < LEFT + RIGHT)
+    first = row.to(tl.int64) * pixels * LEFT + pixel[:, None] * LEFT + at[None, :]
+    found = tl.load(hidden + first, here[:, None] & on_left[None, :], 0).to(tl.float32)
+    found += tl.load(hidden_pending + at, on_left, 0)[None, :]
+    inside = here[:, None] & on_right[None, :]
+    second = pixel[:, None] * RIGHT + right[None, :]
+    found += tl.load(skip + (row % skips).to(tl.int64) * pixels * RIGHT + second, inside, 0).to(tl.float32)
+    found += tl.load(skip_pending + right, on_right, 0)[None, :]
+    steer = tl.load(control + (row % controls).to(tl.int64) * pixels * RIGHT + second, inside, 0).to(tl.float32)
+    steer += tl.load(control_pending + right, on_right, 0)[None, :]
+    found += tl.load(scale + row).to(tl.float32) * steer
+    offsets = row.to(tl.int64) * pixels * (LEFT + RIGHT) + pixel[:, None] * (LEFT + RIGHT) + at[None, :]
+    tl.store(y + offsets, found.to(y.dtype.element_ty), here[:, None] & (on_left | on_right)[None, :])
+
+
+def unfolded(x: Tensor, bias: Tensor) -> Tensor:
+    """As ops.unfolded."""
+    rows, height, width, channels = x.shape[0], x.shape[1] - 1, x.shape[2] - 1, x.shape[3] // 4
+    y = x.new_empty(rows, 2 * height, 2 * width, channels)
+    _unfolded[(rows * 2 * height, triton.cdiv(2 * width, 32), triton.cdiv(channels, CHANNELS))](
+        x, bias, y, height, width, C=channels, CHANNELS=CHANNELS, PIXELS=32, num_warps=4
+    )
+    return y
+
+
+@triton.jit(do_not_specialize=["height", "width"])
+def _unfolded(x, bias, y, height, width, C: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
+    line = tl.program_id(0)  # of all rows' output lines
+    row, top = line // (2 * height), line % (2 * height)
+    left = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
+    at = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    inside = (left < 2 * width)[:, None] & (at < C)[None, :]
+    i, j = top % 2, left % 2
+    source = (row.to(tl.int64) * (height + 1) + top // 2 + i) * (width + 1) + left // 2 + j
+    value = tl.load(x + source[:, None] * 4 * C + ((i * 2 + j) * C)[:, None] + at[None, :], inside, 0).to(tl.float32)
+    value += tl.load(bias + at, at < C, 0)[None, :]
+    target = line.to(tl.int64) * 2 * width + left
+    tl.store(y + target[:, None] * C + at[None, :], value.to(y.dtype.element_ty), inside)

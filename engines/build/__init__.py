@@ -1,0 +1,1 @@
+"""Stages to files to a manifest: building an engine set."""

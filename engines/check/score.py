@@ -1,0 +1,164 @@
+"""`engines score`: how far the pictures of one set are from another's, for the same seeds, prompts and edges.
+
+The noise, the schedule and the guidance are those of docs/lifecycle.md; the schedule is diffusers', not the worker's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.engine_set import EngineSet, load_engine_set
+from engines.errors import EngineSetRefused
+from engines.quiet import quiet_libraries
+
+PROMPTS = (
+    "a photograph of a lighthouse by the sea at sunset, best quality, extremely detailed",
+    "an oil painting of a cat on a chair, best quality, extremely detailed",
+    "a pencil drawing of an old bridge in the snow, best quality, extremely detailed",
+    "a portrait of an astronaut, studio light, best quality, extremely detailed",
+)
+NEGATIVE = "longbody, lowres, bad anatomy, bad hands, missing fingers"
+GUIDANCE = 9.0
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Which pictures: `samples` of one size in pixels, from seeds 0, 1, ..., in `steps` DDIM steps."""
+
+    height: int
+    width: int
+    samples: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Between two uint8 pictures. `psnr_db` is infinite for equal ones."""
+
+    psnr_db: float
+    largest: int
+
+    def to_json(self) -> dict[str, object]:
+        """null stands for infinity, which JSON has not."""
+        return {"psnr_db": None if math.isinf(self.psnr_db) else round(self.psnr_db, 2), "largest": self.largest}
+
+
+def score(path: Path, reference: Path, request: ScoreRequest, *, device: str = "auto") -> list[Distance]:
+    """Render with one set, then with the other (never both in memory), and compare sample by sample.
+
+    Raises:
+        EngineSetRefused: a set does not load, was not built for this size, or the two have different weights.
+    """
+    rendered = []
+    weights = None
+    for folder in (path, reference):
+        with load_engine_set(folder, device=device, weights=weights) as engines:
+            weights = engines.manifest.source.weights
+            rendered.append(list(pictures(engines, request)))
+    return [distance(one, other) for one, other in zip(*rendered, strict=True)]
+
+
+def distance(one: np.ndarray, other: np.ndarray) -> Distance:
+    """Peak signal-to-noise ratio in dB, and the largest difference of one value."""
+    difference = np.abs(one.astype(np.int16) - other.astype(np.int16))
+    error = float((difference.astype(np.float64) ** 2).mean())
+    return Distance(math.inf if error == 0 else 10 * math.log10(255**2 / error), int(difference.max()))
+
+
+def pictures(engines: EngineSet, request: ScoreRequest) -> Iterator[np.ndarray]:
+    """uint8 [H, W, 3], one a seed."""
+    if not engines.supports(request.height, request.width):
+        raise EngineSetRefused(
+            f"{engines.folder} was built for {engines.shapes_text()}, not for {request.height}x{request.width}"
+        )
+    for seed in range(request.samples):
+        yield _picture(engines, request, seed)
+
+
+@torch.inference_mode()
+def _picture(engines: EngineSet, request: ScoreRequest, seed: int) -> np.ndarray:
+    dtype = engines.io_dtype
+    latents = _noise(engines, request, seed)
+    edges = torch.from_numpy(edges_for(request.height, request.width, seed)).to(engines.device, dtype) / 255
+    hint = edges.expand(1, 3, -1, -1).contiguous()
+    fed = {
+        "context": _context(engines, PROMPTS[seed % len(PROMPTS)]),
+        "guided_hint": engines.engine("hint")({"hint": hint})["guided_hint"].repeat(2, 1, 1, 1),
+        "control_scales": torch.ones(2, 13, device=engines.device, dtype=dtype),
+    }
+    scheduler = _scheduler(request.steps)
+    for time in scheduler.timesteps:
+        step = {
+            "x_noisy": latents.to(dtype).repeat(2, 1, 1, 1),
+            "timestep": torch.full((2,), float(time), device=engines.device, dtype=dtype),
+        }
+        predicted = engines.predict(fed | step)["latent"].float()
+        without, withed = predicted.chunk(2)
+        latents = scheduler.step(without + GUIDANCE * (withed - without), time, latents).prev_sample
+    scaled = (latents / engines.geometry.scaling_factor).to(dtype)
+    image = engines.engine("decoder")({"latent": scaled})["image"][0].float().cpu()
+    pixels: np.ndarray = (image * 127.5 + 127.5).clip(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _noise(engines: EngineSet, request: ScoreRequest, seed: int) -> Tensor:
+    """Drawn on the CPU in float32: the same for every backend."""
+    shape = (1, engines.geometry.latent_channels, request.height // 8, request.width // 8)
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).to(engines.device)
+
+
+def _context(engines: EngineSet, prompt: str) -> Tensor:
+    """[2,77,C]: unconditional, conditional."""
+    from tokenizers import Tokenizer
+
+    tokenizer, geometry = Tokenizer.from_file(str(engines.tokenizer_path)), engines.geometry
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    rows = []
+    for text in (NEGATIVE, prompt):
+        kept = tokenizer.encode(text, add_special_tokens=False).ids[: geometry.context_length - 2]
+        padding = [geometry.pad_token_id] * (geometry.context_length - 2 - len(kept))
+        rows.append([geometry.bos_token_id, *kept, geometry.eos_token_id, *padding])
+    encode = engines.engine("clip")
+    ids = torch.tensor(rows, device=engines.device)
+    return torch.cat([encode({"input_ids": row})["last_hidden_state"] for row in torch.split(ids, 1)])
+
+
+def _scheduler(steps: int) -> Any:
+    with quiet_libraries():
+        from diffusers import DDIMScheduler
+
+        scheduler: Any = DDIMScheduler(  # type: ignore[no-untyped-call]
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        )
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def edges_for(height: int, width: int, seed: int) -> np.ndarray:
+    """uint8 [H, W], 0 or 255: Canny edges of a few shapes that the seed draws."""
+    random = np.random.default_rng(seed)
+    canvas = np.full((height, width), 128, np.uint8)
+    for _ in range(8):
+        left, top, right, bottom = (int(random.integers(0, side)) for side in (width, height, width, height))
+        shade = int(random.integers(0, 256))
+        if random.random() < 0.5:
+            cv2.rectangle(canvas, (left, top), (right, bottom), shade, -1)
+        else:
+            cv2.circle(canvas, (left, top), min(height, width) // 6 + right % 16, shade, -1)
+    edges: np.ndarray = cv2.Canny(canvas, 100, 200)
+    return edges

@@ -1,0 +1,148 @@
+"""`engines verify`: every component of a set against torch in float32, on the same inputs and the same weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from engines.backends.torch import TorchEngine
+from engines.engine_set import EngineSet, check_weights, load_engine_set
+from engines.manifest import Manifest
+from engines.model.locate import Weights, find_weights
+from engines.model.networks import load_component
+from engines.spec import BOTH_HALVES, COMPONENTS, ComponentSpec, TensorSpec
+
+# (rtol, atol), tightest first; a component that fits none is wrong.
+LADDER = ((1e-3, 1e-5), (1e-3, 1e-4), (1e-2, 1e-3))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """How far one component is from the reference at one size.
+
+    `relative_error` is the largest absolute error over the largest absolute value of the reference tensor, `norm_error`
+    the Euclidean norm of all errors over that of the reference, each the worst of the component's outputs;
+    `rtol` and `atol` the tightest pair of LADDER that holds for every element of every output, or None; `within` the
+    relative error that is accepted as well, or None. Half precision needs that: its rounding alone is more than the
+    ladder allows to elements near zero.
+    """
+
+    component: str
+    batch: int
+    height: int
+    width: int
+    absolute_error: float
+    relative_error: float
+    rtol: float | None
+    atol: float | None
+    within: float | None = None
+    norm_error: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether some pair of the ladder holds, or `within` does; NaN is within nothing."""
+        return self.rtol is not None or (self.within is not None and self.relative_error <= self.within)
+
+    def to_json(self) -> dict[str, object]:
+        """For stdout."""
+        return {**asdict(self), "ok": self.ok}
+
+
+def verify(
+    path: Path, weights: Weights | None = None, *, within: float | None = None, device: str = "auto"
+) -> Iterator[Finding]:
+    """Compare component by component, at the smallest and largest size of every profile.
+
+    Without `weights`, those that the manifest names are used; `within` as in Finding.
+
+    Raises:
+        EngineSetRefused: the set does not load, or was built from other weights than these.
+        ModelRefused: the weights are not there any more.
+    """
+    with load_engine_set(path, device=device) as engines:
+        source = engines.manifest.source
+        weights = weights or find_weights(
+            source.model, source.controlnet, tokenizer=source.tokenizer, original_config=source.original_config
+        )
+        check_weights(engines.manifest, weights.digest)
+        for name in COMPONENTS:
+            spec = engines.manifest.components[name].spec
+            reference = TorchEngine(load_component(name, weights, torch.float32).to(engines.device), spec)
+            for batch, height, width in sizes(engines.manifest):
+                yield replace(compare(engines, reference, spec, (batch, height, width)), within=within)
+            engines.unload([name])
+
+
+def sizes(manifest: Manifest) -> list[tuple[int, int, int]]:
+    """(images, height, width): a full batch of the smallest picture and one of the largest, of every profile."""
+    found = []
+    for profile in manifest.profiles:
+        found.append((profile.max_batch, profile.min_height, profile.min_width))
+        found.append((profile.min_batch, profile.max_height, profile.max_width))
+    return list(dict.fromkeys(found))
+
+
+def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, size: tuple[int, int, int]) -> Finding:
+    """One component at one size (images, height, width)."""
+    batch, height, width = size
+    inputs = likely_inputs(spec, batch, height=height, width=width)
+    with torch.backends.cudnn.flags(allow_tf32=False):  # convolutions of the reference in full float32, on a GPU too
+        expected = reference({name: tensor.to(engines.device) for name, tensor in inputs.items()})
+    found = engines.engine(spec.name)({name: _for_engine(tensor, engines) for name, tensor in inputs.items()})
+    pairs = [(found[tensor.name].float().cpu(), expected[tensor.name].cpu()) for tensor in spec.outputs]
+    errors = [float((mine - theirs).abs().max()) for mine, theirs in pairs]
+    relative = [error / max(float(theirs.abs().max()), 1e-12) for error, (_, theirs) in zip(errors, pairs, strict=True)]
+    norms = [float((mine - theirs).norm() / theirs.norm().clamp(min=1e-12)) for mine, theirs in pairs]
+    rtol, atol = tightest(pairs)
+    worst = _largest(errors), _largest(relative)
+    return Finding(spec.name, batch, height, width, *worst, rtol, atol, norm_error=_largest(norms))
+
+
+def _largest(errors: list[float]) -> float:
+    """NaN if one is NaN: Python's max would lose it."""
+    return float(torch.tensor(errors).max())
+
+
+def tightest(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float | None, float | None]:
+    """The first pair of LADDER within which every element agrees; NaN agrees with nothing."""
+    for rtol, atol in LADDER:
+        if all(torch.allclose(found, expected, rtol=rtol, atol=atol) for found, expected in pairs):
+            return rtol, atol
+    return None, None
+
+
+def _for_engine(tensor: Tensor, engines: EngineSet) -> Tensor:
+    tensor = tensor.to(engines.device)
+    return tensor.to(engines.io_dtype) if tensor.is_floating_point() else tensor
+
+
+def likely_inputs(spec: ComponentSpec, batch: int, *, height: int, width: int) -> dict[str, Tensor]:
+    """Seeded float32 inputs of the kind that a render feeds: edges, timesteps, scales, token ids, unit noise."""
+    generator = torch.Generator().manual_seed(0)
+    made = {}
+    for tensor in spec.inputs:
+        shape = tensor.sized(batch, height=height, width=width)
+        if tensor.name in BOTH_HALVES:
+            one = _likely(tensor, (batch, *shape[1:]), generator)
+            made[tensor.name] = torch.cat([one, one])
+        else:
+            made[tensor.name] = _likely(tensor, shape, generator)
+    return made
+
+
+def _likely(tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    if tensor.name == "input_ids":
+        return torch.randint(0, 900, shape, generator=generator)  # ids that every CLIP vocabulary has
+    if tensor.name == "hint":
+        return (torch.rand(shape, generator=generator) < 0.1).float()
+    if tensor.name == "timestep":
+        return torch.randint(0, 1000, shape, generator=generator).float()
+    if tensor.name == "control_scales":
+        return torch.rand(shape, generator=generator)
+    if tensor.name == "latent":
+        return torch.randn(shape, generator=generator) * 4  # latents divided by 0.18215 have about this spread
+    return torch.randn(shape, generator=generator)

@@ -1,0 +1,250 @@
+"""Weights to five torch modules with spec.py's tensor names: wrappers around diffusers' and transformers' networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from engines.errors import ModelRefused
+from engines.model.checkpoint import load_part
+from engines.model.locate import PART_OF, Weights
+from engines.quiet import quiet_libraries
+from engines.spec import COMPONENTS, CONTROLS, Geometry
+
+
+class Clip(nn.Module):
+    """input_ids int64 [N,77] -> last_hidden_state [N,77,C], after the final layer norm."""
+
+    def __init__(self, text_encoder: nn.Module) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """One tensor out."""
+        states: Tensor = self.text_encoder(input_ids, return_dict=True).last_hidden_state
+        return states
+
+
+class Hint(nn.Module):
+    """hint [N,3,8h,8w] in 0..1 -> guided_hint [N,C,h,w]: the ControlNet's part that sees only the edges."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, hint: Tensor) -> Tensor:
+        """One tensor out."""
+        guided: Tensor = self.embedding(hint)
+        return guided
+
+
+class ControlNet(nn.Module):
+    """x_noisy, guided_hint, timestep, context, control_scales [R,13] -> control0..control12, scaled row by row."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        network.controlnet_cond_embedding = nn.Identity()  # Hint has run already
+        self.network = network
+
+    def forward(
+        self, x_noisy: Tensor, guided_hint: Tensor, timestep: Tensor, context: Tensor, control_scales: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Thirteen tensors out."""
+        down, mid = self.network(x_noisy, timestep, context, guided_hint, return_dict=False)
+        scales = control_scales[:, :, None, None, None]
+        return tuple(control * scales[:, i] for i, control in enumerate([*down, mid]))
+
+
+class UNet(nn.Module):
+    """x_noisy, timestep, context, control0..control12 -> latent: the predicted noise [R,4,h,w]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_noisy: Tensor, timestep: Tensor, context: Tensor, *controls: Tensor) -> Tensor:
+        """One tensor out."""
+        noise: Tensor = self.network(
+            x_noisy,
+            timestep,
+            context,
+            down_block_additional_residuals=controls[:-1],
+            mid_block_additional_residual=controls[-1],
+            return_dict=False,
+        )[0]
+        return noise
+
+
+class Decoder(nn.Module):
+    """latent [N,4,h,w], divided by the scaling factor already -> image [N,3,8h,8w], about -1..1."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.post_quant = vae.post_quant_conv
+        self.decoder = vae.decoder
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """One tensor out."""
+        image: Tensor = self.decoder(self.post_quant(latent))
+        return image
+
+
+# torch exports a causal scaled_dot_product_attention with a float32 mask, whatever the dtype: TensorRT, strongly typed,
+# refuses such a graph in fp16. Written out, 77 tokens cost nothing.
+_OPTIONS = {"text_encoder": {"attn_implementation": "eager"}}
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The four networks that the five components are made from, on the CPU, in eval mode."""
+
+    text_encoder: Any
+    unet: Any
+    vae: Any
+    controlnet: Any
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Component name -> module. Call once: the ControlNet gives its hint embedding away."""
+        return {name: wrap(name, getattr(self, PART_OF[name])) for name in COMPONENTS}
+
+
+def wrap(name: str, network: Any) -> nn.Module:
+    """One component of a network; a ControlNet's hint is taken before its controlnet."""
+    if name == "hint":
+        return Hint(network.controlnet_cond_embedding)
+    wrappers: dict[str, Callable[[Any], nn.Module]] = {
+        "clip": Clip,
+        "controlnet": ControlNet,
+        "unet": UNet,
+        "decoder": Decoder,
+    }
+    return wrappers[name](network)
+
+
+def load_component(name: str, weights: Weights, dtype: torch.dtype) -> nn.Module:
+    """One component alone, from its own copy of the network.
+
+    Raises:
+        ModelRefused: the files cannot be read.
+    """
+    return wrap(name, load_network(PART_OF[name], weights, dtype))
+
+
+def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Networks:
+    """Read the four networks.
+
+    Raises:
+        ModelRefused: unreadable files, or networks of another graph than SD1.5 with a ControlNet.
+    """
+    networks = Networks(*(load_network(part, weights, dtype) for part in ("text_encoder", "unet", "vae", "controlnet")))
+    check_networks(networks)
+    return networks
+
+
+def load_network(part: str, weights: Weights, dtype: torch.dtype) -> Any:
+    """One network in eval mode, without gradients.
+
+    Raises:
+        ModelRefused: the files cannot be read as this network.
+    """
+    place = weights.place(part)
+    try:
+        with quiet_libraries():
+            if place.is_file():
+                network = load_part(part, place, config=weights.original_config).to(dtype)
+            else:
+                network = _loader(part)(place, torch_dtype=dtype, **_OPTIONS.get(part, {}))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelRefused(f"{place} cannot be read as SD1.5's {part}: {error}") from error
+    return network.eval().requires_grad_(False)
+
+
+def _loader(part: str) -> Callable[..., Any]:
+    import diffusers
+    import transformers
+
+    classes: dict[str, Any] = {
+        "text_encoder": transformers.CLIPTextModel,
+        "unet": diffusers.UNet2DConditionModel,
+        "vae": diffusers.AutoencoderKL,
+        "controlnet": diffusers.ControlNetModel,
+    }
+    loader: Callable[..., Any] = classes[part].from_pretrained
+    return loader
+
+
+def check_networks(networks: Networks) -> None:
+    """Refuse what the spec cannot describe.
+
+    Raises:
+        ModelRefused: naming the first thing that differs from SD1.5's graph.
+    """
+    unet, controlnet, vae = networks.unet.config, networks.controlnet.config, networks.vae.config
+    text_width = networks.text_encoder.config.hidden_size
+    if unet.in_channels != vae.latent_channels:
+        raise ModelRefused(f"the U-Net takes {unet.in_channels} channels, the VAE gives {vae.latent_channels}")
+    if unet.cross_attention_dim != text_width or controlnet.cross_attention_dim != text_width:
+        raise ModelRefused(
+            f"text encoder, U-Net and ControlNet differ in width: {text_width}, {unet.cross_attention_dim} and "
+            f"{controlnet.cross_attention_dim}; they belong to different model families"
+        )
+    if list(unet.block_out_channels) != list(controlnet.block_out_channels):
+        raise ModelRefused("the ControlNet was made for a U-Net of other widths")
+    controls = len(networks.controlnet.controlnet_down_blocks) + 1
+    if controls != CONTROLS or len(vae.block_out_channels) != 4:
+        raise ModelRefused(f"only SD1.5's graph is built here: {CONTROLS} controls and an x8 VAE; this has {controls}")
+    if controlnet.global_pool_conditions or controlnet.controlnet_conditioning_channel_order != "rgb":
+        raise ModelRefused("ControlNets with pooled conditions or BGR hints are not supported")
+
+
+def geometry_of(networks: Networks, tokens: SpecialTokens) -> Geometry:
+    """The sizes that spec.py needs, read from the networks' configurations."""
+    text, unet, vae = networks.text_encoder.config, networks.unet.config, networks.vae.config
+    blocks = [*networks.controlnet.controlnet_down_blocks, networks.controlnet.controlnet_mid_block]
+    return Geometry(
+        latent_channels=vae.latent_channels,
+        image_channels=vae.out_channels,
+        scaling_factor=vae.scaling_factor,
+        context_length=text.max_position_embeddings,
+        context_width=text.hidden_size,
+        hint_channels=unet.block_out_channels[0],
+        control_channels=tuple(block.out_channels for block in blocks),
+        bos_token_id=tokens.bos,
+        eos_token_id=tokens.eos,
+        pad_token_id=tokens.pad,
+    )
+
+
+class SpecialTokens(NamedTuple):
+    """Ids of the tokens that begin, end and fill up a prompt."""
+
+    bos: int
+    eos: int
+    pad: int
+
+
+def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
+    """Write the tokenizer of `folder` as one `tokenizer.json` for the tokenizers package.
+
+    Raises:
+        ModelRefused: the tokenizer's files cannot be read.
+    """
+    try:
+        with quiet_libraries():
+            tokenizer: Any = _tokenizer_class().from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"{folder} cannot be read as a CLIP tokenizer: {error}") from error
+    tokenizer.backend_tokenizer.save(str(path))
+    return SpecialTokens(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+def _tokenizer_class() -> Any:
+    import transformers
+
+    # transformers 4 has a slow CLIPTokenizer and a fast one; in 5 both names mean the fast one.
+    return getattr(transformers, "CLIPTokenizerFast", transformers.CLIPTokenizer)

@@ -1,0 +1,97 @@
+"""AccessPolicy: the folders and buckets that a job may name. Anyone who can write to the queue can send a message.
+
+Without a list a `file://` source would let a stranger render /etc/passwd into a bucket of theirs, and a `file://`
+output would let them write wherever the worker may. The producer runs as the person who typed the command, on that
+person's machine, and needs no such list.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.errors import InvalidJob, OutputForbidden, RenderError, SettingsError, SourceForbidden
+from jobs.settings import Settings
+from jobs.uri import bucket_and_key, path_of, redacted, resolve_uri
+
+READ = "add its folder to RENDER_ALLOW_FOLDERS of the workers"
+WRITE = "write below their RENDER_OUTPUT_URI, or add the folder to their RENDER_ALLOW_FOLDERS"
+READ_BUCKET = "add it to RENDER_ALLOW_BUCKETS of the workers"
+WRITE_BUCKET = "write below their RENDER_OUTPUT_URI, or add the bucket to their RENDER_ALLOW_BUCKETS"
+
+
+@dataclass(frozen=True)
+class AccessPolicy:
+    """`folders` may be read and written, and so may `buckets` (none named: any). `output` may be written.
+
+    A folder means all that is really below it: symbolic links are followed before they are judged.
+    """
+
+    folders: tuple[str, ...] = ()
+    buckets: tuple[str, ...] = ()
+    output: str = ""  # a URI
+
+    @classmethod
+    def of(cls, settings: Settings) -> AccessPolicy:
+        """What a worker's settings allow; relative folders start where the worker was started.
+
+        Raises:
+            SettingsError: a folder or RENDER_OUTPUT_URI is no place that can be written to.
+        """
+        folders = [_resolved("RENDER_ALLOW_FOLDERS", folder, ("file",)) for folder in settings.allow_folders]
+        output = _resolved("RENDER_OUTPUT_URI", settings.output_uri, ("file", "s3"))
+        return cls(tuple(str(path_of(folder)) for folder in folders), settings.allow_buckets, output)
+
+    def source_path(self, uri: str) -> Path:
+        """The real path of a file:// source.
+
+        Raises:
+            SourceForbidden: it is in none of the folders. Whether it exists is not said.
+        """
+        path = _real_path(path_of(uri), SourceForbidden)
+        if not _below(path, self.folders):
+            raise SourceForbidden(f"{path} may not be read by workers; if that is meant, {READ}")
+        return path
+
+    def check_source_bucket(self, uri: str) -> None:
+        """Raise SourceForbidden where an s3:// source is in a bucket that is not allowed."""
+        bucket, key = bucket_and_key(uri)
+        if self.buckets and (bucket not in self.buckets or ".." in key.split("/")):
+            raise SourceForbidden(f"the bucket {bucket!r} may not be read by workers; if that is meant, {READ_BUCKET}")
+
+    def check_output(self, uri: str) -> None:
+        """Raise OutputForbidden where nothing may be written below this folder or prefix."""
+        if uri.startswith("file://"):
+            path = _real_path(path_of(uri), OutputForbidden)
+            own = (str(path_of(self.output)),) if self.output.startswith("file://") else ()
+            if not _below(path, (*self.folders, *own)):
+                raise OutputForbidden(f"{path} may not be written by workers; {WRITE}")
+        elif uri.startswith("s3://"):
+            bucket, key = bucket_and_key(uri)
+            is_own = uri.startswith(self.output.rstrip("/") + "/")
+            # Some servers resolve '..' in a key, which then leads into another bucket.
+            if self.buckets and (not (is_own or bucket in self.buckets) or ".." in key.split("/")):
+                raise OutputForbidden(f"{redacted(uri)} may not be written by workers; {WRITE_BUCKET}")
+
+
+def _resolved(variable: str, text: str, schemes: tuple[str, ...]) -> str:
+    try:
+        uri = resolve_uri(text, Path.cwd())
+    except (InvalidJob, RuntimeError, ValueError) as error:  # RuntimeError: `~somebody` who does not exist
+        raise SettingsError(f"{variable}: {error}") from error
+    if uri.partition("://")[0] not in schemes:
+        raise SettingsError(f"{variable}: {redacted(text)!r} is none of: a folder, {'://, '.join(schemes)}://")
+    return uri
+
+
+def _real_path(path: Path, error: type[RenderError]) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError) as problem:  # ValueError: a NUL, or half a surrogate pair
+        raise error(f"{str(path)!r} is not a usable path") from problem
+
+
+def _below(path: Path, folders: Iterable[str]) -> bool:
+    return any(path.is_relative_to(os.path.realpath(folder)) for folder in folders)

@@ -1,0 +1,211 @@
+"""`producer gallery`: a page that shows input, edges and result of every job side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+
+from jobs.errors import RenderError
+from jobs.job import RenderParameters, RenderResult
+from jobs.ledger.ledger import BatchInfo
+from jobs.storage.http import FetchLimits
+from jobs.storage.store import read_bytes
+from jobs.uri import path_of, redacted
+from producer.console import count, place, say, write_json
+from producer.exits import Exit
+from producer.gallery.thumbnails import Thumbnails, text_chunk
+from producer.progress import row_progress
+from producer.results import ended_results
+from producer.session import Session, open_session
+from producer.table.columns import COLUMNS
+
+PAGE_JOBS = 500
+THREADS = 8  # for pictures that come over a network
+THUMBNAILS = "thumbnails"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a card: its small copy and, where a browser can open it, the picture itself."""
+
+    label: str
+    place: str
+    thumbnail: str | None
+    width: int
+    height: int
+    link: str | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a job; defaults are shown dimmed."""
+
+    name: str
+    value: str
+    is_default: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that the page shows of one job."""
+
+    result: RenderResult
+    pictures: tuple[Picture, ...]
+    parameters: tuple[Parameter, ...]
+    seconds: float | None
+
+    @property
+    def ratio(self) -> float:
+        """Width by height of the card's frames: the first picture's, within reason."""
+        shapes = [picture.width / picture.height for picture in self.pictures if picture.height]
+        return round(min(2.0, max(0.6, shapes[0])), 3) if shapes else 1.6
+
+
+def gallery(batch: str, out: Path) -> Exit:
+    """Write index.html, further pages where there are many jobs, and the small copies.
+
+    Raises:
+        CommandFailed: no such batch.
+        OSError: the folder cannot be written.
+    """
+    session = open_session()
+    info, counts = session.batch(batch), session.ledger.counts(batch)
+    out.mkdir(parents=True, exist_ok=True)
+    cards = _Cards(session, info, out.absolute())
+    template = _environment().get_template("gallery.html.j2")
+    shown = pages = 0
+    with row_progress("Pictures", counts.finished) as tick, ThreadPoolExecutor(THREADS) as pool:
+        for pages, (results, more) in enumerate(_paged(ended_results(session, batch)), 1):
+            page = _Page(pages, first=shown + 1, more=more)
+            made = list(pool.map(cards.card, results))
+            text = template.render(info=info, counts=counts, page=page, cards=made, output=place(info.output))
+            _write(out / _file_name(pages), text)
+            shown += len(made)
+            if tick is not None:
+                tick(shown)
+    index = (out / _file_name(1)).absolute()
+    say(f"{count(shown, 'job')} on {count(pages, 'page')}: {index}", "good")
+    write_json({"batch": batch, "index": str(index), "jobs": shown, "pages": pages})
+    return Exit.OK
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page's number, the place of its first job, and whether another page follows."""
+
+    number: int
+    first: int
+    more: bool
+
+    @property
+    def before(self) -> str | None:
+        return _file_name(self.number - 1) if self.number > 1 else None
+
+    @property
+    def after(self) -> str | None:
+        return _file_name(self.number + 1) if self.more else None
+
+
+class _Cards:
+    """Gathers what one card shows: small copies, links and parameters. Safe from many threads."""
+
+    def __init__(self, session: Session, info: BatchInfo, out: Path) -> None:
+        settings = session.settings
+        self._session = session
+        self._out = out
+        self._limits = FetchLimits(settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts)
+        self._thumbnails = Thumbnails(out / THUMBNAILS / info.name, self._limits, settings.max_pixels)
+
+    def card(self, result: RenderResult) -> Card:
+        named = [("Input", "input", result.image)]
+        if result.canny is not None:
+            named.append(("Edges", "canny", result.canny))
+        several = len(result.samples) > 1
+        for number, uri in enumerate(result.samples):
+            named.append((f"Result {number + 1}" if several else "Result", str(number), uri))
+        return Card(
+            result,
+            tuple(self._picture(result, label, name, uri) for label, name, uri in named),
+            self._parameters(result),
+            sum(result.seconds.values()) if result.seconds else None,
+        )
+
+    def _picture(self, result: RenderResult, label: str, name: str, uri: str) -> Picture:
+        made_at = result.finished_at if result.finished_at is not None else 0.0
+        copy = self._thumbnails.of(uri, f"{result.id}_{name}", made_at=made_at)
+        shown = None if copy.path is None else self._relative(copy.path)
+        link = None if copy.problem else self._link(uri)
+        return Picture(label, place(uri), shown, copy.width, copy.height, link, copy.problem)
+
+    def _link(self, uri: str) -> str | None:
+        """What a browser can open; never an address that holds a password or a signature."""
+        if uri.startswith("file:"):
+            return self._relative(path_of(uri))
+        return uri if uri.startswith(("https://", "http://")) and redacted(uri) == uri else None
+
+    def _relative(self, path: Path) -> str:
+        return quote(os.path.relpath(path, self._out).replace(os.sep, "/"))
+
+    def _parameters(self, result: RenderResult) -> tuple[Parameter, ...]:
+        """From the picture itself where the job is done, from the ledger where it is not."""
+        found = self._written_in(result.samples[0]) if result.samples else self._noted(result)
+        found = found | {"seed": result.seed} if found else {}
+        fields = RenderParameters.model_fields
+        names = [name for name in COLUMNS if name in found and name not in ("image", "prompt")]
+        return tuple(Parameter(name, _text(found[name]), found[name] == fields[name].default) for name in names)
+
+    def _written_in(self, sample: str) -> dict[str, Any]:
+        try:
+            found = json.loads(text_chunk(read_bytes(sample, self._limits), "render") or "{}")
+        except (RenderError, ValueError):
+            return {}  # the pictures matter more than a line of small print
+        return found if isinstance(found, dict) else {}
+
+    def _noted(self, result: RenderResult) -> dict[str, Any]:
+        job = self._session.ledger.job(result.batch, result.id)
+        return job.parameters.model_dump() if job else {}
+
+
+def _text(value: object) -> str:
+    return json.dumps(value) if isinstance(value, bool | float | int) else str(value)
+
+
+def _paged(results: Iterator[RenderResult]) -> Iterator[tuple[list[RenderResult], bool]]:
+    """Pages of results, each with whether another follows; one empty page where there are none."""
+    page = list(islice(results, PAGE_JOBS))
+    while True:
+        after = list(islice(results, PAGE_JOBS))
+        yield page, bool(after)
+        if not after:
+            return
+        page = after
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("producer.gallery"),
+        autoescape=True,  # prompts and error texts come from strangers
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _file_name(number: int) -> str:
+    return "index.html" if number == 1 else f"page-{number}.html"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,1 @@
+"""The CSV: read, split into records, checked row by row."""

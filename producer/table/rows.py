@@ -1,0 +1,99 @@
+"""One record of the CSV -> RenderParameters, or every problem in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from jobs.errors import InvalidJob
+from jobs.job import RenderParameters
+from jobs.uri import resolve_uri
+from producer.table.columns import COLUMNS, Value
+from producer.table.problems import Problem
+from producer.table.reader import Record
+
+# A relative path with nothing to resolve, unquote or quote. What most cells are, and what `resolve_uri` gives for them
+# is known without its path arithmetic, which would take a third of the check.
+PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+
+
+class RowChecker:
+    """Turns records of one table into parameters. Relative image paths resolve against `base`, the CSV's folder."""
+
+    def __init__(self, columns: Sequence[str], base: Path) -> None:
+        self._width = len(columns)
+        self._columns = tuple(COLUMNS[name] for name in columns)
+        self._base = base
+        self._base_uri = base.absolute().as_uri().rstrip("/") + "/"
+
+    def check(self, record: Record) -> RenderParameters | list[Problem]:
+        """The row's parameters, or all that is wrong with it. A blank or missing optional cell takes its default."""
+        problems = self._surplus(record)
+        values: dict[str, Value] = {}
+        for column, cell in zip(self._columns, record.cells, strict=False):
+            if not cell or cell.isspace():
+                continue
+            try:
+                values[column.name] = self._image(cell) if column.name == "image" else column.parse(cell)
+            except (ValueError, InvalidJob) as error:
+                problems.append(self._refused(record, column.name, cell, str(error)))
+        try:
+            parameters = RenderParameters.model_validate(values)
+        except ValidationError as error:
+            problems += self._invalid(record, error, {problem.column for problem in problems})
+        return problems or parameters
+
+    def _image(self, cell: str) -> str:
+        if PLAIN_PATH.fullmatch(cell):
+            return self._base_uri + cell
+        try:
+            return resolve_uri(cell.strip(), self._base)
+        except RuntimeError as error:  # `~somebody` who does not exist
+            raise ValueError("names a home folder that does not exist") from error
+
+    def _surplus(self, record: Record) -> list[Problem]:
+        if len(record.cells) <= self._width or not any(map(str.strip, record.cells[self._width :])):
+            return []  # trailing delimiters are harmless
+        message = (
+            f"the row has {len(record.cells)} cells, the header {self._width} columns; "
+            "put quotation marks around a cell that contains the delimiter"
+        )
+        return [Problem(record.line, None, None, message)]
+
+    def _refused(self, record: Record, name: str, cell: str, message: str) -> Problem:
+        if name == "image":
+            return Problem(record.line, name, None, message)  # the message names the URI, without its secrets
+        return Problem(record.line, name, cell, f"{message}; allowed: {COLUMNS[name].allowed}")
+
+    def _invalid(self, record: Record, error: ValidationError, known: set[str | None]) -> list[Problem]:
+        details: list[Any] = error.errors(include_url=False)
+        return [self._problem(record, detail) for detail in details if not known.intersection(detail["loc"])]
+
+    def _problem(self, record: Record, detail: Any) -> Problem:
+        if not detail["loc"]:  # a rule over several columns
+            return Problem(record.line, None, None, str(detail["ctx"]["error"]))
+        name = str(detail["loc"][0])
+        if detail["type"] == "missing":
+            return Problem(record.line, name, None, "the cell is empty; every job needs one")
+        if detail["type"] == "string_too_long":
+            message = f"has {len(detail['input']):,} characters; allowed: {COLUMNS[name].allowed}"
+        else:
+            message = f"{_what(detail)}; allowed: {COLUMNS[name].allowed}"
+        shown = None if name == "image" else self._cell(record, name)  # a URI may hold a password or a signature
+        return Problem(record.line, name, shown, message)
+
+    def _cell(self, record: Record, name: str) -> str:
+        """The cell as written, not as pydantic saw it."""
+        return next(cell for column, cell in zip(self._columns, record.cells, strict=False) if column.name == name)
+
+
+def _what(detail: Any) -> str:
+    if detail["type"] in ("greater_than_equal", "less_than_equal"):
+        return "is out of range"
+    if detail["type"] == "multiple_of":
+        return f"is not a multiple of {detail['ctx']['multiple_of']:g}"
+    return "is not allowed"

@@ -1,0 +1,180 @@
+"""The inductor backend: which packages there are, what decides that one is made again, padding, and a real package."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from engines.backends.inductor.packages import (
+    SUFFIX,
+    PackageJob,
+    Size,
+    batch_sizes,
+    check_profiles,
+    compile_package,
+    load_code,
+    load_constants,
+    sizes_of,
+)
+from engines.backends.inductor.runtime import InductorBackend, InductorEngine, open_backend
+from engines.backends.triton.parameters import save_parameters
+from engines.build.compile import compile_all
+from engines.build.recipe import recipe_for
+from engines.engine_set import Placement
+from engines.errors import BackendUnavailable, BuildFailed, EngineSetRefused
+from engines.model.locate import find_weights
+from engines.model.networks import load_component
+from engines.spec import Geometry, Profile, component_specs
+from tests.models import tiny_model
+
+SHAPES = tuple(Profile.parse(text, max_batch=8) for text in ("512x512", "256x384"))
+
+
+@given(st.integers(1, 256))
+def test_a_batch_is_padded_to_less_than_twice_its_size(batch: int) -> None:
+    sizes = batch_sizes(256)
+    assert batch <= next(size for size in sizes if size >= batch) < 2 * batch
+
+
+def test_the_largest_batch_is_always_built() -> None:
+    assert batch_sizes(8) == (1, 2, 4, 8)
+    assert batch_sizes(6) == (1, 2, 4, 6)
+    assert batch_sizes(1) == (1,)
+
+
+def test_a_stage_s_name_tells_its_size() -> None:
+    for size in (Size(8, 512, 768), Size(4)):
+        assert Size.of_stage(size.stage) == size
+    assert Size.of_stage("export") is None
+
+
+def test_every_shape_and_batch_has_a_package_and_text_has_one_a_batch() -> None:
+    assert [size.stage for size in sizes_of("clip", SHAPES)] == ["batch1", "batch2", "batch4", "batch8"]
+    assert len(sizes_of("unet", SHAPES)) == 8
+    assert Size(8, 256, 384) in sizes_of("unet", SHAPES)
+
+
+def test_a_range_of_shapes_is_refused_with_what_to_do() -> None:
+    with pytest.raises(BackendUnavailable, match=r"256x256:512x512 is a range; give each shape its own --shape"):
+        check_profiles([Profile.parse("256x256:512x512", max_batch=1)])
+
+
+def test_a_package_is_made_again_when_what_it_is_compiled_from_changes() -> None:
+    recipe = recipe_for("inductor", precision="fp32", profiles=SHAPES, capability=None)
+    half = recipe_for("inductor", precision="fp16", profiles=SHAPES, capability=None)
+    (first, *_), stage = recipe.compiled_of("unet"), recipe.compiled_of("unet")[-1]
+    assert recipe.inputs("unet", first) != recipe.inputs("unet", stage)
+    assert recipe.inputs("unet", first) != recipe.inputs("controlnet", first)
+    assert recipe.inputs("unet", first) != half.inputs("unet", first)
+
+
+def test_packages_fit_every_checkpoint_of_the_same_widths(tmp_path: Path) -> None:
+    folder = tiny_model()
+    weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").open("ab") as file:
+        file.write(b" ")
+    other = find_weights(str(tmp_path / "model"), str(tmp_path / "controlnet"))
+    assert other.digest != weights.digest
+    assert other.config_digest == weights.config_digest
+
+
+def _doubling(size: Size, calls: list[Size]) -> object:
+    def package(*inputs: Tensor) -> tuple[Tensor, ...]:
+        assert inputs[0].shape[0] == 2 * size.batch
+        calls.append(size)
+        return tuple(inputs[0] * 2 for _ in range(13))
+
+    return package
+
+
+@pytest.mark.parametrize(("images", "used"), [(1, 1), (2, 2), (3, 4), (4, 4)])
+def test_a_batch_runs_in_the_smallest_package_that_takes_it(images: int, used: int) -> None:
+    spec = component_specs(Geometry())["controlnet"]
+    calls: list[Size] = []
+    packages = {size: _doubling(size, calls) for size in (Size(1, 64, 64), Size(2, 64, 64), Size(4, 64, 64))}
+    engine = InductorEngine(packages, packages.__getitem__, spec)
+    inputs = {tensor.name: torch.randn(tensor.sized(images, height=64, width=64)) for tensor in spec.inputs}
+    outputs = engine(inputs)
+    assert calls == [Size(used, 64, 64)]
+    assert torch.equal(outputs["control0"], inputs["x_noisy"] * 2)
+
+
+def test_a_size_that_was_not_built_is_named_with_those_that_were() -> None:
+    spec = component_specs(Geometry())["decoder"]
+    engine = InductorEngine([Size(2, 64, 64)], pytest.fail, spec)
+    with pytest.raises(ValueError, match="decoder was not built for 64x128-batch1, only: 64x64-batch2"):
+        engine({"latent": torch.zeros(1, 4, 8, 16)})
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A text encoder as a set has it: one package, and its weights."""
+
+    module: nn.Module
+    backend: InductorBackend
+    package: Path
+    constants: Path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    folder = tmp_path_factory.mktemp("set")
+    model = tiny_model()
+    weights = find_weights(str(model / "model"), str(model / "controlnet"))
+    module = load_component("clip", weights, torch.float32)
+    spec = component_specs(Geometry(context_width=module.text_encoder.config.hidden_size))["clip"]
+    path = folder / "packages" / f"clip-batch2{SUFFIX}"
+    job = PackageJob("clip", Size(2), spec, weights, torch.float32, "cpu", path)
+    ((done, seconds),) = compile_all([job], processes=1)
+    assert done == job
+    assert seconds > 0
+    constants = save_parameters(module, folder / "constants" / "clip.safetensors")
+    files = {"constants": constants, Size(2).stage: path}
+    stages = {stage: SimpleNamespace(files={str(each.relative_to(folder)): ""}) for stage, each in files.items()}
+    manifest = SimpleNamespace(components={"clip": SimpleNamespace(spec=spec, stages=stages)})
+    backend = open_backend(folder, manifest, Placement(torch.device("cpu"), threads=None))
+    return Clip(module, backend, path, constants)
+
+
+def test_a_compiled_package_agrees_with_torch_on_weights_given_when_it_is_loaded(clip: Clip) -> None:
+    ids = torch.randint(0, 400, (1, 77))
+    expected = clip.module(ids)
+    for _ in range(2):  # as when the component left the device and came back
+        found = clip.backend.open("clip")({"input_ids": ids})["last_hidden_state"]
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_a_package_wants_and_does_not_get_are_named(clip: Clip) -> None:
+    constants = load_constants(clip.constants, torch.device("cpu"))
+    name = "text_encoder.final_layer_norm.weight"
+    del constants[name]
+    with pytest.raises(ValueError, match=f"wants weights that the set does not have: {name}"):
+        load_code(clip.package, torch.device("cpu")).bound(constants)
+
+
+def test_a_package_of_another_torch_is_refused_with_what_to_do(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.codecache.torch_key", lambda: b"another")
+    monkeypatch.setattr(clip.backend, "_codes", {})
+    with pytest.raises(
+        EngineSetRefused, match=r"clip-batch2\S+: it was compiled by another torch; build the set again"
+    ):
+        clip.backend.open("clip")({"input_ids": torch.zeros(1, 77, dtype=torch.int64)})
+
+
+def test_what_cannot_be_compiled_is_named(tmp_path: Path) -> None:
+    folder = tiny_model()
+    weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
+    spec = component_specs(Geometry(context_width=1))["decoder"].model_copy(update={"inputs": ()})
+    job = PackageJob("decoder", Size(1, 64, 64), spec, weights, torch.float32, "cpu", tmp_path / "decoder.zip")
+    with pytest.raises(BuildFailed, match="torch could not compile decoder for 64x64-batch1"):
+        compile_package(job)

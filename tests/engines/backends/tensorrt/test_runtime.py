@@ -1,0 +1,99 @@
+"""What of the TensorRT runtime can be checked without a GPU; tests/gpu/test_tensorrt_runtime.py runs it on one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engines.backends.tensorrt.runtime import CapturedCall, check_plan, profile_for
+from engines.errors import EngineSetRefused
+from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
+from tests.engines.required import required
+
+SD15 = component_specs(Geometry())
+PROFILES = (Profile.parse("256x256:512x512", max_batch=2), Profile.parse("512x768", max_batch=8))
+
+
+def shapes(spec: ComponentSpec, batch: int, height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    return tuple(tensor.sized(batch, height=height, width=width) for tensor in spec.inputs)
+
+
+@pytest.mark.parametrize("name", ["hint", "controlnet", "unet", "decoder"])
+def test_the_first_profile_that_covers_all_inputs_is_used(name: str) -> None:
+    spec = SD15[name]
+    assert profile_for(spec, PROFILES, shapes(spec, 2, 256, 512)) == 0
+    assert profile_for(spec, PROFILES, shapes(spec, 8, 512, 768)) == 1
+    assert profile_for(spec, PROFILES, shapes(spec, 1, 512, 768)) == 1
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(3, 256, 512), (9, 512, 768), (1, 768, 512), (1, 192, 256)])
+def test_shapes_outside_every_profile_are_named(batch: int, height: int, width: int) -> None:
+    spec = SD15["decoder"]
+    with pytest.raises(ValueError, match=rf"no profile of decoder covers latent \({batch}, 4, {height // 8}, "):
+        profile_for(spec, PROFILES, shapes(spec, batch, height, width))
+
+
+def test_text_has_no_picture_size() -> None:
+    assert profile_for(SD15["clip"], PROFILES, ((2, 77),)) == 0
+    assert profile_for(SD15["clip"], PROFILES, ((5, 77),)) == 1
+
+
+def test_what_is_called_exists_in_tensorrt_and_cuda_python() -> None:
+    trt, cuda = required("tensorrt_rtx"), required("cuda.bindings.runtime")
+    for name in ("execute_async_v3", "set_input_shape", "set_tensor_address", "set_optimization_profile_async"):
+        assert hasattr(trt.IExecutionContext, name)
+    for name in ("create_execution_context", "get_tensor_name", "get_tensor_mode", "get_tensor_dtype"):
+        assert hasattr(trt.ICudaEngine, name)
+    for name in ("StreamBeginCapture", "StreamEndCapture", "GraphInstantiate", "GraphLaunch", "GraphExecDestroy"):
+        assert hasattr(cuda, f"cuda{name}")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA does not fail here")
+def test_a_cuda_error_is_told_in_the_words_that_the_worker_looks_for() -> None:
+    required("cuda.bindings.runtime")
+    with pytest.raises(
+        RuntimeError, match=r"^CUDA error: (CUDA driver version is insufficient|no CUDA-capable device)"
+    ):
+        CapturedCall(lambda: None, 0)
+
+
+class Plan:
+    """What check_plan asks of an ICudaEngine, which cannot be made without a GPU."""
+
+    def __init__(self, tensors: list[tuple[str, Any, Any]]) -> None:
+        self._tensors = {name: (mode, dtype) for name, mode, dtype in tensors}
+        self.num_io_tensors = len(tensors)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self._tensors[name][0]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self._tensors[name][1]
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_a_loaded_plan_must_have_the_specs_tensors(name: str) -> None:
+    trt = required("tensorrt_rtx")
+    spec, types = SD15[name], trt.DataType
+    tensors = [
+        (tensor.name, mode, types.INT64 if tensor.dtype == "int64" else types.HALF)
+        for mode, side in ((trt.TensorIOMode.INPUT, spec.inputs), (trt.TensorIOMode.OUTPUT, spec.outputs))
+        for tensor in side
+    ]
+    path = Path(f"{name}.plan")
+    check_plan(trt, Plan(tensors[::-1]), path, spec, torch.float16)
+    first = tensors[0]
+    for wrong in (
+        tensors[1:],
+        [*tensors, ("surprise", *first[1:])],
+        [(first[0], trt.TensorIOMode.OUTPUT, first[2]), *tensors[1:]],
+        [(first[0], first[1], types.FLOAT), *tensors[1:]],
+    ):
+        with pytest.raises(EngineSetRefused, match=rf"{name}.plan has the tensors \[.*\], the spec \["):
+            check_plan(trt, Plan(wrong), path, spec, torch.float16)

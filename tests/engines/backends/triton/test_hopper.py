@@ -1,0 +1,63 @@
+"""The attention kernel compiles for sm_90a, without a GPU; Python's numbers are the source's. It runs in tests/gpu."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from engines.backends.triton import hopper
+from engines.errors import BackendUnavailable
+
+pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-python is not installed")
+
+
+def constant(name: str) -> int:
+    found = re.search(rf"^#define {name} (\d+)", hopper.SOURCE.read_text(), re.MULTILINE)
+    assert found is not None, name
+    return int(found[1])
+
+
+def test_it_compiles_to_machine_code_for_hopper() -> None:
+    cubin = hopper.compile_source(hopper.SOURCE.read_bytes())
+    assert cubin.startswith(b"\x7fELF")
+    assert hopper.NAME.encode() in cubin
+
+
+def test_a_source_that_does_not_compile_is_refused_in_the_compilers_words() -> None:
+    with pytest.raises(RuntimeError, match=r"attention_sm90.cu does not compile: .*error"):
+        hopper.compile_source(b"__global__ void kernel() { undeclared(); }")
+
+
+def test_sizes_are_those_of_the_source() -> None:
+    names = ("HEAD_DIM", "BLOCK_N", "NWG", "STAGES", "CPAD")
+    ours = (hopper.HEAD_DIM, hopper.BLOCK_N, hopper.WARPGROUPS, hopper.STAGES, hopper.PADDING)
+    assert tuple(map(constant, names)) == ours
+
+
+def test_tensors_elsewhere_are_not_its_business() -> None:
+    assert not hopper.takes(torch.zeros(1, 64, 960, dtype=torch.float16), 8)
+
+
+def test_the_drivers_errors_are_in_the_words_that_a_worker_looks_for() -> None:
+    from cuda.bindings import driver
+
+    from worker.render.device import is_lost, is_out_of_memory
+
+    with pytest.raises(RuntimeError, match="CUDA error: out of memory") as caught:
+        hopper._done((driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, None))
+    assert is_out_of_memory(caught.value)
+    with pytest.raises(RuntimeError, match="CUDA error: illegal address") as caught:
+        hopper._done((driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,))
+    assert is_lost(caught.value)
+
+
+def test_a_hopper_gpu_without_cuda_python_is_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    hopper.check_installed(torch.device("cuda"))
+    monkeypatch.setattr(hopper, "find_spec", lambda _name: None)
+    with pytest.raises(BackendUnavailable, match="triton sets need cuda-python; pip install"):
+        hopper.check_installed(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0))
+    hopper.check_installed(torch.device("cuda"))

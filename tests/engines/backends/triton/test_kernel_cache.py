@@ -1,0 +1,91 @@
+"""Kernels as files: which sizes they are compiled for, and the way into an archive and out of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.backends.triton.kernel_cache import CACHE, KernelJob, archive_kernels, install_kernels, sizes
+from engines.build import recipe as stages
+from engines.build.recipe import recipe_for, sources_digest
+from engines.errors import BackendUnavailable, BuildFailed
+from engines.model.locate import find_weights
+from engines.spec import Geometry, Profile, component_specs
+from tests.models import tiny_model
+
+
+def test_a_range_of_shapes_is_run_at_every_size_in_it() -> None:
+    found = sizes([Profile.parse("64x64:128x192", max_batch=1)])
+    assert found == [(1, height, width) for height in (64, 128) for width in (64, 128, 192)]
+
+
+def test_batches_are_run_in_powers_of_two_and_the_largest() -> None:
+    assert [batch for batch, _, _ in sizes([Profile.parse("512x512", max_batch=6)])] == [1, 2, 4, 6]
+
+
+def test_archives_are_unpacked_together_where_triton_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, "elsewhere")
+    for name in ("one", "two"):
+        launcher = tmp_path / name / f"key-{name}" / "launcher.so"
+        launcher.parent.mkdir(parents=True)
+        launcher.write_bytes(name.encode())
+        launcher.chmod(0o755)
+        archive_kernels(tmp_path / name, tmp_path / f"{name}.zip")
+    folder = install_kernels([tmp_path / "one.zip", tmp_path / "two.zip"])
+    assert os.environ[CACHE] == str(folder)
+    assert {path.read_text() for path in folder.rglob("launcher.so")} == {"one", "two"}
+
+
+def test_a_group_says_where_its_parts_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, "elsewhere")
+    group = tmp_path / "built" / "key" / "__grp__kernel.json"
+    group.parent.mkdir(parents=True)
+    group.write_text(json.dumps({"child_paths": {"kernel.cubin": str(group.parent / "kernel.cubin")}}))
+    archive_kernels(tmp_path / "built", tmp_path / "kernels.zip")
+    folder = install_kernels([tmp_path / "kernels.zip"])
+    found = json.loads((folder / "key" / "__grp__kernel.json").read_text())
+    assert found == {"child_paths": {"kernel.cubin": str(folder / "key" / "kernel.cubin")}}
+
+
+def test_the_same_files_make_the_same_archive(tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "a.cubin").write_bytes(b"code")
+    archive_kernels(tmp_path / "kernels", tmp_path / "one.zip")
+    os.utime(tmp_path / "kernels" / "a.cubin", (0, 10**9))
+    archive_kernels(tmp_path / "kernels", tmp_path / "two.zip")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, on which they compile")
+def test_kernels_that_do_not_compile_are_named_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    folder = tiny_model()
+    weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
+    profile = Profile.parse("64x64", max_batch=1)
+    job = KernelJob("hint", component_specs(Geometry())["hint"], weights, torch.float16, (profile,), tmp_path / "a.zip")
+    with pytest.raises(BuildFailed, match="hint's kernels could not be compiled: "):
+        job.compile()
+    assert list((tmp_path / "scratch").glob("kernels-*")) == []
+    assert not job.path.exists()
+    assert CACHE not in os.environ
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, for which they are built")
+def test_a_set_is_not_built_without_the_gpu_that_runs_it() -> None:
+    with pytest.raises(BackendUnavailable, match="triton sets are built on the machine, or the kind of machine"):
+        recipe_for("triton", precision="fp16", profiles=[Profile.parse("64x64", max_batch=1)], capability=None)
+
+
+def test_other_code_makes_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sources_digest()
+    assert before == sources_digest()
+    monkeypatch.setattr(stages, "file_sha256", lambda path: f"another {path.name}")
+    assert sources_digest() != before

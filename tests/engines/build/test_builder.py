@@ -1,0 +1,208 @@
+"""What a build does again, what it reuses, and what it leaves behind when it is stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engines.build import recipe as stages
+from engines.build.builder import Step, build_set
+from engines.engine_set import load_engine_set
+from engines.errors import BuildFailed, EngineSetRefused, ModelRefused
+from engines.manifest import MANIFEST, check_files, load_manifest
+from tests.engines.sets import copy_of_model, edit_manifest, request_for, train_a_little
+
+# torch sets: tokenizer, text encoder, ControlNet (for hint and controlnet at once), U-Net, VAE.
+ALL_STAGES = 5
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return copy_of_model(tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path: Path, weights: Path) -> Path:
+    """A finished set of `weights`."""
+    built = build_set(request_for(weights, tmp_path / "set"))
+    assert (built.steps, built.changed) == (ALL_STAGES, True)
+    return tmp_path / "set"
+
+
+class Stop(Exception):
+    """A build is stopped by its own report."""
+
+
+def stop_at(state: str, component: str, stage: str = "weights"):
+    def report(step: Step) -> None:
+        if (step.state, step.component, step.stage) == (state, component, stage):
+            raise Stop
+
+    return report
+
+
+def test_a_set_that_is_up_to_date_is_left_alone(weights: Path, out: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    built = build_set(request_for(weights, out))
+    assert (built.steps, built.changed) == (0, False)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert not out.with_name("set.building").exists()
+
+
+@pytest.mark.parametrize("network", ["model/unet", "model/text_encoder", "model/vae", "controlnet"])
+def test_other_weights_are_built_anew(weights: Path, out: Path, network: str) -> None:
+    before = load_manifest(out)
+    train_a_little(weights / network)
+    built = build_set(request_for(weights, out))
+    assert built.steps == ALL_STAGES
+    assert built.manifest.source.weights != before.source.weights
+    assert built.manifest.digest != before.digest
+    check_files(out, load_manifest(out).files)
+
+
+def test_other_shapes_change_the_set_without_doing_anything_again(weights: Path, out: Path) -> None:
+    before = load_manifest(out)
+    built = build_set(request_for(weights, out, shape="128x128"))
+    assert (built.steps, built.changed) == (0, True)
+    assert load_manifest(out).shapes_text == "128x128"
+    assert load_manifest(out).digest != before.digest
+
+
+def test_another_precision_is_built_anew(weights: Path, out: Path) -> None:
+    built = build_set(request_for(weights, out, precision="fp16"))
+    assert built.steps == ALL_STAGES - 1  # the tokenizer has no precision
+    assert load_manifest(out).precision == "fp16"
+
+
+def test_another_version_of_a_library_builds_what_it_makes_anew(
+    weights: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = stages.installed_version
+    monkeypatch.setattr(stages, "installed_version", lambda name: "0.0.1" if name == "diffusers" else installed(name))
+    built = build_set(request_for(weights, out))
+    assert built.steps == ALL_STAGES - 1  # the tokenizer is transformers' work
+    assert built.manifest.versions["diffusers"] == "0.0.1"
+
+
+def test_a_changed_file_is_made_again(weights: Path, out: Path) -> None:
+    config = out / "weights" / "unet" / "config.json"
+    original = config.read_bytes()
+    config.write_bytes(original + b" ")
+    assert build_set(request_for(weights, out)).steps == 1
+    assert config.read_bytes() == original
+
+
+def test_a_file_is_not_taken_because_it_exists(weights: Path, out: Path) -> None:
+    """The files are whole, but nothing says what they were made from."""
+    edit_manifest(out, lambda manifest: manifest["components"]["unet"]["stages"]["weights"].update(key="another"))
+    assert build_set(request_for(weights, out)).steps == 1
+
+
+def test_a_set_without_a_valid_manifest_is_made_from_nothing(weights: Path, out: Path) -> None:
+    (out / MANIFEST).write_text("{}")
+    assert build_set(request_for(weights, out)).steps == ALL_STAGES
+    assert load_engine_set(out).manifest == load_manifest(out)
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "weights/unet/config.json"])
+def test_a_folder_that_is_no_set_is_not_overwritten(weights: Path, tmp_path: Path, foreign: str) -> None:
+    path = tmp_path / "mine" / foreign
+    path.parent.mkdir(parents=True)
+    path.write_text("precious")
+    with pytest.raises(BuildFailed, match="is not empty and is no engine set; name another folder with --out"):
+        build_set(request_for(weights, tmp_path / "mine"))
+    assert path.read_text() == "precious"
+
+
+def test_a_build_that_fails_leaves_the_old_set_as_it_was(weights: Path, out: Path) -> None:
+    before = load_manifest(out)
+    (path,) = (weights / "model" / "vae").glob("*.safetensors")
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ModelRefused, match=r"vae cannot be read as SD1.5's vae"):
+        build_set(request_for(weights, out))
+    assert load_manifest(out) == before
+    check_files(out, before.files)
+
+
+def test_a_killed_build_leaves_no_set_and_goes_on_where_it_was(weights: Path, tmp_path: Path) -> None:
+    """A real process, a real SIGKILL, after two of five stages."""
+    out = tmp_path / "set"
+    script = f"""
+import os, signal
+from pathlib import Path
+from engines.build.builder import build_set
+from tests.engines.sets import request_for
+done = []
+def report(step):
+    done.append(step) if step.state == "done" else None
+    if len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+build_set(request_for(Path({str(weights)!r}), Path({str(out)!r})), report)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not out.exists()
+    with pytest.raises(EngineSetRefused, match=r"set.building is not a finished engine set: it has no manifest.json"):
+        load_engine_set(out.with_name("set.building"))
+    states: list[Step] = []
+    assert build_set(request_for(weights, out), states.append).steps == ALL_STAGES - 2
+    assert [step.component for step in states if step.state == "reused"][:2] == ["tokenizer", "clip"]
+    check_files(out, load_manifest(out).files)
+    assert not out.with_name("set.building").exists()
+
+
+def test_what_a_killed_build_had_made_of_other_weights_is_not_taken(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        build_set(request_for(weights, tmp_path / "set"), stop_at("done", "unet"))
+    train_a_little(weights / "model" / "unet")
+    assert build_set(request_for(weights, tmp_path / "set")).steps == ALL_STAGES
+
+
+def test_a_file_that_a_killed_build_left_half_written_is_made_again(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        build_set(request_for(weights, tmp_path / "set"), stop_at("done", "unet"))
+    os.truncate(tmp_path / "set.building" / "weights" / "unet" / "diffusion_pytorch_model.safetensors", 100)
+    assert build_set(request_for(weights, tmp_path / "set")).steps == 2  # and the VAE, which was not begun
+
+
+def test_the_old_set_survives_a_build_that_was_stopped_twice_on_its_way_to_another(weights: Path, out: Path) -> None:
+    """The first one reuses files of the old set; the second writes files of the same names."""
+    before = load_manifest(out)
+    with pytest.raises(Stop):
+        build_set(request_for(weights, out, shape="128x128"), stop_at("reused", "decoder"))
+    with pytest.raises(Stop):
+        build_set(request_for(weights, out, precision="fp16"), stop_at("done", "decoder"))
+    assert load_manifest(out) == before
+    check_files(out, before.files)
+
+
+def test_two_builds_of_one_set_do_not_mix(weights: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set.building"
+    folder.mkdir()
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BuildFailed, match="another build is writing"):
+            build_set(request_for(weights, tmp_path / "set"))
+    finally:
+        os.close(lock)
+
+
+def test_a_place_that_cannot_be_written_is_named(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildFailed, match=r"file/set.building cannot be made: Not a directory"):
+        build_set(request_for(weights, tmp_path / "file" / "set"))
+
+
+def test_a_set_may_be_moved_and_copied(weights: Path, out: Path, tmp_path: Path) -> None:
+    digest = load_manifest(out).digest
+    moved = shutil.move(out, tmp_path / "elsewhere")
+    shutil.rmtree(weights)
+    assert load_engine_set(moved).digest == digest

@@ -1,0 +1,90 @@
+"""The distance between two sets' pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.build.builder import build_set
+from engines.check.score import ScoreRequest, distance, edges_for, pictures, score
+from engines.engine_set import load_engine_set
+from engines.errors import EngineSetRefused
+from tests.engines.conftest import Ended
+from tests.engines.sets import copy_of_model, request_for, train_a_little
+from tests.models import tiny_engine_set, tiny_model
+
+REQUEST = ScoreRequest(height=64, width=128, samples=2, steps=2)
+ONE = ScoreRequest(height=64, width=64, samples=1, steps=2)
+
+
+def test_the_distance_is_the_psnr_of_eight_bit_pictures() -> None:
+    black = np.zeros((4, 4, 3), np.uint8)
+    assert distance(black, black).psnr_db == math.inf
+    assert distance(black, black).to_json() == {"psnr_db": None, "largest": 0}
+    white = np.full_like(black, 255)
+    assert (distance(black, white).psnr_db, distance(white, black).largest) == (0.0, 255)
+    one_off = black + np.uint8(1)
+    assert distance(one_off, black).to_json() == {"psnr_db": 48.13, "largest": 1}
+
+
+def test_edges_are_drawn_by_the_seed() -> None:
+    edges = edges_for(64, 128, seed=0)
+    assert edges.shape == (64, 128)
+    assert set(np.unique(edges)) == {0, 255}
+    assert np.array_equal(edges, edges_for(64, 128, seed=0))
+    assert not np.array_equal(edges, edges_for(64, 128, seed=1))
+
+
+def test_a_set_is_at_no_distance_from_itself_and_every_seed_has_its_picture() -> None:
+    folder = tiny_engine_set()
+    with load_engine_set(folder, threads=2) as opened:
+        first, second = pictures(opened, REQUEST)
+    assert first.shape == (64, 128, 3)
+    assert first.dtype == np.uint8
+    assert first.std() > 5
+    assert distance(first, second).psnr_db < 30
+    assert [found.psnr_db for found in score(folder, folder, REQUEST)] == [math.inf, math.inf]
+
+
+def test_another_backend_in_float32_is_at_a_small_distance_and_half_precision_at_a_larger_one(tmp_path: Path) -> None:
+    reference = tiny_engine_set("torch")
+    (single,) = score(tiny_engine_set("onnxruntime"), reference, ONE)
+    build_set(request_for(tiny_model(), tmp_path / "half", shape="64x64", precision="fp16"))
+    (half,) = score(tmp_path / "half", reference, ONE)
+    assert single.psnr_db > 50
+    assert 20 < half.psnr_db < single.psnr_db
+
+
+def test_sets_of_different_weights_are_not_compared(tmp_path: Path) -> None:
+    weights = copy_of_model(tmp_path)
+    train_a_little(weights / "model" / "unet")
+    build_set(request_for(weights, tmp_path / "set", shape="64x64"))
+    with pytest.raises(EngineSetRefused, match="the set was built from other weights"):
+        score(tiny_engine_set("torch"), tmp_path / "set", ONE)
+
+
+def test_a_size_that_was_not_built_is_refused() -> None:
+    folder = tiny_engine_set()
+    with pytest.raises(EngineSetRefused, match=r"was built for 64x64:512x512, not for 576x64"):
+        score(folder, folder, ScoreRequest(576, 64, 1, 1))
+
+
+def test_the_command_prints_one_line_and_holds_a_limit(engines: Callable[..., Ended]) -> None:
+    sets = [tiny_engine_set("onnxruntime"), tiny_engine_set("torch")]
+    common = ["--shape", "64x64", "--samples", "1", "--steps", "2"]
+    ended = engines("score", *sets, *common, "--at-least", "40")
+    assert ended.code == 0
+    told = json.loads(ended.out)
+    assert (told["height"], told["width"], told["samples"], told["steps"]) == (64, 64, 1, 2)
+    assert told["set"] != told["reference"]
+    (picture,) = told["pictures"]
+    assert picture["psnr_db"] is None or picture["psnr_db"] > 40
+    assert "1 pictures of 64x64, 2 steps: " in ended.err
+    assert engines("score", *sets, *common, "--at-least", "1000").code == (0 if picture["psnr_db"] is None else 1)
+    assert "all pictures are equal" in engines("score", sets[0], sets[0], *common).err
+    assert engines("score", *sets, "--shape", "64x64:128x128").code == 2

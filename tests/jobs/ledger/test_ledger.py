@@ -1,0 +1,204 @@
+"""The ledger on a real Redis: moves are atomic and only go forward."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import redis
+
+from jobs.errors import LedgerUnavailable
+from jobs.ledger.ledger import Counts, Ledger
+from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
+
+
+def test_new_jobs_are_queued_and_counted_with_one_message_each(ledger: Ledger) -> None:
+    assert enqueue(ledger, make_jobs(3)).added == 3
+    assert ledger.counts("b") == Counts(queued=3)
+    assert ledger.queue_length() == 3
+
+
+def test_submitting_again_queues_nothing_twice(ledger: Ledger) -> None:
+    jobs = make_jobs(3)
+    enqueue(ledger, jobs)
+    ledger.start(jobs[0], worker="w")
+    ledger.finish(make_result(jobs[1]))
+    again = enqueue(ledger, jobs)
+    assert (again.added, again.queued, again.running, again.done) == (0, 1, 1, 1)
+    assert ledger.queue_length() == 3
+
+
+def test_the_oldest_message_is_at_the_end_where_workers_pop(ledger: Ledger) -> None:
+    jobs = make_jobs(2)
+    enqueue(ledger, jobs)
+    popped = json.loads(str(ledger.client.rpop(ledger.queue)))
+    assert popped["headers"]["id"] == jobs[0].id
+
+
+def test_a_start_is_noted_with_its_worker_and_counted(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    start = ledger.start(job, worker="w1")
+    assert (start.decision, start.attempts) == ("run", 1)
+    line = ledger.state("b", job.id)
+    assert line is not None
+    assert (line.state, line.worker) == ("running", "w1")
+    assert ledger.counts("b") == Counts(running=1)
+
+
+def test_a_job_that_a_live_worker_holds_is_not_started_again(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.beat("w1", held=[job.id], lease_seconds=10)
+    ledger.start(job, worker="w1")
+    assert ledger.start(job, worker="w2").decision == "held"
+    assert ledger.start(job, worker="w1").decision == "held"
+
+
+def test_a_job_of_a_dead_worker_is_taken_over(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.start(job, worker="dead")
+    start = ledger.start(job, worker="w2")
+    assert (start.decision, start.attempts) == ("run", 2)
+    assert ledger.counts("b") == Counts(running=1)
+
+
+def test_a_last_start_is_told_before_it_is_made_and_costs_nothing(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    for attempt in range(2):
+        assert ledger.start(job, worker=f"dead{attempt}", unless_last=True).decision == "run"
+    for _ in range(3):
+        start = ledger.start(job, worker="w", unless_last=True)
+        assert (start.decision, start.attempts) == ("last", 2)
+        assert ledger.counts("b") == Counts(queued=1)
+    start = ledger.start(job, worker="w")
+    assert (start.decision, start.attempts) == ("run", 3)
+    assert ledger.start(job, worker="w2", unless_last=True).decision == "quarantined"
+
+
+def test_a_job_that_took_down_its_workers_is_quarantined(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    for attempt in range(3):
+        assert ledger.start(job, worker=f"dead{attempt}").decision == "run"
+    assert ledger.start(job, worker="w").decision == "quarantined"
+
+
+def test_a_job_handed_back_is_queued_and_its_attempt_refunded(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.start(job, worker="w1")
+    assert ledger.nack(job, worker="w1")
+    assert ledger.counts("b") == Counts(queued=1)
+    assert ledger.start(job, worker="w2").attempts == 1
+
+
+def test_only_the_holder_can_hand_back(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.start(job, worker="w1")
+    assert not ledger.nack(job, worker="w2")
+    ledger.finish(make_result(job))
+    assert not ledger.nack(job, worker="w1")
+
+
+def test_a_terminal_state_is_entered_once_and_never_left(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.start(job, worker="w1")
+    assert ledger.finish(make_result(job))
+    assert not ledger.finish(make_result(job, "failed"))
+    assert ledger.start(job, worker="w1").decision == "finished"
+    assert ledger.counts("b") == Counts(done=1)
+    assert [result.state for result in ledger.results("b")] == ["done"]
+
+
+def test_of_many_threads_that_start_one_job_one_runs_it(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    names = [f"w{n}" for n in range(8)]
+    for name in names:
+        ledger.beat(name, held=[], lease_seconds=10)
+    with ThreadPoolExecutor(8) as pool:
+        decisions = list(pool.map(lambda name: ledger.start(job, worker=name).decision, names))
+    assert sorted(decisions) == ["held"] * 7 + ["run"]
+
+
+def test_a_message_that_outlived_the_ledger_is_taken_up(ledger: Ledger) -> None:
+    job = make_job()
+    assert ledger.start(job, worker="w").decision == "run"
+    assert ledger.counts("b") == Counts(running=1)
+    assert ledger.finish(make_result(job))
+
+
+def test_failed_jobs_can_be_retried_and_done_ones_cannot(ledger: Ledger) -> None:
+    jobs = make_jobs(2)
+    enqueue(ledger, jobs)
+    ledger.client.delete(ledger.queue)
+    ledger.finish(make_result(jobs[0], "failed"))
+    ledger.finish(make_result(jobs[1], "done"))
+    assert ledger.retry("b") == 1
+    assert ledger.counts("b") == Counts(queued=1, done=1)
+    assert ledger.queue_length() == 1
+    assert [result.id for result in ledger.results("b")] == [jobs[1].id]
+
+
+def test_cancelling_ends_queued_jobs_at_once_and_marks_running_ones(ledger: Ledger) -> None:
+    jobs = make_jobs(3)
+    enqueue(ledger, jobs)
+    ledger.start(jobs[0], worker="w")
+    ledger.finish(make_result(jobs[1]))
+    assert ledger.cancel("b") == Counts(queued=1, running=1)
+    assert ledger.counts("b") == Counts(running=1, done=1, cancelled=1)
+    assert ledger.cancels("b") == {jobs[0].id}
+    assert ledger.start(jobs[2], worker="w").decision == "cancelled"
+    ledger.finish(make_result(jobs[0], "cancelled"))
+    assert ledger.cancels("b") == set()
+
+
+def test_a_cancellation_outlives_the_worker_that_should_have_seen_it(ledger: Ledger) -> None:
+    (job,) = jobs = make_jobs(1)
+    enqueue(ledger, jobs)
+    ledger.start(job, worker="w1")
+    ledger.cancel("b", job.id)
+    ledger.nack(job, worker="w1")
+    assert ledger.start(job, worker="w2").decision == "cancel"
+    assert ledger.finish(make_result(job, "cancelled"))
+    assert (ledger.counts("b"), ledger.cancels("b")) == (Counts(cancelled=1), set())
+    assert ledger.retry("b") == 1
+    assert ledger.start(job, worker="w2").decision == "run"
+
+
+def test_thousands_of_jobs_are_cancelled_and_retried_each_once(ledger: Ledger) -> None:
+    enqueue(ledger, make_jobs(1100))
+    assert ledger.cancel("b").queued == 1100
+    assert ledger.counts("b") == Counts(cancelled=1100)
+    ledger.client.delete(ledger.queue)
+    assert ledger.retry("b", states=("cancelled",)) == 1100
+    assert (ledger.counts("b"), ledger.queue_length()) == (Counts(queued=1100), 1100)
+    assert list(ledger.results("b")) == []
+
+
+def test_a_worker_that_stops_beating_is_gone_after_its_lease(ledger: Ledger) -> None:
+    ledger.beat("w1", held=["a", "b"], lease_seconds=10)
+    assert ledger.workers()["w1"].held == ("a", "b")
+    ledger.retire("w1")
+    assert ledger.workers() == {}
+
+
+def test_batches_are_listed_and_keep_what_was_first_noted(ledger: Ledger) -> None:
+    ledger.open_batch("one", output="file:///a", source="one.csv")
+    ledger.open_batch("two", output="file:///b", source="two.csv")
+    assert ledger.open_batch("one", output="file:///other", source="other.csv").output == "file:///a"
+    assert [info.name for info in ledger.batches()] == ["one", "two"]
+    assert ledger.batch("three") is None
+
+
+def test_redis_that_does_not_answer_is_named_without_its_password() -> None:
+    client = redis.Redis.from_url("redis://:secret@127.0.0.1:1/0", decode_responses=True)
+    with pytest.raises(LedgerUnavailable, match="RENDER_REDIS_URL") as caught:
+        Ledger(client).counts("b")
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,44 @@
+"""The queue item: filled as text, read as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from jobs.job import RenderJob
+from jobs.ledger.message import celery_message
+from tests.jobs.rows import make_job
+
+
+def read(message: str) -> tuple[dict[str, Any], RenderJob]:
+    """The envelope and the job in it, as kombu and Celery would take them apart."""
+    envelope = json.loads(message)
+    (text,), keywords, embed = json.loads(envelope["body"])
+    assert keywords == {}
+    assert set(embed) == {"callbacks", "errbacks", "chain", "chord"}
+    return envelope, RenderJob.from_json(text)
+
+
+@pytest.mark.parametrize("prompt", ['a "quoted" cat\n', "<body>", '"<body>" <id> <tag>', "\\ \\n \u2028 é 猫 {} []"])
+def test_a_job_arrives_as_it_was_whatever_its_prompt(prompt: str) -> None:
+    job = make_job(prompt=prompt)
+    envelope, arrived = read(celery_message(job, queue="render"))
+    assert arrived == job
+    assert envelope["headers"]["id"] == envelope["properties"]["correlation_id"] == job.id
+
+
+def test_every_item_has_a_delivery_tag_of_its_own() -> None:
+    tags = {read(celery_message(make_job(), queue="render"))[0]["properties"]["delivery_tag"] for _ in range(100)}
+    assert len(tags) == 100
+
+
+def test_the_queue_is_the_routing_key() -> None:
+    envelope, _ = read(celery_message(make_job(), queue="nightly"))
+    assert envelope["properties"]["delivery_info"]["routing_key"] == "nightly"
+
+
+def test_neither_prompt_nor_picture_is_in_what_celery_logs() -> None:
+    envelope, _ = read(celery_message(make_job(prompt="secret", image="s3://secret/x"), queue="render"))
+    assert "secret" not in json.dumps(envelope["headers"])

@@ -1,0 +1,125 @@
+"""A ledger that was lost is made again from the manifest and the sidecars."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.job import RenderJob
+from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.rebuild import Rebuilt, rebuild
+from jobs.storage.store import MemoryStore
+from jobs.submission import SubmissionHead, SubmissionWriter
+from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
+
+OUTPUT = "file:///out"
+
+
+@pytest.fixture
+def writer() -> MemoryStore:
+    return MemoryStore()
+
+
+def submitted(writer: MemoryStore, jobs: list[RenderJob], *, at: float = 1.0, source: str = "jobs.csv") -> None:
+    """Leave in storage what a submission leaves."""
+    noted = SubmissionWriter(writer, OUTPUT, SubmissionHead(batch="b", source=source, submitted_at=at))
+    noted.add(jobs)
+    noted.close()
+
+
+def rendered(writer: MemoryStore, job: RenderJob) -> None:
+    writer.write(job.sidecar_uri, make_result(job).model_dump_json().encode(), "application/json")
+
+
+def run(ledger: Ledger, writer: MemoryStore) -> Rebuilt | None:
+    return rebuild(ledger, "b", output=OUTPUT, writer=writer, settle_seconds=0, sleep=lambda seconds: None)
+
+
+def test_finished_jobs_are_done_and_the_others_are_queued(ledger: Ledger, writer: MemoryStore) -> None:
+    jobs = make_jobs(5)
+    submitted(writer, jobs)
+    rendered(writer, jobs[1])
+    rendered(writer, jobs[4])
+    assert run(ledger, writer) == Rebuilt(jobs=5, recovered=2, queued=3)
+    assert ledger.counts("b") == Counts(queued=3, done=2)
+    assert ledger.queue_length() == 3
+    assert {result.id for result in ledger.results("b")} == {jobs[1].id, jobs[4].id}
+    info = ledger.batch("b")
+    assert info is not None
+    assert (info.output, info.source) == (OUTPUT, "jobs.csv")
+    assert not ledger.is_rebuilding("b")
+
+
+def test_rebuilding_twice_changes_nothing(ledger: Ledger, writer: MemoryStore) -> None:
+    submitted(writer, make_jobs(3))
+    run(ledger, writer)
+    assert run(ledger, writer) == Rebuilt(jobs=3)
+    assert (ledger.counts("b"), ledger.queue_length()) == (Counts(queued=3), 3)
+
+
+def test_what_a_live_worker_holds_is_not_queued(ledger: Ledger, writer: MemoryStore) -> None:
+    jobs = make_jobs(2)
+    submitted(writer, jobs)
+    ledger.beat("w", held=[jobs[0].id], lease_seconds=10)
+    assert run(ledger, writer) == Rebuilt(jobs=2, queued=1, held=1)
+    assert ledger.counts("b") == Counts(queued=1, running=1)
+    assert ledger.start(jobs[0], worker="w2").decision == "held"
+    assert ledger.finish(make_result(jobs[0]))
+
+
+def test_what_the_ledger_knows_stays_as_it_is(ledger: Ledger, writer: MemoryStore) -> None:
+    jobs = make_jobs(3)
+    submitted(writer, jobs)
+    enqueue(ledger, jobs[:2])
+    ledger.finish(make_result(jobs[0], "failed"))
+    assert run(ledger, writer) == Rebuilt(jobs=3, queued=1)
+    assert ledger.counts("b") == Counts(queued=2, failed=1)
+
+
+def test_storage_without_a_manifest_is_none_of_ours(ledger: Ledger, writer: MemoryStore) -> None:
+    assert run(ledger, writer) is None
+    assert ledger.batch("b") is None
+
+
+def test_a_job_whose_url_is_a_secret_waits_for_its_csv(ledger: Ledger, writer: MemoryStore) -> None:
+    secret = [make_job(row, image=f"https://example.org/{row}.png?signature=x") for row in (1, 2)]
+    submitted(writer, [*secret, make_job(3)])
+    rendered(writer, secret[0])
+    assert run(ledger, writer) == Rebuilt(jobs=3, recovered=1, queued=1, withheld=1)
+    assert ledger.counts("b") == Counts(queued=1, done=1)
+    assert ledger.is_rebuilding("b")  # so that a submission goes on looking in storage
+
+
+def test_a_damaged_part_does_not_keep_the_others_back(ledger: Ledger, writer: MemoryStore) -> None:
+    submitted(writer, make_jobs(2))
+    writer.objects["file:///out/b/manifest/bad.jsonl.gz"] = b"garbage"
+    found = run(ledger, writer)
+    assert found is not None
+    assert (found.queued, len(found.damaged)) == (2, 1)
+    assert ledger.is_rebuilding("b")
+
+
+def test_a_sidecar_that_is_none_means_that_the_job_is_rendered_again(ledger: Ledger, writer: MemoryStore) -> None:
+    jobs = make_jobs(2)
+    submitted(writer, jobs)
+    writer.objects[jobs[0].sidecar_uri] = b"{"
+    writer.objects[jobs[1].sidecar_uri] = make_result(jobs[0]).model_dump_json().encode()
+    assert run(ledger, writer) == Rebuilt(jobs=2, queued=2)
+
+
+def test_a_corrected_row_is_queued_in_its_last_version_alone(ledger: Ledger, writer: MemoryStore) -> None:
+    jobs = make_jobs(3)
+    corrected = make_job(2, prompt="a better house")
+    submitted(writer, [jobs[0], corrected, jobs[2]], at=2.0)
+    submitted(writer, jobs, at=1.0)
+    rendered(writer, jobs[0])
+    run(ledger, writer)
+    assert ledger.counts("b") == Counts(queued=2, done=1, superseded=1)
+    assert ledger.start(jobs[1], worker="w").decision == "cancelled"
+    assert ledger.start(corrected, worker="w").decision == "run"
+
+
+def test_rows_of_another_file_are_rows_of_their_own(ledger: Ledger, writer: MemoryStore) -> None:
+    submitted(writer, make_jobs(2), at=1.0)
+    submitted(writer, [make_job(1, prompt="of another file")], at=2.0, source="more.csv")
+    run(ledger, writer)
+    assert ledger.counts("b") == Counts(queued=3)

@@ -1,0 +1,86 @@
+"""Storage: whole or not at all, and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import (
+    InvalidJob,
+    OutputForbidden,
+    OutputFull,
+    SourceForbidden,
+    SourceNotFound,
+    SourceTooLarge,
+)
+from jobs.storage.http import FetchLimits
+from jobs.storage.store import FileStore, MemoryStore, read_bytes, store_for
+
+LIMITS = FetchLimits(max_bytes=10)
+
+
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+    uri = (tmp_path / "deep" / "er" / "a b.png").as_uri()
+    writer = store_for(uri)
+    assert not writer.exists(uri)
+    writer.write(uri, b"data", "image/png")
+    assert writer.exists(uri)
+    assert writer.read(uri) == b"data"
+
+
+def test_a_write_that_breaks_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = (tmp_path / "a.png").as_uri()
+    FileStore().write(uri, b"old", "image/png")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputFull, match="no space left"):
+        FileStore().write(uri, b"new", "image/png")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.png"]
+    assert FileStore().read(uri) == b"old"
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"")
+    with pytest.raises(OutputForbidden):
+        FileStore().write((tmp_path / "out" / "a.png").as_uri(), b"", "image/png")
+
+
+def test_a_scheme_that_cannot_be_written_is_refused() -> None:
+    with pytest.raises(OutputForbidden, match="s3://bucket/prefix"):
+        store_for("https://example.org/out/a.png")
+
+
+def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(SourceNotFound, match=r"cat\.png does not exist"):
+        read_bytes((tmp_path / "cat.png").as_uri(), LIMITS)
+
+
+def test_a_folder_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(SourceForbidden, match="not a regular file"):
+        read_bytes(tmp_path.as_uri(), LIMITS)
+
+
+def test_a_file_over_the_cap_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 11)
+    with pytest.raises(SourceTooLarge, match="RENDER_FETCH_MAX_BYTES"):
+        read_bytes((tmp_path / "a").as_uri(), LIMITS)
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(InvalidJob):
+        read_bytes("ftp://host/a", LIMITS)
+
+
+def test_the_memory_writer_remembers_the_order() -> None:
+    writer = MemoryStore()
+    writer.write("b", b"1", "image/png")
+    writer.write("a", b"2", "image/png")
+    assert writer.order == ["b", "a"]
+    with pytest.raises(SourceNotFound):
+        writer.read("c")

@@ -1,0 +1,85 @@
+"""The manifest: every job is in it, in parts, without secrets; what is damaged is named."""
+
+from __future__ import annotations
+
+import gzip
+
+import pytest
+
+from jobs import submission as manifest
+from jobs.errors import InvalidJob
+from jobs.job import RenderJob
+from jobs.storage.store import MemoryStore
+from jobs.submission import SubmissionHead, SubmissionWriter, jobs_of, part_uris, read_head
+from tests.jobs.rows import make_job, make_jobs
+
+OUTPUT = "file:///out"
+HEAD = SubmissionHead(batch="b", source="file:///jobs.csv", submitted_at=5.0)
+
+
+def written(jobs: list[RenderJob], writer: MemoryStore | None = None) -> MemoryStore:
+    writer = writer or MemoryStore()
+    noted = SubmissionWriter(writer, OUTPUT, HEAD)
+    noted.add(jobs)
+    noted.close()
+    return writer
+
+
+def read(writer: MemoryStore) -> list[tuple[RenderJob, bool]]:
+    uris = part_uris(writer, OUTPUT, "b")
+    found = [found for uri in uris for found in jobs_of(writer, read_head(writer, uri), output=OUTPUT)]
+    return sorted(found, key=lambda found: found[0].row)
+
+
+def test_what_was_submitted_is_read_back_with_its_ids_and_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "PART_JOBS", 3)
+    jobs = [*make_jobs(6), make_job(7, prompt="línea\nwith a break", seed=3, scale=1.5)]
+    writer = written(jobs)
+    assert len(part_uris(writer, OUTPUT, "b")) == 3
+    assert all(uri.startswith("file:///out/b/manifest/") for uri in writer.objects)
+    assert read(writer) == [(job, False) for job in jobs]
+
+
+def test_the_same_jobs_are_the_same_parts() -> None:
+    writer = written(make_jobs(3))
+    names = set(writer.objects)
+    assert set(written(make_jobs(3), writer).objects) == names
+    assert len(written(make_jobs(4), writer).objects) == 2
+
+
+def test_a_batch_without_a_manifest_has_no_parts() -> None:
+    assert part_uris(MemoryStore(), OUTPUT, "b") == []
+
+
+def test_nothing_submitted_writes_nothing() -> None:
+    assert written([]).objects == {}
+
+
+def test_secrets_of_urls_are_not_kept_and_the_job_is_still_known() -> None:
+    job = make_job(image="https://me:password@example.org/a.png?signature=abc")
+    writer = written([job])
+    (data,) = writer.objects.values()
+    text = gzip.decompress(data).decode()
+    assert "password" not in text
+    assert "abc" not in text
+    ((found, secret),) = read(writer)
+    assert (found.id, found.row, secret) == (job.id, 1, True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: b"garbage",
+        lambda data: data[: len(data) // 2],
+        lambda data: gzip.compress(b"{}\n"),
+        lambda data: gzip.compress(gzip.decompress(data).replace(b"house", b"mouse")),
+        lambda data: gzip.compress(gzip.decompress(data) + b"\xff\n"),
+    ],
+)
+def test_a_damaged_part_is_named(damage: object) -> None:
+    writer = written(make_jobs(2))
+    ((uri, data),) = writer.objects.items()
+    writer.objects[uri] = damage(data)  # type: ignore[operator]
+    with pytest.raises(InvalidJob, match=r"manifest file:///out/b/manifest/\w+\.jsonl\.gz is damaged"):
+        read(writer)

@@ -1,0 +1,177 @@
+"""Cells become values, or sentences that say what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.job import RenderParameters
+from producer.table.check import SHOWN_PROBLEMS
+from producer.table.reader import open_table
+from producer.table.rows import RowChecker
+from tests.producer.tables import checked, sentences, write
+
+
+def parameters(folder: Path, text: str) -> RenderParameters:
+    """The parameters of a CSV's only row."""
+    with open_table(write(folder, text).path) as table:
+        checker = RowChecker(table.columns, folder)
+        (found,) = [checker.check(record) for record in table.records]
+    assert isinstance(found, RenderParameters), found
+    return found
+
+
+def cell(folder: Path, column: str, text: str) -> object:
+    """What one optional cell becomes."""
+    return getattr(parameters(folder, f"image,prompt,{column}\na.png,x,{text}\n"), column)
+
+
+def refused(folder: Path, column: str, text: str) -> str:
+    """What is said of one bad cell."""
+    (sentence,) = sentences(folder, f"image,prompt,{column}\na.png,x,{text}\n")
+    return sentence
+
+
+def test_missing_cells_take_the_defaults(tmp_path: Path) -> None:
+    found = parameters(tmp_path, "image,prompt,seed,a_prompt,strength\na.png,x,,  ,\n")
+    assert found == RenderParameters(image=(tmp_path / "a.png").as_uri(), prompt="x")
+
+
+def test_zero_is_a_value(tmp_path: Path) -> None:
+    found = parameters(tmp_path, "image,prompt,seed,strength,scale,low_threshold,guess_mode\na.png,x,0,0,0,0,0\n")
+    assert (found.seed, found.strength, found.scale, found.low_threshold, found.guess_mode) == (0, 0.0, 0.0, 0, False)
+
+
+def test_a_short_row_lacks_its_last_cells(tmp_path: Path) -> None:
+    assert parameters(tmp_path, "image,prompt,seed,scale\na.png,x\n").scale == 9.0
+
+
+def test_trailing_delimiters_are_harmless(tmp_path: Path) -> None:
+    assert parameters(tmp_path, "image,prompt\na.png,x,, ,\n").prompt == "x"
+
+
+@pytest.mark.parametrize("text", ["20", " 20 ", "20.0", "+20", "20.", "020"])
+def test_whole_numbers_are_read_as_people_and_spreadsheets_write_them(tmp_path: Path, text: str) -> None:
+    assert cell(tmp_path, "ddim_steps", text) == 20
+
+
+@pytest.mark.parametrize(("text", "number"), [("0.5", 0.5), (".5", 0.5), ("1", 1.0), ("5e-1", 0.5), (" 2. ", 2.0)])
+def test_numbers_are_read(tmp_path: Path, text: str, number: float) -> None:
+    assert cell(tmp_path, "strength", text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("TRUE", True), ("1", True), ("yes", True), ("False", False), ("0", False), (" no ", False)],
+)
+def test_booleans_are_read(tmp_path: Path, text: str, value: bool) -> None:
+    assert cell(tmp_path, "guess_mode", text) is value
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "said"),
+    [
+        ("ddim_steps", "2O", "'2O' is not a whole number; allowed: a whole number from 1 to 999"),
+        ("ddim_steps", "20.5", "'20.5' is not a whole number; allowed: a whole number from 1 to 999"),
+        ("ddim_steps", "0", "'0' is out of range; allowed: a whole number from 1 to 999"),
+        ("ddim_steps", "1_0", "'1_0' is not a whole number; allowed: a whole number from 1 to 999"),
+        ("num_samples", "13", "'13' is out of range; allowed: a whole number from 1 to 12"),
+        (
+            "image_resolution",
+            "500",
+            "'500' is not a multiple of 64; allowed: a whole number from 64 to 2048, a multiple of 64",
+        ),
+        ("seed", "-2", "'-2' is out of range; allowed: a whole number from -1 to 4294967295"),
+        ("strength", "strong", "'strong' is not a number; allowed: a number from 0 to 2"),
+        ("strength", "nan", "'nan' is not a number; allowed: a number from 0 to 2"),
+        ("strength", "inf", "'inf' is not a number; allowed: a number from 0 to 2"),
+        ("strength", "1e999", "'1e999' is too large a number; allowed: a number from 0 to 2"),
+        ("strength", '"0,5"', "'0,5' has a decimal comma; write 0.5; allowed: a number from 0 to 2"),
+        ("scale", "31", "'31' is out of range; allowed: a number from 0 to 30"),
+        ("guess_mode", "2", "'2' is neither true nor false; allowed: true or false (also 1, 0, yes, no)"),
+    ],
+)
+def test_a_bad_cell_is_quoted_with_what_is_allowed(tmp_path: Path, column: str, text: str, said: str) -> None:
+    assert refused(tmp_path, column, text) == f"jobs.csv:2: {column}: {said}"
+
+
+def test_a_seed_that_a_spreadsheet_has_shortened_is_not_guessed(tmp_path: Path) -> None:
+    assert "is in the short form that spreadsheets give long numbers" in refused(tmp_path, "seed", "4.29E+09")
+
+
+def test_a_number_of_thousands_of_digits_is_refused_quickly(tmp_path: Path) -> None:
+    assert "has 100,000 characters, too many for a number" in refused(tmp_path, "seed", "9" * 100_000)
+
+
+def test_a_long_prompt_is_refused_by_its_length(tmp_path: Path) -> None:
+    (sentence,) = sentences(tmp_path, f"image,prompt\na.png,{'x' * 4001}\n")
+    assert "has 4,001 characters; allowed: text of at most 4,000 characters" in sentence
+    assert len(sentence) < 250
+
+
+@pytest.mark.parametrize(("text", "column"), [(",a cat", "image"), ("a.png,", "prompt"), ("a.png", "prompt")])
+def test_an_empty_required_cell_is_named(tmp_path: Path, text: str, column: str) -> None:
+    assert sentences(tmp_path, f"image,prompt\n{text}\n") == [
+        f"jobs.csv:2: {column}: the cell is empty; every job needs one"
+    ]
+
+
+def test_thresholds_out_of_order_are_explained(tmp_path: Path) -> None:
+    assert sentences(tmp_path, "image,prompt,low_threshold\na.png,x,250\n") == [
+        "jobs.csv:2: low_threshold (250) must not exceed high_threshold (200)"
+    ]
+
+
+def test_too_many_cells_are_explained(tmp_path: Path) -> None:
+    assert sentences(tmp_path, "image,prompt\na.png,a cat, sitting\n") == [
+        "jobs.csv:2: the row has 3 cells, the header 2 columns; "
+        "put quotation marks around a cell that contains the delimiter"
+    ]
+
+
+def test_every_problem_of_a_row_is_told(tmp_path: Path) -> None:
+    found = sentences(tmp_path, "image,prompt,seed,scale,ddim_steps\n,x,no,99,20\n")
+    assert [sentence.split(":")[2] for sentence in found] == [" seed", " image", " scale"]
+
+
+def test_every_bad_row_is_counted_and_the_first_are_kept(tmp_path: Path) -> None:
+    found = checked(tmp_path, "image,prompt,seed\n" + "a.png,x,no\n" * 500 + "a.png,x,1\n")
+    assert (found.rows, found.rejected, found.problem_count, found.good) == (501, 500, 500, 1)
+    assert len(found.problems) == SHOWN_PROBLEMS
+
+
+def test_control_characters_of_a_cell_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    assert "\x1b" not in refused(tmp_path, "seed", "\x1b[2J")
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a.png", "https://example.org/a.png?b=c", "http://example.org/a.png"])
+def test_remote_uris_pass_as_they_are(tmp_path: Path, uri: str) -> None:
+    assert parameters(tmp_path, f"image,prompt\n{uri},x\n").image == uri
+
+
+@pytest.mark.parametrize("text", ["photos/a b.png", "./photos/a b.png", "file://photos/a%20b.png"])
+def test_relative_paths_start_at_the_csvs_folder(tmp_path: Path, text: str) -> None:
+    assert parameters(tmp_path, f"image,prompt\n{text},x\n").image == (tmp_path / "photos/a b.png").as_uri()
+
+
+def test_an_unknown_scheme_is_refused(tmp_path: Path) -> None:
+    (sentence,) = sentences(tmp_path, "image,prompt\nftp://example.org/a.png,x\n")
+    assert sentence.startswith("jobs.csv:2: image: 'ftp://example.org/a.png' has the scheme 'ftp'; use")
+
+
+def test_a_password_in_a_refused_uri_is_not_shown(tmp_path: Path) -> None:
+    (sentence,) = sentences(tmp_path, "image,prompt\nftp://me:secret@example.org/a.png,x\n")
+    assert "secret" not in sentence
+
+
+@pytest.mark.parametrize("uri", ["~nobody-of-that-name/a.png", "http://[bad/a.png"])
+def test_paths_that_cannot_be_understood_are_refused(tmp_path: Path, uri: str) -> None:
+    (sentence,) = sentences(tmp_path, f"image,prompt\n{uri},x\n")
+    assert sentence.startswith("jobs.csv:2: image: ")
+
+
+def test_pictures_that_are_not_here_are_counted_but_are_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "here.png").touch()
+    found = checked(tmp_path, "image,prompt\nhere.png,x\naway.png,x\ns3://b/k.png,x\n")
+    assert (found.problems, found.absent, found.first_absent) == ([], 1, (3, str(tmp_path / "away.png")))

@@ -1,0 +1,110 @@
+"""Three channels, a size that the networks take, and edges: the rules of DESIGN.md section 3."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import SourceTooLarge
+from worker.image.canny import MAX_SIDE, MULTIPLE, canny_edges, resize_image, target_size, three_channels
+
+SIDES = st.integers(1, 10_000)
+RESOLUTIONS = st.integers(1, 32).map(lambda n: 64 * n)
+
+
+def shaded(height: int, width: int) -> np.ndarray:
+    """uint8 [H, W, 3]: soft shading, hard shapes."""
+    rng = np.random.default_rng(0)
+    picture = cv2.resize(rng.integers(60, 160, (5, 5, 3), dtype=np.uint8), (width, height))
+    cv2.rectangle(picture, (width // 4, height // 4), (width // 2, 3 * height // 4), (250, 220, 0), -1)
+    return picture
+
+
+def test_three_channels_stay_as_they_are() -> None:
+    picture = shaded(9, 7)
+    assert three_channels(picture) is picture
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 1)])
+def test_grey_is_repeated(shape: tuple[int, ...]) -> None:
+    grey = np.arange(20, dtype=np.uint8).reshape(shape)
+    colours = three_channels(grey)
+    assert colours.shape == (5, 4, 3)
+    assert all(np.array_equal(colours[:, :, channel], grey.reshape(5, 4)) for channel in range(3))
+
+
+@given(colour=st.integers(0, 255), alpha=st.integers(0, 255))
+@settings(deadline=None)
+def test_transparency_shows_white_by_as_much_as_it_is_transparent(colour: int, alpha: int) -> None:
+    blended = three_channels(np.full((1, 1, 4), [colour, 255, 0, alpha], np.uint8))[0, 0]
+    for value, exact in zip(blended, (colour, 255, 0), strict=True):
+        assert abs(int(value) - (exact * alpha / 255 + 255 * (1 - alpha / 255))) < 1.01  # truncated
+    if alpha == 0:
+        assert blended.tolist() == [255, 255, 255]
+    if alpha == 255:
+        assert blended.tolist() == [colour, 255, 0]
+
+
+@given(height=SIDES, width=SIDES, resolution=RESOLUTIONS)
+@settings(deadline=None)
+def test_the_short_side_becomes_the_resolution_and_the_other_keeps_the_proportions(
+    height: int, width: int, resolution: int
+) -> None:
+    long_side = max(height, width) * resolution / min(height, width)
+    if long_side > MAX_SIDE + MULTIPLE / 2:
+        with pytest.raises(SourceTooLarge):
+            target_size(height, width, resolution)
+    elif long_side < MAX_SIDE:
+        sides = target_size(height, width, resolution)
+        assert min(sides) == resolution
+        assert all(side % MULTIPLE == 0 for side in sides)
+        assert abs(max(sides) - long_side) <= MULTIPLE / 2 + 1e-6
+        assert (sides[0] > sides[1]) == (height > width) or sides[0] == sides[1]
+
+
+def test_sizes_that_people_know() -> None:
+    assert target_size(170, 256, 256) == (256, 384)
+    assert target_size(1080, 1920, 512) == (512, 896)
+    assert target_size(4032, 3024, 512) == (704, 512)
+    assert target_size(512, 512, 512) == (512, 512)
+
+
+def test_a_ribbon_is_refused_with_what_to_do() -> None:
+    with pytest.raises(SourceTooLarge, match=r"6400x8 pixels .* 409600x512.* crop it, or lower image_resolution"):
+        target_size(8, 6400, 512)
+
+
+def test_enlarging_is_lanczos_and_shrinking_is_by_area() -> None:
+    picture = shaded(100, 150)
+    enlarged = cv2.resize(picture, (192, 128), interpolation=cv2.INTER_LANCZOS4)
+    assert np.array_equal(resize_image(picture, 128), enlarged)
+    shrunk = cv2.resize(picture, (128, 64), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(resize_image(picture[:, :148], 64).shape, (64, 64 * round(148 / 100), 3))
+    assert np.array_equal(resize_image(picture[:, :200], 64), shrunk)
+
+
+def test_a_picture_that_has_its_size_keeps_its_pixels() -> None:
+    picture = shaded(128, 192)
+    assert np.array_equal(resize_image(picture, 128), picture)
+
+
+def test_edges_are_those_of_canny_and_nothing_between_black_and_white() -> None:
+    picture = shaded(128, 128)
+    edges = canny_edges(picture, 100, 200)
+    assert edges.dtype == np.uint8
+    assert set(np.unique(edges)) == {0, 255}
+    assert np.array_equal(edges, cv2.Canny(picture, 100, 200))
+
+
+def test_higher_thresholds_find_no_more_edges() -> None:
+    picture = cv2.GaussianBlur(shaded(128, 128), (9, 9), 3)
+    counts = [int(canny_edges(picture, low, high).sum()) for low, high in ((0, 20), (50, 100), (200, 255))]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+
+
+def test_a_flat_picture_has_no_edges() -> None:
+    assert not canny_edges(np.full((64, 64, 3), 128, np.uint8), 100, 200).any()

@@ -1,0 +1,238 @@
+"""Bytes of every kind that people hand in, and the PNG that they get."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from jobs.errors import NotAnImage, RenderError, SourceTooLarge
+from worker.image.decode import FORMATS, SIXTEEN_BITS, Picture, as_json, decode_image, encode_png
+
+MAX_PIXELS = 1_000_000
+
+
+def decode(data: bytes) -> Picture:
+    return decode_image(data, max_pixels=MAX_PIXELS)
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def colours(width: int = 6, height: int = 4) -> Image.Image:
+    """Red on the left, blue on the right, a green corner at the top left."""
+    image = Image.new("RGB", (width, height), (255, 0, 0))
+    image.paste((0, 0, 255), (width // 2, 0, width, height))
+    image.putpixel((0, 0), (0, 255, 0))
+    return image
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_that_is_named_is_read(format: str) -> None:
+    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(format, {})
+    picture = decode(encoded(Image.new("RGB", (12, 8), (200, 30, 60)), format, **options))
+    pixels = picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels[:, :, :3]
+    assert pixels.shape == (8, 12, 3)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.astype(int) - (200, 30, 60)).max() <= 3
+    assert picture.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("mode", "shape"), [("L", (4, 6)), ("1", (4, 6)), ("RGB", (4, 6, 3)), ("RGBA", (4, 6, 4)), ("LA", (4, 6, 4))]
+)
+def test_plain_modes_lose_nothing(mode: str, shape: tuple[int, ...]) -> None:
+    picture = decode(encoded(colours().convert(mode), "PNG"))
+    assert picture.pixels.shape == shape
+    assert picture.warnings == ()
+
+
+def test_black_and_white_becomes_0_and_255() -> None:
+    image = Image.new("1", (2, 1))
+    image.putpixel((1, 0), 1)
+    assert decode(encoded(image, "PNG")).pixels.tolist() == [[0, 255]]
+
+
+def test_a_palette_becomes_its_colours_and_keeps_its_transparency() -> None:
+    opaque = decode(encoded(colours().quantize(4), "PNG"))
+    assert opaque.pixels[0, 0].tolist() == [0, 255, 0]
+    see_through = colours().quantize(4)
+    data = encoded(see_through, "PNG", transparency=see_through.getpixel((5, 3)))
+    assert decode(data).pixels[3, 5, 3] == 0
+    assert decode(data).pixels[0, 0].tolist() == [0, 255, 0, 255]
+
+
+def test_cmyk_is_converted_and_said() -> None:
+    picture = decode(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    assert picture.pixels.shape == (8, 8, 3)
+    red, green, blue = picture.pixels[4, 4].tolist()
+    assert red > 200
+    assert green < 60
+    assert blue < 60
+    assert picture.warnings == ("CMYK was converted to RGB without its colour profile",)
+
+
+def test_sixteen_bit_grey_is_scaled_and_said() -> None:
+    values = np.array([[0, 257, 65535], [32896, 128, 129]], np.uint16)
+    picture = decode(encoded(Image.fromarray(values), "PNG"))
+    assert picture.pixels.tolist() == [[0, 1, 255], [128, 0, 1]]
+    assert picture.warnings == (SIXTEEN_BITS,)
+
+
+def test_sixteen_bit_colour_is_reduced_and_said() -> None:
+    picture = decode(png(6, 4, bit_depth=16, colour_type=2, row=b"\xff\xff\x80\x00\x00\x00" * 6))
+    assert picture.pixels[0, 0].tolist() == [255, 128, 0]
+    assert picture.warnings == (SIXTEEN_BITS,)
+
+
+def test_floating_point_is_scaled_by_its_range_and_said() -> None:
+    values = np.array([[-1.0, 0.0], [1.0, np.nan]], np.float32)
+    picture = decode(encoded(Image.fromarray(values), "TIFF"))
+    assert picture.pixels.tolist() == [[0, 128], [255, 0]]
+    assert "scaled to 8 bits" in picture.warnings[0]
+
+
+def test_floating_point_without_a_number_is_no_picture() -> None:
+    with pytest.raises(NotAnImage, match="not numbers"):
+        decode(encoded(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG"])
+def test_of_an_animation_the_first_frame_is_used_and_said(format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    picture = decode(data)
+    red, green, _ = picture.pixels[4, 4, :3].tolist()
+    assert red > 240
+    assert green < 15
+    assert picture.warnings == ("the first of 3 frames was used",)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_is_turned_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = np.asarray(colours())
+    undo = {
+        1: lambda p: p,
+        2: np.fliplr,
+        3: lambda p: np.rot90(p, 2),
+        4: np.flipud,
+        5: lambda p: p.transpose(1, 0, 2),
+        6: lambda p: np.rot90(p, 1),
+        7: lambda p: np.rot90(p, 2).transpose(1, 0, 2),
+        8: lambda p: np.rot90(p, 3),
+    }
+    stored = Image.fromarray(np.ascontiguousarray(undo[orientation](upright)))
+    assert np.array_equal(decode(encoded(stored, "PNG", exif=exif)).pixels, upright)
+
+
+def test_a_colour_profile_does_no_harm() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert np.array_equal(decode(encoded(colours(), "PNG", icc_profile=profile)).pixels, np.asarray(colours()))
+
+
+def png(width: int, height: int, *, bit_depth: int = 8, colour_type: int = 0, row: bytes | None = None) -> bytes:
+    """A PNG written by hand; without `row`, one whose data is far too short for its header."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
+    data = zlib.compress(b"\0" * 1000 if row is None else (b"\0" + row) * height)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow has nothing to say of it either
+        with pytest.raises(SourceTooLarge, match=r"20000x5000 = 100,000,000 pixels; 1,000,000 are .*RENDER_MAX_PIXELS"):
+            decode(png(20_000, 5_000))
+
+
+def test_as_many_pixels_as_allowed_are_read_and_one_row_more_is_not() -> None:
+    data = encoded(Image.new("L", (50, 20)), "PNG")
+    assert decode_image(data, max_pixels=1000).pixels.shape == (20, 50)
+    with pytest.raises(SourceTooLarge):
+        decode_image(data, max_pixels=999)
+
+
+def test_zero_bytes_are_no_picture() -> None:
+    with pytest.raises(NotAnImage, match=r"empty \(0 bytes\)"):
+        decode(b"")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<html>404</html>", b"%PDF-1.7 ...", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0" * 100],
+    ids=["html", "pdf", "svg", "zeros"],
+)
+def test_what_is_no_picture_is_shown_by_its_first_bytes(data: bytes) -> None:
+    with pytest.raises(NotAnImage, match="not a picture that can be read: it begins with") as caught:
+        decode(data)
+    assert repr(data[:8]) in str(caught.value)
+    assert "PNG, JPEG, WebP" in str(caught.value)
+
+
+@pytest.mark.parametrize("format", ["PPM", "ICO", "TGA", "PCX", "EPS"])
+def test_formats_that_are_not_on_the_short_list_are_not_decoded(format: str) -> None:
+    with pytest.raises(NotAnImage, match="can"):
+        decode(encoded(Image.new("RGB", (32, 32)), format))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_truncated_picture_is_refused_and_not_filled_with_grey(format: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise), format)
+    for share in (0.3, 0.6, 0.9):
+        with pytest.raises(NotAnImage):
+            decode(data[: int(len(data) * share)])
+
+
+@given(st.binary(min_size=1, max_size=200), st.sampled_from(FORMATS), st.integers(0, 10_000))
+@settings(deadline=None, max_examples=150)
+def test_damaged_bytes_end_in_a_picture_or_in_a_sentence(noise: bytes, format: str, place: int) -> None:
+    data = bytearray(encoded(colours(40, 30), format))
+    start = place % len(data)
+    data[start : start + len(noise)] = noise
+    try:
+        outcome = decode(bytes(data)).pixels.dtype.name
+    except RenderError as error:
+        outcome = str(error)
+    assert outcome == "uint8" or len(outcome) > 10
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_a_png_keeps_every_pixel(shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(pixels, {})))), pixels)
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200))
+@settings(deadline=None)
+def test_a_png_carries_any_text(text: str) -> None:
+    data = encode_png(np.zeros((1, 1), np.uint8), {"parameters": text, "render": as_json({"prompt": text})})
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.text["parameters"] == text
+        assert image.text["render"] == as_json({"prompt": text})
+
+
+def test_latin_texts_are_in_the_chunk_that_every_reader_knows_and_others_in_unicode() -> None:
+    data = encode_png(np.zeros((1, 1), np.uint8), {"latin": "für dich", "greek": "λόγος"})
+    assert b"tEXtlatin\0" in data
+    assert b"iTXtgreek\0" in data
+
+
+def test_equal_pictures_are_equal_files() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    assert encode_png(pixels, {"a": "b"}) == encode_png(pixels.copy(), {"a": "b"})

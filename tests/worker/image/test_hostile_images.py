@@ -1,0 +1,92 @@
+"""Pictures that are made to hurt: judged by their header, and only in the formats on the list."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tracemalloc
+import zlib
+
+import pytest
+from PIL import Image
+
+from jobs.errors import NotAnImage, SourceTooLarge
+from worker.image.decode import FORMATS, decode_image
+
+SIDE = 60_000  # squared: 3.6 thousand million pixels
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(side: int, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def header_of(format_: str) -> bytes:
+    """The beginning of a picture of SIDE x SIDE pixels, without any."""
+    short, long = struct.pack("<H", SIDE), struct.pack("<I", SIDE)
+    if format_ == "GIF":
+        return b"GIF89a" + short + short + b"\0\0\0,\0\0\0\0" + short + short + b"\0\x02\x02\x44\x01\0;"
+    if format_ == "BMP":
+        return b"BM" + bytes(8) + struct.pack("<II", 54, 40) + long + long + struct.pack("<HH", 1, 24) + bytes(24)
+    if format_ == "JPEG":
+        big = struct.pack(">HH", SIDE, SIDE)
+        return b"\xff\xd8\xff\xc0\x00\x0b\x08" + big + b"\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\0\0\x3f\0"
+    if format_ == "TIFF":
+        tags = [(256, SIDE), (257, SIDE), (258, 8), (259, 1), (262, 1), (273, 8), (278, SIDE), (279, 10)]
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(100)
+    return png(SIDE, chunk(b"IDAT", zlib.compress(bytes(1000))))
+
+
+@pytest.mark.parametrize("format_", ["PNG", "GIF", "BMP", "JPEG", "TIFF"])
+def test_the_size_is_judged_by_the_header_before_anything_is_unpacked(format_: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceTooLarge, match="RENDER_MAX_PIXELS"):
+            decode_image(header_of(format_), max_pixels=50_000_000)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "format_", ["ICO", "PPM", "TGA", "PCX", "EPS", "SGI", "PDF", "JPEG2000", "AVIF", "ICNS", "DDS"]
+)
+def test_formats_that_are_not_on_the_list_are_refused(format_: str) -> None:
+    buffer = io.BytesIO()
+    try:
+        Image.new("RGB", (64, 64)).save(buffer, format_)
+    except (KeyError, OSError) as error:
+        pytest.skip(f"this Pillow cannot write {format_}: {error}")
+    with pytest.raises(NotAnImage, match="PNG, JPEG, WebP, GIF, BMP and TIFF can"):
+        decode_image(buffer.getvalue(), max_pixels=10_000)
+
+
+def test_the_list_is_short() -> None:
+    assert FORMATS == ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+
+
+def test_compressed_text_in_a_picture_is_not_unpacked_without_end() -> None:
+    """A thousandfold: 100 MB of text in 100 kB."""
+    text = chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(100_000_000), 9))
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotAnImage):
+            decode_image(png(64, *[text] * 3, chunk(b"IDAT", zlib.compress(bytes(65 * 64)))), max_pixels=10_000)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_pixels_that_unpack_to_more_than_the_header_says_are_cut_off() -> None:
+    data = png(8, chunk(b"IDAT", zlib.compress(bytes(50_000_000), 9)))
+    tracemalloc.start()
+    try:
+        assert decode_image(data, max_pixels=64).pixels.shape == (8, 8)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()

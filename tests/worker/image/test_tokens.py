@@ -1,0 +1,112 @@
+"""Token ids, as transformers' CLIPTokenizer gives them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.manifest import load_manifest
+from tests.models import tiny_engine_set, tiny_model
+from worker.image.tokens import Tokenizer
+
+LENGTH = 77
+WORDS = st.lists(st.sampled_from(["a", "an", "cat", "picture", "best", "blue,", "(red:1.2)", "ünïcødé", "12345", "!?"]))
+
+
+@functools.cache
+def ours() -> Tokenizer:
+    engines = tiny_engine_set()
+    geometry = load_manifest(engines).geometry
+    return Tokenizer(
+        engines / "tokenizer.json",
+        length=geometry.context_length,
+        bos_token_id=geometry.bos_token_id,
+        eos_token_id=geometry.eos_token_id,
+        pad_token_id=geometry.pad_token_id,
+    )
+
+
+@functools.cache
+def reference() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries' remarks on each other
+        from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(tiny_model() / "model" / "tokenizer")
+
+
+def reference_ids(text: str) -> list[int]:
+    ids: list[int] = reference()(text, padding="max_length", max_length=LENGTH, truncation=True).input_ids
+    return ids
+
+
+TEXTS = ["", "a", "a photo of a cat", "  spaces\tand\nlines  ", "ÜBER Größe", "猫 🐈", "a" * 3000]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_are_those_of_transformers(text: str) -> None:
+    ids = ours().encode(text).ids
+    assert ids.dtype == np.int64
+    assert ids.tolist() == reference_ids(text)
+
+
+@given(WORDS.map(" ".join) | st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=120))
+@settings(deadline=None, max_examples=80)
+def test_ids_are_those_of_transformers_for_any_text(text: str) -> None:
+    tokens = ours().encode(text)
+    assert tokens.ids.tolist() == reference_ids(text)
+    assert text.endswith(tokens.cut)
+
+
+def test_what_does_not_fit_between_begin_and_end_is_cut_and_named() -> None:
+    words = [f"{'cat' if n % 2 else 'dog'}" for n in range(100)]
+    tokens = ours().encode(" ".join(words))
+    assert len(tokens.ids) == LENGTH
+    assert tokens.cut == " ".join(words[LENGTH - 2 :])
+    assert tokens.ids[-1] == reference().eos_token_id
+
+
+def test_a_text_that_just_fits_is_not_cut() -> None:
+    tokens = ours().encode(" ".join(["cat"] * (LENGTH - 2)))
+    assert tokens.cut == ""
+    assert tokens.ids[-1] == reference().eos_token_id
+    assert ours().encode(" ".join(["cat"] * (LENGTH - 1))).cut == "cat"
+
+
+def test_many_threads_may_share_a_tokenizer() -> None:
+    texts = [f"a painting of thing number {n}" for n in range(60)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(ours().encode, texts))
+    for text, tokens in zip(texts, found, strict=True):
+        assert tokens.ids.tolist() == reference_ids(text)
+
+
+def test_padding_is_the_models_own_token() -> None:
+    """Stable Diffusion 2 pads with 0 where 1.5 repeats the end."""
+    path = tiny_engine_set() / "tokenizer.json"
+    tokenizer = Tokenizer(path, length=LENGTH, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    ids = tokenizer.encode("").ids
+    assert ids.tolist() == [1, 2] + [0] * (LENGTH - 2)
+
+
+def test_what_the_file_says_about_cutting_and_padding_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    content = json.loads((tiny_engine_set() / "tokenizer.json").read_text())
+    cutting = {"max_length": 5, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    path.write_text(json.dumps(content | {"truncation": cutting, "padding": None}))
+    eos = reference().eos_token_id
+    tokenizer = Tokenizer(
+        path, length=LENGTH, bos_token_id=reference().bos_token_id, eos_token_id=eos, pad_token_id=eos
+    )
+    text = "a photo of a cat " * 30
+    assert tokenizer.encode(text).ids.tolist() == reference_ids(text)
+    assert tokenizer.encode(text).cut == ours().encode(text).cut != ""

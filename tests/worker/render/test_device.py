@@ -1,0 +1,76 @@
+"""The device's two kinds of trouble, told from everything else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.models import tiny_engine_set
+from worker.render.device import DeviceLost, DeviceOutOfMemory, translated_errors
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError(),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 268435456"),
+]
+LOST = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("CUDA error: unspecified launch failure"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+]
+NEITHER = [ValueError("no profile covers it"), RuntimeError("shapes do not match")]
+
+# In a process of its own: a limit that is set cannot be lifted again.
+LITTLE_MEMORY = """
+import resource, sys
+import torch
+from engines.engine_set import load_engine_set
+from worker.render.denoiser import EngineDenoiser
+from worker.render.device import DeviceOutOfMemory
+
+denoiser = EngineDenoiser(load_engine_set(sys.argv[1], device="cpu", threads=1))
+denoiser.decode(torch.zeros(1, 4, 8, 8))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
+try:
+    denoiser.decode(torch.zeros(4, 4, 64, 64))
+except DeviceOutOfMemory:
+    print("a smaller call may fit")
+denoiser.decode(torch.zeros(1, 4, 8, 8))
+print("and does")
+"""
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
+def test_memory_that_ran_out_is_not_a_lost_device(error: Exception) -> None:
+    with pytest.raises(DeviceOutOfMemory), translated_errors():
+        raise error
+
+
+@pytest.mark.parametrize("error", LOST, ids=str)
+def test_a_broken_context_is_a_lost_device(error: Exception) -> None:
+    with pytest.raises(DeviceLost), translated_errors():
+        raise error
+
+
+@pytest.mark.parametrize("error", NEITHER, ids=str)
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)), translated_errors():
+        raise error
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process's memory as Linux does")
+def test_memory_that_really_runs_out_on_a_cpu_is_told_so() -> None:
+    command = [sys.executable, "-c", LITTLE_MEMORY, str(tiny_engine_set())]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250)
+    assert done.stdout.split("\n")[:2] == ["a smaller call may fit", "and does"], done.stderr

@@ -1,0 +1,110 @@
+"""Prompts and edges are encoded once, whoever asks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.worker.samples import sample_request
+from worker.render.denoiser import FakeDenoiser
+from worker.render.encodings import Encodings, Recent
+
+
+class Encoder:
+    """Doubles numbers and remembers what it was asked: a row of 4 float32 has 16 bytes."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[int]] = []
+
+    def __call__(self, arrays: np.ndarray) -> torch.Tensor:
+        self.calls.append([int(row[0]) for row in arrays])
+        return torch.from_numpy(arrays).float() * 2
+
+
+def row(number: int) -> np.ndarray:
+    return np.full(4, number, np.int64)
+
+
+def test_what_is_missing_is_encoded_in_one_call_and_each_content_once() -> None:
+    encoder = Encoder()
+    recent = Recent(encoder, limit_bytes=1000)
+    found = recent.get([row(1), row(2), row(1)])
+    assert [float(one[0]) for one in found] == [2, 4, 2]
+    assert recent.get([row(2), row(3)])[0] is found[1]
+    assert encoder.calls == [[1, 2], [3]]
+
+
+def test_the_least_recently_used_are_forgotten_first() -> None:
+    encoder = Encoder()
+    recent = Recent(encoder, limit_bytes=32)  # two rows
+    for number in (1, 2, 1, 3, 1, 2):
+        recent.get([row(number)])
+    assert encoder.calls == [[1], [2], [3], [2]]
+
+
+def test_more_than_the_limit_at_once_is_still_given() -> None:
+    encoder = Encoder()
+    recent = Recent(encoder, limit_bytes=0)
+    assert [float(one[0]) for one in recent.get([row(1), row(2)])] == [2, 4]
+    recent.get([row(2)])
+    assert encoder.calls == [[1, 2], [2]]
+
+
+def test_equal_bytes_of_another_shape_are_not_equal() -> None:
+    recent = Recent(lambda arrays: torch.from_numpy(arrays).float(), limit_bytes=1000)
+    (wide,) = recent.get([np.zeros((2, 8), np.uint8)])
+    (tall,) = recent.get([np.zeros((8, 2), np.uint8)])
+    assert wide.shape == (2, 8)
+    assert tall.shape == (8, 2)
+
+
+def test_an_encoding_does_not_keep_its_whole_call_alive() -> None:
+    recent = Recent(Encoder(), limit_bytes=1000)
+    (first, _) = recent.get([row(1), row(2)])
+    assert first.untyped_storage().nbytes() == first.nbytes
+
+
+@given(st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=5), max_size=12), st.integers(0, 6))
+@settings(deadline=None)
+def test_what_is_found_never_depends_on_what_is_remembered(asked: list[list[int]], rows_kept: int) -> None:
+    recent = Recent(Encoder(), limit_bytes=16 * rows_kept)
+    for numbers in asked:
+        assert [float(one[0]) for one in recent.get([row(number) for number in numbers])] == [2 * n for n in numbers]
+
+
+class CountingDenoiser(FakeDenoiser):
+    """A FakeDenoiser that counts what it encodes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[int] = []
+        self.hints: list[int] = []
+
+    def encode_text(self, ids: np.ndarray) -> torch.Tensor:
+        self.texts.append(len(ids))
+        return super().encode_text(ids)
+
+    def encode_hint(self, edges: np.ndarray) -> torch.Tensor:
+        self.hints.append(len(edges))
+        return super().encode_hint(edges)
+
+
+def test_equal_prompts_and_equal_edges_are_shared_by_jobs_and_samples() -> None:
+    denoiser = CountingDenoiser()
+    encodings = Encodings(denoiser)
+    one, other = sample_request(1), sample_request(2)
+    encodings.encode([one, sample_request(1, seed=9), other])
+    assert (denoiser.texts, denoiser.hints) == ([3], [2])  # the n_prompt all have, two prompts, two edge maps
+    encodings.encode([sample_request(3, cond_ids=one.cond_ids, edges=other.edges)])
+    assert (denoiser.texts, denoiser.hints) == ([3], [2])
+
+
+def test_conditioning_has_the_unconditional_row_first() -> None:
+    request = sample_request(5, uncond_control_scales=(0.0,) * 13, cond_control_scales=tuple(map(float, range(13))))
+    (conditioning,) = Encodings(FakeDenoiser()).encode([request])
+    assert conditioning.context[:, 0, 0].tolist() == [7.0, 105.0]
+    assert conditioning.control_scales.tolist() == [[0.0] * 13, [float(i) for i in range(13)]]
+    assert conditioning.guided_hint.shape == (1, 8, 8)
+    assert conditioning.latent_shape == (4, 8, 8)

@@ -1,0 +1,353 @@
+"""One job, start to end, with a real ledger, storage in memory and a stub in place of the engines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+import redis
+from celery.exceptions import Reject
+from prometheus_client import CollectorRegistry
+
+from jobs.errors import OutputUnavailable, RenderFailed, Requeued, SourceNotFound, SourceUnavailable
+from jobs.job import RenderJob, RenderResult
+from jobs.ledger.ledger import Ledger
+from jobs.settings import load_settings
+from jobs.storage.access_policy import AccessPolicy
+from jobs.storage.http import FetchLimits
+from jobs.storage.store import MemoryStore
+from tests.eventually import eventually
+from tests.jobs.rows import enqueue, make_job
+from tests.worker.stub_renderer import StubLoop, stub_renderer
+from worker.in_flight import Ending, InFlightJobs
+from worker.job_runner import JobRunner, render
+from worker.ledger_client import LedgerClient
+from worker.observe.metrics import JobMetrics
+from worker.shutdown import Shutdown
+
+WORKER = "w-1-abc"
+
+
+class Bench:
+    """A JobRunner with everything around it in reach."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        settings = load_settings(retry_attempts=2, retry_base_seconds=0.0, max_attempts=2)
+        ledger = Ledger(ledger.client, max_attempts=settings.max_attempts)  # as Ledger.connect does
+        self.ledger = ledger
+        self.storage = MemoryStore()
+        self.picture: bytes | Exception = b"picture"
+        self.fetched = 0
+        self.registry = CollectorRegistry()
+        self.stop = threading.Event()
+        renderer = stub_renderer()
+        self.loop: StubLoop = renderer.loop
+        stopping, metrics = Shutdown(), JobMetrics(self.registry)
+        self.runner = JobRunner(
+            settings=settings,
+            renderer=renderer,
+            books=LedgerClient(ledger, worker=WORKER, stopping=stopping, metrics=metrics),
+            held=InFlightJobs(),
+            stopping=stopping,
+            metrics=metrics,
+            read=self._read,
+            writer=lambda _: self.storage,
+            places=AccessPolicy(output="file:///out"),
+        )
+
+    def _read(self, uri: str, limits: FetchLimits) -> bytes:
+        self.fetched += 1
+        if isinstance(self.picture, Exception):
+            raise self.picture
+        return self.picture
+
+    def run(self, job: RenderJob) -> Ending:
+        return self.runner.run(job.model_dump_json())
+
+    def result(self, job: RenderJob) -> RenderResult:
+        (result,) = [result for result in self.ledger.results(job.batch) if result.id == job.id]
+        return result
+
+    def state(self, job: RenderJob) -> tuple[str, int]:
+        line = self.ledger.state(job.batch, job.id)
+        assert line is not None
+        return line.state, line.attempts
+
+
+@pytest.fixture
+def bench(ledger: Ledger) -> Iterator[Bench]:
+    bench = Bench(ledger)
+    ledger.beat(WORKER, held=(), lease_seconds=60)
+    thread = threading.Thread(target=bench.loop.run, args=(bench.stop,))
+    thread.start()
+    yield bench
+    bench.stop.set()
+    thread.join()
+
+
+def queued(bench: Bench, **parameters: object) -> RenderJob:
+    job = make_job(**parameters)
+    enqueue(bench.ledger, [job])
+    return job
+
+
+def test_a_job_is_rendered_uploaded_and_recorded_with_the_sidecar_last(bench: Bench) -> None:
+    job = queued(bench, num_samples=2)
+    assert bench.run(job) is Ending.ENDED
+    assert bench.storage.order == [job.sample_uri(0), job.sample_uri(1), job.canny_uri, job.sidecar_uri]
+    result = bench.result(job)
+    assert (result.state, result.seed, result.attempts, result.worker) == ("done", job.seed, 1, WORKER)
+    assert (result.samples, result.canny, result.width) == ((job.sample_uri(0), job.sample_uri(1)), job.canny_uri, 8)
+    assert set(result.seconds) == {"fetch", "prepare", "render", "encode", "upload"}
+    sidecar = RenderResult.model_validate_json(bench.storage.objects[job.sidecar_uri])
+    assert sidecar.samples == result.samples
+    assert sidecar.parameters == job.parameters
+
+
+def test_a_permanent_error_fails_the_job_at_once_with_its_sentence(bench: Bench) -> None:
+    job = queued(bench)
+    bench.picture = SourceNotFound("/a.png does not exist")
+    assert bench.run(job) is Ending.ENDED
+    result = bench.result(job)
+    assert (result.state, result.error_kind, result.error) == ("failed", "source_not_found", "/a.png does not exist")
+    assert bench.fetched == 1
+    assert bench.storage.order == []
+
+
+def test_a_transient_error_is_tried_again_in_place_then_later_then_fails(bench: Bench) -> None:
+    job = queued(bench)
+    bench.picture = SourceUnavailable("timed out")
+    assert bench.run(job) is Ending.HANDED_BACK
+    assert bench.fetched == 2
+    assert bench.state(job) == ("queued", 1)
+    assert bench.run(job) is Ending.ENDED
+    assert bench.state(job) == ("failed", 2)
+    assert bench.result(job).error_kind == "source_unavailable"
+
+
+def test_an_upload_that_works_the_second_time_is_a_success(bench: Bench) -> None:
+    job = queued(bench)
+    broken = [OutputUnavailable("503")]
+    write = bench.storage.write
+
+    def flaky(uri: str, data: bytes, content_type: str) -> None:
+        if broken:
+            raise broken.pop()
+        write(uri, data, content_type)
+
+    bench.storage.write = flaky  # type: ignore[method-assign]
+    assert bench.run(job) is Ending.ENDED
+    assert bench.state(job)[0] == "done"
+
+
+@pytest.mark.parametrize("error", [RenderFailed("NaN"), ZeroDivisionError("redis://:hunter2@h")])
+def test_whatever_is_raised_becomes_a_result_without_secrets(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    job = queued(bench)
+
+    def submit(request: object) -> None:
+        raise error
+
+    monkeypatch.setattr(bench.loop, "submit", submit)
+    assert bench.run(job) is Ending.ENDED
+    result = bench.result(job)
+    assert result.state == "failed"
+    assert result.error_kind == ("render_failed" if isinstance(error, RenderFailed) else "unexpected")
+    assert "hunter2" not in (result.error or "")
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"version": 2}', "5", 5, None, {"a": 1}])
+def test_a_bad_message_is_acknowledged_and_touches_nothing(bench: Bench, text: str) -> None:
+    assert bench.runner.run(text) is Ending.INVALID
+    assert bench.runner.held.ids() == []
+
+
+def test_a_finished_job_is_not_rendered_again(bench: Bench) -> None:
+    job = queued(bench)
+    bench.run(job)
+    assert bench.run(job) is Ending.ENDED
+    assert len(bench.loop.submitted) == 1
+
+
+def test_a_job_that_another_live_worker_holds_is_left_to_it(bench: Bench) -> None:
+    job = queued(bench)
+    bench.ledger.beat("other", held=[job.id], lease_seconds=60)
+    bench.ledger.start(job, worker="other")
+    assert bench.run(job) is Ending.ENDED
+    assert bench.state(job) == ("running", 1)
+    assert bench.loop.submitted == []
+
+
+def test_a_start_whose_answer_was_lost_is_no_obstacle(bench: Bench) -> None:
+    job = queued(bench)
+    bench.ledger.start(job, worker=WORKER)  # as if the reply had never come
+    assert bench.run(job) is Ending.ENDED
+    assert bench.state(job) == ("done", 1)
+
+
+def test_a_job_that_took_its_workers_down_is_quarantined(bench: Bench) -> None:
+    job = queued(bench)
+    for dead in ("dead-1", "dead-2", "dead-3"):
+        bench.ledger.start(job, worker=dead)
+    assert bench.run(job) is Ending.ENDED
+    result = bench.result(job)
+    assert (result.state, result.error_kind) == ("failed", "quarantined")
+    assert bench.loop.submitted == []
+
+
+def test_jobs_on_their_last_start_run_one_at_a_time_and_waiting_costs_no_attempt(bench: Bench) -> None:
+    jobs = [queued(bench, row=row, prompt="takes 0.3 s") for row in (1, 2)]
+    for job in jobs:
+        bench.ledger.start(job, worker="dead-1")
+    with ThreadPoolExecutor(2) as threads:
+        endings = [threads.submit(bench.run, job) for job in jobs]
+        eventually(lambda: sorted(bench.state(job) for job in jobs) == [("queued", 1), ("running", 2)])
+        assert [ending.result(5) for ending in endings] == [Ending.ENDED, Ending.ENDED]
+    assert [bench.state(job) for job in jobs] == [("done", 2), ("done", 2)]
+
+
+def test_a_sidecar_of_an_attempt_that_died_before_the_ledger_knew_is_taken_over(bench: Bench) -> None:
+    job = queued(bench)
+    bench.run(job)
+    line = bench.ledger.state(job.batch, job.id)
+    assert line is not None
+    bench.ledger.client.hset(f"render:batch:{job.batch}:states", job.id, "running 1 dead 1.0")
+    assert bench.run(job) is Ending.ENDED
+    assert bench.state(job)[0] == "done"
+    assert len(bench.loop.submitted) == 1
+
+
+def test_two_deliveries_of_one_job_in_one_process_render_once_and_share_the_ending(bench: Bench) -> None:
+    job = queued(bench, prompt="takes 0.3 s")
+    with ThreadPoolExecutor(2) as threads:
+        endings = list(threads.map(bench.run, [job, job]))
+    assert endings == [Ending.ENDED, Ending.ENDED]
+    assert len(bench.loop.submitted) == 1
+
+
+def test_stopping_hands_back_what_is_not_in_the_loop_and_costs_no_attempt(bench: Bench) -> None:
+    job = queued(bench)
+    bench.runner.stopping.drain()
+    assert bench.run(job) is Ending.HANDED_BACK
+    assert bench.state(job) == ("queued", 0)
+
+
+def test_stopping_at_once_hands_back_what_is_in_the_loop(bench: Bench) -> None:
+    job = queued(bench, prompt="takes 60 s")
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, job)
+        eventually(lambda: bench.loop.submitted)
+        bench.runner.stopping.requeue_all()
+        bench.loop.requeue_all()
+        assert ending.result(5) is Ending.HANDED_BACK
+    assert bench.state(job) == ("queued", 0)
+
+
+def test_a_lost_device_counts_against_the_jobs_that_it_was_lost_under(bench: Bench) -> None:
+    job = queued(bench, prompt="takes 60 s")
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, job)
+        eventually(lambda: bench.loop.submitted)
+        bench.loop.lose_device()
+        assert ending.result(5) is Ending.HANDED_BACK
+    assert bench.state(job) == ("queued", 1)
+
+
+def test_a_cancelled_job_ends_as_cancelled_before_it_is_fetched_or_in_the_loop(bench: Bench) -> None:
+    job = queued(bench, prompt="takes 60 s", num_samples=3)
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, job)
+        eventually(lambda: len(bench.loop.submitted) == 3)
+        assert bench.runner.held.cancel("b", ["nobody", job.id]) == [job.id]
+        bench.loop.cancel(job.id)
+        assert ending.result(5) is Ending.ENDED
+    assert bench.state(job)[0] == "cancelled"
+    assert bench.result(job).error_kind == "cancelled"
+
+
+def test_a_cancellation_that_the_last_worker_did_not_see_is_recorded_by_the_next(bench: Bench) -> None:
+    job = queued(bench)
+    bench.ledger.start(job, worker="dead")
+    bench.ledger.cancel(job.batch, job.id)
+    assert bench.run(job) is Ending.ENDED
+    assert (bench.result(job).state, bench.result(job).error_kind, bench.fetched) == ("cancelled", "cancelled", 0)
+
+
+def test_a_job_whose_row_was_corrected_meanwhile_is_not_rendered(bench: Bench) -> None:
+    job = queued(bench)
+    queued(bench, prompt="a better house")
+    assert bench.run(job) is Ending.ENDED
+    assert (bench.state(job)[0], bench.fetched) == ("superseded", 0)
+
+
+def test_a_job_that_the_ledger_lost_is_looked_for_in_storage_first(bench: Bench) -> None:
+    job = queued(bench)
+    bench.run(job)
+    bench.ledger.client.flushall()
+    assert bench.run(job) is Ending.ENDED
+    assert (bench.fetched, bench.result(job).state) == (1, "done")
+
+
+def test_one_failed_sample_ends_the_others_and_the_job_fails_with_its_reason(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queued(bench, prompt="takes 60 s", num_samples=2)
+    submit = bench.loop.submit
+
+    def second_fails(request):  # type: ignore[no-untyped-def]
+        future = submit(request)
+        if request.sample == 1:
+            future.set_exception(RenderFailed("NaN in sample 1"))
+            del bench.loop._running[future]
+        return future
+
+    monkeypatch.setattr(bench.loop, "submit", second_fails)
+    assert bench.run(job) is Ending.ENDED
+    assert bench.result(job).error == "NaN in sample 1"
+
+
+def test_moves_in_the_ledger_wait_for_redis_and_give_up_when_the_worker_stops(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queued(bench)
+    monkeypatch.setattr("worker.ledger_client.PAUSE_SECONDS", 0.01)
+    failures = [redis.ResponseError("READONLY"), redis.ConnectionError("gone"), redis.TimeoutError("slow")]
+    finish = bench.ledger._scripts["FINISH"]
+
+    def flaky(**call: object) -> object:
+        if failures:
+            raise failures.pop()
+        return finish(**call)
+
+    monkeypatch.setitem(bench.ledger._scripts, "FINISH", flaky)
+    assert bench.run(job) is Ending.ENDED
+    assert bench.state(job)[0] == "done"
+    assert bench.registry.get_sample_value("render_ledger_retries_total") == 3
+
+    def dead(**call: object) -> object:
+        bench.runner.stopping.requeue_all()
+        raise redis.ConnectionError("gone")
+
+    monkeypatch.setitem(bench.ledger._scripts, "START", dead)
+    assert bench.run(make_job(2)) is Ending.HANDED_BACK
+
+
+def test_a_handed_back_job_rejects_its_message_into_the_queue() -> None:
+    task = SimpleNamespace(app=SimpleNamespace(service=SimpleNamespace(run_job=lambda _: Ending.HANDED_BACK)))
+    with pytest.raises(Reject) as caught:
+        render(task, "{}")
+    assert caught.value.requeue
+
+
+def test_endings_are_counted_by_state_and_kind(bench: Bench) -> None:
+    bench.run(queued(bench))
+    bench.runner.run("garbage")
+    value = bench.registry.get_sample_value
+    assert value("render_jobs_total", {"state": "done", "kind": ""}) == 1
+    assert value("render_jobs_total", {"state": "invalid", "kind": "invalid_job"}) == 1
+    assert value("render_stage_seconds_count", {"stage": "upload"}) == 1
+    assert Requeued.kind == "handed_back"

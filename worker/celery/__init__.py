@@ -1,0 +1,1 @@
+"""Everything on the worker's side that knows Celery or kombu."""

@@ -1,0 +1,1 @@
+"""Images in and out: decoding, Canny edges, PNG, and the tokens of prompts."""

@@ -1,0 +1,1 @@
+"""Continuous batching: requests, the scheduler, the loop that owns the GPU, and DDIM."""
