@@ -27,7 +27,6 @@ from kombu import Connection, Consumer, Queue
 
 from jobs.job import RenderJob, RenderParameters, RenderResult
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.message import celery_message
 from jobs.settings import Settings
 from tools.embedded_redis import EmbeddedRedis
 from worker.celery import transport as broker
@@ -136,7 +135,7 @@ def enqueue(ledger: Ledger, jobs: int) -> None:
             prompt = f"a painting of thing number {row}, oil on canvas, soft light"
             parameters = RenderParameters(image=f"s3://bucket/photos/{row:07d}.png", prompt=prompt)
             chunk.append(RenderJob.create(parameters, batch=BATCH, row=row, output=OUTPUT))
-        ledger.enqueue(chunk, [celery_message(job, queue=QUEUE) for job in chunk])
+        ledger.enqueue(chunk)
 
 
 def figures(client: redis.Redis) -> dict[str, float]:

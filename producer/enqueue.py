@@ -10,16 +10,15 @@ from itertools import islice
 
 from jobs.errors import InvalidCsv
 from jobs.job import RenderJob
+from jobs.ledger.enqueue import CHUNK_JOBS
+from jobs.ledger.enqueue import enqueue as enter
 from jobs.ledger.ledger import Enqueued, Ledger
-from jobs.ledger.message import celery_message
-from jobs.ledger.rebuild import Finished, held_by_workers
+from jobs.ledger.sidecars import Sidecars
 from producer.table.check import Source
 from producer.table.problems import CsvMistakes
 from producer.table.reader import open_table
 from producer.table.rows import RowChecker
 
-# One Lua call a chunk: Redis answers nobody else for the few milliseconds that it takes.
-CHUNK_JOBS = 250
 BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -41,18 +40,12 @@ class Destination:
 
     ledger: Ledger
     row_prefix: str = ""
-    finished: Finished | None = None
+    finished: Sidecars | None = None
     note: Callable[[Sequence[RenderJob]], object] = lambda _: None  # hears of every job: the manifest
 
     def send(self, jobs: Sequence[RenderJob]) -> Enqueued:
         """Queue those that the ledger does not know."""
-        ledger, results, held = self.ledger, {}, {}
-        if self.finished is not None:
-            unknown = ledger.unknown(jobs[0].batch, [job.id for job in jobs])
-            results = self.finished.of([job for job in jobs if job.id in unknown])
-            held = held_by_workers(ledger)
-        messages = [celery_message(job, queue=ledger.queue) for job in jobs]
-        enqueued = ledger.enqueue(jobs, messages, source=self.row_prefix, finished=results, held=held)
+        enqueued = enter(self.ledger, jobs, row_prefix=self.row_prefix, sidecars=self.finished).enqueued
         self.note(jobs)
         return enqueued
 

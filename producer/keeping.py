@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from jobs.errors import RenderError
 from jobs.job import RenderJob
 from jobs.ledger.ledger import BatchInfo, Ledger
-from jobs.ledger.rebuild import Finished
+from jobs.ledger.sidecars import Sidecars
 from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store
 from jobs.submission import SubmissionHead, SubmissionWriter
@@ -79,7 +79,7 @@ class _Patient(Store):
 @contextmanager
 def recovery(
     ledger: Ledger, info: BatchInfo, writer: Store, *, is_new: bool, settle_seconds: float
-) -> Iterator[Finished | None]:
+) -> Iterator[Sidecars | None]:
     """Around an enqueueing: where to look for what is done already, or None where the ledger knows best.
 
     The ledger notes that it is being made again until that is through, so that a submission which is cut short is
@@ -92,7 +92,7 @@ def recovery(
     elif not ledger.is_rebuilding(info.name):
         yield None
         return
-    with Finished(writer) as finished:
+    with Sidecars(writer) as finished:
         yield finished
     ledger.end_rebuilding(info.name)
 

@@ -158,28 +158,29 @@ class Ledger:
     def enqueue(
         self,
         jobs: Sequence[RenderJob],
-        messages: Sequence[str],
         *,
-        source: str = "",
+        row_prefix: str = "",
         finished: Mapping[str, RenderResult] = NOTHING,
         held: Mapping[str, str] = NOTHING,
     ) -> Enqueued:
         """Queue the jobs that the ledger does not know, message and ledger entry in one atomic step.
 
-        All jobs must be of one batch. Jobs that are known stay as they are, whatever their state. A job whose row was
-        submitted before with other parameters, from the same `source`, supersedes the earlier version. When a lost
-        ledger is made again, `finished` are results found in storage by job id, and `held` says which live worker (job
-        id -> worker) has a job: neither is queued.
+        All jobs must belong to one batch. Known jobs stay as they are, whatever their state. A job whose row (with the
+        same `row_prefix`) was submitted before with other parameters supersedes the earlier version. When a lost ledger
+        is rebuilt, `finished` holds results found in storage by job id, and `held` maps job ids to the live worker that
+        has the job: neither kind is queued. jobs/ledger/enqueue.py finds both.
         """
         if not jobs:
             return Enqueued()
         now = f"{time.time():.3f}"
         arguments: list[str] = []
-        for job, message in zip(jobs, messages, strict=True):
+        for job in jobs:
             found = finished.get(job.id)
             result = _record(found) if found else ""
             line = f"running 1 {held[job.id]} {now}" if job.id in held else ""
-            arguments += (job.id, f"{source}{job.row}", _dump(job), message, result, line)
+            text = _dump(job)
+            message = message_for(job.id, text, queue=self.queue)
+            arguments += (job.id, f"{row_prefix}{job.row}", text, message, result, line)
         keys = ("states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels")
         flat = self._run("ENQUEUE", [*_keys(jobs[0].batch, *keys), self.queue], arguments)
         return Enqueued(**{flat[i]: int(flat[i + 1]) for i in range(0, len(flat), 2)})
@@ -328,6 +329,10 @@ class Ledger:
             texts = cast("list[str | None]", self.client.mget(names)) if names else []
         beats = [_heartbeat(text) for text in texts if text]
         return {beat.worker: beat for beat in beats if beat is not None}
+
+    def held_jobs(self) -> dict[str, str]:
+        """Job id -> the live worker that holds it."""
+        return {id_: name for name, beat in self.workers().items() for id_ in beat.held}
 
     def _scan(self, key: str) -> Iterator[tuple[str, str]]:
         with _answering():

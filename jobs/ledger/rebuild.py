@@ -8,52 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 
-from jobs.errors import InvalidJob, SourceNotFound
-from jobs.job import RenderJob, RenderResult
+from jobs.errors import InvalidJob
+from jobs.job import RenderJob
+from jobs.ledger.enqueue import CHUNK_JOBS, enqueue
 from jobs.ledger.ledger import BatchInfo, Ledger
-from jobs.ledger.message import celery_message
-from jobs.storage.retry import with_backoff
+from jobs.ledger.sidecars import Sidecars
 from jobs.storage.store import Store
 from jobs.submission import Part, jobs_of, part_uris, read_head
-
-CHUNK_JOBS = 250
-LOOKS_AT_ONCE = 32  # one look at a store takes some 10 ms, nearly all of it waiting
-TRIES = 4
-
-
-class Finished:
-    """Looks in storage for what jobs have become. Use as a context manager."""
-
-    def __init__(self, writer: Store) -> None:
-        self._writer = writer
-        self._pool = ThreadPoolExecutor(LOOKS_AT_ONCE, "sidecars")
-
-    def of(self, jobs: Sequence[RenderJob]) -> dict[str, RenderResult]:
-        """The results of those jobs whose sidecars are there, by id.
-
-        Raises:
-            RenderError: storage does not answer.
-        """
-        found = self._pool.map(self._look, jobs)
-        return {result.id: result for result in found if result is not None}
-
-    def _look(self, job: RenderJob) -> RenderResult | None:
-        try:
-            data = with_backoff(lambda: self._writer.read(job.sidecar_uri), attempts=TRIES, base_seconds=0.5)
-            result = RenderResult.model_validate_json(data)
-        except (SourceNotFound, ValueError):
-            return None  # none, or one that is no sidecar: whoever renders the job writes it again
-        return result if (result.id, result.state) == (job.id, "done") else None
-
-    def __enter__(self) -> Finished:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -96,8 +60,8 @@ def rebuild(
     ledger.begin_rebuilding(batch)
     info = ledger.open_batch(batch, output=output, source=parts[0].head.source)
     sleep(settle_seconds)
-    with Finished(writer) as finished:
-        rebuilding = _Rebuilding(ledger, info, finished, rebuilt)
+    with Sidecars(writer) as sidecars:
+        rebuilding = _Rebuilding(ledger, info, sidecars, rebuilt)
         for part in parts:
             try:
                 for chunk in _chunks(jobs_of(writer, part, output=output)):
@@ -107,11 +71,6 @@ def rebuild(
     if not rebuilt.damaged and not rebuilt.withheld:
         ledger.end_rebuilding(batch)
     return rebuilt
-
-
-def held_by_workers(ledger: Ledger) -> dict[str, str]:
-    """Job id -> the live worker that holds it."""
-    return {id_: name for name, beat in ledger.workers().items() for id_ in beat.held}
 
 
 def _parts(writer: Store, output: str, batch: str, rebuilt: Rebuilt) -> list[Part]:
@@ -129,28 +88,24 @@ def _parts(writer: Store, output: str, batch: str, rebuilt: Rebuilt) -> list[Par
 class _Rebuilding:
     ledger: Ledger
     info: BatchInfo
-    finished: Finished
+    sidecars: Sidecars
     rebuilt: Rebuilt
 
     def enter(self, chunk: Sequence[tuple[RenderJob, bool]], *, source: str) -> None:
         """Enter some jobs of one part, each with whether the manifest withholds a secret of it."""
-        ledger, to = self.ledger, self.rebuilt
-        unknown = ledger.unknown(self.info.name, [job.id for job, _ in chunk])
-        held = held_by_workers(ledger)
-        results = self.finished.of([job for job, _ in chunk if job.id in unknown])
-        whole = [job for job, secret in chunk if not secret or job.id in results]
-        done = ledger.enqueue(
-            whole,
-            [celery_message(job, queue=ledger.queue) for job in whole],
-            source=self.info.row_prefix(source),
-            finished=results,
-            held=held,
+        entered = enqueue(
+            self.ledger,
+            [job for job, _ in chunk],
+            row_prefix=self.info.row_prefix(source),
+            sidecars=self.sidecars,
+            withheld={job.id for job, secret in chunk if secret},
         )
+        to = self.rebuilt
         to.jobs += len(chunk)
-        to.recovered += done.recovered
-        to.queued += done.added
-        to.held += sum(job.id in held and job.id in unknown and job.id not in results for job in whole)
-        to.withheld += sum(secret and job.id in unknown - results.keys() - held.keys() for job, secret in chunk)
+        to.recovered += entered.enqueued.recovered
+        to.queued += entered.enqueued.added
+        to.held += entered.held
+        to.withheld += entered.withheld
 
 
 def _chunks(jobs: Iterator[tuple[RenderJob, bool]]) -> Iterator[list[tuple[RenderJob, bool]]]:

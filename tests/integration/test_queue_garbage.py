@@ -77,7 +77,7 @@ def test_garbage_among_the_jobs_is_dropped_with_a_line_and_the_jobs_are_rendered
     for row, item in enumerate(items, start=1):
         client.lpush("render", item)
         jobs.append(site.job(row))
-        site.ledger.enqueue(jobs[-1:], [celery_message(jobs[-1], queue="render")])
+        site.ledger.enqueue(jobs[-1:])
     worker = site.start(jobs_in_flight=4)
     eventually(lambda: site.ledger.queue_length() == 0 or not worker.alive, seconds=30)
     eventually(lambda: site.held == 0 or not worker.alive, seconds=10, what="nothing stays unacknowledged")

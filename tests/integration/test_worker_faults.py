@@ -64,7 +64,7 @@ def test_without_a_reconciler_the_visibility_timeout_brings_a_killed_workers_job
 def test_a_job_that_takes_its_workers_down_is_quarantined_and_the_others_are_rendered(site: Site) -> None:
     jobs = [site.job(1, prompt="kills the process"), *(site.job(row) for row in range(2, 6))]
     site.ledger.open_batch("b", output=jobs[0].output, source="jobs.csv")
-    site.ledger.enqueue(jobs, [celery_message(job, queue="render") for job in jobs])
+    site.ledger.enqueue(jobs)
 
     def failed() -> bool:
         if not site.started or not site.started[-1].alive:
@@ -122,10 +122,10 @@ def test_sigterm_finishes_what_runs_within_the_grace_period(site: Site) -> None:
 def test_a_lost_device_ends_the_process_with_its_own_code_after_handing_its_jobs_back(site: Site) -> None:
     renders, breaks = site.job(1, seconds=60), site.job(2, prompt="breaks the device")
     site.ledger.open_batch("b", output=renders.output, source="jobs.csv")
-    site.ledger.enqueue([renders], [celery_message(renders, queue="render")])
+    site.ledger.enqueue([renders])
     worker = site.start(metrics_port=0)
     site.wait_until_in_the_loop(1)
-    site.ledger.enqueue([breaks], [celery_message(breaks, queue="render")])
+    site.ledger.enqueue([breaks])
     assert worker.exit_code() == 5
     assert (site.ledger.counts("b").queued, site.held, site.ledger.queue_length()) == (2, 0, 2)
     assert {line.attempts for line in site.ledger.states("b")} == {1}

@@ -6,7 +6,6 @@ from typing import Any
 
 from jobs.job import RenderJob, RenderParameters, RenderResult
 from jobs.ledger.ledger import Enqueued, Ledger
-from jobs.ledger.message import celery_message
 
 
 def make_job(row: int = 1, *, batch: str = "b", output: str = "file:///out", **parameters: Any) -> RenderJob:
@@ -23,7 +22,7 @@ def make_jobs(number: int, *, batch: str = "b") -> list[RenderJob]:
 def enqueue(ledger: Ledger, jobs: list[RenderJob]) -> Enqueued:
     """Open the batch and queue its jobs as the producer does."""
     ledger.open_batch(jobs[0].batch, output=jobs[0].output, source="jobs.csv")
-    return ledger.enqueue(jobs, [celery_message(job, queue=ledger.queue) for job in jobs])
+    return ledger.enqueue(jobs)
 
 
 def make_result(job: RenderJob, state: Any = "done") -> RenderResult:

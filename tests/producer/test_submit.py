@@ -274,10 +274,10 @@ def test_enqueueing_that_was_cut_short_says_how_to_go_on(
     monkeypatch.setattr(second_pass, "CHUNK_JOBS", 1)
     through = Ledger.enqueue
 
-    def cut_short(self: Ledger, jobs: Sequence[RenderJob], messages: Sequence[str], **rest: Any) -> Enqueued:
+    def cut_short(self: Ledger, jobs: Sequence[RenderJob], **rest: Any) -> Enqueued:
         if jobs[0].row == 3:
             raise error
-        return through(self, jobs, messages, **rest)
+        return through(self, jobs, **rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "enqueue", cut_short)
