@@ -58,7 +58,7 @@ def record(info: BatchInfo, counts: Counts, workers: dict[str, Heartbeat]) -> di
         "created_at": info.created_at,
         "total": counts.total,
         "counts": counts.model_dump(),
-        "workers": {beat.worker: len(beat.held) for beat in workers.values()},
+        "workers": {beat.worker: len(beat.in_flight) for beat in workers.values()},
     }
 
 
@@ -88,7 +88,7 @@ def _print(counted: list[tuple[BatchInfo, Counts]], workers: dict[str, Heartbeat
 
 
 def _held(workers: dict[str, Heartbeat]) -> int:
-    return sum(len(beat.held) for beat in workers.values())
+    return sum(len(beat.in_flight) for beat in workers.values())
 
 
 def _number(state: str, number: int) -> str:

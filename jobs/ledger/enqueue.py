@@ -1,6 +1,7 @@
 """Entering jobs into the ledger: unknown -> held by a live worker -> finished before -> queued.
 
-Submissions and rebuilds both use this one function.
+Submissions and rebuilds both call this one function. Jobs that the ledger knows already are queued again by
+Ledger.requeue, which retry and the reconciler call.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from jobs.job import RenderJob
+from jobs.ledger.chunks import CHUNK_JOBS
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Enqueued
 from jobs.ledger.sidecars import Sidecars
 
-CHUNK_JOBS = 250  # one script call per chunk: Redis serves nobody else for the few milliseconds that it takes
+__all__ = ["CHUNK_JOBS", "Entered", "enqueue"]
 
 
 @dataclass(frozen=True)
 class Entered:
-    """What `enqueue` did with some jobs.
+    """What `enqueue` did.
 
-    `held` jobs are with a live worker; `withheld` jobs have a secret in their URL that storage does not keep,
-    and are not done, so only their CSV can bring them back.
+    `held` counts jobs that a live worker holds. `withheld` counts jobs that are not done and cannot be queued, because
+    storage does not keep the secret in their URL: only their CSV can bring them back.
     """
 
     enqueued: Enqueued
@@ -39,23 +41,23 @@ def enqueue(
 ) -> Entered:
     """Enter jobs of one batch, at most CHUNK_JOBS at a time.
 
-    With `sidecars`, storage may know more than the ledger. A job that the ledger does not know is then recorded as done
-    where its sidecar exists and as running where a live worker holds it; otherwise it is queued. `withheld` are the ids
-    of jobs that cannot be queued, because a secret of theirs is missing.
+    Pass `sidecars` where storage may know more than the ledger: a job that the ledger does not know is then recorded as
+    done where its sidecar exists, and as running where a live worker holds it. All other unknown jobs are queued.
+    `withheld` are the ids of jobs that cannot be queued, because the secret in their URL is missing.
 
     Raises:
         LedgerUnavailable: Redis does not answer; the same call may be repeated.
         RenderError: storage does not answer.
     """
-    if sidecars is None:
+    if sidecars is None or not jobs:
         return Entered(ledger.enqueue(jobs, row_prefix=row_prefix))
     unknown = ledger.unknown(jobs[0].batch, [job.id for job in jobs])
     held = ledger.held_jobs()
     finished = sidecars.of([job for job in jobs if job.id in unknown])
-    whole = [job for job in jobs if job.id not in withheld or job.id in finished]
+    complete = [job for job in jobs if job.id not in withheld or job.id in finished]
     missing = unknown - finished.keys()
     return Entered(
-        ledger.enqueue(whole, row_prefix=row_prefix, finished=finished, held=held),
-        held=sum(job.id in held and job.id in missing for job in whole),
+        ledger.enqueue(complete, row_prefix=row_prefix, finished=finished, held=held),
+        held=sum(job.id in held and job.id in missing for job in complete),
         withheld=sum(id_ in missing and id_ not in held for id_ in withheld),
     )

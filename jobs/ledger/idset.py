@@ -1,4 +1,4 @@
-"""A set of job ids that stays small: a queue may hold a million of them."""
+"""A compact set of job ids, for queues of a million."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SHIFT = 56
 
 
 class IdSet:
-    """Ids of 20 hexadecimal digits, eight bytes each where a `set` of texts takes a hundred.
+    """Ids of 20 hexadecimal digits at eight bytes each; a `set` of strings takes about a hundred.
 
-    Ids are hashes of 80 bits, of which 64 are kept: among a million, one that is not there passes for one that is
-    once in 18 trillion questions.
+    Ids are hashes of 80 bits, and the set keeps 64 of them. With a million ids in the set, a look-up of another id
+    answers wrongly once in 18 trillion times.
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
@@ -22,14 +22,14 @@ class IdSet:
         for id_ in ids:
             number = int(id_[:16], 16)
             buckets[number >> _SHIFT].append(number)
-        self._buckets = [array("Q", sorted(bucket)) for bucket in buckets]  # a bucket at a time: sorting makes a list
+        self._buckets = [array("Q", sorted(bucket)) for bucket in buckets]  # one at a time: sorting makes a list
 
     def __contains__(self, id_: str) -> bool:
         number = int(id_[:16], 16)
         bucket = self._buckets[number >> _SHIFT]
-        place = bisect_left(bucket, number)
-        return place < len(bucket) and bucket[place] == number
+        index = bisect_left(bucket, number)
+        return index < len(bucket) and bucket[index] == number
 
     def __len__(self) -> int:
-        """Copies of an id counted."""
+        """How many ids were put in; an id that was put in twice counts twice."""
         return sum(map(len, self._buckets))

@@ -1,10 +1,10 @@
 """One job as one queue item: the JSON text that Celery's Redis transport expects to pop.
 
-Building it here, not through Celery, lets the producer push thousands of jobs a second, puts the message and the
-ledger entry into one atomic script, and keeps Celery out of the producer. The format is Celery's task protocol 2
+The ledger builds it itself, not through Celery: so the producer can push thousands of jobs a second without importing
+Celery, and one atomic script can write the message and the ledger entry. The format is Celery's task protocol 2
 (celery.app.amqp.AMQP.as_task_v2) inside kombu's virtual transport envelope (kombu.transport.virtual.Channel
-.prepare_message and ._inplace_augment_message), which both have kept since 2016; a test in
-tests/integration holds it against what Celery itself sends.
+.prepare_message and ._inplace_augment_message). Both have kept it since 2016, and tests/worker/celery/test_app.py
+compares it with what Celery itself sends. Only jobs/ledger builds messages; others hand in jobs.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ _EMBED = json.dumps({"callbacks": None, "errbacks": None, "chain": None, "chord"
 
 
 def celery_message(job: RenderJob, *, queue: str) -> str:
-    """The queue item for one job; the Celery task id is the job's id, the one argument the job's JSON text.
-
-    Each call makes a new delivery tag: kombu keys unacknowledged messages by it, so two copies of a job must differ.
-    """
+    """The queue item for one job: see message_for."""
     return message_for(job.id, job.model_dump_json(), queue=queue)
 
 
 def message_for(job_id: str, job_json: str, *, queue: str) -> str:
-    """The same, where the job is already JSON text."""
-    # json.dumps of a string alone is several times as fast as of nested dictionaries, so only the holes are filled.
+    """The queue item for a job that is JSON text already.
+
+    The Celery task id is the job's id, and the one argument is the job's JSON. Each call makes a new delivery tag:
+    kombu identifies unacknowledged messages by it, so two copies of a job must differ.
+    """
+    # json.dumps of one string is several times as fast as of nested dictionaries, so the rest is a template.
     body = f"[[{json.dumps(job_json)}], {{}}, {_EMBED}]"
     text = _envelope(queue).replace(_ID, job_id).replace(_TAG, os.urandom(16).hex())
-    return text.replace(_BODY, json.dumps(body), 1)  # last: a prompt may contain anything, also a hole's mark
+    return text.replace(_BODY, json.dumps(body), 1)  # last: a prompt may contain anything, a placeholder too
 
 
 @lru_cache(maxsize=8)
 def _envelope(queue: str) -> str:
-    """A queue item as JSON text, with holes for the job's id, the delivery tag and the (quoted) body."""
+    """A queue item as JSON text, with placeholders for the job's id, the delivery tag and the (quoted) body."""
     envelope = {
-        # Plain text: without `body_encoding` kombu takes the body as it is, a quarter shorter than base64.
+        # Without `body_encoding` kombu takes the body as plain text, which is a quarter shorter than base64.
         "body": "<body>",
         "content-encoding": "utf-8",
         "content-type": "application/json",

@@ -1,19 +1,19 @@
-"""Making a ledger again that was lost: the manifest says what was submitted, the sidecars what of it is done.
+"""Rebuilding a lost ledger from storage: the manifest says what was submitted, and the sidecars which jobs are done.
 
-A job without a sidecar is queued, unless a live worker says that it holds it. What is not in storage is lost with the
-ledger: failures and cancellations (such jobs are queued once more) and attempts.
+A job without a sidecar is queued, unless a live worker says that it holds the job. Storage knows nothing of failures,
+cancellations and attempts, so those are lost with the ledger: failed and cancelled jobs are queued once more.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from jobs.errors import InvalidJob
 from jobs.job import RenderJob
-from jobs.ledger.enqueue import CHUNK_JOBS, enqueue
+from jobs.ledger.chunks import chunks
+from jobs.ledger.enqueue import enqueue
 from jobs.ledger.ledger import BatchInfo, Ledger
 from jobs.ledger.sidecars import Sidecars
 from jobs.storage.store import Store
@@ -24,8 +24,8 @@ from jobs.submission import Part, jobs_of, part_uris, read_head
 class Rebuilt:
     """What became of the jobs of a manifest.
 
-    `withheld` had a secret in their URL, are not done, and so need their CSV; `damaged` are sentences about parts that
-    could not be read.
+    `withheld` jobs are not done and need their CSV, because their URL has a secret that storage does not keep.
+    `damaged` has one sentence for each part that could not be read.
     """
 
     jobs: int = 0
@@ -47,11 +47,11 @@ def rebuild(
 ) -> Rebuilt | None:
     """Tell the ledger what storage knows of a batch; None where storage knows nothing.
 
-    What the ledger knows stays as it is, so this is safe at any time. `settle_seconds` is how long live workers may
-    take to say what they hold: a heartbeat. Memory stays flat.
+    Jobs that the ledger knows stay as they are, so this is safe at any time. `settle_seconds` is how long to wait for
+    live workers to say what they hold: one heartbeat. Memory stays flat.
 
     Raises:
-        RenderError: storage or Redis does not answer; the same call goes on from there.
+        RenderError: storage or Redis does not answer. Call again to continue.
     """
     rebuilt = Rebuilt()
     parts = _parts(writer, output, batch, rebuilt)
@@ -64,7 +64,7 @@ def rebuild(
         rebuilding = _Rebuilding(ledger, info, sidecars, rebuilt)
         for part in parts:
             try:
-                for chunk in _chunks(jobs_of(writer, part, output=output)):
+                for chunk in chunks(jobs_of(writer, part, output=output)):
                     rebuilding.enter(chunk, source=part.head.source)
             except InvalidJob as error:
                 rebuilt.damaged.append(str(error))
@@ -92,7 +92,7 @@ class _Rebuilding:
     rebuilt: Rebuilt
 
     def enter(self, chunk: Sequence[tuple[RenderJob, bool]], *, source: str) -> None:
-        """Enter some jobs of one part, each with whether the manifest withholds a secret of it."""
+        """Enter some jobs of one part, each with whether the manifest lacks its URL's secret."""
         entered = enqueue(
             self.ledger,
             [job for job, _ in chunk],
@@ -100,14 +100,9 @@ class _Rebuilding:
             sidecars=self.sidecars,
             withheld={job.id for job, secret in chunk if secret},
         )
-        to = self.rebuilt
-        to.jobs += len(chunk)
-        to.recovered += entered.enqueued.recovered
-        to.queued += entered.enqueued.added
-        to.held += entered.held
-        to.withheld += entered.withheld
-
-
-def _chunks(jobs: Iterator[tuple[RenderJob, bool]]) -> Iterator[list[tuple[RenderJob, bool]]]:
-    while chunk := list(islice(jobs, CHUNK_JOBS)):
-        yield chunk
+        rebuilt = self.rebuilt
+        rebuilt.jobs += len(chunk)
+        rebuilt.recovered += entered.enqueued.recovered
+        rebuilt.queued += entered.enqueued.added
+        rebuilt.held += entered.held
+        rebuilt.withheld += entered.withheld

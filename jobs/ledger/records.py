@@ -1,4 +1,7 @@
-"""What the ledger says: of a batch, of a job, of a worker."""
+"""What the ledger says of a batch, a job and a worker.
+
+Fields that a newer version of this program adds are ignored when an older one reads them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "superseded"]
 TERMINAL: frozenset[str] = frozenset({"done", "failed", "cancelled", "superseded"})
@@ -17,7 +20,7 @@ class _Record(BaseModel):
 
 
 class BatchInfo(_Record):
-    """What was submitted under a batch's name, and when (seconds since the epoch)."""
+    """What was first submitted under a batch's name, and when (seconds since the epoch)."""
 
     name: str
     output: str
@@ -25,12 +28,12 @@ class BatchInfo(_Record):
     created_at: float
 
     def row_prefix(self, source: str) -> str:
-        """What stands before a row's number: rows of another file are rows of their own."""
+        """What to put before a row's number, so that rows of another file do not replace those of the first one."""
         return "" if source == self.source else hashlib.sha256(source.encode()).hexdigest()[:8] + ":"
 
 
 class Counts(_Record):
-    """Jobs of one batch by state. `superseded` are earlier versions of rows that were corrected; no total has them."""
+    """Jobs of one batch by state. `superseded` are earlier versions of corrected rows; `total` leaves them out."""
 
     queued: int = 0
     running: int = 0
@@ -41,7 +44,7 @@ class Counts(_Record):
 
     @property
     def total(self) -> int:
-        """All jobs of the batch that count: one a row."""
+        """The jobs of the batch, one for each row."""
         return self.queued + self.running + self.finished
 
     @property
@@ -51,9 +54,10 @@ class Counts(_Record):
 
 
 class Enqueued(_Record):
-    """What `enqueue` did: `added` are queued now, `recovered` have their result in storage, the states were there.
+    """What `enqueue` did, in jobs.
 
-    `replaced` counts the earlier versions of corrected rows, which the new ones supersede.
+    `added` are queued now, `recovered` have their result in storage, and `replaced` are earlier versions of corrected
+    rows. The others were known already, by their state.
     """
 
     added: int = 0
@@ -70,10 +74,17 @@ class Enqueued(_Record):
 
 
 class Start(_Record):
-    """Whether a worker that got a message shall render it; `attempts` counts this start too.
+    """Whether a worker that got a message shall render its job. `attempts` includes this start.
 
-    `cancelled` is so in the ledger, `cancel` is for this worker to record. `last` was no start: ask again to make it.
-    `adopted`: the ledger did not know the job, so it may be done already: only storage can tell.
+    run          render it
+    finished     it ended before; the message is left over
+    held         a live worker has it
+    cancelled    the ledger has it as cancelled or superseded
+    cancel       it was cancelled while it ran: this worker records that
+    quarantined  it was started too often: this worker records that
+    last         not started: it would be the last start before quarantine; ask again to make it
+
+    `adopted`: the ledger did not know the job, so only storage can tell whether it is done already.
     """
 
     decision: Literal["run", "finished", "held", "cancelled", "cancel", "quarantined", "last"]
@@ -94,17 +105,18 @@ class JobState:
 
 
 class Heartbeat(_Record):
-    """A worker's sign of life: the ids that it holds, and when (seconds since the epoch)."""
+    """A worker's sign of life: the ids of its jobs in flight, and when (seconds since the epoch, by its own clock)."""
 
     worker: str
-    held: tuple[str, ...]
+    # In JSON the key is `held`; dump by alias.
+    in_flight: tuple[str, ...] = Field(validation_alias=AliasChoices("held", "in_flight"), serialization_alias="held")
     at: float
 
 
 def parse_state(id_: str, text: str) -> JobState:
     """Read one line of the `states` hash."""
     parts = text.split()
-    running = len(parts) == 4
+    running = len(parts) >= 4
     return JobState(
         id=id_,
         state=cast(State, parts[0]),

@@ -1,4 +1,4 @@
-"""The Redis server: its URL, checked before anybody connects, and what to say when it does not answer."""
+"""The Redis URL, checked before anybody connects, and what to say when the server does not answer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ VERIFIED = "ssl_check_hostname=true"
 
 
 def checked_url(url: str) -> str:
-    """The URL, with the server's name among what is verified: redis-py before 6 checks the certificate alone.
+    """The URL, completed so that a rediss:// server's name is verified: redis-py before 6 checks only the certificate.
 
     Raises:
-        ValueError: with a sentence without the URL, which may hold a password.
+        ValueError: the URL is not usable. The sentence leaves the URL out, because it may hold a password.
     """
     parts = _parts(url)
     options = dict(parse_qsl(parts.query))
@@ -36,7 +36,7 @@ def checked_url(url: str) -> str:
 
 
 def tls_options(url: str) -> dict[str, Any] | None:
-    """What `rediss://` asks for, by the names that redis-py's SSLConnection takes; None for other schemes."""
+    """The TLS options of a rediss:// URL, by the names that redis-py's SSLConnection takes; None for other schemes."""
     parts = _parts(url)
     if parts.scheme != "rediss":
         return None
@@ -44,12 +44,12 @@ def tls_options(url: str) -> dict[str, Any] | None:
     options.setdefault("ssl_cert_reqs", "required")
     options["ssl_check_hostname"] = options.get("ssl_check_hostname", "true").lower() in ("true", "1", "yes")
     if options["ssl_cert_reqs"] == "none":
-        options["ssl_check_hostname"] = False  # the one cannot be had without the other
+        options["ssl_check_hostname"] = False  # a name is checked only on a verified certificate
     return options
 
 
 def why_unavailable(error: Exception) -> str:
-    """A sentence about a server that could not be asked, without the URL's password."""
+    """A sentence for the user about a server that did not answer, without the URL's password."""
     if isinstance(error, redis.AuthenticationError):
         return "Redis refuses the user or the password in RENDER_REDIS_URL"
     for cause in _causes(error):

@@ -10,32 +10,32 @@ from jobs.job import RenderJob, RenderResult
 from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store
 
-LOOKUPS_AT_ONCE = 32  # one lookup takes about 10 ms, nearly all of it waiting
+LOOKUPS_AT_ONCE = 32  # one look-up takes about 10 ms, nearly all of it waiting
 TRIES = 4
 
 
 class Sidecars:
-    """Looks in storage for what jobs have become. Use as a context manager."""
+    """Looks up in storage which jobs are done. Use it as a context manager."""
 
-    def __init__(self, writer: Store) -> None:
-        self._writer = writer
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._pool = ThreadPoolExecutor(LOOKUPS_AT_ONCE, "sidecars")
 
     def of(self, jobs: Sequence[RenderJob]) -> dict[str, RenderResult]:
-        """The results of those jobs whose sidecars are there, by id.
+        """The results of those jobs that have a sidecar, by job id.
 
         Raises:
             RenderError: storage does not answer.
         """
-        found = self._pool.map(self._look, jobs)
-        return {result.id: result for result in found if result is not None}
+        results = self._pool.map(self._result, jobs)
+        return {result.id: result for result in results if result is not None}
 
-    def _look(self, job: RenderJob) -> RenderResult | None:
+    def _result(self, job: RenderJob) -> RenderResult | None:
         try:
-            data = with_backoff(lambda: self._writer.read(job.sidecar_uri), attempts=TRIES, base_seconds=0.5)
+            data = with_backoff(lambda: self._store.read(job.sidecar_uri), attempts=TRIES, base_seconds=0.5)
             result = RenderResult.model_validate_json(data)
         except (SourceNotFound, ValueError):
-            return None  # none, or one that is no sidecar: whoever renders the job writes it again
+            return None  # no sidecar, or not a valid one: whoever renders the job writes it again
         return result if (result.id, result.state) == (job.id, "done") else None
 
     def __enter__(self) -> Sidecars:

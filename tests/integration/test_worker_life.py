@@ -30,7 +30,7 @@ def test_as_many_jobs_render_at_once_as_may_be_in_flight(site: Site) -> None:
     site.enqueue(6, seconds=60)
     site.start(jobs_in_flight=4)
     eventually(lambda: site.ledger.counts("b").running == 4)
-    eventually(lambda: [len(beat.held) for beat in site.ledger.workers().values()] == [4])
+    eventually(lambda: [len(beat.in_flight) for beat in site.ledger.workers().values()] == [4])
     assert site.ledger.queue_length() == 2
 
 

@@ -316,14 +316,14 @@ def test_moves_in_the_ledger_wait_for_redis_and_give_up_when_the_worker_stops(
     job = queued(bench)
     monkeypatch.setattr("worker.ledger_client.PAUSE_SECONDS", 0.01)
     failures = [redis.ResponseError("READONLY"), redis.ConnectionError("gone"), redis.TimeoutError("slow")]
-    finish = bench.ledger._scripts["FINISH"]
+    finish = bench.ledger._scripts.registered["finish"]
 
     def flaky(**call: object) -> object:
         if failures:
             raise failures.pop()
         return finish(**call)
 
-    monkeypatch.setitem(bench.ledger._scripts, "FINISH", flaky)
+    monkeypatch.setitem(bench.ledger._scripts.registered, "finish", flaky)
     assert bench.run(job) is Ending.ENDED
     assert bench.state(job)[0] == "done"
     assert bench.registry.get_sample_value("render_ledger_retries_total") == 3
@@ -332,7 +332,7 @@ def test_moves_in_the_ledger_wait_for_redis_and_give_up_when_the_worker_stops(
         bench.runner.stopping.requeue_all()
         raise redis.ConnectionError("gone")
 
-    monkeypatch.setitem(bench.ledger._scripts, "START", dead)
+    monkeypatch.setitem(bench.ledger._scripts.registered, "start", dead)
     assert bench.run(make_job(2)) is Ending.HANDED_BACK
 
 

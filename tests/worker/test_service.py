@@ -70,7 +70,7 @@ def test_heartbeats_name_the_jobs_held(started: Started, ledger: Ledger, tmp_pat
     enqueue(ledger, [job])
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(started.service.run_job, job.model_dump_json())
-        eventually(lambda: (beat := ledger.workers().get(started.service.name)) and beat.held == (job.id,))
+        eventually(lambda: (beat := ledger.workers().get(started.service.name)) and beat.in_flight == (job.id,))
         started.service.requeue_all()
         assert ending.result(5) is Ending.HANDED_BACK
 

@@ -87,7 +87,7 @@ def test_a_job_that_took_down_its_workers_is_quarantined(ledger: Ledger) -> None
     assert ledger.start(job, worker="w").decision == "quarantined"
 
 
-def test_a_job_handed_back_is_queued_and_its_attempt_refunded(ledger: Ledger) -> None:
+def test_a_job_put_back_is_queued_and_its_attempt_refunded(ledger: Ledger) -> None:
     job = make_job()
     enqueue(ledger, [job])
     ledger.start(job, worker="w1")
@@ -96,7 +96,7 @@ def test_a_job_handed_back_is_queued_and_its_attempt_refunded(ledger: Ledger) ->
     assert ledger.start(job, worker="w2").attempts == 1
 
 
-def test_only_the_holder_can_hand_back(ledger: Ledger) -> None:
+def test_only_the_holder_can_put_back(ledger: Ledger) -> None:
     job = make_job()
     enqueue(ledger, [job])
     ledger.start(job, worker="w1")
@@ -184,7 +184,7 @@ def test_thousands_of_jobs_are_cancelled_and_retried_each_once(ledger: Ledger) -
 
 def test_a_worker_that_stops_beating_is_gone_after_its_lease(ledger: Ledger) -> None:
     ledger.beat("w1", held=["a", "b"], lease_seconds=10)
-    assert ledger.workers()["w1"].held == ("a", "b")
+    assert ledger.workers()["w1"].in_flight == ("a", "b")
     ledger.retire("w1")
     assert ledger.workers() == {}
 

@@ -8,8 +8,10 @@ import time
 import pytest
 
 from jobs.job import RenderJob
-from jobs.ledger.ledger import SCAN_COUNT, UNACKED, UNACKED_INDEX, Counts, Ledger
+from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX
+from jobs.ledger.ledger import Counts, Ledger
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
+from jobs.ledger.redis_client import SCAN_COUNT
 from jobs.settings import Settings
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
@@ -136,7 +138,7 @@ def test_a_prompt_that_looks_like_an_id_hides_nothing(ledger: Ledger) -> None:
     enqueue(ledger, [lost, liar])
     ledger.client.rpop(ledger.queue)
     assert run(ledger) == Reconciled(requeued=1)
-    assert sorted(ledger.queued_ids()) == sorted([lost.id, liar.id])
+    assert sorted(ledger.kombu.queued_ids()) == sorted([lost.id, liar.id])
 
 
 def test_messages_as_others_write_them_are_found_too(ledger: Ledger) -> None:
@@ -165,7 +167,7 @@ def test_what_a_dead_worker_holds_is_taken_back_without_reading_the_batch(
         started(ledger, job, worker=worker)
     ledger.beat("alive", held=[alive.id], lease_seconds=60)
     monkeypatch.setattr(ledger, "states", None)
-    monkeypatch.setattr(ledger, "queued_ids", None)
+    monkeypatch.setattr(ledger.kombu, "queued_ids", None)
     assert take_back(ledger, batch="b", lease_seconds=LEASE_SECONDS) == Reconciled(restored=1)
     assert ledger.counts("b") == Counts(queued=1, running=1)
     assert take_back(ledger, lease_seconds=LEASE_SECONDS) == Reconciled(restored=1)

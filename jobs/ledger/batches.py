@@ -1,0 +1,118 @@
+"""Batches and their jobs, as the ledger has them. Nothing here moves a job; that is ledger.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import cast
+
+import redis
+
+from jobs.job import RenderJob, RenderResult
+from jobs.ledger.keys import BATCHES, batch_key
+from jobs.ledger.records import BatchInfo, Counts, JobState, State, parse_state
+from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
+
+
+class Batches:
+    """The part of the ledger that reads, and that registers batches. Every method but the iterators is one round trip.
+
+    Raises:
+        LedgerUnavailable: Redis does not answer.
+    """
+
+    client: redis.Redis
+
+    def open_batch(self, name: str, *, output: str, source: str) -> BatchInfo:
+        """Register a batch under its name. A batch that exists keeps what was first registered, which is returned."""
+        info = BatchInfo(name=name, output=output, source=source, created_at=time.time())
+        with answering():
+            self.client.hsetnx(BATCHES, name, info.model_dump_json())
+            return BatchInfo.model_validate_json(cast(str, self.client.hget(BATCHES, name)))
+
+    def batch(self, name: str) -> BatchInfo | None:
+        """What was registered under a name, or None."""
+        with answering():
+            text = cast("str | None", self.client.hget(BATCHES, name))
+        return BatchInfo.model_validate_json(text) if text else None
+
+    def batches(self) -> list[BatchInfo]:
+        """All batches, oldest first."""
+        with answering():
+            texts = cast("list[str]", self.client.hvals(BATCHES))
+        return sorted((BatchInfo.model_validate_json(text) for text in texts), key=lambda info: info.created_at)
+
+    def begin_rebuilding(self, batch: str) -> None:
+        """Record that storage knows more of a batch than the ledger does, until `end_rebuilding`."""
+        with answering():
+            self.client.set(batch_key(batch, "rebuilding"), f"{time.time():.3f}")
+
+    def end_rebuilding(self, batch: str) -> None:
+        """Record that the ledger knows all of a batch again."""
+        with answering():
+            self.client.delete(batch_key(batch, "rebuilding"))
+
+    def is_rebuilding(self, batch: str) -> bool:
+        """Whether a rebuild was begun and has not ended."""
+        with answering():
+            return bool(self.client.exists(batch_key(batch, "rebuilding")))
+
+    def counts(self, batch: str) -> Counts:
+        """Jobs by state, in O(1)."""
+        with answering():
+            numbers = cast("dict[str, str]", self.client.hgetall(batch_key(batch, "counts")))
+        return Counts(**{state: int(number) for state, number in numbers.items()})
+
+    def state(self, batch: str, job_id: str) -> JobState | None:
+        """One job's line, or None."""
+        with answering():
+            text = cast("str | None", self.client.hget(batch_key(batch, "states"), job_id))
+        return parse_state(job_id, text) if text else None
+
+    def states(self, batch: str, *, only: tuple[State, ...] = ()) -> Iterator[JobState]:
+        """Every job's line, or those in some states, in no order, without loading the batch into memory."""
+        for id_, text in scanned(self.client, batch_key(batch, "states")):
+            if not only or text.startswith(only):
+                yield parse_state(id_, text)
+
+    def states_of(self, batch: str, ids: Iterable[str]) -> Iterator[JobState]:
+        """The lines of the given jobs, without those that this batch does not know."""
+        remaining = iter(ids)
+        while chunk := list(islice(remaining, SCAN_COUNT)):
+            with answering():
+                texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "states"), chunk))
+            yield from (parse_state(id_, text) for id_, text in zip(chunk, texts, strict=True) if text is not None)
+
+    def unknown(self, batch: str, ids: Sequence[str]) -> set[str]:
+        """Those of the given jobs that the ledger does not know."""
+        with answering():
+            texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "states"), list(ids))) if ids else []
+        return {id_ for id_, text in zip(ids, texts, strict=True) if text is None}
+
+    def results(self, batch: str, *, superseded: bool = False) -> Iterator[RenderResult]:
+        """Every terminal job's result, in no order, without loading the batch into memory.
+
+        `superseded` gives the results of earlier versions of corrected rows instead.
+        """
+        for _, text in scanned(self.client, batch_key(batch, "superseded" if superseded else "results")):
+            yield RenderResult.model_validate_json(text)
+
+    def job(self, batch: str, job_id: str) -> RenderJob | None:
+        """A job that is not done, or None.
+
+        Raises:
+            NewerMessage: a newer version of this program submitted it.
+        """
+        (text,) = self._job_texts(batch, [job_id])
+        return RenderJob.from_json(text) if text else None
+
+    def cancels(self, batch: str) -> set[str]:
+        """Ids of running jobs that shall stop."""
+        with answering():
+            return set(cast("set[str]", self.client.smembers(batch_key(batch, "cancels"))))
+
+    def _job_texts(self, batch: str, ids: Sequence[str]) -> list[str | None]:
+        """Jobs as JSON, as their producer wrote them."""
+        with answering():
+            return cast("list[str | None]", self.client.hmget(batch_key(batch, "jobs"), list(ids)))

@@ -1,0 +1,36 @@
+"""The ledger's keys in Redis, all under `render:`.
+
+    batches                 hash   batch -> BatchInfo as JSON
+    batch:<name>:states     hash   job id -> '<state> <attempts> [<worker> <since>]' or 'superseded <attempts> <state>'
+    batch:<name>:counts     hash   state -> number of jobs
+    batch:<name>:jobs       hash   job id -> RenderJob as JSON, until done
+    batch:<name>:results    hash   job id -> RenderResult as JSON, once terminal
+    batch:<name>:rows       hash   row -> id of the job that the row stands for now
+    batch:<name>:superseded hash   job id -> RenderResult as JSON, of earlier versions of corrected rows that had ended
+    batch:<name>:replaced   set    ids of earlier versions that were running when their row was corrected
+    batch:<name>:cancels    set    ids of running jobs that shall stop
+    batch:<name>:rebuilding string set while the batch is rebuilt from storage
+    worker:<name>           string Heartbeat as JSON; expires with the worker's lease
+
+kombu's keys, which hold the messages, are in kombu_view.py. Workers and producers of several versions share one Redis:
+names and formats stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+BATCHES = "render:batches"
+WORKER_PREFIX = "render:worker:"
+
+BatchPart = Literal["states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels", "rebuilding"]
+
+
+def batch_key(batch: str, part: BatchPart) -> str:
+    """The key of one part of a batch."""
+    return f"render:batch:{batch}:{part}"
+
+
+def batch_keys(batch: str, *parts: BatchPart) -> list[str]:
+    """The keys of several parts of a batch, in the order given."""
+    return [batch_key(batch, part) for part in parts]

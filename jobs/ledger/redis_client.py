@@ -1,0 +1,40 @@
+"""The ledger's Redis client: how it connects, and what its callers see when Redis does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+
+from jobs.errors import LedgerUnavailable
+from jobs.ledger.redis_url import why_unavailable
+
+SCAN_COUNT = 1000  # items that one request reads of a long hash, list or key space
+
+
+def connected(url: str) -> redis.Redis:
+    """A client for the ledger. It connects at its first call."""
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        encoding_errors="replace",  # garbage in the queue must not stop those who look through it
+        socket_timeout=20,
+        socket_connect_timeout=5,
+        health_check_interval=30,
+    )
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn what redis-py raises when the server is away into LedgerUnavailable, without the URL's password."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        raise LedgerUnavailable(why_unavailable(error)) from error
+
+
+def scanned(client: redis.Redis, key: str) -> Iterator[tuple[str, str]]:
+    """The fields and values of a hash, in no order, without loading all of it into memory."""
+    with answering():
+        yield from client.hscan_iter(key, count=SCAN_COUNT)

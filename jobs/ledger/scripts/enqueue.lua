@@ -1,0 +1,70 @@
+-- Queue new jobs, record finished ones, and supersede the earlier versions of corrected rows.
+-- KEYS states counts jobs results rows superseded replaced cancels queue
+-- ARGV (id, row, job, message, result or '', running line or '')*
+-- Returns a flat list name, number, ...: the jobs by the state in which each was found, and those that were
+-- `added`, `recovered` and `replaced`.
+local states, counts, jobs, results, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local superseded, replaced, cancels, queue = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local tally = {}
+local function count(what) tally[what] = (tally[what] or 0) + 1 end
+local function supersede(id)
+  local old = redis.call('HGET', states, id)
+  local parts = old and split(old) or {'superseded'}
+  if parts[1] == 'superseded' then return end
+  count('replaced')
+  if parts[1] == 'running' then  -- its worker ends it at its next step
+    redis.call('SADD', replaced, id)
+    redis.call('SADD', cancels, id)
+    return
+  end
+  local result = redis.call('HGET', results, id)
+  if result then
+    redis.call('HSET', superseded, id, result)
+    redis.call('HDEL', results, id)
+  end
+  redis.call('HDEL', jobs, id)
+  move(states, counts, id, old, 'superseded ' .. parts[2] .. ' ' .. parts[1])
+end
+local function revive(id, old)
+  local parts = split(old)
+  local result = redis.call('HGET', superseded, id)
+  redis.call('HDEL', superseded, id)
+  if parts[3] ~= 'done' or not result then return false end
+  redis.call('HSET', results, id, result)
+  move(states, counts, id, old, 'done ' .. parts[2])
+  return true
+end
+for i = 1, #ARGV, 6 do
+  local id, row, job, message, result, running = unpack(ARGV, i, i + 5)
+  local before = redis.call('HGET', rows, row)
+  if before ~= id then
+    if before then supersede(before) end
+    redis.call('HSET', rows, row, id)
+    if redis.call('SREM', replaced, id) == 1 then redis.call('SREM', cancels, id) end
+  end
+  local old = redis.call('HGET', states, id)
+  local state = old and split(old)[1]
+  if state == 'superseded' and revive(id, old) then
+    count('done')
+  elseif result ~= '' and (not old or state == 'queued' or state == 'superseded') then
+    redis.call('HSET', results, id, result)
+    redis.call('HDEL', jobs, id)
+    move(states, counts, id, old, 'done 1')
+    count('recovered')
+  elseif old and state ~= 'superseded' then
+    count(state)
+  else
+    redis.call('HSET', jobs, id, job)
+    if running ~= '' then
+      move(states, counts, id, old, running)
+      count('running')
+    else
+      move(states, counts, id, old, 'queued 0')
+      redis.call('LPUSH', queue, message)
+      count('added')
+    end
+  end
+end
+local flat = {}
+for what, number in pairs(tally) do flat[#flat + 1] = what; flat[#flat + 1] = number end
+return flat

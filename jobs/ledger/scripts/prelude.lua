@@ -1,0 +1,19 @@
+-- Shared by all scripts: read a job's line in the ledger, and write one with its counters.
+--
+-- A line is one string in the hash `states`: `<state> <attempts>`, with ` <worker> <since>` while running. The same
+-- script that moves a job keeps `counts`, so counting a batch is O(1).
+--
+-- A row that is submitted again with other parameters is a new job, and it supersedes the earlier one, whatever became
+-- of that. The earlier job's line then reads `superseded <attempts> <state before>`; submitting the same parameters once
+-- more brings it back.
+local function split(text)
+  local parts = {}
+  for part in string.gmatch(text, '%S+') do parts[#parts + 1] = part end
+  return parts
+end
+local function move(states, counts, id, old, new)
+  if old then redis.call('HINCRBY', counts, split(old)[1], -1) end
+  redis.call('HINCRBY', counts, split(new)[1], 1)
+  redis.call('HSET', states, id, new)
+end
+local terminal = {done = true, failed = true, cancelled = true, superseded = true}
