@@ -1,160 +1,175 @@
-"""Every error that a job, a command or a worker can end in.
+"""Every error that a job, a command or a worker can end in, and where its fault lies.
 
     RenderError
-    ├── TransientError                   retry: the same job may succeed later
-    │   ├── SourceUnavailable            timeout, 5xx, throttling while reading an input
-    │   ├── OutputUnavailable            the same while writing a result
-    │   └── LedgerUnavailable            Redis does not answer
-    ├── PermanentError                   do not retry: the same job fails again
-    │   ├── InvalidJob                   a parameter or a message that breaks the contract
-    │   │   └── InvalidCsv               the same, found while reading a CSV
-    │   ├── SourceNotFound               404, no such file or object
-    │   ├── SourceForbidden              403, or an address that workers may not fetch
-    │   ├── SourceTooLarge               more bytes or pixels than allowed
-    │   ├── NotAnImage                   not decodable, truncated or an unsupported format
-    │   ├── OutputForbidden              missing bucket, no permission, unsupported scheme
-    │   ├── OutputFull                   no space left where results go
-    │   ├── ShapeNotBuilt                the engine set holds no engine for this picture's size
-    │   ├── OutOfMemory                  one sample alone does not fit in the device's memory
-    │   ├── RenderFailed                 the engines raised, or gave NaN
-    │   └── Quarantined                  the job took its worker down too many times
-    ├── Cancelled                        the user asked for it
-    ├── Requeued                       the worker is stopping; another one renders the job
-    └── SettingsError                    a variable or an argument that stops start-up
+    ├── TransientError                        try again: the same job may succeed later
+    │   ├── SourceUnavailable      host       timeout, 5xx, throttling while reading an input
+    │   ├── OutputUnavailable      store      the same while writing a result
+    │   └── LedgerUnavailable      store      Redis does not answer
+    ├── PermanentError                        do not try again: the same job would fail again
+    │   ├── InvalidJob             job        a parameter or a message that breaks the contract
+    │   │   └── InvalidCsv         job        the same, found while reading a CSV
+    │   ├── SourceNotFound         job        404, no such file or object
+    │   ├── SourceForbidden        worker     403, or an address, folder or bucket that this worker may not read
+    │   ├── SourceTooLarge         job        more bytes or pixels than allowed
+    │   ├── NotAnImage             job        not decodable, truncated or an unsupported format
+    │   ├── OutputForbidden        worker     missing bucket, no permission, or a folder that this worker may not write
+    │   ├── OutputFull             store      no space left where results go
+    │   ├── ShapeNotBuilt          worker     its engine set holds no engine for this picture's size
+    │   ├── OutOfMemory            worker     one sample alone does not fit in its device's memory
+    │   ├── RenderFailed           worker     its engines raised, or gave NaN
+    │   └── Quarantined            job        the job took its worker down too many times
+    ├── Cancelled                  job        the user asked for it
+    ├── Requeued                   worker     the worker is stopping; another one renders the job
+    ├── NewerMessage               worker     a message of a newer version, which this worker cannot read
+    └── SettingsError              worker     a variable or an argument that stops start-up
 
-Each leaf says whether to retry (`retry`) and whose fault it is (`blame`: user, operator or service); `kind` is the
-stable word that the ledger, the sidecars and the metrics use.
+`fault` says where to look, and whether another worker may do better:
+
+    job      the row itself: every worker would end it in the same way
+    worker   this process, its machine or its settings: another worker may render the job
+    store    Redis, or the folder or bucket where results go: all workers share it
+    host     another machine, which an input is read from
+
+Whether to try again is the class (TransientError, PermanentError), and `kind` is the stable word that the ledger, the
+sidecars and the metrics use.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Fault = Literal["job", "worker", "store", "host"]
 
 
 class RenderError(Exception):
     """The root. `str(error)` is a sentence that a user can act on."""
 
     kind: ClassVar[str] = "error"
-    retry: ClassVar[bool] = False
-    blame: ClassVar[str] = "operator"
+    fault: ClassVar[Fault] = "worker"
 
 
 class TransientError(RenderError):
     """The same job may succeed later."""
 
     kind = "transient"
-    retry = True
-    blame = "service"
 
 
 class SourceUnavailable(TransientError):
     """Reading an input timed out, was throttled or met a server error."""
 
     kind = "source_unavailable"
+    fault = "host"
 
 
 class OutputUnavailable(TransientError):
     """Writing a result timed out, was throttled or met a server error."""
 
     kind = "output_unavailable"
+    fault = "store"
 
 
 class LedgerUnavailable(TransientError):
     """Redis does not answer."""
 
     kind = "ledger_unavailable"
+    fault = "store"
 
 
 class PermanentError(RenderError):
     """The same job would fail again."""
 
     kind = "permanent"
-    blame = "user"
 
 
 class InvalidJob(PermanentError):
     """A parameter or a message that breaks the contract."""
 
     kind = "invalid_job"
+    fault = "job"
 
 
 class InvalidCsv(InvalidJob):
     """A CSV that cannot be read as jobs."""
 
     kind = "invalid_csv"
+    fault = "job"
 
 
 class SourceNotFound(PermanentError):
     """The input does not exist."""
 
     kind = "source_not_found"
+    fault = "job"
 
 
 class SourceForbidden(PermanentError):
-    """The input may not be read: access denied, or an address that workers may not fetch."""
+    """The input may not be read: access denied, or an address, folder or bucket that workers may not read."""
 
     kind = "source_forbidden"
+    fault = "worker"
 
 
 class SourceTooLarge(PermanentError):
     """The input has more bytes or pixels than allowed."""
 
     kind = "source_too_large"
+    fault = "job"
 
 
 class NotAnImage(PermanentError):
     """The input cannot be decoded as a picture."""
 
     kind = "not_an_image"
+    fault = "job"
 
 
 class OutputForbidden(PermanentError):
     """The result may not be written: missing bucket, no permission, unsupported scheme."""
 
     kind = "output_forbidden"
-    blame = "operator"
+    fault = "worker"
 
 
 class OutputFull(PermanentError):
     """No space is left where results go."""
 
     kind = "output_full"
-    blame = "operator"
+    fault = "store"
 
 
 class ShapeNotBuilt(PermanentError):
     """The engine set holds no engine for this picture's size."""
 
     kind = "shape_not_built"
-    blame = "operator"
+    fault = "worker"
 
 
 class OutOfMemory(PermanentError):
     """One sample alone does not fit in the device's memory."""
 
     kind = "out_of_memory"
-    blame = "operator"
+    fault = "worker"
 
 
 class RenderFailed(PermanentError):
     """The engines raised, or produced values that are not numbers."""
 
     kind = "render_failed"
-    blame = "operator"
+    fault = "worker"
 
 
 class Quarantined(PermanentError):
     """The job took its worker down too many times."""
 
     kind = "quarantined"
-    blame = "operator"
+    fault = "job"
 
 
 class Cancelled(RenderError):
     """The user cancelled the job."""
 
     kind = "cancelled"
-    blame = "user"
+    fault = "job"
 
 
 class Requeued(RenderError):
@@ -163,15 +178,23 @@ class Requeued(RenderError):
     `blameless` is False where the job itself may be why: its attempt counts then.
     """
 
-    kind = "handed_back"
-    retry = True
+    kind = "requeued"
+    fault = "worker"
 
     def __init__(self, message: str, *, blameless: bool = True) -> None:
         super().__init__(message)
         self.blameless = blameless
 
 
+class NewerMessage(RenderError):
+    """A message of a newer version of this program. Put it back: a newer worker can read it."""
+
+    kind = "newer_message"
+    fault = "worker"
+
+
 class SettingsError(RenderError):
     """A variable or an argument that stops start-up; the message names it."""
 
     kind = "settings"
+    fault = "worker"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
 
-from jobs.errors import InvalidJob
+from jobs.errors import InvalidJob, NewerMessage
 
+MESSAGE_VERSION: Final = 1
+BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SEED_MAX = 2**32 - 1  # what image tools accept; torch.Generator takes more
 
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
@@ -20,7 +23,11 @@ Prompt = Annotated[str, Field(max_length=4000)]
 
 
 class RenderParameters(BaseModel):
-    """The parameters of ControlNet's canny2image `process()`, by the same names; one CSV row."""
+    """The parameters of ControlNet's canny2image `process()`, by the same names; one CSV row.
+
+    To add a parameter, give it a default and leave ALWAYS_IN_ID as it is: rows that do not use the new parameter keep
+    their ids (see job_id), so a batch that was submitted before can still be resumed.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -47,18 +54,42 @@ class RenderParameters(BaseModel):
         return self
 
 
+# The parameters of the first version. All of them are part of every job's id; later ones only where they are used.
+ALWAYS_IN_ID = frozenset(
+    {
+        "image",
+        "prompt",
+        "a_prompt",
+        "n_prompt",
+        "num_samples",
+        "image_resolution",
+        "ddim_steps",
+        "guess_mode",
+        "strength",
+        "scale",
+        "seed",
+        "eta",
+        "low_threshold",
+        "high_threshold",
+    }
+)
+
+
 class RenderJob(BaseModel):
-    """One message: what to render, where to write it, and who it is.
+    """One message: what to render, where to write it, and the job's identity.
 
     `id` is a function of batch, row and parameters as written (seed -1 included), so the same file submitted again
-    names the same jobs. `seed` is the resolved one: drawn from the id where the row says -1.
+    gives the same jobs. `seed` is the resolved one: drawn from the id where the row says -1.
+
+    Older workers refuse keys that they do not know. A change that they cannot read needs a higher `version`: they put
+    such messages back for newer workers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = 1
+    version: Literal[1] = MESSAGE_VERSION
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
-    batch: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    batch: Annotated[str, Field(pattern=f"^{BATCH_NAME.pattern}$")]
     row: Annotated[int, Field(ge=1)]
     output: Annotated[str, Field(min_length=1, max_length=4096)]
     seed: Annotated[int, Field(ge=0, le=SEED_MAX)]
@@ -76,16 +107,23 @@ class RenderJob(BaseModel):
         """Read a message.
 
         Raises:
-            InvalidJob: not JSON, another version, an unknown key or a value out of range.
+            NewerMessage: a newer version of this program wrote it.
+            InvalidJob: not JSON, an unknown key or version, or a value out of range.
         """
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
+            version = _version(text)
+            if version > MESSAGE_VERSION:
+                raise NewerMessage(
+                    f"the job message has version {version}, and this program reads up to version {MESSAGE_VERSION}: "
+                    "update it, or leave the job to newer workers"
+                ) from error
             raise InvalidJob(f"the job message is not valid: {first_problem(error)}") from error
 
     @property
     def folder(self) -> str:
-        """`<output>/<batch>`: where this job's files go."""
+        """`<output>/<batch>`, where this job's files go."""
         return f"{self.output.rstrip('/')}/{self.batch}"
 
     @property
@@ -106,10 +144,11 @@ class RenderJob(BaseModel):
 class RenderResult(BaseModel):
     """What became of a job: the ledger's and the sidecar's record, and a line of `producer results`.
 
-    `parameters` stand in the sidecar alone, which must be enough to render the job again; the ledger does without.
+    Only the sidecar has the `parameters`, because a sidecar alone must be enough to render the job again. Fields that a
+    newer version adds are ignored.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     version: Literal[1] = 1
     id: str
@@ -135,19 +174,40 @@ class RenderResult(BaseModel):
 
 
 def job_id(parameters: RenderParameters, *, batch: str, row: int) -> str:
-    """20 hex digits of SHA-256 over batch, row and parameters as canonical JSON."""
-    identity = [batch, row, parameters.model_dump()]
+    """20 hex digits of SHA-256 over batch, row and parameters as canonical JSON.
+
+    Parameters that are not in ALWAYS_IN_ID are left out where they have their default.
+    """
+    fields = type(parameters).model_fields
+    values = {
+        name: value
+        for name, value in parameters.model_dump().items()
+        if name in ALWAYS_IN_ID or getattr(parameters, name) != fields[name].get_default(call_default_factory=True)
+    }
+    identity = [batch, row, values]
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def drawn_seed(id_: str) -> int:
-    """The seed of a row that says -1: a function of the job's id, so that a retry renders the same picture."""
+    """The seed of a row that says -1, as a function of the job's id: a retry renders the same picture."""
     return int.from_bytes(hashlib.sha256(f"seed:{id_}".encode()).digest()[:4], "big")
 
 
+class _Versioned(BaseModel):
+    version: Annotated[StrictInt, Field(lt=2**31)] = 0
+
+
+def _version(text: str | bytes) -> int:
+    """The version that a message claims to have; 0 where it is not JSON or has none."""
+    try:
+        return _Versioned.model_validate_json(text).version
+    except ValidationError:
+        return 0
+
+
 def first_problem(error: ValidationError) -> str:
-    """One sentence for the first of a validation error's problems, without the input when it is long."""
+    """One sentence for the first of a validation error's problems, with long input cut short."""
     problem: Any = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     shown = repr(problem.get("input"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
-from jobs.errors import InvalidJob
-from jobs.job import SEED_MAX, RenderJob, RenderParameters
+from jobs.errors import InvalidJob, NewerMessage
+from jobs.job import ALWAYS_IN_ID, BATCH_NAME, SEED_MAX, RenderJob, RenderParameters, RenderResult, job_id
 
 
 def job(row: int = 1, batch: str = "b", **parameters: object) -> RenderJob:
@@ -46,7 +48,9 @@ def test_a_job_survives_json() -> None:
     [
         ("nonsense", "not valid"),
         ("{}", "id"),
-        (job().model_dump_json().replace('"version":1', '"version":2'), "version"),
+        (job().model_dump_json().replace('"version":1', '"version":0'), "version"),
+        (job().model_dump_json().replace('"version":1', '"version":"2"'), "version"),
+        (job().model_dump_json().replace('"version":1', f'"version":{10**4000}'), "version"),
         (job().model_dump_json().replace('"row":1', '"row":0'), "row"),
         (job().model_dump_json()[:-1] + ',"extra":1}', "extra"),
     ],
@@ -54,6 +58,62 @@ def test_a_job_survives_json() -> None:
 def test_a_bad_message_is_refused_with_a_sentence_that_names_the_field(text: str, says: str) -> None:
     with pytest.raises(InvalidJob, match=says):
         RenderJob.from_json(text)
+
+
+@pytest.mark.parametrize("extra", [{}, {"priority": 3}, {"parameters": "of another kind"}])
+def test_a_message_of_a_newer_version_is_told_from_one_that_is_not_valid(extra: dict[str, object]) -> None:
+    text = json.dumps(json.loads(job().model_dump_json()) | {"version": 2} | extra)
+    with pytest.raises(NewerMessage, match="version 2") as caught:
+        RenderJob.from_json(text)
+    assert not isinstance(caught.value, InvalidJob)
+    assert caught.value.fault == "worker"
+
+
+def test_ids_are_those_of_the_first_version() -> None:
+    """Recorded. If this fails, batches that were submitted before cannot be resumed."""
+    assert job().id == "cce1cf687e802810f1ff"
+    assert job(row=7, batch="spring", prompt="línea", seed=0, scale=9, guess_mode=True).id == "3860f41ed0004b7c2a7c"
+
+
+class LaterParameters(RenderParameters):
+    """As a later version may have them."""
+
+    model: str = "default"
+    tags: tuple[str, ...] = ()
+
+
+def test_a_parameter_that_is_added_later_changes_the_ids_of_rows_that_use_it_alone() -> None:
+    def later(**parameters: object) -> str:
+        values = {"image": "file:///a.png", "prompt": "a house"} | parameters
+        return job_id(LaterParameters.model_validate(values), batch="b", row=1)
+
+    assert later() == later(model="default", tags=()) == job().id
+    assert len({job().id, later(model="anime"), later(tags=("a",)), later(model="anime", tags=("a",))}) == 4
+
+
+def test_every_parameter_of_the_first_version_is_part_of_the_id() -> None:
+    assert set(RenderParameters.model_fields) >= ALWAYS_IN_ID
+    assert len(ALWAYS_IN_ID) == 14
+
+
+def test_a_result_of_a_newer_version_is_read_without_what_it_added() -> None:
+    text = (
+        '{"id":"a","batch":"b","row":1,"state":"done","image":"i","prompt":"p","seed":1,"attempts":2,"model":"anime"}'
+    )
+    assert RenderResult.model_validate_json(text).attempts == 2
+
+
+@pytest.mark.parametrize("name", ["spring", "9", "a.b_c-d", "a" * 100])
+def test_batch_names_that_a_job_takes(name: str) -> None:
+    assert BATCH_NAME.fullmatch(name)
+    assert job(batch=name).batch == name
+
+
+@pytest.mark.parametrize("name", ["", "-a", ".", "a/b", "a b", "a\n", "é", "a" * 101])
+def test_batch_names_that_a_job_refuses(name: str) -> None:
+    assert not BATCH_NAME.fullmatch(name)
+    with pytest.raises(ValidationError):
+        job(batch=name)
 
 
 def test_zero_is_a_value_for_every_number_that_may_be_zero() -> None:

@@ -350,4 +350,4 @@ def test_endings_are_counted_by_state_and_kind(bench: Bench) -> None:
     assert value("render_jobs_total", {"state": "done", "kind": ""}) == 1
     assert value("render_jobs_total", {"state": "invalid", "kind": "invalid_job"}) == 1
     assert value("render_stage_seconds_count", {"stage": "upload"}) == 1
-    assert Requeued.kind == "handed_back"
+    assert Requeued.kind == "requeued"
