@@ -1,12 +1,13 @@
-"""The manifest: what was submitted, kept beside the results, so that a ledger that was lost can be made again.
+"""The manifest: what was submitted, kept beside the results, so that a lost ledger can be rebuilt.
 
     <output>/<batch>/manifest/<digest>.jsonl.gz
 
-A part holds PART_JOBS jobs at most: line 1 is a SubmissionHead, each other one a job. Its name is a function of
-its jobs, so the same file submitted again writes the same parts, and a corrected one only those that changed.
+A part holds at most PART_JOBS jobs: line 1 is a SubmissionHead, and every other line is a job. A part's name is a
+function of its jobs, so submitting the same file again writes the same parts, and submitting a corrected file writes
+only the parts that changed.
 
-A URL with a password or a signature is a secret and is not kept: of such a job the manifest knows that it exists, and
-only its CSV can bring it back.
+A URL with a password or a signature is a secret and is not kept. Of such a job the manifest records only that it
+exists, and only its CSV can bring it back.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,10 +25,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobs.errors import InvalidJob
 from jobs.job import RenderJob, RenderParameters
+from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store
 from jobs.uri import redacted
 
-PART_JOBS = 20_000  # some 2 MB compressed
+PART_JOBS = 20_000  # about 2 MB compressed
+TRIES = 3
 FOLDER = "manifest"
 CONTENT_TYPE = "application/gzip"
 _ENDING = ".jsonl.gz"
@@ -38,7 +42,7 @@ class _Record(BaseModel):
 
 
 class SubmissionHead(_Record):
-    """Whose jobs a part holds, and when they were submitted (seconds since the epoch)."""
+    """The batch and the CSV that a part's jobs come from, and when they were submitted (seconds since the epoch)."""
 
     version: Literal[1] = 1
     batch: str
@@ -47,7 +51,7 @@ class SubmissionHead(_Record):
 
 
 class SubmittedJob(_Record):
-    """One job. `secret`: the image's URL held a password or a signature and stands here without it."""
+    """One job. `secret`: the image's URL had a password or a signature, and is kept here without it."""
 
     id: str
     row: int
@@ -57,7 +61,7 @@ class SubmittedJob(_Record):
 
 @dataclass(frozen=True)
 class Part:
-    """One part that is there: its URI and its head."""
+    """A part in storage: its URI and its head."""
 
     uri: str
     head: SubmissionHead
@@ -66,40 +70,49 @@ class Part:
 class SubmissionWriter:
     """Takes jobs as they are submitted and writes a part whenever one is full. Memory stays flat.
 
+    A write that fails for now is tried again, TRIES times in all.
+
     Raises:
-        OutputForbidden, OutputFull, OutputUnavailable: from `add` and `close`, as the writer does.
+        OutputForbidden, OutputFull, OutputUnavailable: from `add` and `close`, as the store does.
     """
 
-    def __init__(self, writer: Store, output: str, head: SubmissionHead) -> None:
+    def __init__(
+        self, store: Store, output: str, head: SubmissionHead, *, sleep: Callable[[float], object] = time.sleep
+    ) -> None:
         self.parts = 0
-        self._writer = writer
+        self._store = store
+        self._sleep = sleep
         self._folder = submission_folder(output, head.batch)
         self._head = head
         self._part = _PartInMemory(head)
 
     def add(self, jobs: Iterable[RenderJob]) -> None:
-        """Note jobs of the head's batch."""
+        """Add jobs of the head's batch."""
         for job in jobs:
             self._part.add(job)
             if self._part.jobs == PART_JOBS:
                 self.close()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the jobs that are not in a part yet."""
         part, self._part = self._part, _PartInMemory(self._head)
-        if part.jobs:
-            self._writer.write(f"{self._folder}/{part.name}{_ENDING}", part.packed(), CONTENT_TYPE)
-            self.parts += 1
+        if not part.jobs:
+            return
+        uri, data = f"{self._folder}/{part.name}{_ENDING}", part.packed()
+        with_backoff(
+            lambda: self._store.write(uri, data, CONTENT_TYPE), attempts=TRIES, base_seconds=0.5, sleep=self._sleep
+        )
+        self.parts += 1
 
 
 class _PartInMemory:
-    """Compressed as it grows."""
+    """A part, compressed as it grows."""
 
     def __init__(self, head: SubmissionHead) -> None:
         self.jobs = 0
         self._digest = hashlib.sha256()
         self._buffer = io.BytesIO()
-        # The quickest level: a submission must not become slower by it, and lines of one CSV are much alike.
+        # The fastest level: it must not slow a submission down, and the lines of one CSV are much alike.
         self._gzip = gzip.GzipFile(fileobj=self._buffer, mode="wb", compresslevel=1, mtime=0)
         self._gzip.write(head.model_dump_json().encode() + b"\n")
 
@@ -118,66 +131,66 @@ class _PartInMemory:
 
 
 def submission_folder(output: str, batch: str) -> str:
-    """Where a batch's manifest lies."""
+    """The folder of a batch's manifest."""
     return f"{output.rstrip('/')}/{batch}/{FOLDER}"
 
 
-def part_uris(writer: Store, output: str, batch: str) -> list[str]:
-    """The parts of a batch's manifest, in no order; none where nothing was kept.
+def part_uris(store: Store, output: str, batch: str) -> list[str]:
+    """The parts of a batch's manifest, in no order; empty where there is no manifest.
 
     Raises:
         OutputForbidden, OutputUnavailable: storage does not answer.
     """
     folder = submission_folder(output, batch)
-    return [f"{folder}/{name}" for name in writer.names(folder) if name.endswith(_ENDING)]
+    return [f"{folder}/{name}" for name in store.names(folder) if name.endswith(_ENDING)]
 
 
-def read_head(writer: Store, uri: str) -> Part:
-    """A part's first line.
+def read_head(store: Store, uri: str) -> Part:
+    """Read a part's first line.
 
     Raises:
-        InvalidJob: it is none; the sentence names the part.
+        InvalidJob: it is not a manifest's first line; the sentence names the part.
         RenderError: storage does not answer.
     """
     try:
-        return Part(uri, SubmissionHead.model_validate_json(next(_lines(writer, uri), b"")))
+        return Part(uri, SubmissionHead.model_validate_json(next(_lines(store, uri), b"")))
     except ValidationError as error:
         raise _damaged(uri, "its first line is not a manifest's") from error
 
 
-def jobs_of(writer: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJob, bool]]:
-    """The jobs of one part in row order, each with whether its URL had a secret that is not kept.
+def jobs_of(store: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJob, bool]]:
+    """The jobs of one part in row order, each with whether its URL had a secret, which is missing now.
 
     Raises:
         InvalidJob: the part is damaged, or another version of this program gives its jobs other ids.
     """
-    lines = _lines(writer, part.uri)
+    lines = _lines(store, part.uri)
     next(lines)
     for line in lines:
         try:
-            noted = SubmittedJob.model_validate_json(line)
-            job = RenderJob.create(noted.parameters, batch=part.head.batch, row=noted.row, output=output)
+            submitted = SubmittedJob.model_validate_json(line)
+            job = RenderJob.create(submitted.parameters, batch=part.head.batch, row=submitted.row, output=output)
         except ValidationError as error:
             raise _damaged(part.uri, "a line is no job") from error
-        if noted.secret:
-            job = job.model_copy(update={"id": noted.id})
-        elif job.id != noted.id:
+        if submitted.secret:
+            job = job.model_copy(update={"id": submitted.id})
+        elif job.id != submitted.id:
             raise _damaged(part.uri, "a job's id is not the one that its parameters give")
-        yield job, noted.secret
+        yield job, submitted.secret
 
 
 def _line(job: RenderJob) -> bytes:
     shown = redacted(job.parameters.image)
     secret = shown != job.parameters.image
     parameters = job.parameters.model_copy(update={"image": shown}) if secret else job.parameters
-    noted = SubmittedJob(id=job.id, row=job.row, parameters=parameters, secret=secret)
-    return noted.model_dump_json().encode() + b"\n"
+    submitted = SubmittedJob(id=job.id, row=job.row, parameters=parameters, secret=secret)
+    return submitted.model_dump_json().encode() + b"\n"
 
 
-def _lines(writer: Store, uri: str) -> Iterator[bytes]:
-    """Unpacked a line at a time: what stands in the part's place may be anything."""
+def _lines(store: Store, uri: str) -> Iterator[bytes]:
+    """Unpack one line at a time, with a limit: anything may be in the part's place."""
     try:
-        with gzip.open(io.BytesIO(writer.read(uri)), "rb") as unpacked:
+        with gzip.open(io.BytesIO(store.read(uri)), "rb") as unpacked:
             while line := unpacked.readline(_LONGEST_LINE):
                 yield line
     except (OSError, EOFError, zlib.error) as error:

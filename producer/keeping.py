@@ -10,12 +10,9 @@ from jobs.errors import RenderError
 from jobs.job import RenderJob
 from jobs.ledger.ledger import BatchInfo, Ledger
 from jobs.ledger.sidecars import Sidecars
-from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store
 from jobs.submission import SubmissionHead, SubmissionWriter
 from producer.console import place, say
-
-TRIES = 3
 
 
 class Manifest:
@@ -24,7 +21,7 @@ class Manifest:
     def __init__(self, writer: Store, output: str, *, batch: str, source: str) -> None:
         head = SubmissionHead(batch=batch, source=source, submitted_at=time.time())
         self._output = output
-        self._noted: SubmissionWriter | None = SubmissionWriter(_Patient(writer), output, head)
+        self._noted: SubmissionWriter | None = SubmissionWriter(writer, output, head)
         self._parts = 0
 
     @property
@@ -55,25 +52,6 @@ class Manifest:
             "lose its data, it can be brought back by submitting this file again, not by producer reconcile.",
             "warning",
         )
-
-
-class _Patient(Store):
-    """Tries again what may pass."""
-
-    def __init__(self, writer: Store) -> None:
-        self._writer = writer
-
-    def write(self, uri: str, data: bytes, content_type: str) -> None:
-        with_backoff(lambda: self._writer.write(uri, data, content_type), attempts=TRIES, base_seconds=0.5)
-
-    def exists(self, uri: str) -> bool:
-        return self._writer.exists(uri)
-
-    def read(self, uri: str) -> bytes:
-        return self._writer.read(uri)
-
-    def names(self, folder: str) -> Iterator[str]:
-        return self._writer.names(folder)
 
 
 @contextmanager

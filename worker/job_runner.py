@@ -181,7 +181,7 @@ class JobRunner:
     def _fetch(self, job: RenderJob) -> bytes:
         settings = self.settings
         limits = FetchLimits(
-            settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts, places=self.places
+            settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts, policy=self.places
         )
         return self._retrying(lambda: self.read(job.parameters.image, limits))
 

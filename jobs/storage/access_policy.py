@@ -1,8 +1,8 @@
 """AccessPolicy: the folders and buckets that a job may name. Anyone who can write to the queue can send a message.
 
-Without a list a `file://` source would let a stranger render /etc/passwd into a bucket of theirs, and a `file://`
-output would let them write wherever the worker may. The producer runs as the person who typed the command, on that
-person's machine, and needs no such list.
+Without an allow-list, a stranger could use a `file://` source to render /etc/passwd into a bucket of their own, and a
+`file://` output to write wherever the worker can. The producer needs no allow-list: it runs on the machine, and as the
+user, of the person who typed the command.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ WRITE_BUCKET = "write below their RENDER_OUTPUT_URI, or add the bucket to their 
 
 @dataclass(frozen=True)
 class AccessPolicy:
-    """`folders` may be read and written, and so may `buckets` (none named: any). `output` may be written.
+    """`folders` and `buckets` may be read and written (no bucket named: any bucket). `output` may be written.
 
-    A folder means all that is really below it: symbolic links are followed before they are judged.
+    A path is resolved before it is checked, so a symbolic link inside a folder does not lead out of it.
     """
 
     folders: tuple[str, ...] = ()
@@ -35,10 +35,10 @@ class AccessPolicy:
 
     @classmethod
     def of(cls, settings: Settings) -> AccessPolicy:
-        """What a worker's settings allow; relative folders start where the worker was started.
+        """What a worker's settings allow. Relative folders are relative to where the worker was started.
 
         Raises:
-            SettingsError: a folder or RENDER_OUTPUT_URI is no place that can be written to.
+            SettingsError: a folder or RENDER_OUTPUT_URI cannot be written to.
         """
         folders = [_resolved("RENDER_ALLOW_FOLDERS", folder, ("file",)) for folder in settings.allow_folders]
         output = _resolved("RENDER_OUTPUT_URI", settings.output_uri, ("file", "s3"))
@@ -48,21 +48,25 @@ class AccessPolicy:
         """The real path of a file:// source.
 
         Raises:
-            SourceForbidden: it is in none of the folders. Whether it exists is not said.
+            SourceForbidden: it is in none of the folders. The sentence does not tell whether it exists.
         """
         path = _real_path(path_of(uri), SourceForbidden)
         if not _below(path, self.folders):
             raise SourceForbidden(f"{path} may not be read by workers; if that is meant, {READ}")
         return path
 
-    def check_source_bucket(self, uri: str) -> None:
-        """Raise SourceForbidden where an s3:// source is in a bucket that is not allowed."""
+    def check_source(self, uri: str) -> None:
+        """Raise SourceForbidden if a file:// or s3:// source may not be read."""
+        if uri.startswith("file://"):
+            self.source_path(uri)
+        if not uri.startswith("s3://"):
+            return
         bucket, key = bucket_and_key(uri)
         if self.buckets and (bucket not in self.buckets or ".." in key.split("/")):
             raise SourceForbidden(f"the bucket {bucket!r} may not be read by workers; if that is meant, {READ_BUCKET}")
 
     def check_output(self, uri: str) -> None:
-        """Raise OutputForbidden where nothing may be written below this folder or prefix."""
+        """Raise OutputForbidden if nothing may be written below this folder or prefix."""
         if uri.startswith("file://"):
             path = _real_path(path_of(uri), OutputForbidden)
             own = (str(path_of(self.output)),) if self.output.startswith("file://") else ()
@@ -79,7 +83,7 @@ class AccessPolicy:
 def _resolved(variable: str, text: str, schemes: tuple[str, ...]) -> str:
     try:
         uri = resolve_uri(text, Path.cwd())
-    except (InvalidJob, RuntimeError, ValueError) as error:  # RuntimeError: `~somebody` who does not exist
+    except (InvalidJob, RuntimeError, ValueError) as error:  # RuntimeError: the `~user` does not exist
         raise SettingsError(f"{variable}: {error}") from error
     if uri.partition("://")[0] not in schemes:
         raise SettingsError(f"{variable}: {redacted(text)!r} is none of: a folder, {'://, '.join(schemes)}://")

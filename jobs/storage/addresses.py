@@ -1,4 +1,4 @@
-"""Addresses: a host's name is resolved once, and what comes of it is judged before anybody connects."""
+"""Addresses: a host's name is resolved once, and its addresses are checked before anybody connects."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from jobs.errors import SourceForbidden, SourceNotFound, SourceUnavailable
 
-# Public by the letter of `ipaddress` in one Python version or another, but not of the internet.
+# Some Python versions' `ipaddress` calls these global, but they are not addresses of the public internet.
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(text)
     for text in (
         "192.0.0.0/24",  # IETF protocol assignments
-        "192.88.99.0/24",  # 6to4 relays, given up
+        "192.88.99.0/24",  # 6to4 relays, deprecated
         "64:ff9b:1::/48",  # translation inside a network
         "3fff::/20",  # documentation
         "5f00::/16",  # segment routing
-        "fec0::/10",  # site-local, given up
+        "fec0::/10",  # site-local, deprecated
     )
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -27,7 +27,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 @dataclass(frozen=True)
 class Address:
-    """Where to connect: what `socket.connect` takes, so that no name is looked up a second time."""
+    """Where to connect, as `socket.connect` takes it, so that no name is resolved a second time."""
 
     family: socket.AddressFamily
     target: Any
@@ -39,24 +39,24 @@ class Address:
 
 
 def checked_addresses(host: str, port: int, *, allow_hosts: Collection[str]) -> tuple[Address, ...]:
-    """All addresses of a host, every one of them of the public internet unless the host is in `allow_hosts`.
+    """All addresses of a host. All must belong to the public internet, unless the host is in `allow_hosts`.
 
-    Numbers count as names here: the resolver reads 2130706433, 0x7f.1 and 127.1 as the kernel would.
+    Numbers are resolved like names: the resolver reads 2130706433, 0x7f.1 and 127.1 as the kernel would.
 
     Raises:
-        SourceForbidden: one address is not public, or the host is no name.
+        SourceForbidden: one address is not public, or the host is not a host name.
         SourceNotFound: no such host.
-        SourceUnavailable: the resolver is away.
+        SourceUnavailable: the resolver does not answer.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        # EAI_AGAIN is a resolver that is away for now; the others say that there is no such name.
+        # EAI_AGAIN: the resolver does not answer for now. The others: there is no such name.
         kind = SourceUnavailable if error.errno == socket.EAI_AGAIN else SourceNotFound
         raise kind(f"the host {host} cannot be resolved ({error.strerror})") from error
     except (UnicodeError, ValueError, OverflowError) as error:  # too long, empty between dots, a NUL, a port of 10**10
         raise SourceForbidden(f"{host!r} is not a host name") from error
-    addresses = tuple(Address(family, target) for family, _, _, _, target in found)
+    addresses = tuple(Address(family, target) for family, _, _, _, target in resolved)
     if host not in allow_hosts:
         for address in addresses:
             if not is_global(address.text):
@@ -68,7 +68,7 @@ def checked_addresses(host: str, port: int, *, allow_hosts: Collection[str]) -> 
 
 
 def is_global(address: str) -> bool:
-    """Whether an address is one of the public internet's; IPv4 inside IPv6 is judged as IPv4."""
+    """Whether an address belongs to the public internet. IPv4 inside IPv6 is checked as IPv4."""
     ip = ipaddress.ip_address(address.split("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)

@@ -1,35 +1,43 @@
-"""file://: reading what jobs name, and writing so that a file is visible whole or not at all.
+"""file://: reading the files that jobs name, and writing files so that each is visible whole or not at all.
 
-A file is written beside its target, in the hidden folder `.part`, flushed to disk and renamed. What a kill -9 leaves
-there is swept by the next write into the same folder, once it is old.
+A file is written under a hidden name, flushed to disk and renamed. FileStore keeps such parts in the folder `.part`
+beside the target. What a kill -9 leaves there is removed by a later write into the same folder, once it is old.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from jobs.errors import (
     OutputForbidden,
     OutputFull,
     OutputUnavailable,
+    RenderError,
     SourceForbidden,
     SourceNotFound,
     SourceTooLarge,
     SourceUnavailable,
 )
+from jobs.storage.limits import OWN_LIMITS, FetchLimits
+from jobs.uri import path_of
 
 PARTS = ".part"
-# When it was begun stands in its name: no clock of a file server's, and no look at each file.
+# The time at which a part was begun is in its name, so that no file server's clock and no stat call is needed.
 _PART = re.compile(r"(\d{10})-[0-9a-f]{16}\.part")
 ABANDONED_SECONDS = 3600.0  # no write takes so long; clocks of machines that share a folder differ by less
+CHUNK_BYTES = 2**20
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL})
@@ -37,74 +45,177 @@ _NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOO
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
-def read(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file.
+class FileStore:
+    """jobs.storage.store.Store for file:// URIs."""
+
+    def __init__(self, limits: FetchLimits = OWN_LIMITS) -> None:
+        self._limits = limits
+
+    def read(self, uri: str) -> bytes:
+        """The bytes of a regular file, which the policy allows to be read."""
+        path, max_bytes = self._readable(uri), self._limits.max_bytes
+        with source_file(path) as file:
+            data = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise SourceTooLarge(f"{path} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
+        return data
+
+    def write(self, uri: str, data: bytes, content_type: str) -> None:  # noqa: ARG002 (files have no content type)
+        """Store bytes, flushed to disk."""
+        with self._replacing(uri) as file:
+            file.write(data)
+
+    def exists(self, uri: str) -> bool:
+        """Whether a regular file is there."""
+        path = path_of(uri)
+        try:
+            return stat.S_ISREG(path.stat().st_mode)
+        except (OSError, ValueError) as error:
+            if _is_missing(error):
+                return False
+            raise _output_error(path, error) from error
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Names in the folder."""
+        for entry in _entries(path_of(folder)):
+            yield entry.name + ("/" if entry.is_dir() else "")
+
+    def names_below(self, folder: str) -> Iterator[str]:
+        """Names of the files below the folder, without unfinished ones. Links to folders are not followed."""
+        return _names_below(path_of(folder), "")
+
+    def put_file(self, uri: str, path: Path, content_type: str) -> str:  # noqa: ARG002 (files have no content type)
+        """Copy a local file."""
+        with source_file(path) as source, self._replacing(uri) as target:
+            return _copy(source, target)
+
+    def get_file(self, uri: str, path: Path) -> str:
+        """Copy to a local file."""
+        with source_file(self._readable(uri)) as source, output_file(path) as target:
+            return _copy(source, target)
+
+    def delete(self, uri: str) -> None:
+        """Remove the file, if there is one."""
+        path = path_of(uri)
+        try:
+            path.unlink()
+        except (OSError, ValueError) as error:
+            if not _is_missing(error):
+                raise _output_error(path, error) from error
+
+    def _readable(self, uri: str) -> Path:
+        policy = self._limits.policy
+        return path_of(uri) if policy is None else policy.source_path(uri)
+
+    @contextmanager
+    def _replacing(self, uri: str) -> Iterator[BinaryIO]:
+        path = path_of(uri)
+        parts = path.parent / PARTS
+        with _output_errors(path):
+            parts.mkdir(parents=True, exist_ok=True)
+            _sweep(parts)
+            with _whole_file(path, parts / f"{int(time.time()):010d}-{secrets.token_hex(8)}.part") as file:
+                yield file
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that is visible whole or not at all, and flushed to disk. Its folder must exist.
 
     Raises:
-        SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable: as their names say.
+        OSError: it cannot be written. Nothing has changed then.
+    """
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def whole_file(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
+    """A file to write to. It becomes visible, whole and flushed to disk, when the block ends without an error.
+
+    Do not close it inside the block; detach a TextIOWrapper around it. The folder must exist. Until the end the data is
+    in a hidden file in the same folder.
+
+    Raises:
+        OSError: it cannot be written. Nothing has changed then.
+    """
+    return _whole_file(path, path.parent / f".{secrets.token_hex(8)}.part")
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """whole_file, in a folder that is made where there is none.
+
+    Raises:
+        OutputForbidden, OutputFull, OutputUnavailable: as their names say. Nothing has changed then.
+    """
+    with _output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            yield file
+
+
+@contextmanager
+def source_file(path: Path) -> Iterator[SourceFile]:
+    """A regular file to read from.
+
+    Raises:
+        SourceNotFound, SourceForbidden, SourceUnavailable: as their names say.
     """
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise SourceForbidden(f"{path} is not a regular file")  # a device could be read for ever
-            data = file.read(max_bytes + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _source_error(path, error) from error
-    if len(data) > max_bytes:
-        raise SourceTooLarge(f"{path} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
-    return data
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SourceForbidden(f"{path} is not a regular file")  # a device could be read for ever
+    with os.fdopen(descriptor, "rb") as file:
+        yield SourceFile(path, file)
 
 
-def exists(path: Path) -> bool:
-    """Whether a regular file is there.
+class SourceFile:
+    """Reads a local file and raises the Source errors. It has no `seek`, so that nobody reads a part twice."""
 
-    Raises:
-        OutputForbidden, OutputUnavailable: it cannot be known.
-    """
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _MISSING:
-            return False
-        raise _output_error(path, error) from error
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path = path
+        self._file = file
 
-
-def names(folder: Path) -> Iterator[str]:
-    """Names in a folder, one at a time; folders end with '/'. Nothing where there is no such folder.
-
-    Raises:
-        OutputForbidden, OutputUnavailable: it cannot be read.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                yield entry.name + ("/" if entry.is_dir() else "")
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in _MISSING:
-            return
-        raise _output_error(folder, error) from error
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes; all that are left where it is negative."""
+        try:
+            return self._file.read(size)
+        except (OSError, ValueError) as error:
+            raise _source_error(self._path, error) from error
 
 
-def write(path: Path, data: bytes) -> None:
-    """Store bytes, replacing what is there.
+class HashedSource:
+    """What was read through it, hashed on the way."""
 
-    Raises:
-        OutputForbidden, OutputFull, OutputUnavailable: as their names say; nothing has changed then.
-    """
-    try:
-        parts = path.parent / PARTS
-        parts.mkdir(parents=True, exist_ok=True)
-        _sweep(parts)
-        _write_whole(path, data, parts / f"{int(time.time()):010d}-{secrets.token_hex(8)}.part")
-    except (OSError, ValueError) as error:
-        raise _output_error(path, error) from error
+    def __init__(self, source: SourceFile) -> None:
+        self._source = source
+        self._digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """As SourceFile.read."""
+        data = self._source.read(size)
+        self._digest.update(data)
+        return data
+
+    def hexdigest(self) -> str:
+        """SHA-256 of all that was read."""
+        return self._digest.hexdigest()
 
 
-def _write_whole(path: Path, data: bytes, part: Path) -> None:
+def _copy(source: SourceFile, target: BinaryIO) -> str:
+    hashed = HashedSource(source)
+    shutil.copyfileobj(hashed, target, CHUNK_BYTES)
+    return hashed.hexdigest()
+
+
+@contextmanager
+def _whole_file(path: Path, part: Path) -> Iterator[BinaryIO]:
     try:
         with part.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -115,8 +226,8 @@ def _write_whole(path: Path, data: bytes, part: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """After a power cut the ledger, on another machine, would know a result whose name was never written down here."""
-    with contextlib.suppress(OSError):  # some network file systems know no such thing
+    """Without this, a power cut could lose the name of a result that the ledger, on another machine, knows as done."""
+    with contextlib.suppress(OSError):  # some network file systems cannot
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -133,8 +244,30 @@ def _sweep(parts: Path) -> None:
                 Path(entry.path).unlink()
 
 
-def _source_error(path: Path, error: Exception) -> Exception:
-    if isinstance(error, OSError) and error.errno in _MISSING:
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except (OSError, ValueError) as error:
+        if not _is_missing(error):
+            raise _output_error(folder, error) from error
+
+
+def _names_below(folder: Path, prefix: str) -> Iterator[str]:
+    for entry in _entries(folder):
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name != PARTS:
+                yield from _names_below(folder / entry.name, f"{prefix}{entry.name}/")
+        elif entry.is_file():
+            yield prefix + entry.name
+
+
+def _is_missing(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _MISSING
+
+
+def _source_error(path: Path, error: Exception) -> RenderError:
+    if _is_missing(error):
         return SourceNotFound(f"{path} does not exist (on the machine of the worker that was asked to read it)")
     if isinstance(error, PermissionError):
         return SourceForbidden(f"{path} may not be read: permission denied")
@@ -145,7 +278,15 @@ def _source_error(path: Path, error: Exception) -> Exception:
     return SourceUnavailable(f"{path} could not be read: {error}")
 
 
-def _output_error(path: Path, error: Exception) -> OutputForbidden | OutputFull | OutputUnavailable:
+@contextmanager
+def _output_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise _output_error(path, error) from error
+
+
+def _output_error(path: Path, error: Exception) -> RenderError:
     if not isinstance(error, OSError):
         return OutputForbidden(f"{str(path)!r} is not a usable path")
     if error.errno in _FULL:

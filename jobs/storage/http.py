@@ -1,12 +1,13 @@
-"""Reading what strangers name over http(s), without being led to private machines or endless streams.
+"""http(s)://: reading URLs from strangers, without reaching private machines or reading endless streams.
 
-The host is resolved once, every address that is not global is refused, and the connection goes to the address that was
-checked, so a name that resolves differently the second time (DNS rebinding) gains nothing. Redirects are followed by
-hand, each checked the same way. One deadline covers all of it, and bytes are counted while they arrive.
+The host is resolved once, an address that is not global is refused, and the connection goes to the address that was
+checked. So a name that resolves to another address the second time (DNS rebinding) gains nothing. Redirects are
+followed here, and each is checked in the same way. One deadline covers the whole fetch, and bytes are counted as they
+arrive.
 
-The standard library's client, not urllib3: it speaks on a socket that is handed to it, and so the deadline can hang up
-whatever the server is at, also in mid-handshake and between two bytes of a header, where a timeout of the socket would
-begin anew with every byte.
+This uses the standard library's client, not urllib3, because it can be given a socket. The deadline shuts that socket
+down at any point, even in the middle of a TLS handshake or between two bytes of a header, where a socket timeout would
+start again with every byte.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from jobs.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.addresses import Address, checked_addresses
+from jobs.storage.limits import FetchLimits
 from jobs.uri import redacted
+
+__all__ = ["FetchLimits", "HttpStore"]
 
 MAX_REDIRECTS = 5
 CONNECT_SECONDS = 10.0
@@ -42,44 +45,41 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 _DENIED = frozenset({401, 402, 403, 451})
 _RETRY = frozenset({408, 425, 429})
-# identity: a compressed reply could grow a thousandfold behind the byte cap.
+# identity: a compressed reply could grow a thousandfold after its bytes were counted.
 _HEADERS = {"User-Agent": "batch-renderer", "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity"}
-_LEGAL = "/%:@!$&'()*+,;=~"  # in a path; '%' because what is quoted stays as it is
+_LEGAL = "/%:@!$&'()*+,;=~"  # in a path; '%' because what is quoted already stays as it is
 
 
-@dataclass(frozen=True)
-class FetchLimits:
-    """What reading one input may cost, which hosts may have private addresses, and which folders and buckets count."""
+class HttpStore:
+    """jobs.storage.store.Source for http:// and https:// URLs."""
 
-    timeout_seconds: float = 30.0
-    max_bytes: int = 64 * 2**20
-    allow_hosts: tuple[str, ...] = ()
-    places: AccessPolicy | None = None  # None: any folder and bucket, for people on their own machine
+    def __init__(self, limits: FetchLimits) -> None:
+        self._limits = limits
 
+    def read(self, uri: str) -> bytes:
+        """The body behind a URL.
 
-def fetch(url: str, limits: FetchLimits) -> bytes:
-    """The body behind an http(s) URL.
-
-    Raises:
-        SourceNotFound: 404 or 410, or a host that does not exist.
-        SourceForbidden: 401, 403, an address that workers may not fetch, or a certificate that proves nothing.
-        SourceTooLarge: more than `limits.max_bytes`.
-        SourceUnavailable: a timeout, a broken connection, 429 or 5xx: worth another try.
-        NotAnImage: another status, or an address that is no URL.
-    """
-    deadline = _Deadline(limits.timeout_seconds)
-    for _ in range(MAX_REDIRECTS + 1):
-        request = _Request.of(url)
-        addresses = checked_addresses(request.host, request.port, allow_hosts=limits.allow_hosts)
-        location, body = _get(request, addresses, deadline, limits.max_bytes)
-        if location is None:
-            return body
-        url = _joined(url, location)
-    raise SourceForbidden(f"{redacted(url)} was redirected more than {MAX_REDIRECTS} times")
+        Raises:
+            SourceNotFound: 404 or 410, or a host that does not exist.
+            SourceForbidden: 401, 403, an address that workers may not fetch, or a certificate that is not valid.
+            SourceTooLarge: more than `limits.max_bytes`.
+            SourceUnavailable: a timeout, a broken connection, 429 or 5xx: another try may help.
+            NotAnImage: another status.
+        """
+        limits, url = self._limits, uri
+        deadline = _Deadline(limits.timeout_seconds)
+        for _ in range(MAX_REDIRECTS + 1):
+            request = _Request.of(url)
+            addresses = checked_addresses(request.host, request.port, allow_hosts=limits.allow_hosts)
+            location, body = _get(request, addresses, deadline, limits.max_bytes)
+            if location is None:
+                return body
+            url = _joined(url, location)
+        raise SourceForbidden(f"{redacted(url)} was redirected more than {MAX_REDIRECTS} times")
 
 
 class _Deadline:
-    """One for a fetch, from its first connection to its last byte."""
+    """The deadline of one fetch, from its first connection to its last byte."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
@@ -89,7 +89,7 @@ class _Deadline:
         return time.monotonic() >= self._end
 
     def left(self, shown: str) -> float:
-        """Seconds. Raises SourceUnavailable where there are none."""
+        """The seconds that are left. Raises SourceUnavailable if there are none."""
         if self.passed:
             raise SourceUnavailable(f"{shown} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")
         return self._end - time.monotonic()
@@ -104,7 +104,7 @@ class _Request:
     tls: bool
     target: str
     host_header: str
-    shown: str  # without what may be secret
+    shown: str  # the URL without its secrets
 
     @classmethod
     def of(cls, url: str) -> _Request:
@@ -160,7 +160,7 @@ def _get(
     except ssl.SSLCertVerificationError as error:
         raise SourceForbidden(f"{request.shown}: its certificate is not valid: {error.verify_message}") from error
     except (http.client.HTTPException, OSError, ValueError) as error:
-        deadline.left(request.shown)  # a connection that was hung up breaks in many ways
+        deadline.left(request.shown)  # a connection that the deadline shut down breaks in many ways
         raise SourceUnavailable(f"{request.shown} could not be read: {type(error).__name__}") from error
 
 
@@ -168,24 +168,24 @@ def _get(
 def _connected(
     request: _Request, addresses: tuple[Address, ...], deadline: _Deadline
 ) -> Iterator[http.client.HTTPConnection]:
-    """A connection, by TLS where the URL says so, that is hung up at the deadline."""
+    """A connection, with TLS for https, that is shut down at the deadline."""
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(_connect(addresses, request, deadline))
-        handle = stack.enter_context(plain.dup())  # wrapping takes the socket away from `plain`
-        guard = threading.Timer(deadline.left(request.shown), _hang_up, [handle])
+        handle = stack.enter_context(plain.dup())  # because TLS wrapping detaches the socket from `plain`
+        guard = threading.Timer(deadline.left(request.shown), _shut_down, [handle])
         guard.daemon = True
         guard.start()
-        stack.callback(guard.join)  # before the handle is closed, and its number is somebody else's
+        stack.callback(guard.join)  # before the handle is closed and its number is reused
         stack.callback(guard.cancel)
         sock = stack.enter_context(_tls(plain, request.host)) if request.tls else plain
         connection = http.client.HTTPConnection(request.host, request.port)
         connection.sock = sock
-        connection.auto_open = 0  # never again, and to nowhere else
+        connection.auto_open = 0  # never reconnect: the address would not be checked
         yield connection
 
 
 def _connect(addresses: tuple[Address, ...], request: _Request, deadline: _Deadline) -> socket.socket:
-    """The first address that answers."""
+    """Connect to the first address that answers."""
     problem: OSError = ConnectionError("the host has no address")
     for address in addresses:
         sock = socket.socket(address.family, socket.SOCK_STREAM)
@@ -204,8 +204,8 @@ def _connect(addresses: tuple[Address, ...], request: _Request, deadline: _Deadl
     raise problem
 
 
-def _hang_up(handle: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # the other side was faster
+def _shut_down(handle: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # closed already
         handle.shutdown(socket.SHUT_RDWR)
 
 
@@ -215,7 +215,7 @@ def _tls(plain: socket.socket, host: str) -> ssl.SSLSocket:
 
 @lru_cache(maxsize=1)
 def _tls_context() -> ssl.SSLContext:
-    """Certificates and names are verified. Once a process: reading the authorities takes some 20 ms."""
+    """Verifies certificates and names. Made once per process: reading the authorities takes about 20 ms."""
     return ssl.create_default_context()
 
 
@@ -233,19 +233,19 @@ def _check_status(status: int, shown: str) -> None:
 
 
 def _read(reply: http.client.HTTPResponse, deadline: _Deadline, max_bytes: int, shown: str) -> bytes:
-    announced = reply.length  # None where the server does not say, or says nonsense
-    if announced is not None and announced > max_bytes:
+    expected = reply.length  # None where the server does not say, or says nonsense
+    if expected is not None and expected > max_bytes:
         raise SourceTooLarge(_too_large(shown, max_bytes))
-    body = bytearray()  # one piece: a list of many tiny ones would take fifty times their bytes
-    # read1 returns what has arrived; read() would wait until all has, deaf to the cap.
+    body = bytearray()  # not a list of chunks: tiny ones would take fifty times their bytes
+    # read1 returns what has arrived; read() would wait for everything and ignore the limit.
     while chunk := reply.read1(CHUNK_BYTES):
         body += chunk
         if len(body) > max_bytes:
             raise SourceTooLarge(_too_large(shown, max_bytes))
         deadline.left(shown)
-    deadline.left(shown)  # a connection that was hung up ends like one that is complete
-    if announced is not None and len(body) < announced:
-        raise SourceUnavailable(f"{shown} broke off after {len(body)} of {announced} bytes")
+    deadline.left(shown)  # a connection that was shut down ends like one that is complete
+    if expected is not None and len(body) < expected:
+        raise SourceUnavailable(f"{shown} broke off after {len(body)} of {expected} bytes")
     return bytes(body)
 
 

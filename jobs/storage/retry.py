@@ -1,4 +1,4 @@
-"""Backoff with jitter for calls that may succeed later."""
+"""The one retry: backoff with jitter for calls that may succeed later."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def with_backoff(
     sleep: Callable[[float], object] = time.sleep,
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> Value:
-    """Call until it works, at most `attempts` times; pauses are drawn from [0.5, 1.5) * base * 2**n.
+    """Call until it works, at most `attempts` times. The nth pause (from 0) is drawn from [0.5, 1.5) * base * 2**n.
 
-    Jitter keeps a hundred workers from coming back to a throttling store in the same instant.
+    The jitter keeps a hundred workers from asking a throttling store again at the same moment.
 
     Raises:
-        TransientError: the last one, when every attempt met one. Other errors pass at once.
+        TransientError: the last one, after `attempts` of them. Other errors pass at once.
     """
     for attempt in range(attempts - 1):
         try:

@@ -1,120 +1,133 @@
-"""Bytes in and out: file://, s3:// and, for reading, http(s)://."""
+"""Stores behind URIs: file://, s3:// and, for reading only, http(s)://."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
-from jobs.errors import InvalidJob, OutputForbidden, SourceNotFound
-from jobs.storage import file as files
-from jobs.storage.http import FetchLimits, fetch
-from jobs.uri import path_of, redacted
+from jobs.errors import InvalidJob, OutputForbidden
+from jobs.storage.file import FileStore
+from jobs.storage.http import HttpStore
+from jobs.storage.limits import OWN_LIMITS, OWN_MAX_BYTES, FetchLimits
+from jobs.uri import redacted
 
-# Sidecars and pictures of our own making; a limit all the same, for anything may stand in their place.
-OWN_MAX_BYTES = 2**31
+__all__ = ["OWN_MAX_BYTES", "Source", "Store", "read_bytes", "source_for", "store_for"]
 
 
-class Store(Protocol):
-    """Where results go. A written URI is visible whole or not at all."""
-
-    def write(self, uri: str, data: bytes, content_type: str) -> None:
-        """Store bytes. Raises OutputForbidden, OutputFull or OutputUnavailable."""
-
-    def exists(self, uri: str) -> bool:
-        """Whether a URI was written. Raises OutputForbidden or OutputUnavailable."""
+class Source(Protocol):
+    """A store that can be read. How much, how long and from where is the FetchLimits that it was made with."""
 
     def read(self, uri: str) -> bytes:
-        """What was written. Raises the Source errors."""
+        """All bytes behind a URI.
 
-    def names(self, folder: str) -> Iterator[str]:
-        """What lies directly in a folder, in no order; folders end with '/'. Nothing where there is no such folder.
-
-        Raises the Output errors.
+        Raises:
+            SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable: as their names say.
         """
 
 
-class FileStore:
-    """file:// URIs: see jobs.storage.file."""
+class Store(Source, Protocol):
+    """A store that can also be written. A written URI is visible whole or not at all.
 
-    def write(self, uri: str, data: bytes, content_type: str) -> None:  # noqa: ARG002 (files have no content type)
-        """Store bytes."""
-        files.write(path_of(uri), data)
+    Retrying is the caller's: wrap a call in jobs.storage.retry.with_backoff.
+    """
 
-    def exists(self, uri: str) -> bool:
-        """Whether the file is there."""
-        return files.exists(path_of(uri))
+    def write(self, uri: str, data: bytes, content_type: str) -> None:
+        """Store bytes, replacing what is there.
 
-    def read(self, uri: str) -> bytes:
-        """The file's bytes."""
-        return files.read(path_of(uri), OWN_MAX_BYTES)
-
-    def names(self, folder: str) -> Iterator[str]:
-        """What lies directly in the folder."""
-        return files.names(path_of(folder))
-
-
-class MemoryStore:
-    """The fake: a dictionary; `order` lists the URIs as they were written."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.order: list[str] = []
-
-    def write(self, uri: str, data: bytes, content_type: str) -> None:  # noqa: ARG002 (nobody asks the fake for it)
-        """Keep bytes."""
-        self.objects[uri] = data
-        self.order.append(uri)
+        Raises:
+            OutputForbidden, OutputFull, OutputUnavailable: as their names say. Nothing has changed then.
+        """
 
     def exists(self, uri: str) -> bool:
-        """Whether a URI was written."""
-        return uri in self.objects
+        """Whether a URI was written.
 
-    def read(self, uri: str) -> bytes:
-        """What was written."""
-        if uri not in self.objects:
-            raise SourceNotFound(f"{uri} does not exist")
-        return self.objects[uri]
+        Raises:
+            OutputForbidden, OutputUnavailable: the store cannot say.
+        """
 
     def names(self, folder: str) -> Iterator[str]:
-        """What lies directly in the folder."""
-        prefix = folder.rstrip("/") + "/"
-        rests = [uri.removeprefix(prefix) for uri in self.objects if uri.startswith(prefix)]
-        return iter({name + slash for name, slash, _ in (rest.partition("/") for rest in rests)})
+        """Names directly in a folder, one at a time, in no order; folders end with '/'. None where there is no folder.
+
+        Raises:
+            OutputForbidden, OutputUnavailable: the store cannot say.
+        """
+
+    def names_below(self, folder: str) -> Iterator[str]:
+        """Names of all files below a folder, relative to it ('a/b.png'), one at a time, in no order.
+
+        Raises:
+            OutputForbidden, OutputUnavailable: the store cannot say.
+        """
+
+    def put_file(self, uri: str, path: Path, content_type: str) -> str:
+        """Store a local file of any size and return its SHA-256 as hex. Memory stays flat.
+
+        Raises:
+            SourceNotFound, SourceForbidden, SourceUnavailable: the local file cannot be read.
+            OutputForbidden, OutputFull, OutputUnavailable: it cannot be stored. Nothing has changed then.
+        """
+
+    def get_file(self, uri: str, path: Path) -> str:
+        """Write what is behind a URI to a local file and return its SHA-256 as hex. Memory stays flat.
+
+        The file appears whole or not at all, and replaces what was there. No limit of bytes or time applies.
+
+        Raises:
+            SourceNotFound, SourceForbidden, SourceUnavailable: the URI cannot be read.
+            OutputForbidden, OutputFull, OutputUnavailable: the local file cannot be written.
+        """
+
+    def delete(self, uri: str) -> None:
+        """Remove what was written to a URI, if anything was.
+
+        Raises:
+            OutputForbidden, OutputUnavailable: it cannot be removed.
+        """
 
 
 def store_for(uri: str) -> Store:
-    """The writer for an output URI.
+    """The store for an output URI.
 
     Raises:
-        OutputForbidden: a scheme that nothing can be written to.
+        OutputForbidden: a scheme that cannot be written.
     """
     scheme = uri.partition("://")[0]
     if scheme == "file":
         return FileStore()
     if scheme == "s3":
-        from jobs.storage.s3 import S3Store  # here: boto3 is a third of what `producer submit` would import
-
-        return S3Store(OWN_MAX_BYTES)
+        return _s3_store(OWN_LIMITS)
     raise OutputForbidden(
         f"results cannot be written to {redacted(uri)!r}; use a folder, file:// or s3://bucket/prefix"
     )
 
 
-def read_bytes(uri: str, limits: FetchLimits) -> bytes:
-    """The bytes behind an input URI. Where `limits.places` is None, any folder and bucket will do.
+def source_for(uri: str, limits: FetchLimits) -> Source:
+    """The store for an input URI.
 
     Raises:
-        SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable: as their names say.
+        InvalidJob: a scheme that cannot be read.
     """
-    scheme, places = uri.partition("://")[0], limits.places
+    scheme = uri.partition("://")[0]
     if scheme == "file":
-        return files.read(path_of(uri) if places is None else places.source_path(uri), limits.max_bytes)
+        return FileStore(limits)
     if scheme == "s3":
-        if places is not None:
-            places.check_source_bucket(uri)
-        from jobs.storage import s3
-
-        return s3.read(uri, limits.max_bytes, timeout_seconds=limits.timeout_seconds)
+        return _s3_store(limits)
     if scheme in ("http", "https"):
-        return fetch(uri, limits)
+        return HttpStore(limits)
     raise InvalidJob(f"{redacted(uri)!r} is no file://, s3:// or http(s):// URI")
+
+
+def read_bytes(uri: str, limits: FetchLimits) -> bytes:
+    """The bytes behind an input URI.
+
+    Raises:
+        SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable, NotAnImage, InvalidJob: as their names say.
+    """
+    return source_for(uri, limits).read(uri)
+
+
+def _s3_store(limits: FetchLimits) -> Store:
+    from jobs.storage.s3 import S3Store  # here: boto3 is a third of what `producer submit` would import
+
+    return S3Store(limits)

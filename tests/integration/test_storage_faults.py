@@ -224,8 +224,8 @@ def test_a_worker_on_a_full_disk_fails_its_jobs_and_lives(site: Site) -> None:
 
 
 WRITE_FOR_EVER = """
-import sys; from pathlib import Path; from jobs.storage import file as files
-while True: files.write(Path(sys.argv[1]), b"x" * 50_000_000)
+import sys; from pathlib import Path; from jobs.storage.file import FileStore
+while True: FileStore().write(Path(sys.argv[1]).as_uri(), b"x" * 50_000_000, "image/png")
 """
 
 
@@ -250,11 +250,11 @@ def test_what_kill_9_leaves_is_hidden_and_swept_when_it_is_old(tmp_path: Path) -
         assert target.stat().st_size == 50_000_000
     left = list(parts.iterdir())
     assert left
-    files.write(tmp_path / "b.png", b"new")
+    write((tmp_path / "b.png").as_uri(), b"new")
     assert list(parts.iterdir()) == left  # young: it may be another worker's
     age(left)
     (parts / "0000000001-notes.part").write_text("not ours")
-    files.write(tmp_path / "b.png", b"newer")
+    write((tmp_path / "b.png").as_uri(), b"newer")
     assert [path.name for path in parts.iterdir()] == ["0000000001-notes.part"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from jobs import submission as manifest
 from jobs.errors import InvalidJob
 from jobs.job import RenderJob
-from jobs.storage.store import MemoryStore
+from jobs.storage.memory import MemoryStore
 from jobs.submission import SubmissionHead, SubmissionWriter, jobs_of, part_uris, read_head
 from tests.jobs.rows import make_job, make_jobs
 

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.ledger import Ledger
-from jobs.storage.store import FileStore
+from jobs.storage.file import FileStore
 
 WORKER = "test@worker"
 

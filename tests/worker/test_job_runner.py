@@ -18,7 +18,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.settings import load_settings
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.http import FetchLimits
-from jobs.storage.store import MemoryStore
+from jobs.storage.memory import MemoryStore
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.stub_renderer import StubLoop, stub_renderer

@@ -7,7 +7,7 @@ import pytest
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Counts, Ledger
 from jobs.ledger.rebuild import Rebuilt, rebuild
-from jobs.storage.store import MemoryStore
+from jobs.storage.memory import MemoryStore
 from jobs.submission import SubmissionHead, SubmissionWriter
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 

@@ -24,28 +24,28 @@ def allowed(tmp_path: Path) -> Path:
 
 
 def test_a_file_in_an_allowed_folder_is_read(allowed: Path) -> None:
-    limits = FetchLimits(places=AccessPolicy((str(allowed),)))
+    limits = FetchLimits(policy=AccessPolicy((str(allowed),)))
     assert read_bytes((allowed / "a.png").as_uri(), limits) == b"picture"
     assert read_bytes(f"file://localhost{allowed}/x/../a.png", limits) == b"picture"
 
 
 @pytest.mark.parametrize("name", ["secret", "allowed/../secret", "allowed/%2e%2e/secret", "allowed2/a", "missing", ""])
 def test_a_file_outside_is_refused_whether_it_exists_or_not(allowed: Path, name: str) -> None:
-    limits = FetchLimits(places=AccessPolicy((str(allowed),)))
+    limits = FetchLimits(policy=AccessPolicy((str(allowed),)))
     with pytest.raises(SourceForbidden, match="RENDER_ALLOW_FOLDERS"):
         read_bytes(f"file://{allowed.parent}/{name}", limits)
 
 
 def test_without_folders_no_file_is_read(allowed: Path) -> None:
     with pytest.raises(SourceForbidden, match="RENDER_ALLOW_FOLDERS"):
-        read_bytes((allowed / "a.png").as_uri(), FetchLimits(places=AccessPolicy()))
+        read_bytes((allowed / "a.png").as_uri(), FetchLimits(policy=AccessPolicy()))
 
 
 def test_a_link_is_followed_before_it_is_judged(allowed: Path) -> None:
     (allowed / "out").symlink_to(allowed.parent / "secret")
     (allowed / "in").symlink_to(allowed / "a.png")
     (allowed.parent / "way-in").symlink_to(allowed)
-    limits = FetchLimits(places=AccessPolicy((str(allowed.parent / "way-in"),)))
+    limits = FetchLimits(policy=AccessPolicy((str(allowed.parent / "way-in"),)))
     with pytest.raises(SourceForbidden, match="secret may not be read"):
         read_bytes((allowed / "out").as_uri(), limits)
     assert read_bytes((allowed / "in").as_uri(), limits) == b"picture"
@@ -55,53 +55,53 @@ def test_a_link_is_followed_before_it_is_judged(allowed: Path) -> None:
 @pytest.mark.parametrize("uri", ["file:///a%00b", "file:///\ud800", "file:///" + "a" * 4000, "file://", "file:///"])
 def test_an_unusable_path_is_refused_with_a_sentence(allowed: Path, uri: str) -> None:
     with pytest.raises(SourceForbidden, match=r"RENDER_ALLOW_FOLDERS|not a usable path"):
-        read_bytes(uri, FetchLimits(places=AccessPolicy((str(allowed),))))
+        read_bytes(uri, FetchLimits(policy=AccessPolicy((str(allowed),))))
     with pytest.raises(OutputForbidden, match=r"RENDER_ALLOW_FOLDERS|not a usable path"):
         AccessPolicy((str(allowed),)).check_output(uri)
 
 
 def test_files_are_written_below_the_operators_output_and_in_allowed_folders_alone(allowed: Path) -> None:
     output = allowed.parent / "output"
-    places = AccessPolicy((str(allowed),), output=output.as_uri())
-    places.check_output((output / "batch").as_uri())
-    places.check_output((allowed / "batch").as_uri())
+    policy = AccessPolicy((str(allowed),), output=output.as_uri())
+    policy.check_output((output / "batch").as_uri())
+    policy.check_output((allowed / "batch").as_uri())
     for elsewhere in ("file:///etc/batch", (output / ".." / "batch").as_uri(), f"{output.as_uri()}-2/batch"):
         with pytest.raises(OutputForbidden, match="RENDER_OUTPUT_URI"):
-            places.check_output(elsewhere)
+            policy.check_output(elsewhere)
     output.mkdir()
     (output / "batch").symlink_to("/etc")
     with pytest.raises(OutputForbidden, match="/etc may not be written"):
-        places.check_output((output / "batch").as_uri())
+        policy.check_output((output / "batch").as_uri())
 
 
 def test_any_bucket_will_do_where_none_is_named() -> None:
-    AccessPolicy().check_source_bucket("s3://any/a.png")
+    AccessPolicy().check_source("s3://any/a.png")
     AccessPolicy().check_output("s3://any/batch")
 
 
 def test_named_buckets_are_the_only_ones_besides_the_output() -> None:
-    places = AccessPolicy(buckets=("inputs",), output="s3://renders/spring")
-    places.check_source_bucket("s3://inputs/a.png")
-    places.check_output("s3://inputs/batch")
-    places.check_output("s3://renders/spring/batch")
+    policy = AccessPolicy(buckets=("inputs",), output="s3://renders/spring")
+    policy.check_source("s3://inputs/a.png")
+    policy.check_output("s3://inputs/batch")
+    policy.check_output("s3://renders/spring/batch")
     for source in ("s3://other/a.png", "s3://renders/spring/a.png", "s3://inputs/../other/a.png", "s3://[", "s3://"):
         with pytest.raises(SourceForbidden, match="RENDER_ALLOW_BUCKETS"):
-            places.check_source_bucket(source)
+            policy.check_source(source)
     for output in ("s3://renders/spring-2/b", "s3://renders/b", "s3://renders/spring/../b", "s3://inputs@other/b"):
         with pytest.raises(OutputForbidden, match="RENDER_ALLOW_BUCKETS"):
-            places.check_output(output)
+            policy.check_output(output)
 
 
 def test_a_refused_bucket_is_not_asked_for_anything() -> None:
     with pytest.raises(SourceForbidden, match="the bucket 'other'"):
-        read_bytes("s3://other/a.png", FetchLimits(places=AccessPolicy(buckets=("inputs",))))
+        read_bytes("s3://other/a.png", FetchLimits(policy=AccessPolicy(buckets=("inputs",))))
 
 
 def test_settings_name_folders_as_paths_or_uris(allowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(allowed.parent)
     settings = load_settings(allow_folders=f"allowed, {Path('/a b').as_uri()}", output_uri="out", allow_buckets="x,y")
-    places = AccessPolicy.of(settings)
-    assert places == AccessPolicy((str(allowed), "/a b"), ("x", "y"), (allowed.parent / "out").as_uri())
+    policy = AccessPolicy.of(settings)
+    assert policy == AccessPolicy((str(allowed), "/a b"), ("x", "y"), (allowed.parent / "out").as_uri())
 
 
 @pytest.mark.parametrize(

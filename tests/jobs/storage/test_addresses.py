@@ -8,7 +8,7 @@ import pytest
 
 from jobs.errors import SourceForbidden, SourceNotFound, SourceUnavailable
 from jobs.storage.addresses import checked_addresses, is_global
-from jobs.storage.http import FetchLimits, fetch
+from jobs.storage.http import FetchLimits, HttpStore
 from tests.jobs.resolver import Resolver
 
 
@@ -36,7 +36,7 @@ from tests.jobs.resolver import Resolver
 )
 def test_a_private_host_is_refused_in_whatever_way_it_is_written(host: str) -> None:
     with pytest.raises((SourceForbidden, SourceNotFound), match=r"RENDER_ALLOW_HOSTS|cannot be resolved"):
-        fetch(f"http://{host}:1/a", FetchLimits())
+        HttpStore(FetchLimits()).read(f"http://{host}:1/a")
 
 
 def test_one_private_address_among_public_ones_refuses_the_host(resolver: Resolver) -> None:
@@ -66,7 +66,7 @@ def test_a_name_that_is_not_found_fails_and_a_resolver_that_is_away_is_asked_aga
 @pytest.mark.parametrize("url", ["http://a..b/", f"http://{'a' * 70}.test/", "http://h:99999/"])
 def test_what_is_no_host_is_refused(url: str) -> None:
     with pytest.raises(SourceForbidden):
-        fetch(url, FetchLimits())
+        HttpStore(FetchLimits()).read(url)
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,15 @@ from jobs.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from jobs.storage.http import FetchLimits, _tls_context, fetch
+from jobs.storage.http import FetchLimits, HttpStore, _tls_context
 from tests.jobs.resolver import Resolver
 from tests.jobs.web_server import Answer, reply, serving
 
 LIMITS = FetchLimits(timeout_seconds=5, max_bytes=1000, allow_hosts=("127.0.0.1",))
+
+
+def fetch(url: str, limits: FetchLimits) -> bytes:
+    return HttpStore(limits).read(url)
 
 
 def test_a_body_arrives_whole() -> None:

@@ -16,8 +16,10 @@ from jobs.errors import (
     SourceNotFound,
     SourceTooLarge,
 )
+from jobs.storage.file import FileStore
 from jobs.storage.http import FetchLimits
-from jobs.storage.store import FileStore, MemoryStore, read_bytes, store_for
+from jobs.storage.memory import MemoryStore
+from jobs.storage.store import read_bytes, store_for
 
 LIMITS = FetchLimits(max_bytes=10)
 

@@ -1,0 +1,59 @@
+"""MemoryStore: a store for tests, in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from jobs.errors import SourceNotFound
+from jobs.storage.file import output_file, source_file
+
+
+class MemoryStore:
+    """A jobs.storage.store.Store as a dictionary, for any scheme. `order` lists the URIs as they were written."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.order: list[str] = []
+
+    def write(self, uri: str, data: bytes, content_type: str) -> None:  # noqa: ARG002 (no test asks for it)
+        """Keep bytes."""
+        self.objects[uri] = data
+        self.order.append(uri)
+
+    def exists(self, uri: str) -> bool:
+        """Whether a URI was written."""
+        return uri in self.objects
+
+    def read(self, uri: str) -> bytes:
+        """What was written."""
+        if uri not in self.objects:
+            raise SourceNotFound(f"{uri} does not exist")
+        return self.objects[uri]
+
+    def names(self, folder: str) -> Iterator[str]:
+        """Names directly in the folder."""
+        return iter({name + slash for name, slash, _ in (below.partition("/") for below in self.names_below(folder))})
+
+    def names_below(self, folder: str) -> Iterator[str]:
+        """Names of everything below the folder."""
+        prefix = folder.rstrip("/") + "/"
+        return iter([uri.removeprefix(prefix) for uri in self.objects if uri.startswith(prefix)])
+
+    def put_file(self, uri: str, path: Path, content_type: str) -> str:
+        """Keep a local file's bytes."""
+        with source_file(path) as file:
+            self.write(uri, file.read(), content_type)
+        return hashlib.sha256(self.objects[uri]).hexdigest()
+
+    def get_file(self, uri: str, path: Path) -> str:
+        """Write what was kept to a local file."""
+        data = self.read(uri)
+        with output_file(path) as file:
+            file.write(data)
+        return hashlib.sha256(data).hexdigest()
+
+    def delete(self, uri: str) -> None:
+        """Forget what was written."""
+        self.objects.pop(uri, None)
