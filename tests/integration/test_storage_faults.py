@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import resource
 import shutil
@@ -122,6 +123,52 @@ def test_a_download_that_breaks_off_is_worth_another_try(bucket: str, proxy: Tcp
     with pytest.raises(SourceUnavailable, match=r"a\.png could not be read"):
         read_bytes(f"s3://{bucket}/a.png", FetchLimits())
     assert read_bytes(f"s3://{bucket}/a.png", FetchLimits()) == SMALL
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["single put", "multipart"])
+def test_after_a_cut_in_mid_upload_of_a_file_nothing_is_visible(
+    server: Any, bucket: str, proxy: TcpProxy, data: bytes, tmp_path: Path
+) -> None:
+    local = tmp_path / "local.png"
+    local.write_bytes(data)
+    proxy.faults.cut_after_bytes = 500_000
+    with pytest.raises(OutputUnavailable):
+        store_for("s3://").put_file(f"s3://{bucket}/new.png", local, "image/png")
+    assert keys(server, bucket) == []
+    assert "Uploads" not in server.list_multipart_uploads(Bucket=bucket)
+
+
+def test_a_download_to_a_file_that_breaks_off_leaves_the_old_file_and_no_rest(
+    bucket: str, proxy: TcpProxy, tmp_path: Path
+) -> None:
+    write(f"s3://{bucket}/a.png", SMALL)
+    target = tmp_path / "a.png"
+    target.write_bytes(b"old")
+    proxy.faults.cut_after_reply_bytes, proxy.faults.cut_connections = 300_000, 1
+    with pytest.raises(SourceUnavailable, match=r"a\.png could not be read"):
+        store_for("s3://").get_file(f"s3://{bucket}/a.png", target)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert target.read_bytes() == b"old"
+    assert store_for("s3://").get_file(f"s3://{bucket}/a.png", target) == hashlib.sha256(SMALL).hexdigest()
+    assert target.read_bytes() == SMALL
+
+
+@pytest.mark.parametrize("request_name", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
+def test_an_interrupted_multipart_upload_is_aborted(server: Any, bucket: str, request_name: str) -> None:
+    """Ctrl-C in the middle of `engines push`: boto3's transfer manager cleans up after any exception."""
+
+    def interrupt(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    s3.forget_client()
+    s3.client().meta.events.register(f"before-send.s3.{request_name}", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write(f"s3://{bucket}/a.png", LARGE)
+    finally:
+        s3.forget_client()
+    assert keys(server, bucket) == []
+    assert "Uploads" not in server.list_multipart_uploads(Bucket=bucket)
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3://b", "s3:///k", "s3://[/k", "s3://UPPER CASE/k", "s3://bucket/\ud800"])

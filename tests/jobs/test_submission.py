@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from jobs import submission as manifest
-from jobs.errors import InvalidJob
+from jobs.errors import InvalidJob, OutputForbidden, OutputUnavailable
 from jobs.job import RenderJob
 from jobs.storage.memory import MemoryStore
 from jobs.submission import SubmissionHead, SubmissionWriter, jobs_of, part_uris, read_head
@@ -83,3 +83,33 @@ def test_a_damaged_part_is_named(damage: object) -> None:
     writer.objects[uri] = damage(data)  # type: ignore[operator]
     with pytest.raises(InvalidJob, match=r"manifest file:///out/b/manifest/\w+\.jsonl\.gz is damaged"):
         read(writer)
+
+
+class Flaky(MemoryStore):
+    """Fails as often as told, then writes."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.errors = list(errors)
+
+    def write(self, uri: str, data: bytes, content_type: str) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        super().write(uri, data, content_type)
+
+
+def test_a_part_that_cannot_be_written_for_now_is_tried_again() -> None:
+    store, pauses = Flaky(OutputUnavailable("1"), OutputUnavailable("2")), list[float]()
+    submission = SubmissionWriter(store, OUTPUT, HEAD, sleep=pauses.append)
+    submission.add(make_jobs(2))
+    submission.close()
+    assert (len(read(store)), submission.parts, len(pauses)) == (2, 1, 2)
+
+
+@pytest.mark.parametrize("errors", [[OutputUnavailable(str(n)) for n in range(9)], [OutputForbidden("no")]])
+def test_a_part_that_cannot_be_written_is_told_after_some_tries(errors: list[Exception]) -> None:
+    submission = SubmissionWriter(Flaky(*errors), OUTPUT, HEAD, sleep=lambda _: None)
+    submission.add(make_jobs(2))
+    with pytest.raises(type(errors[0])):
+        submission.close()
+    assert submission.parts == 0

@@ -16,7 +16,7 @@ from jobs.errors import (
     SourceNotFound,
     SourceTooLarge,
 )
-from jobs.storage.file import FileStore
+from jobs.storage.file import FileStore, whole_file, write_whole
 from jobs.storage.http import FetchLimits
 from jobs.storage.memory import MemoryStore
 from jobs.storage.store import read_bytes, store_for
@@ -86,3 +86,38 @@ def test_the_memory_writer_remembers_the_order() -> None:
     assert writer.order == ["b", "a"]
     with pytest.raises(SourceNotFound):
         writer.read("c")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_whole(path, b"first")
+    write_whole(path, b"second")
+
+    def break_off() -> None:
+        with whole_file(path) as file:
+            file.write(b"half")
+            file.flush()
+            assert path.read_bytes() == b"second"
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        break_off()
+    assert path.read_bytes() == b"second"
+    assert [found.name for found in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_what_cannot_be_written_whole_is_an_ordinary_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_whole(tmp_path / "nowhere" / "a", b"")
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path, b"")
+    assert list(tmp_path.iterdir()) == []
+    assert not [path for path in tmp_path.parent.iterdir() if path.name.endswith(".part")]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with whole_file(path) as first, whole_file(path) as second:
+        first.write(b"first")
+        second.write(b"second")
+    assert path.read_bytes() == b"first"  # the outer block ends last
