@@ -65,10 +65,9 @@ def submit(
     strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default.
     """
     with exit_codes():
-        from producer.submit import Options
         from producer.submit import submit as run
 
-        code = run(Options(file, batch, output, skip_invalid, dry_run, wait))
+        code = run(file, batch=batch, output=output, skip_invalid=skip_invalid, dry_run=dry_run, wait=wait)
     raise typer.Exit(int(code))
 
 

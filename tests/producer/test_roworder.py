@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from jobs.job import RenderResult
-from producer.roworder import in_row_order
+from producer.results import in_row_order
 
 
 def result(row: int, id_: str | None = None) -> RenderResult:

@@ -12,8 +12,9 @@ from jobs.errors import LedgerUnavailable
 from jobs.ledger.ledger import Counts, Ledger
 from jobs.settings import Settings
 from producer import watch as watch_module
+from producer.display import sentence
 from producer.session import Session
-from producer.watch import sentence, watch
+from producer.watch import watch
 from tests.jobs.rows import enqueue, make_jobs
 from tests.producer.renderer import render_batch
 

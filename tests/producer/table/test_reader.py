@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from producer.table.reader import LONGEST_LINE, open_table
-from tests.producer.tables import checked, sentences, write
+from producer.table.reader import LONGEST_LINE
+from tests.producer.tables import checked, sentences, table
 
 
 def lines_and_rows(folder: Path, text: str | bytes) -> list[tuple[int, int]]:
-    with open_table(write(folder, text).path) as table:
-        return [(record.line, record.row) for record in table.records]
+    with table(folder, text) as opened:
+        return [(record.line, record.row) for record in opened.records]
 
 
 def test_a_plain_file_is_read(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_a_file_without_line_ends_does_not_fill_the_memory(tmp_path: Path) -> No
 
 
 def test_quotes_and_doubled_quotes_are_read(tmp_path: Path) -> None:
-    with open_table(write(tmp_path, 'image,prompt\na.png,"a ""fine"" cat, sitting"\n').path) as table:
-        assert [record.cells for record in table.records] == [["a.png", 'a "fine" cat, sitting']]
+    with table(tmp_path, 'image,prompt\na.png,"a ""fine"" cat, sitting"\n') as opened:
+        assert [record.cells for record in opened.records] == [["a.png", 'a "fine" cat, sitting']]
 
 
 def test_a_quotation_mark_that_is_never_closed_is_found_where_it_opens(tmp_path: Path) -> None:

@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 
 from jobs.job import RenderParameters
-from producer.table.check import SHOWN_PROBLEMS
-from producer.table.reader import open_table
+from producer.submission import SHOWN_PROBLEMS
 from producer.table.rows import RowChecker
-from tests.producer.tables import checked, sentences, write
+from tests.producer.tables import checked, sentences, table
 
 
 def parameters(folder: Path, text: str) -> RenderParameters:
     """The parameters of a CSV's only row."""
-    with open_table(write(folder, text).path) as table:
-        checker = RowChecker(table.columns, folder)
-        (found,) = [checker.check(record) for record in table.records]
+    with table(folder, text) as opened:
+        checker = RowChecker(opened.columns, folder)
+        (found,) = [checker.check(record) for record in opened.records]
     assert isinstance(found, RenderParameters), found
     return found
 
