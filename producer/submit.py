@@ -79,7 +79,8 @@ def jobs_of(rows: Iterable[tuple[int, RenderParameters]], request: Request) -> I
 def _check(request: Request, outcome: Outcome, rows: CheckedRows) -> None:
     with row_progress("Checking") as tick, closing(check(request, outcome)) as good_rows:
         for row, parameters in good_rows:
-            rows.add(row, parameters)
+            if not request.dry_run:
+                rows.add(row, parameters)
             tick(outcome.rows)
 
 
