@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jobs.errors import InvalidCsv, InvalidJob, OutputForbidden
-from jobs.job import RenderParameters
 from jobs.ledger.records import Enqueued
 from jobs.settings import Settings
 from jobs.storage.store import store_for
-from jobs.uri import path_of, redacted, resolve_uri
+from jobs.uri import redacted, resolve_uri
 from producer.console import STATES
 from producer.exits import CommandFailed, Exit
 from producer.table.reader import Problem
@@ -26,8 +25,6 @@ BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 STDIN = Path("-")
 DEVICES = ("/dev/", "/proc/")  # where a shell's `<(...)` has its name
 SHOWN_PROBLEMS = 20
-# Looking for each of a million files on a network drive takes longer than rendering some of them.
-LOOKED_FOR = 1000
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ class Outcome:
     problems: list[Problem] = field(default_factory=list)
     unreadable: bool = False  # the file as a whole: nothing can be skipped
     remarks: tuple[str, ...] = ()  # on how the file was read
-    absent: int = 0  # local pictures that are not on this machine, among the first LOOKED_FOR rows
+    absent: int = 0  # local pictures that are not on this machine, among the first rows (LOOKED_FOR in table/check.py)
     first_absent: tuple[int, str] | None = None  # line and path
     enqueued: Enqueued = field(default_factory=Enqueued)
     manifest_files: int | None = 0  # None: storage could not be reached
@@ -141,18 +138,8 @@ class Outcome:
         """The jobs that the ledger knew before, by state."""
         return self.enqueued.model_dump(include=set(STATES))
 
-    def accept(self, line: int, parameters: RenderParameters) -> None:
-        """Count a good row, which begins on a line of the file; look for its picture if the row is an early one."""
-        self.rows += 1
-        if self.rows <= LOOKED_FOR and parameters.image.startswith("file:"):
-            path = path_of(parameters.image)
-            if not path.exists():
-                self.absent += 1
-                self.first_absent = self.first_absent or (line, str(path))
-
     def reject(self, problems: Sequence[Problem]) -> None:
-        """Count a bad row."""
-        self.rows += 1
+        """Count a bad row and its problems."""
         self.rejected += 1
         self.add_problems(problems)
 

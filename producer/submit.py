@@ -23,8 +23,8 @@ from jobs.submission import SubmissionHead, SubmissionWriter
 from producer.console import count, people, place, row_progress, say, write_json
 from producer.exits import CommandFailed, Exit
 from producer.session import Session, open_session
-from producer.submission import LOOKED_FOR, Outcome, Request
-from producer.table.check import CheckedRows, check
+from producer.submission import Outcome, Request
+from producer.table.check import LOOKED_FOR, CheckedRows, check
 
 GO_ON = "What is enqueued stays; submit the same file to the same batch again, and the rest follows."
 
@@ -45,29 +45,33 @@ def submit(file: Path, *, batch: str | None, output: str | None, skip_invalid: b
         dry_run=dry_run,
         wait=wait,
     )
+    outcome = _check_and_enqueue(request, session)
+    summary = outcome.as_dict(request)
+    is_refused = outcome.is_refused(request)
+    if wait and not (is_refused or dry_run):
+        return _wait(session, request.batch, summary)
+    write_json(summary)
+    return Exit.INVALID_CSV if is_refused else Exit.OK
+
+
+def _check_and_enqueue(request: Request, session: Session) -> Outcome:
     outcome = Outcome()
     begun = time.monotonic()
     with CheckedRows() as rows:
         _check(request, outcome, rows)
         _report_check(request, outcome)
         if outcome.is_refused(request):
-            write_json(outcome.as_dict(request))
-            return Exit.INVALID_CSV
-        if dry_run:
+            return outcome
+        if request.dry_run:
             say(f"{count(outcome.good, 'job')} would go to batch {request.batch!r}; nothing was enqueued (--dry-run)")
-            write_json(outcome.as_dict(request))
-            return Exit.OK
-        if outcome.good:
-            request.check_unchanged()
-            _enqueue(rows, request, outcome, session)
+            return outcome
         request.check_unchanged()
+        if outcome.good:
+            _enqueue(rows, request, outcome, session)
+            request.check_unchanged()
     outcome.seconds = time.monotonic() - begun
     _report_enqueued(request, outcome)
-    summary = outcome.as_dict(request)
-    if not wait:
-        write_json(summary)
-        return Exit.OK
-    return _wait(session, request.batch, summary)
+    return outcome
 
 
 def jobs_of(rows: Iterable[tuple[int, RenderParameters]], request: Request) -> Iterator[RenderJob]:

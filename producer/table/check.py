@@ -12,10 +12,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from jobs.job import RenderParameters
+from jobs.uri import path_of
 from producer.submission import Outcome, Request
 from producer.table.reader import CsvMistakes, Problem, Record, open_table
 from producer.table.rows import RowChecker
 from producer.whole_file import whole_file
+
+# Looking for each of a million files on a network drive takes longer than rendering some of them.
+LOOKED_FOR = 1000
 
 
 def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderParameters]]:
@@ -28,24 +32,30 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
         OSError: the file cannot be read, or the rejected rows cannot be written.
     """
     try:
-        with (
-            request.open() as stream,
-            RejectedRows(request.rejected_to) as rejected,
-            open_table(stream) as table,
-        ):
+        with request.open() as stream, RejectedRows(request.rejected_to) as rejected, open_table(stream) as table:
             outcome.remarks = table.remarks
             checker = RowChecker(table.columns, request.base)
             for record in table.records:
+                outcome.rows += 1
                 result = checker.check(record)
                 if isinstance(result, list):
                     outcome.reject(result)
                     rejected.add(record, result, columns=table.columns)
-                else:
-                    outcome.accept(record.line, result)
-                    yield record.row, result
+                    continue
+                if outcome.rows <= LOOKED_FOR:
+                    _look_for_picture(result, record.line, outcome)
+                yield record.row, result
     except CsvMistakes as mistakes:
         outcome.unreadable = True
         outcome.add_problems(mistakes.problems)
+
+
+def _look_for_picture(parameters: RenderParameters, line: int, outcome: Outcome) -> None:
+    if parameters.image.startswith("file:"):
+        path = path_of(parameters.image)
+        if not path.exists():
+            outcome.absent += 1
+            outcome.first_absent = outcome.first_absent or (line, str(path))
 
 
 class CheckedRows:

@@ -78,12 +78,12 @@ def test_lost_messages_are_queued_again_while_watching(
     session = Session(Settings(reconcile_seconds=0.01), ledger)
     enqueue(ledger, make_jobs(2))
     ledger.client.rpop(ledger.queue)
-    found = ledger.counts
+    real_counts = ledger.counts
 
     def counts(batch: str) -> Counts:
         if ledger.client.llen(ledger.queue) == 2:
             ledger.cancel(batch)
-        return found(batch)
+        return real_counts(batch)
 
     monkeypatch.setattr(ledger, "counts", counts)
     watch(session, "b")
@@ -140,7 +140,7 @@ def end_after(
 ) -> list[int]:
     """Cancel the batch at the given look at its counts; Redis is away at the looks in `away`."""
     seen: list[int] = []
-    found = session.ledger.counts
+    real_counts = session.ledger.counts
 
     def counts(batch: str) -> Counts:
         seen.append(len(seen))
@@ -150,7 +150,7 @@ def end_after(
             raise LedgerUnavailable("away")
         if len(seen) == looks:
             session.ledger.cancel(batch)
-        return found(batch)
+        return real_counts(batch)
 
     monkeypatch.setattr(session.ledger, "counts", counts)
     return seen
