@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Counts, Ledger
-from jobs.settings import Settings
+from jobs.settings import load_settings
 from producer.submission import Outcome, Request
 from producer.submit import jobs_of
 from producer.table.check import check
@@ -89,7 +89,7 @@ class Arena:
 
     def jobs(self) -> Iterator[RenderJob]:
         """The jobs of the CSV as the producer makes them."""
-        request = Request.resolve(Settings(), file=self.csv, batch=BATCH, output=str(self.folder / "out"))
+        request = Request.resolve(load_settings(), file=self.csv, batch=BATCH, output=str(self.folder / "out"))
         return jobs_of(check(request, Outcome()), request)
 
     def point_results_to(self, name: str) -> None:

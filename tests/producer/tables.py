@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.settings import Settings
+from jobs.settings import load_settings
 from producer.submission import Outcome, Request
 from producer.table.check import check
 from producer.table.reader import Table, open_table
@@ -31,7 +31,7 @@ def table(folder: Path, text: str | bytes) -> Iterator[Table]:
 def checked(folder: Path, text: str | bytes) -> Outcome:
     """What the check says of a CSV."""
     outcome = Outcome()
-    good = list(check(Request.resolve(Settings(), file=write(folder, text)), outcome))
+    good = list(check(Request.resolve(load_settings(), file=write(folder, text)), outcome))
     assert len(good) == outcome.good or outcome.unreadable
     return outcome
 

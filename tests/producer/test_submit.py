@@ -26,7 +26,7 @@ MIXED = "image,prompt,seed\na.png,a cat,1\nb.png,a dog,two\nc.png,a bird,3\n"
 
 
 def queued(ledger: Ledger) -> int:
-    return int(ledger.client.llen(ledger.queue))  # type: ignore[arg-type]
+    return int(ledger.client.llen(ledger.queue))
 
 
 def test_a_good_file_is_enqueued(run: Run, ledger: Ledger, tmp_path: Path) -> None:
