@@ -65,10 +65,9 @@ def submit(
     strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default.
     """
     with exit_codes():
-        from producer.submit import Options
         from producer.submit import submit as run
 
-        code = run(Options(file, batch, output, skip_invalid, dry_run, wait))
+        code = run(file, batch=batch, output=output, skip_invalid=skip_invalid, dry_run=dry_run, wait=wait)
     raise typer.Exit(int(code))
 
 
@@ -183,7 +182,7 @@ def reconcile(
     batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="The batch's name; none: all batches.")] = None,
     *,
     from_storage: Annotated[
-        bool, typer.Option("--from-storage", help="Also make again what Redis lost, of all batches in the output.")
+        bool, typer.Option("--from-storage", help="Also rebuild what Redis lost, of all batches in the output.")
     ] = False,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Where lost batches were written [default: RENDER_OUTPUT_URI].")
@@ -194,7 +193,7 @@ def reconcile(
     `submit --wait` and `status --watch` do the same every few seconds. Safe at any time: what a live worker holds is
     left alone.
 
-    A batch that Redis does not know (any more) is made again from its folder: the manifest there says what was
+    A batch that Redis does not know, or no longer knows, is rebuilt from its folder: the manifest there says what was
     submitted, the sidecars what is done. Finished pictures are not rendered again.
     """
     with exit_codes():

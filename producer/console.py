@@ -1,10 +1,15 @@
-"""What people read: sentences on stderr, coloured only on a terminal. Results for programs go to stdout as JSON."""
+"""Sentences for people on stderr, coloured only on a terminal, and JSON for programs on stdout.
+
+rich is imported in the functions that use it: importing it takes longer than a whole `--help` should.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs.uri import path_of, redacted
@@ -13,32 +18,35 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "", "good": "green"}
+STATES = ("queued", "running", "done", "failed", "cancelled")  # in the order in which they are shown
+SHOW_AFTER_SECONDS = 0.5  # a small file is finished before anyone could read a bar
+REDRAW_SECONDS = 0.1
 
 
 def people() -> Console:
-    """A console on stderr. Made on demand: importing rich costs more than a whole --help may take."""
+    """A console on stderr."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def say(text: str, kind: str = "note", console: Console | None = None) -> None:
-    """One sentence (or a few lines) to stderr; never wrapped, never read as markup."""
+    """Print one sentence (or a few lines) to stderr; never wrapped, never read as markup."""
     (console or people()).print(printable(text), style=STYLES[kind], markup=False, soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Without control characters: a cell or a file name must not move the cursor of somebody's terminal."""
+    """Replace control characters: a cell or a file name must not move the terminal's cursor."""
     return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def place(uri: str) -> str:
-    """A URI as people like to read it: a local one as a path, others without secrets."""
+    """A URI for people: a local one as a path, any other without its secrets."""
     return printable(str(path_of(uri)) if uri.startswith("file:") else redacted(uri))
 
 
 def write_json(record: Mapping[str, object]) -> None:
-    """One JSON line to stdout."""
+    """Print one JSON line to stdout."""
     sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
@@ -46,3 +54,35 @@ def write_json(record: Mapping[str, object]) -> None:
 def count(number: int, noun: str, plural: str | None = None) -> str:
     """`1 row`, `2,000 rows`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+@contextmanager
+def row_progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal. Yields a function to call with the number of rows done so far, as often as you like.
+
+    Where stderr is not a terminal, the function does nothing.
+    """
+    console = people()
+    if not console.is_terminal:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+    task = progress.add_task(what, total=total)
+    redraw_at = time.monotonic() + SHOW_AFTER_SECONDS
+
+    def tick(rows: int) -> None:
+        nonlocal redraw_at
+        if time.monotonic() < redraw_at:
+            return
+        redraw_at = time.monotonic() + REDRAW_SECONDS
+        progress.start()
+        progress.update(task, completed=rows)
+
+    try:
+        yield tick
+    finally:
+        if progress.live.is_started:
+            progress.stop()

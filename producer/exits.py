@@ -1,4 +1,4 @@
-"""Numbered exit codes, and how every error becomes one."""
+"""Numbered exit codes, and which error ends a command with which of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 
 class Exit(IntEnum):
-    """One number an outcome; every command's --help repeats the ones it can end with."""
+    """One number for each way to end; every command's --help lists its own."""
 
     OK = 0
     JOBS_FAILED = 1
@@ -35,7 +35,7 @@ MEANINGS = {
 
 
 class CommandFailed(Exception):
-    """A command cannot go on: the sentence for the person and the number for the script."""
+    """A command cannot go on: a sentence for people and an exit code for scripts."""
 
     def __init__(self, code: Exit, message: str) -> None:
         super().__init__(message)
@@ -49,9 +49,9 @@ def exit_table(*codes: Exit) -> str:
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Around a command's body: prints what went wrong as a sentence and ends with its number.
+    """Around a command's body: print an error as a sentence and end with its exit code.
 
-    Errors that nobody expected pass through with their traceback: those are ours to fix.
+    Unexpected errors pass through with their traceback: they are bugs.
     """
     from redis import RedisError
 
@@ -75,7 +75,7 @@ def exit_codes() -> Iterator[None]:
         code = Exit.NOT_FOUND if isinstance(error, FileNotFoundError) else Exit.STORAGE
         raise _ended(code, f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt as error:
-        raise typer.Exit(int(Exit.INTERRUPTED)) from error  # who could say more has said it
+        raise typer.Exit(int(Exit.INTERRUPTED)) from error  # the command has said what there is to say
 
 
 def _ended(code: Exit, message: str) -> typer.Exit:

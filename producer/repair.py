@@ -1,17 +1,18 @@
-"""`producer retry`, `cancel` and `reconcile`: the moves that a person may ask of the ledger."""
+"""`producer retry`, `cancel` and `reconcile`: a person changes what the ledger says of a batch."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
+from jobs.job import BATCH_NAME
 from jobs.ledger.rebuild import Rebuilt
+from jobs.ledger.rebuild import rebuild as rebuild_batch
 from jobs.ledger.reconcile import reconcile as reconcile_pass
 from jobs.storage.store import store_for
 from jobs.uri import resolve_uri
-from producer.console import count, say, write_json
-from producer.enqueue import BATCH_NAME
+from producer.console import count, place, say, write_json
 from producer.exits import CommandFailed, Exit
-from producer.rebuilding import make_again, rebuilt_record
 from producer.session import Session, open_session
 
 RETRIED = ("failed", "cancelled")
@@ -29,7 +30,7 @@ def retry(batch: str, *, only: str | None) -> Exit:
 
 
 def cancel(batch: str, job_id: str | None) -> Exit:
-    """End what is queued at once, and what is running at its next step.
+    """Cancel queued jobs at once, and running ones at their next step.
 
     Raises:
         CommandFailed: no such batch or job.
@@ -38,21 +39,21 @@ def cancel(batch: str, job_id: str | None) -> Exit:
     session.batch(batch)
     if job_id is not None and session.ledger.state(batch, job_id) is None:
         raise CommandFailed(Exit.NOT_FOUND, f"batch {batch!r} has no job {job_id!r}")
-    found = session.ledger.cancel(batch, job_id)
-    stopping = f"; {found.running:,} running will stop at their next step" if found.running else ""
-    say(f"{count(found.queued, 'job')} cancelled{stopping}")
-    write_json({"batch": batch, "cancelled": found.queued, "stopping": found.running})
+    counts = session.ledger.cancel(batch, job_id)
+    stopping = f"; {counts.running:,} running will stop at their next step" if counts.running else ""
+    say(f"{count(counts.queued, 'job')} cancelled{stopping}")
+    write_json({"batch": batch, "cancelled": counts.queued, "stopping": counts.running})
     return Exit.OK
 
 
 def reconcile(batch: str | None, *, output: str | None = None, from_storage: bool = False) -> Exit:
-    """Put back what died with its worker or was lost on the way; make again what the ledger lost.
+    """Queue again what died with its worker or was lost on the way; rebuild what the ledger lost.
 
     Raises:
         CommandFailed: no such batch, in the ledger or in storage.
     """
     session = open_session()
-    rebuilt = _rebuild(session, batch, output, from_storage=from_storage)
+    rebuilt = _rebuild_lost(session, batch, output, from_storage=from_storage)
     if batch is not None:
         session.batch(batch)
     repaired = reconcile_pass(session.ledger, batch=batch, lease_seconds=session.settings.lease_seconds)
@@ -62,13 +63,39 @@ def reconcile(batch: str | None, *, output: str | None = None, from_storage: boo
     )
     record: dict[str, object] = {"batch": batch, "restored": repaired.restored, "requeued": repaired.requeued}
     if rebuilt:
-        record["rebuilt"] = [rebuilt_record(name, found) for name, found in rebuilt.items()]
+        record["rebuilt"] = [{"batch": name, **asdict(result)} for name, result in rebuilt.items()]
     write_json(record)
-    return Exit.STORAGE if any(found.damaged for found in rebuilt.values()) else Exit.OK
+    return Exit.STORAGE if any(result.damaged for result in rebuilt.values()) else Exit.OK
 
 
-def _rebuild(session: Session, batch: str | None, output: str | None, *, from_storage: bool) -> dict[str, Rebuilt]:
-    """The batches that were made again, by name."""
+def rebuild(session: Session, batch: str, output: str) -> Rebuilt | None:
+    """Enter into the ledger what storage knows of a batch, and say so; None where storage knows nothing.
+
+    Raises:
+        RenderError: storage or Redis does not answer.
+    """
+    settle = session.settings.heartbeat_seconds
+    rebuilt = rebuild_batch(session.ledger, batch, output=output, writer=store_for(output), settle_seconds=settle)
+    if rebuilt is None:
+        return None
+    say(
+        f"batch {batch!r} made again from {place(output)}/{batch}: {count(rebuilt.jobs, 'job')}, of which "
+        f"{rebuilt.recovered:,} found done, {rebuilt.held:,} with a worker, {rebuilt.queued:,} queued",
+        "good",
+    )
+    if rebuilt.withheld:
+        say(
+            f"{count(rebuilt.withheld, 'job')} cannot be queued: their URLs hold secrets, which storage does not keep. "
+            "Submit the CSV again: only they are new then.",
+            "warning",
+        )
+    for sentence in rebuilt.damaged:
+        say(sentence, "error")
+    return rebuilt
+
+
+def _rebuild_lost(session: Session, batch: str | None, output: str | None, *, from_storage: bool) -> dict[str, Rebuilt]:
+    """Rebuild the named batch, or all batches of the output. Returns those of which storage knew something, by name."""
     known = {info.name: info for info in session.ledger.batches()}
     if batch is None and not from_storage:
         if not known:
@@ -79,7 +106,8 @@ def _rebuild(session: Session, batch: str | None, output: str | None, *, from_st
         folders = (name.rstrip("/") for name in store_for(uri).names(uri) if name.endswith("/"))
         names = sorted({name for name in folders if BATCH_NAME.fullmatch(name)} | known.keys())
     else:
-        wanted = batch not in known or from_storage or session.ledger.is_rebuilding(batch)
-        names = [batch] if wanted and BATCH_NAME.fullmatch(batch) else []
-    found = {name: make_again(session, name, known[name].output if name in known else uri) for name in names}
-    return {name: rebuilt for name, rebuilt in found.items() if rebuilt is not None}
+        is_lost = batch not in known or from_storage or session.ledger.is_rebuilding(batch)
+        names = [batch] if is_lost and BATCH_NAME.fullmatch(batch) else []
+    outputs = {name: known[name].output if name in known else uri for name in names}
+    rebuilt = {name: rebuild(session, name, output) for name, output in outputs.items()}
+    return {name: result for name, result in rebuilt.items() if result is not None}

@@ -1,16 +1,16 @@
-"""`producer results`: what became of every job that has ended, as JSON lines or CSV, in row order."""
+"""`producer results`: the results of all jobs that have ended, as JSON lines or CSV, in row order."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Collection, Iterator
-from typing import Literal, TextIO
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from typing import IO, Literal, TextIO
 
 from jobs.job import RenderResult
 from producer.console import count, say
 from producer.exits import Exit
-from producer.roworder import in_row_order
 from producer.session import Session, open_session
 
 Format = Literal["jsonl", "csv"]
@@ -29,19 +29,45 @@ def results(batch: str, *, format: Format, states: Collection[str]) -> Exit:
     write = write_csv if format == "csv" else write_jsonl
     written = write(ended_results(session, batch, states), sys.stdout)
     counts = session.ledger.counts(batch)
-    going_on = counts.queued + counts.running
+    unfinished = counts.queued + counts.running
     if counts.superseded and "superseded" not in states:
         say(f"{count(counts.superseded, 'earlier version')} of corrected rows left out: --state superseded shows them")
-    if going_on:
-        say(f"{count(written, 'result')}; {count(going_on, 'job has', 'jobs have')} not ended yet", "warning")
+    if unfinished:
+        say(f"{count(written, 'result')}; {count(unfinished, 'job has', 'jobs have')} not ended yet", "warning")
     return Exit.OK
 
 
 def ended_results(session: Session, batch: str, states: Collection[str] = ()) -> Iterator[RenderResult]:
     """Results of a batch in row order: of the newest version of each row, or (`superseded`) of the earlier ones."""
-    found = session.ledger.results(batch, superseded="superseded" in states)
-    states = set(states) - {"superseded"}
-    return in_row_order(result for result in found if not states or result.state in states)
+    stored = session.ledger.results(batch, superseded="superseded" in states)
+    wanted = set(states) - {"superseded"}
+    return in_row_order(result for result in stored if not wanted or result.state in wanted)
+
+
+def in_row_order(results: Iterable[RenderResult]) -> Iterator[RenderResult]:
+    """The same results sorted by row, each once: a Redis scan may return an entry twice.
+
+    They wait in a temporary file; only a row number and an offset each stay in memory.
+    """
+    with tempfile.TemporaryFile(prefix="producer-") as spool:
+        offsets: list[tuple[int, int]] = []
+        for result in results:
+            offsets.append((result.row, spool.tell()))
+            spool.write(result.model_dump_json().encode() + b"\n")
+        offsets.sort()
+        yield from _each_once(spool, offsets)
+
+
+def _each_once(spool: IO[bytes], offsets: list[tuple[int, int]]) -> Iterator[RenderResult]:
+    current_row, ids = 0, set[str]()  # a row that was corrected and submitted again has two jobs
+    for row, offset in offsets:
+        if row != current_row:
+            current_row, ids = row, set()
+        spool.seek(offset)
+        result = RenderResult.model_validate_json(spool.readline())
+        if result.id not in ids:
+            ids.add(result.id)
+            yield result
 
 
 def write_jsonl(results: Iterator[RenderResult], stream: TextIO) -> int:

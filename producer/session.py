@@ -1,11 +1,12 @@
-"""What every command starts with: the settings, the ledger, and a batch that exists."""
+"""What every command starts with: the settings and the ledger."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from jobs.errors import SettingsError
-from jobs.ledger.ledger import BatchInfo, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import BatchInfo
 from jobs.settings import Settings, load_settings
 from producer.exits import CommandFailed, Exit
 
@@ -18,10 +19,10 @@ class Session:
     ledger: Ledger
 
     def batch(self, name: str) -> BatchInfo:
-        """What is known of a batch.
+        """What the ledger knows of a batch.
 
         Raises:
-            CommandFailed: nobody submitted a batch of that name.
+            CommandFailed: there is no batch of that name.
         """
         info = self.ledger.batch(name)
         if info is None:
@@ -39,7 +40,7 @@ class Session:
 
 
 def open_session() -> Session:
-    """Read the environment; the first question meets Redis.
+    """Read the environment. Redis is contacted by the first question to the ledger.
 
     Raises:
         SettingsError: a bad variable.
@@ -47,5 +48,5 @@ def open_session() -> Session:
     settings = load_settings()
     try:
         return Session(settings, Ledger.connect(settings))
-    except ValueError as error:  # redis-py's word for a URL that it cannot read
+    except ValueError as error:  # what redis-py raises for a URL that it cannot read
         raise SettingsError(f"RENDER_REDIS_URL: {error}") from error

@@ -1,4 +1,4 @@
-"""`producer status`: the counts of one batch or of all, and who is at work."""
+"""`producer status`: the counts of one batch or of all, and the live workers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import time
 
 from rich.table import Table
 
-from jobs.ledger.ledger import BatchInfo, Counts, Heartbeat
+from jobs.ledger.records import BatchInfo, Counts, Heartbeat
 from jobs.uri import redacted
-from producer.console import count, people, place, say, write_json
+from producer.console import STATES, count, people, place, say, write_json
 from producer.exits import Exit
 from producer.session import open_session
 
-STATES = ("queued", "running", "done", "failed", "cancelled")
 NOT_A_TERMINAL_COLUMNS = 200
 STYLES = {"failed": "red", "done": "green", "cancelled": "yellow"}
 
@@ -36,17 +35,15 @@ def status(batch: str | None, *, as_json: bool) -> Exit:
 
 
 def watch_status(batch: str, *, as_json: bool) -> Exit:
-    """Follow one batch to its end; the exit code says whether everything was rendered."""
-    from producer.watch import report_end, report_failures, watch
+    """Watch one batch until all of its jobs have ended; the exit code says whether all were rendered."""
+    from producer.watch import watch_to_end
 
     session = open_session()
     info = session.batch(batch)
-    counts = watch(session, batch)
-    failures = report_failures(session, batch, counts)
-    report_end(session, batch, counts)
+    end = watch_to_end(session, batch)
     if as_json:
-        write_json(record(info, counts, session.ledger.workers()) | {"failures": failures})
-    return Exit.JOBS_FAILED if counts.failed + counts.cancelled else Exit.OK
+        write_json(record(info, end.counts, session.ledger.workers()) | {"failures": end.failures})
+    return end.exit_code
 
 
 def record(info: BatchInfo, counts: Counts, workers: dict[str, Heartbeat]) -> dict[str, object]:
@@ -83,12 +80,9 @@ def _print(counted: list[tuple[BatchInfo, Counts]], workers: dict[str, Heartbeat
     if len(counted) == 1:
         info = counted[0][0]
         say(f"from {place(info.source)} to {place(info.output)}/{info.name}", console=console)
-    at_work = f"{count(len(workers), 'worker')} at work, holding {count(_held(workers), 'job')}"
+    in_flight = sum(len(beat.in_flight) for beat in workers.values())
+    at_work = f"{count(len(workers), 'worker')} at work, holding {count(in_flight, 'job')}"
     say(at_work if workers else "No worker is at work.", "note" if workers else "warning", console)
-
-
-def _held(workers: dict[str, Heartbeat]) -> int:
-    return sum(len(beat.in_flight) for beat in workers.values())
 
 
 def _number(state: str, number: int) -> str:

@@ -1,46 +1,57 @@
-"""Follow a batch to its end: O(1) counts for the bar, a reconciler beside it, and the failures when it is over."""
+"""Watching a batch until all of its jobs have ended: counts, a reconciler beside them, and the failures at the end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from jobs.errors import LedgerUnavailable, RenderError
-from jobs.ledger.ledger import Counts
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
+from jobs.ledger.records import Counts
 from producer.console import count, people, place, say
+from producer.display import Display, display_for, sentence
 from producer.exits import CommandFailed, Exit
-from producer.rebuilding import make_again
+from producer.repair import rebuild
 from producer.session import Session
 
 REFRESH_SECONDS = 0.5
-LINE_SECONDS = 10.0  # between two lines where there is no terminal
-NO_WORKER_SECONDS = 10.0  # of silence before somebody is told
-LOOK_SECONDS = 2.0  # between two looks for workers
+NO_WORKER_SECONDS = 10.0  # without a worker before a warning
+LOOK_SECONDS = 2.0  # between two checks for workers
 REDIS_PATIENCE_SECONDS = 60.0  # Redis may restart while a batch runs
 SHOWN_FAILURES = 20
 SUBMIT_AGAIN = "Submit the CSV to the same batch again: what is done is not redone."
 
 
-class Display(Protocol):
-    """Shows counts as they change."""
+class End(NamedTuple):
+    """How a batch ended: its last counts, and the first failures as records for JSON."""
 
-    def show(self, counts: Counts) -> None:
-        """The newest counts."""
+    counts: Counts
+    failures: list[dict[str, object]]
+
+    @property
+    def exit_code(self) -> Exit:
+        """Whether every job was rendered."""
+        return Exit.JOBS_FAILED if self.counts.failed + self.counts.cancelled else Exit.OK
+
+
+def watch_to_end(session: Session, batch: str) -> End:
+    """Watch a batch and report how it ended. Raises as `watch` does."""
+    counts = watch(session, batch)
+    failures = report_failures(session, batch, counts)
+    report_end(session, batch, counts)
+    return End(counts, failures)
 
 
 def watch(session: Session, batch: str) -> Counts:
     """Wait until no job of the batch is queued or running. Returns the last counts.
 
     Raises:
-        LedgerUnavailable: Redis stayed away for a minute; the batch goes on without us.
+        LedgerUnavailable: Redis did not answer for a minute; the batch goes on.
         CommandFailed: Redis lost the batch, and storage does not bring it back.
         KeyboardInterrupt: after a sentence that says how to go on watching.
     """
@@ -49,7 +60,7 @@ def watch(session: Session, batch: str) -> Counts:
         with (
             _Repairs(_quick_pass(session, batch), session, console) as quick,
             _Repairs(_whole_pass(session, batch), session, console) as whole,
-            _display(console, batch) as display,
+            display_for(console, batch) as display,
         ):
             alarm = _WorkerAlarm(session, console)
             return _follow(_Counting(session, batch), display, [quick.tick, whole.tick, alarm.tick])
@@ -77,7 +88,7 @@ def _follow(counting: _Counting, display: Display, ticks: list[Callable[[Counts]
 
 @dataclass
 class _Counting:
-    """The counts of a batch, which is made again from storage when Redis comes back with less than it had."""
+    """The counts of a batch, which is rebuilt from storage when Redis restarts and knows less of it than before."""
 
     session: Session
     batch: str
@@ -85,7 +96,7 @@ class _Counting:
     _output: str | None = None
 
     def counts(self) -> Counts:
-        """The newest.
+        """Ask for the newest counts.
 
         Raises:
             LedgerUnavailable: Redis does not answer.
@@ -96,16 +107,16 @@ class _Counting:
             self._output = info.output if info else None
         counts = self.session.ledger.counts(self.batch)
         if counts.total < self._most:
-            self._make_again()
+            self._rebuild()
             counts = self.session.ledger.counts(self.batch)
             self._most = 0
         self._most = max(self._most, counts.total)
         return counts
 
-    def _make_again(self) -> None:
+    def _rebuild(self) -> None:
         say(f"Redis came back with less of batch {self.batch!r} than it had", "warning")
         try:
-            rebuilt = make_again(self.session, self.batch, self._output) if self._output else None
+            rebuilt = rebuild(self.session, self.batch, self._output) if self._output else None
         except LedgerUnavailable:
             raise
         except RenderError as error:
@@ -114,7 +125,7 @@ class _Counting:
             raise CommandFailed(Exit.NO_REDIS, f"Nothing in storage says what the batch held. {SUBMIT_AGAIN}")
 
 
-Pass = Callable[[Callable[[float], object]], Reconciled]  # told how to sleep
+Pass = Callable[[Callable[[float], object]], Reconciled]  # takes the function that it shall sleep with
 
 
 def _quick_pass(session: Session, batch: str) -> Pass:
@@ -129,7 +140,7 @@ def _whole_pass(session: Session, batch: str) -> Pass:
 
 @dataclass
 class _Repairs:
-    """Runs one kind of pass in a thread of its own, at most a tenth of the time: some read the whole batch."""
+    """Runs one kind of reconciling pass in its own thread, at most a tenth of the time: some read the whole batch."""
 
     repair: Pass
     session: Session
@@ -138,8 +149,8 @@ class _Repairs:
     _pass: Future[tuple[Reconciled, float]] | None = None
     _next: float = field(default_factory=time.monotonic)
 
-    def tick(self, counts: Counts) -> None:  # noqa: ARG002 (the clock alone decides)
-        """Start a pass when it is time; report and clear one that has ended."""
+    def tick(self, counts: Counts) -> None:  # noqa: ARG002 (only the clock matters)
+        """Start a pass when it is due; report one that has ended."""
         if self._pass is None:
             if time.monotonic() >= self._next:
                 self._pass = self._pool.submit(self._reconcile)
@@ -155,7 +166,7 @@ class _Repairs:
             self._report(repaired)
 
     def _reconcile(self) -> tuple[Reconciled, float]:
-        """What a pass repaired, and how many seconds it kept Redis busy."""
+        """Run a pass. Returns what it repaired, and for how many seconds it kept Redis busy."""
         begun, slept = time.monotonic(), []
 
         def sleep(seconds: float) -> None:
@@ -180,16 +191,16 @@ class _Repairs:
 
 @dataclass
 class _WorkerAlarm:
-    """Says, once, that nobody is rendering; and when somebody is again."""
+    """Warns, once, when no worker is running; and says when one is running again."""
 
     session: Session
     console: Console
     _seen: float = field(default_factory=time.monotonic)
     _looked: float = 0.0
-    _told: bool = False
+    _warned: bool = False
 
-    def tick(self, counts: Counts) -> None:  # noqa: ARG002 (a waiting batch is all that it needs to know)
-        """Look for workers every few seconds."""
+    def tick(self, counts: Counts) -> None:  # noqa: ARG002 (it is called only while jobs wait)
+        """Check for workers every few seconds."""
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return
@@ -197,11 +208,11 @@ class _WorkerAlarm:
         workers = self.session.ledger.workers()
         if workers:
             self._seen = now
-            if self._told:
+            if self._warned:
                 say(f"{count(len(workers), 'worker')} at work now", "good", self.console)
-            self._told = False
-        elif not self._told and now - self._seen >= NO_WORKER_SECONDS:
-            self._told = True
+            self._warned = False
+        elif not self._warned and now - self._seen >= NO_WORKER_SECONDS:
+            self._warned = True
             queue = self.session.settings.queue
             say(
                 f"No worker is at work on the queue {queue!r}: jobs wait until one starts "
@@ -211,63 +222,8 @@ class _WorkerAlarm:
             )
 
 
-def _display(console: Console, batch: str) -> AbstractContextManager[Display]:
-    return _Bar(console, batch) if console.is_terminal else nullcontext(_Lines(console, batch))
-
-
-class _Bar:
-    """A progress bar for a terminal."""
-
-    def __init__(self, console: Console, batch: str) -> None:
-        counts = "{task.fields[running]:,} running  [red]{task.fields[failed]}[/]"
-        columns = [TextColumn("[bold]{task.description}"), BarColumn(None), MofNCompleteColumn(), TextColumn(counts)]
-        self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, expand=True)
-        self._task = self._progress.add_task(batch, total=None, running=0, failed="")
-
-    def show(self, counts: Counts) -> None:
-        """Move the bar."""
-        ended = [f"{counts.failed:,} failed"] * bool(counts.failed)
-        ended += [f"{counts.cancelled:,} cancelled"] * bool(counts.cancelled)
-        self._progress.update(
-            self._task, total=counts.total, completed=counts.finished, running=counts.running, failed="  ".join(ended)
-        )
-
-    def __enter__(self) -> _Bar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
-class _Lines:
-    """A line now and then, for logs."""
-
-    def __init__(self, console: Console, batch: str) -> None:
-        self._console = console
-        self._batch = batch
-        self._shown: Counts | None = None
-        self._at = 0.0
-
-    def show(self, counts: Counts) -> None:
-        """Print what changed, not more often than every few seconds, and always the end."""
-        over = not counts.queued + counts.running
-        if counts == self._shown or not (over or time.monotonic() - self._at >= LINE_SECONDS):
-            return
-        self._shown, self._at = counts, time.monotonic()
-        say(f"{self._batch}: {sentence(counts)}", console=self._console)
-
-
-def sentence(counts: Counts) -> str:
-    """`12 of 20 jobs finished (1 failed), 3 running, 5 queued`."""
-    aside = [f"{number:,} {state}" for state, number in (("failed", counts.failed), ("cancelled", counts.cancelled))]
-    ended = ", ".join(text for text in aside if not text.startswith("0 "))
-    waiting = f", {counts.running:,} running, {counts.queued:,} queued" if counts.queued + counts.running else ""
-    return f"{counts.finished:,} of {count(counts.total, 'job')} finished{f' ({ended})' if ended else ''}{waiting}"
-
-
 def report_end(session: Session, batch: str, counts: Counts) -> None:
-    """Say how it ended, and where the pictures are."""
+    """Say how the batch ended, and where the pictures are."""
     if not counts.total:
         return
     info = session.ledger.batch(batch)
@@ -276,7 +232,7 @@ def report_end(session: Session, batch: str, counts: Counts) -> None:
 
 
 def report_failures(session: Session, batch: str, counts: Counts) -> list[dict[str, object]]:
-    """Print the first failures with their reasons; the same as records."""
+    """Print the first failures with their reasons. Returns them as records for JSON."""
     if not counts.failed:
         return []
     failed = []

@@ -16,14 +16,14 @@ import jinja2
 
 from jobs.errors import RenderError
 from jobs.job import RenderParameters, RenderResult
-from jobs.ledger.ledger import BatchInfo
+from jobs.ledger.records import BatchInfo
+from jobs.storage.file import write_whole
 from jobs.storage.http import FetchLimits
 from jobs.storage.store import read_bytes
 from jobs.uri import path_of, redacted
-from producer.console import count, place, say, write_json
+from producer.console import count, place, row_progress, say, write_json
 from producer.exits import Exit
 from producer.gallery.thumbnails import Thumbnails, text_chunk
-from producer.progress import row_progress
 from producer.results import ended_results
 from producer.session import Session, open_session
 from producer.table.columns import COLUMNS
@@ -66,7 +66,7 @@ class Card:
 
     @property
     def ratio(self) -> float:
-        """Width by height of the card's frames: the first picture's, within reason."""
+        """Width / height of the card's frames: that of the first picture, clamped."""
         shapes = [picture.width / picture.height for picture in self.pictures if picture.height]
         return round(min(2.0, max(0.6, shapes[0])), 3) if shapes else 1.6
 
@@ -87,12 +87,11 @@ def gallery(batch: str, out: Path) -> Exit:
     with row_progress("Pictures", counts.finished) as tick, ThreadPoolExecutor(THREADS) as pool:
         for pages, (results, more) in enumerate(_paged(ended_results(session, batch)), 1):
             page = _Page(pages, first=shown + 1, more=more)
-            made = list(pool.map(cards.card, results))
-            text = template.render(info=info, counts=counts, page=page, cards=made, output=place(info.output))
-            _write(out / _file_name(pages), text)
-            shown += len(made)
-            if tick is not None:
-                tick(shown)
+            page_cards = list(pool.map(cards.card, results))
+            text = template.render(info=info, counts=counts, page=page, cards=page_cards, output=place(info.output))
+            write_whole(out / _file_name(pages), text.encode())
+            shown += len(page_cards)
+            tick(shown)
     index = (out / _file_name(1)).absolute()
     say(f"{count(shown, 'job')} on {count(pages, 'page')}: {index}", "good")
     write_json({"batch": batch, "index": str(index), "jobs": shown, "pages": pages})
@@ -117,7 +116,7 @@ class _Page:
 
 
 class _Cards:
-    """Gathers what one card shows: small copies, links and parameters. Safe from many threads."""
+    """Makes cards: small copies, links and parameters of one job each. Safe from many threads."""
 
     def __init__(self, session: Session, info: BatchInfo, out: Path) -> None:
         settings = session.settings
@@ -127,15 +126,15 @@ class _Cards:
         self._thumbnails = Thumbnails(out / THUMBNAILS / info.name, self._limits, settings.max_pixels)
 
     def card(self, result: RenderResult) -> Card:
-        named = [("Input", "input", result.image)]
+        pictures = [("Input", "input", result.image)]
         if result.canny is not None:
-            named.append(("Edges", "canny", result.canny))
+            pictures.append(("Edges", "canny", result.canny))
         several = len(result.samples) > 1
         for number, uri in enumerate(result.samples):
-            named.append((f"Result {number + 1}" if several else "Result", str(number), uri))
+            pictures.append((f"Result {number + 1}" if several else "Result", str(number), uri))
         return Card(
             result,
-            tuple(self._picture(result, label, name, uri) for label, name, uri in named),
+            tuple(self._picture(result, label, name, uri) for label, name, uri in pictures),
             self._parameters(result),
             sum(result.seconds.values()) if result.seconds else None,
         )
@@ -157,21 +156,21 @@ class _Cards:
         return quote(os.path.relpath(path, self._out).replace(os.sep, "/"))
 
     def _parameters(self, result: RenderResult) -> tuple[Parameter, ...]:
-        """From the picture itself where the job is done, from the ledger where it is not."""
-        found = self._written_in(result.samples[0]) if result.samples else self._noted(result)
-        found = found | {"seed": result.seed} if found else {}
+        """From the picture itself if the job is done, otherwise from the ledger."""
+        values = self._from_picture(result.samples[0]) if result.samples else self._from_ledger(result)
+        values = values | {"seed": result.seed} if values else {}
         fields = RenderParameters.model_fields
-        names = [name for name in COLUMNS if name in found and name not in ("image", "prompt")]
-        return tuple(Parameter(name, _text(found[name]), found[name] == fields[name].default) for name in names)
+        names = [name for name in COLUMNS if name in values and name not in ("image", "prompt")]
+        return tuple(Parameter(name, _text(values[name]), values[name] == fields[name].default) for name in names)
 
-    def _written_in(self, sample: str) -> dict[str, Any]:
+    def _from_picture(self, sample: str) -> dict[str, Any]:
         try:
-            found = json.loads(text_chunk(read_bytes(sample, self._limits), "render") or "{}")
+            values = json.loads(text_chunk(read_bytes(sample, self._limits), "render") or "{}")
         except (RenderError, ValueError):
-            return {}  # the pictures matter more than a line of small print
-        return found if isinstance(found, dict) else {}
+            return {}  # the card is still worth showing without its parameters
+        return values if isinstance(values, dict) else {}
 
-    def _noted(self, result: RenderResult) -> dict[str, Any]:
+    def _from_ledger(self, result: RenderResult) -> dict[str, Any]:
         job = self._session.ledger.job(result.batch, result.id)
         return job.parameters.model_dump() if job else {}
 
@@ -181,7 +180,7 @@ def _text(value: object) -> str:
 
 
 def _paged(results: Iterator[RenderResult]) -> Iterator[tuple[list[RenderResult], bool]]:
-    """Pages of results, each with whether another follows; one empty page where there are none."""
+    """Pages of results, each with whether another one follows; one empty page if there are no results."""
     page = list(islice(results, PAGE_JOBS))
     while True:
         after = list(islice(results, PAGE_JOBS))
@@ -194,7 +193,7 @@ def _paged(results: Iterator[RenderResult]) -> Iterator[tuple[list[RenderResult]
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.PackageLoader("producer.gallery"),
-        autoescape=True,  # prompts and error texts come from strangers
+        autoescape=True,  # prompts and error texts are untrusted
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -203,9 +202,3 @@ def _environment() -> jinja2.Environment:
 
 def _file_name(number: int) -> str:
     return "index.html" if number == 1 else f"page-{number}.html"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Small copies of pictures, so that a page of thousands stays quick, works offline and shows what lies in a bucket."""
+"""Small copies of pictures: a page of thousands loads quickly, works offline and shows pictures from a bucket."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jobs.errors import RenderError, SourceNotFound
+from jobs.storage.file import write_whole
 from jobs.storage.http import FetchLimits
 from jobs.storage.store import read_bytes
 from producer.console import place
@@ -18,7 +19,7 @@ from producer.console import place
 LONGEST_SIDE = 448  # pixels: sharp at the 224 CSS pixels of a narrow column on a dense screen
 WEBP_QUALITY = 80
 
-# What Pillow raises for files that are no pictures, or broken ones.
+# What Pillow raises for files that are not pictures, or are damaged.
 UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
 
 # `warnings.catch_warnings` changes the whole process for a moment: one thread at a time.
@@ -36,7 +37,7 @@ class Thumbnail:
 
 
 class Thumbnails:
-    """Makes small copies in one folder, and keeps those that are newer than their picture."""
+    """Small copies in one folder. Those that are newer than their picture are kept."""
 
     def __init__(self, folder: Path, limits: FetchLimits, max_pixels: int) -> None:
         self._folder = folder
@@ -45,7 +46,10 @@ class Thumbnails:
         folder.mkdir(parents=True, exist_ok=True)
 
     def of(self, uri: str, name: str, *, made_at: float) -> Thumbnail:
-        """The small copy of a picture that was made at a time (seconds since the epoch). Safe from many threads."""
+        """The small copy of a picture, named `name`. Safe from many threads.
+
+        `made_at` is when the picture was made, in seconds since the epoch.
+        """
         path = self._folder / f"{name}.webp"
         try:
             if path.is_file() and path.stat().st_mtime > made_at:
@@ -58,14 +62,12 @@ class Thumbnails:
             return Thumbnail(None, problem=str(error))
         except UNREADABLE as error:
             return Thumbnail(None, problem=f"not a readable picture ({type(error).__name__})")
-        temporary = path.with_suffix(".part")
-        picture.save(temporary, "WEBP", quality=WEBP_QUALITY, method=2)
-        temporary.replace(path)
+        write_whole(path, _webp(picture))
         return Thumbnail(path, *picture.size)
 
 
 def text_chunk(data: bytes, name: str) -> str | None:
-    """A text that was written into a picture, or None; the pixels are not decoded."""
+    """The text chunk `name` of a picture, or None; the pixels are not decoded."""
     try:
         with _opened(data) as image:
             text = image.info.get(name)
@@ -76,7 +78,7 @@ def text_chunk(data: bytes, name: str) -> str | None:
 
 def _opened(data: bytes) -> Image.Image:
     with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whoever decodes looks at the size first
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_small` checks the size before it decodes
         return Image.open(io.BytesIO(data))
 
 
@@ -87,6 +89,12 @@ def _small(data: bytes, max_pixels: int) -> Image.Image:
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         upright = ImageOps.exif_transpose(image)
         return _on_white(upright)
+
+
+def _webp(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
+    return buffer.getvalue()
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -1,95 +1,116 @@
-"""The first pass: read every row, count every mistake, enqueue nothing."""
+"""The check: a CSV is read once, its mistakes are counted, and its good rows come out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import csv
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
+from io import TextIOWrapper
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from jobs.job import RenderParameters
+from jobs.storage.file import whole_file
 from jobs.uri import path_of
-from producer.table.problems import CsvMistakes, Problem
-from producer.table.reader import Record, open_table
-from producer.table.rejected import RejectedRows
+from producer.submission import Outcome, Request
+from producer.table.reader import CsvMistakes, Problem, Record, open_table
 from producer.table.rows import RowChecker
 
-SHOWN_PROBLEMS = 20
-# Looking for every one of a million files on a network drive takes longer than rendering some of them.
+# Looking for each of a million files on a network drive takes longer than rendering some of them.
 LOOKED_FOR = 1000
-TICK_ROWS = 1000
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where the rows come from: the file that is read, what people call it, and where relative paths start."""
+def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderParameters]]:
+    """Read the CSV and yield its good rows: row number and parameters.
 
-    path: Path
-    name: str
-    base: Path
-
-
-@dataclass
-class Checked:
-    """What the first pass found. `problems` holds the first few, `problem_count` counts all."""
-
-    rows: int = 0
-    rejected: int = 0
-    problem_count: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    unreadable: bool = False  # the file as a whole: nothing can be skipped
-    remarks: tuple[str, ...] = ()
-    absent: int = 0  # local pictures that are not on this machine, among the first LOOKED_FOR rows
-    first_absent: tuple[int, str] | None = None  # line and path
-
-    def note(self, problems: list[Problem]) -> None:
-        """Count problems and keep the first few: memory stays flat whatever the file."""
-        self.problem_count += len(problems)
-        self.problems += problems[: SHOWN_PROBLEMS - len(self.problems)]
-
-    @property
-    def good(self) -> int:
-        """Rows that can be rendered."""
-        return self.rows - self.rejected
-
-
-def check(source: Source, *, rejected_to: Path | None = None, tick: Callable[[int], object] | None = None) -> Checked:
-    """Read and check every row; rejected ones are written to `rejected_to`. `tick` hears the row count now and then.
+    Mistakes are counted in `outcome`; rejected rows are written to `request.rejected_to`. Both are complete when the
+    iteration has ended.
 
     Raises:
         OSError: the file cannot be read, or the rejected rows cannot be written.
     """
-    checked = Checked()
-    with RejectedRows(rejected_to) as rejected:
-        try:
-            with open_table(source.path) as table:
-                checked.remarks = table.remarks
-                rejected.columns = table.columns
-                checker = RowChecker(table.columns, source.base)
-                for record in table.records:
-                    _enter(record, checker.check(record), checked, rejected)
-                    if tick is not None and checked.rows % TICK_ROWS == 0:
-                        tick(checked.rows)
-        except CsvMistakes as mistakes:
-            checked.unreadable = True
-            checked.note(list(mistakes.problems))
-            rejected.discard()
-    return checked
+    try:
+        with request.open() as stream, RejectedRows(request.rejected_to) as rejected, open_table(stream) as table:
+            outcome.remarks = table.remarks
+            checker = RowChecker(table.columns, request.base)
+            for record in table.records:
+                outcome.rows += 1
+                result = checker.check(record)
+                if isinstance(result, list):
+                    outcome.reject(result)
+                    rejected.add(record, result, columns=table.columns)
+                    continue
+                if outcome.rows <= LOOKED_FOR:
+                    _look_for_picture(result, record.line, outcome)
+                yield record.row, result
+    except CsvMistakes as mistakes:
+        outcome.unreadable = True
+        outcome.add_problems(mistakes.problems)
 
 
-def _enter(record: Record, found: RenderParameters | list[Problem], checked: Checked, rejected: RejectedRows) -> None:
-    checked.rows += 1
-    if isinstance(found, list):
-        checked.rejected += 1
-        checked.note(found)
-        rejected.add(record, found)
-    elif checked.rows <= LOOKED_FOR:
-        _look_for(record, found, checked)
+def _look_for_picture(parameters: RenderParameters, line: int, outcome: Outcome) -> None:
+    if parameters.image.startswith("file:"):
+        path = path_of(parameters.image)
+        if not path.exists():
+            outcome.absent += 1
+            outcome.first_absent = outcome.first_absent or (line, str(path))
 
 
-def _look_for(record: Record, parameters: RenderParameters, checked: Checked) -> None:
-    if not parameters.image.startswith("file:"):
-        return
-    path = path_of(parameters.image)
-    if not path.exists():
-        checked.absent += 1
-        checked.first_absent = checked.first_absent or (record.line, str(path))
+class CheckedRows:
+    """Good rows on their way from the check to the ledger. Use as a context manager.
+
+    They wait in a temporary file, a line each, so memory stays flat and the CSV, which may be a pipe, is read once.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="producer-")  # noqa: SIM115 (closed in __exit__)
+
+    def add(self, row: int, parameters: RenderParameters) -> None:
+        """Append a row."""
+        self._file.write(b"%d " % row + parameters.model_dump_json(exclude_unset=True).encode() + b"\n")
+
+    def __iter__(self) -> Iterator[tuple[int, RenderParameters]]:
+        """All rows, in the order in which they were added."""
+        self._file.seek(0)
+        for line in self._file:
+            row, _, text = line.partition(b" ")
+            yield int(row), RenderParameters.model_validate_json(text)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class RejectedRows:
+    """Writes rejected rows to a CSV that appears, whole, when all rows were read and some were bad.
+
+    Without a path it writes nothing. Use as a context manager; an exception that passes through leaves no file.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._writer: Any = None  # opened with the first row: a read-only folder matters only then
+        self._stack = ExitStack()
+
+    def add(self, record: Record, problems: Sequence[Problem], *, columns: Sequence[str]) -> None:
+        """Write a row. Line and reason stand first, so that a row with too many cells still fits behind them."""
+        if self._path is None:
+            return
+        if self._writer is None:
+            file = TextIOWrapper(self._stack.enter_context(whole_file(self._path)), encoding="utf-8", newline="")
+            self._stack.callback(file.detach)  # flushes
+            self._writer = csv.writer(file)
+            self._writer.writerow(["line", "reason", *columns])
+        self._writer.writerow([record.line, "; ".join(problem.reason() for problem in problems), *record.cells])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)

@@ -18,8 +18,8 @@ Value = str | int | float | bool
 
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
-# `20.0` is a whole number: spreadsheets and pandas write integers so. `4.29E+09` is not: a spreadsheet has already
-# thrown digits away, and rendering with another seed than the one typed would be silent damage.
+# `20.0` is a whole number: spreadsheets and pandas write integers like that. `4.29E+09` is not: the spreadsheet has
+# dropped digits, and rendering with another seed than the one typed would be silent damage.
 WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?", re.ASCII)
 NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+", re.ASCII)
@@ -95,7 +95,7 @@ def parse_boolean(cell: str) -> bool:
 
 
 def parse_text(cell: str) -> str:
-    """Text stays as it is."""
+    """The cell as it is."""
     return cell
 
 
@@ -108,16 +108,16 @@ PARSERS: dict[Any, Callable[[str], Value]] = {
 
 
 def meant(name: str, likeness: float = 0.45) -> str | None:
-    """The known column that `name` most likely meant, or None where nothing is as alike (0..1)."""
+    """The known column that `name` most likely means, or None if none is at least this similar (0 to 1)."""
     wanted = name.strip().lower().replace(" ", "_").replace("-", "_")
     if wanted in OTHER_NAMES:
         return OTHER_NAMES[wanted]
-    found = get_close_matches(wanted, COLUMNS, n=1, cutoff=likeness)
-    return found[0] if found else None
+    matches = get_close_matches(wanted, COLUMNS, n=1, cutoff=likeness)
+    return matches[0] if matches else None
 
 
 def closest(name: str) -> str:
-    """The known column whose letters are nearest to `name`, however far."""
+    """The known column with the most similar spelling, however different."""
     return get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.0)[0]
 
 

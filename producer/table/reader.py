@@ -1,24 +1,62 @@
-"""A CSV as records: encoding, delimiter, header, physical line numbers. Of rendering it knows only column names."""
+"""A CSV as records: encoding, delimiter, header, physical line numbers. Of rendering it knows only the column names.
+
+The stream is read once, from start to end, so it may be a pipe.
+"""
 
 from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from io import TextIOWrapper
 from itertools import chain
-from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 from producer.table.columns import COLUMNS, REQUIRED, closest, meant
-from producer.table.problems import CsvMistakes, Problem, shown
 
-LONGEST_LINE = 2**20  # characters; keeps a file that is no CSV out of memory
+LONGEST_LINE = 2**20  # characters; a larger "line" means that the file is not a CSV, and must not fill the memory
+LONGEST_SHOWN = 60  # characters of a cell
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-BLANK = "".join(DELIMITERS) + ' "\r\n'  # a line of these alone holds no header
+BLANK = "".join(DELIMITERS) + ' "\r\n'  # a line of only these characters is not the header
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+ZIP_MARK = "PK\x03\x04"
 SAVE_AS = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
+UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One mistake: the physical line in the file (from 1), the column and cell if there is one, and what is wrong."""
+
+    line: int
+    column: str | None
+    value: str | None
+    message: str
+
+    def sentence(self, file: str) -> str:
+        """`jobs.csv:7: ddim_steps: '0' is out of range; allowed: a whole number from 1 to 999`."""
+        column = f" {self.column}:" if self.column else ""
+        value = f" {shown(self.value)}" if self.value is not None else ""
+        return f"{file}:{self.line}:{column}{value} {self.message}"
+
+    def reason(self) -> str:
+        """The sentence without file and line, for the `reason` column of the rejected rows."""
+        return self.sentence("").partition(": ")[2]
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON; a long cell is cut."""
+        return asdict(self) | {"value": None if self.value is None else shortened(self.value)}
+
+
+class CsvMistakes(Exception):
+    """Mistakes that make a whole file unusable: its encoding, its header, its quotation marks."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("; ".join(problem.message for problem in problems))
+        self.problems = tuple(problems)
 
 
 class Record(NamedTuple):
@@ -39,19 +77,28 @@ class Table:
 
 
 @contextmanager
-def open_table(path: Path) -> Iterator[Table]:
-    """Open a CSV and check its header.
+def open_table(stream: BinaryIO) -> Iterator[Table]:
+    """Read a CSV's header from a stream; the records follow as they are iterated.
 
     Raises:
-        CsvMistakes: it is no CSV that can be read, or its header is wrong; also while the records are iterated.
-        OSError: the file cannot be opened.
+        CsvMistakes: the stream is not a readable CSV, or its header is wrong; also while the records are iterated.
     """
-    _refuse_utf16(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            yield _table(file)
-        except UnicodeDecodeError as error:
-            raise CsvMistakes([_undecodable(path)]) from error
+    # Bytes that are not UTF-8 come through as surrogates, so that `_lines` can name the line and the byte.
+    text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    try:
+        yield _table(text)
+    finally:
+        text.detach()  # the stream belongs to the caller
+
+
+def shown(value: str) -> str:
+    """A cell in quotes, on one line, cut to a readable length."""
+    return repr(shortened(value))
+
+
+def shortened(value: str) -> str:
+    """A cell cut to a readable length."""
+    return value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…"
 
 
 def _table(file: TextIO) -> Table:
@@ -76,20 +123,44 @@ def _table(file: TextIO) -> Table:
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """Physical lines with their ends; refuses what no CSV contains."""
+    """Physical lines with their line ends; raises at the first one that cannot be part of a CSV."""
     number = 0
     while line := file.readline(LONGEST_LINE):
         number += 1
-        if "\0" in line:
-            raise CsvMistakes([Problem(number, None, None, "holds a NUL byte: this is no text file, or UTF-16 text")])
-        if len(line) == LONGEST_LINE and line[-1] not in "\r\n":
-            message = f"the line is longer than {LONGEST_LINE:,} characters: is this a CSV file?"
+        message = _not_text(line, is_first=number == 1)
+        if message is not None:
             raise CsvMistakes([Problem(number, None, None, message)])
         yield line
 
 
+def _not_text(line: str, *, is_first: bool) -> str | None:
+    """Why a line cannot be part of a CSV, or None."""
+    if is_first and line.encode("utf-8", "surrogateescape").startswith(UTF16_MARKS):
+        return f"the file is UTF-16 (a spreadsheet's 'Unicode text'); {SAVE_AS}"
+    if is_first and line.startswith(ZIP_MARK):
+        return "the file is a spreadsheet or zip archive, not a CSV; export it as CSV UTF-8"
+    if "\0" in line:
+        return "holds a NUL byte: this is no text file, or UTF-16 text"
+    if not line.isascii() and UNDECODED.search(line):
+        return _undecodable(line.encode("utf-8", "surrogateescape"))
+    if len(line) == LONGEST_LINE and line[-1] not in "\r\n":
+        return f"the line is longer than {LONGEST_LINE:,} characters: is this a CSV file?"
+    return None
+
+
+def _undecodable(line: bytes) -> str:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = line[error.start]
+        guess = line.decode("cp1252", errors="replace").strip()
+        around = guess[max(0, error.start - 20) : error.start + 20]
+        return f"byte 0x{byte:02X} is not UTF-8; as Windows-1252 the text would be {around!r}; {SAVE_AS}"
+    return f"the file is not UTF-8; {SAVE_AS}"
+
+
 def _records(lines: Iterator[str], delimiter: str, skipped_lines: int) -> Iterator[Record]:
-    """All records that are not blank, the header as row 0. Blank ones are not counted, so row numbers survive them."""
+    """All records that are not blank; the header is row 0. Blank ones are not counted, so they shift no row numbers."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     row = 0
     while True:
@@ -106,12 +177,12 @@ def _records(lines: Iterator[str], delimiter: str, skipped_lines: int) -> Iterat
 
 
 def _is_blank(cells: Sequence[str]) -> bool:
-    """Also `,,,,`, which spreadsheets write for a row that was cleared."""
+    """True also for `,,,,`, which spreadsheets write for a row that was cleared."""
     return not any(cell and not cell.isspace() for cell in cells)
 
 
 def _quoting(error: csv.Error, first: int, last: int) -> Problem:
-    """What the csv module says, for people; reading cannot go on, for nobody knows where the next row begins."""
+    """The csv module's error, for people. Reading stops there: it is unknown where the next row begins."""
     text = str(error)
     begun = f"in the row that begins on line {first}" if last > first else "in this row"
     if "unexpected end" in text:
@@ -133,7 +204,7 @@ def _quoting(error: csv.Error, first: int, last: int) -> Problem:
 
 
 def _delimiter(header: str) -> str:
-    """The one that splits the header into the most known columns; a comma where that does not decide."""
+    """The delimiter that splits the header into the most known columns; a comma in case of a tie."""
 
     def known(delimiter: str) -> tuple[int, int]:
         cells = [cell.strip().strip('"') for cell in header.split(delimiter)]
@@ -148,7 +219,7 @@ def _header_problems(columns: Sequence[str], line: int) -> list[Problem]:
         return [Problem(line, None, ", ".join(columns), message)]
     unknown = [(place, column) for place, column in enumerate(columns, 1) if column not in COLUMNS]
     problems = [_unknown(column, place, line) for place, column in unknown]
-    if problems:  # once, behind the last: the list is long
+    if problems:  # the list is long: once, in the last sentence
         known = f"{problems[-1].message} (known columns: {', '.join(COLUMNS)})"
         problems[-1] = replace(problems[-1], message=known)
     for name in COLUMNS:
@@ -166,29 +237,3 @@ def _unknown(column: str, place: int, line: int) -> Problem:
     guess = meant(column)
     near = f"did you mean {guess!r}?" if guess else f"the closest known one is {closest(column)!r}"
     return Problem(line, None, None, f"unknown column {shown(column)}; {near}")
-
-
-def _refuse_utf16(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith(UTF16_MARKS):
-        raise CsvMistakes([Problem(1, None, None, f"the file is UTF-16 (a spreadsheet's 'Unicode text'); {SAVE_AS}")])
-    if start.startswith(b"PK\x03\x04"):
-        raise CsvMistakes(
-            [Problem(1, None, None, "the file is a spreadsheet or zip archive, not a CSV; export it as CSV UTF-8")]
-        )
-
-
-def _undecodable(path: Path) -> Problem:
-    """Where the file stops being UTF-8. Read again line by line: the fast reader decodes in blocks."""
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                byte = line[error.start]
-                guess = line.decode("cp1252", errors="replace").strip()
-                around = guess[max(0, error.start - 20) : error.start + 20]
-                message = f"byte 0x{byte:02X} is not UTF-8; as Windows-1252 the text would be {around!r}; {SAVE_AS}"
-                return Problem(number, None, None, message)
-    return Problem(1, None, None, f"the file is not UTF-8; {SAVE_AS}")

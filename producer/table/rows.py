@@ -13,11 +13,10 @@ from jobs.errors import InvalidJob
 from jobs.job import RenderParameters
 from jobs.uri import resolve_uri
 from producer.table.columns import COLUMNS, Value
-from producer.table.problems import Problem
-from producer.table.reader import Record
+from producer.table.reader import Problem, Record
 
-# A relative path with nothing to resolve, unquote or quote. What most cells are, and what `resolve_uri` gives for them
-# is known without its path arithmetic, which would take a third of the check.
+# A relative path with nothing to resolve, unquote or quote. Most cells are like that, and `resolve_uri` would take a
+# third of the time of the check to give the same URI.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
 
 
@@ -31,7 +30,7 @@ class RowChecker:
         self._base_uri = base.absolute().as_uri().rstrip("/") + "/"
 
     def check(self, record: Record) -> RenderParameters | list[Problem]:
-        """The row's parameters, or all that is wrong with it. A blank or missing optional cell takes its default."""
+        """The row's parameters, or all of its problems. A blank or missing optional cell takes its default."""
         problems = self._surplus(record)
         values: dict[str, Value] = {}
         for column, cell in zip(self._columns, record.cells, strict=False):
@@ -52,12 +51,12 @@ class RowChecker:
             return self._base_uri + cell
         try:
             return resolve_uri(cell.strip(), self._base)
-        except RuntimeError as error:  # `~somebody` who does not exist
+        except RuntimeError as error:  # `~name` of a user who does not exist
             raise ValueError("names a home folder that does not exist") from error
 
     def _surplus(self, record: Record) -> list[Problem]:
         if len(record.cells) <= self._width or not any(map(str.strip, record.cells[self._width :])):
-            return []  # trailing delimiters are harmless
+            return []  # nothing but trailing delimiters
         message = (
             f"the row has {len(record.cells)} cells, the header {self._width} columns; "
             "put quotation marks around a cell that contains the delimiter"
@@ -66,7 +65,7 @@ class RowChecker:
 
     def _refused(self, record: Record, name: str, cell: str, message: str) -> Problem:
         if name == "image":
-            return Problem(record.line, name, None, message)  # the message names the URI, without its secrets
+            return Problem(record.line, name, None, message)  # the message shows the URI without its secrets
         return Problem(record.line, name, cell, f"{message}; allowed: {COLUMNS[name].allowed}")
 
     def _invalid(self, record: Record, error: ValidationError, known: set[str | None]) -> list[Problem]:

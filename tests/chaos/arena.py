@@ -21,8 +21,10 @@ from PIL import Image, ImageDraw
 
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Counts, Ledger
-from producer.enqueue import Target, jobs_of
-from producer.table.check import Source
+from jobs.settings import load_settings
+from producer.submission import Outcome, Request
+from producer.submit import jobs_of
+from producer.table.check import check
 from tests.tcp_proxy import TcpProxy
 from tests.worker_process import ROOT, WorkerProcess
 from tools.embedded_redis import EmbeddedRedis
@@ -87,7 +89,8 @@ class Arena:
 
     def jobs(self) -> Iterator[RenderJob]:
         """The jobs of the CSV as the producer makes them."""
-        return jobs_of(Source(self.csv, self.csv.name, self.folder), Target(BATCH, (self.folder / "out").as_uri()))
+        request = Request.resolve(load_settings(), file=self.csv, batch=BATCH, output=str(self.folder / "out"))
+        return jobs_of(check(request, Outcome()), request)
 
     def point_results_to(self, name: str) -> None:
         """What the folder of results is: `real`, `blocked`, which is a file, or `disk`.

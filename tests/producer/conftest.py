@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def run(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`run("submit", "jobs.csv")`, in a folder of the test's own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RENDER_REDIS_URL", redis_url)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import csv
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.errors import LedgerUnavailable
-from jobs.job import RenderJob
+from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.ledger import Counts, Enqueued, Ledger
-from producer import enqueue as second_pass
-from producer.enqueue import Target, batch_name, jobs_of
-from producer.table.check import Source
+from producer import submit as submit_module
+from producer.submission import Request, batch_name
+from producer.submit import jobs_of
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
 from tests.producer.tables import write
@@ -26,7 +26,7 @@ MIXED = "image,prompt,seed\na.png,a cat,1\nb.png,a dog,two\nc.png,a bird,3\n"
 
 
 def queued(ledger: Ledger) -> int:
-    return int(ledger.client.llen(ledger.queue))  # type: ignore[arg-type]
+    return int(ledger.client.llen(ledger.queue))
 
 
 def test_a_good_file_is_enqueued(run: Run, ledger: Ledger, tmp_path: Path) -> None:
@@ -256,11 +256,11 @@ def test_a_file_that_changes_between_the_passes_is_noticed(
 ) -> None:
     write(tmp_path, GOOD)
 
-    def changing(source: Source, target: Target) -> Iterator[RenderJob]:
+    def changing(rows: Iterable[tuple[int, RenderParameters]], request: Request) -> Iterator[RenderJob]:
         write(tmp_path, MIXED)
-        return jobs_of(source, target)
+        return jobs_of(rows, request)
 
-    monkeypatch.setattr(second_pass, "jobs_of", changing)
+    monkeypatch.setattr(submit_module, "jobs_of", changing)
     ran = run("submit", "jobs.csv")
     assert ran.code == 3
     assert "jobs.csv changed while it was being read; submit it again" in ran.stderr
@@ -271,7 +271,7 @@ def test_enqueueing_that_was_cut_short_says_how_to_go_on(
     run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
     write(tmp_path, GOOD)
-    monkeypatch.setattr(second_pass, "CHUNK_JOBS", 1)
+    monkeypatch.setattr(submit_module, "CHUNK_JOBS", 1)
     through = Ledger.enqueue
 
     def cut_short(self: Ledger, jobs: Sequence[RenderJob], **rest: Any) -> Enqueued:

@@ -12,8 +12,9 @@ from jobs.errors import LedgerUnavailable
 from jobs.ledger.ledger import Counts, Ledger
 from jobs.settings import Settings
 from producer import watch as watch_module
+from producer.display import sentence
 from producer.session import Session
-from producer.watch import sentence, watch
+from producer.watch import watch
 from tests.jobs.rows import enqueue, make_jobs
 from tests.producer.renderer import render_batch
 
@@ -77,12 +78,12 @@ def test_lost_messages_are_queued_again_while_watching(
     session = Session(Settings(reconcile_seconds=0.01), ledger)
     enqueue(ledger, make_jobs(2))
     ledger.client.rpop(ledger.queue)
-    found = ledger.counts
+    real_counts = ledger.counts
 
     def counts(batch: str) -> Counts:
         if ledger.client.llen(ledger.queue) == 2:
             ledger.cancel(batch)
-        return found(batch)
+        return real_counts(batch)
 
     monkeypatch.setattr(ledger, "counts", counts)
     watch(session, "b")
@@ -139,7 +140,7 @@ def end_after(
 ) -> list[int]:
     """Cancel the batch at the given look at its counts; Redis is away at the looks in `away`."""
     seen: list[int] = []
-    found = session.ledger.counts
+    real_counts = session.ledger.counts
 
     def counts(batch: str) -> Counts:
         seen.append(len(seen))
@@ -149,7 +150,7 @@ def end_after(
             raise LedgerUnavailable("away")
         if len(seen) == looks:
             session.ledger.cancel(batch)
-        return found(batch)
+        return real_counts(batch)
 
     monkeypatch.setattr(session.ledger, "counts", counts)
     return seen

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jobs.errors import InvalidJob
 from jobs.job import RenderParameters
 from jobs.uri import resolve_uri
+from producer.table.check import CheckedRows
 from producer.table.columns import COLUMNS
 from producer.table.reader import Record
 from producer.table.rows import RowChecker
@@ -30,28 +31,40 @@ BASE = Path("/some folder/with ünïcode")
 @given(st.binary(max_size=400) | st.text('image,prompt;seed\t"\r\n\0\ufeff x1é', max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_explained(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        found = checked(Path(folder), data)
-    assert all(problem.line >= 1 and problem.message for problem in found.problems)
-    assert found.problems or found.good == found.rows
+        outcome = checked(Path(folder), data)
+    assert all(problem.line >= 1 and problem.message for problem in outcome.problems)
+    assert outcome.problems or outcome.good == outcome.rows
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(CELLS, min_size=1, max_size=len(COLUMNS) + 2))
 def test_any_row_becomes_parameters_or_problems(cells: list[str]) -> None:
-    found = RowChecker(tuple(COLUMNS), BASE).check(Record(2, 1, cells))
-    if isinstance(found, list):
-        assert found
-        assert all(problem.sentence("jobs.csv").startswith("jobs.csv:2: ") for problem in found)
+    result = RowChecker(tuple(COLUMNS), BASE).check(Record(2, 1, cells))
+    if isinstance(result, list):
+        assert result
+        assert all(problem.sentence("jobs.csv").startswith("jobs.csv:2: ") for problem in result)
     else:
-        assert RenderParameters.model_validate_json(found.model_dump_json()) == found
+        assert RenderParameters.model_validate_json(result.model_dump_json()) == result
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.lists(CELLS, min_size=2, max_size=len(COLUMNS)), max_size=5))
+def test_good_rows_come_back_from_the_temporary_file_as_they_were(rows: list[list[str]]) -> None:
+    checker = RowChecker(tuple(COLUMNS), BASE)
+    results = [(row, checker.check(Record(row + 1, row, cells))) for row, cells in enumerate(rows, 1)]
+    good = [(row, result) for row, result in results if isinstance(result, RenderParameters)]
+    with CheckedRows() as spool:
+        for row, parameters in good:
+            spool.add(row, parameters)
+        assert list(spool) == good
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text("ab0._-/ ~%ü:#", min_size=1, max_size=12))
 def test_the_short_cut_for_plain_paths_gives_the_same_uri(cell: str) -> None:
-    found = RowChecker(("image", "prompt"), BASE).check(Record(2, 1, [cell, "x"]))
-    if isinstance(found, RenderParameters):
-        assert found.image == resolve_uri(cell.strip(), BASE)
+    result = RowChecker(("image", "prompt"), BASE).check(Record(2, 1, [cell, "x"]))
+    if isinstance(result, RenderParameters):
+        assert result.image == resolve_uri(cell.strip(), BASE)
         return
     try:
         resolve_uri(cell.strip(), BASE)

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from producer.table.reader import LONGEST_LINE, open_table
-from tests.producer.tables import checked, sentences, write
+from producer.table.reader import LONGEST_LINE
+from tests.producer.tables import checked, sentences, table
 
 
 def lines_and_rows(folder: Path, text: str | bytes) -> list[tuple[int, int]]:
-    with open_table(write(folder, text).path) as table:
-        return [(record.line, record.row) for record in table.records]
+    with table(folder, text) as opened:
+        return [(record.line, record.row) for record in opened.records]
 
 
 def test_a_plain_file_is_read(tmp_path: Path) -> None:
-    found = checked(tmp_path, "image,prompt\na.png,a cat\n")
-    assert (found.rows, found.problems, found.remarks) == (1, [], ())
+    outcome = checked(tmp_path, "image,prompt\na.png,a cat\n")
+    assert (outcome.rows, outcome.problems, outcome.remarks) == (1, [], ())
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
@@ -28,9 +28,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("delimiter", "word"), [(";", "semicolons"), ("\t", "tabs")])
 def test_other_delimiters_are_detected_and_said(tmp_path: Path, delimiter: str, word: str) -> None:
     text = delimiter.join(["image", "prompt"]) + "\n" + delimiter.join(["a.png", "a cat, a dog"]) + "\n"
-    found = checked(tmp_path, text)
-    assert (found.rows, found.problems) == (1, [])
-    assert found.remarks == (f"its columns are separated by {word}",)
+    outcome = checked(tmp_path, text)
+    assert (outcome.rows, outcome.problems) == (1, [])
+    assert outcome.remarks == (f"its columns are separated by {word}",)
 
 
 def test_a_semicolon_in_a_prompt_does_not_change_the_delimiter(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_an_empty_file_is_named_so(tmp_path: Path, text: str | bytes) -> None:
 
 
 def test_a_header_alone_is_no_mistake(tmp_path: Path) -> None:
-    found = checked(tmp_path, "image,prompt\n")
-    assert (found.rows, found.problems) == (0, [])
+    outcome = checked(tmp_path, "image,prompt\n")
+    assert (outcome.rows, outcome.problems) == (0, [])
 
 
 def test_an_unknown_column_names_the_closest_known_one(tmp_path: Path) -> None:
@@ -90,8 +90,8 @@ def test_a_column_like_none_still_gets_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_required_column_is_not_called_missing_too(tmp_path: Path) -> None:
-    found = sentences(tmp_path, "Image,promt\na.png,x\n")
-    assert ["did you mean 'image'?" in found[0], "did you mean 'prompt'?" in found[1], len(found)] == [True, True, 2]
+    said = sentences(tmp_path, "Image,promt\na.png,x\n")
+    assert ["did you mean 'image'?" in said[0], "did you mean 'prompt'?" in said[1], len(said)] == [True, True, 2]
 
 
 def test_a_column_that_is_there_twice_is_named_with_its_places(tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_a_wrong_encoding_is_explained_with_line_and_byte(tmp_path: Path) -> Non
 
 def test_a_wrong_byte_far_into_a_file_is_found(tmp_path: Path) -> None:
     text = b"image,prompt\n" + b"a.png,x\n" * 20_000 + b"b.png,\xff\n"
-    found = checked(tmp_path, text)
-    assert (found.unreadable, found.problems[0].line) == (True, 20_002)
+    outcome = checked(tmp_path, text)
+    assert (outcome.unreadable, outcome.problems[0].line) == (True, 20_002)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
@@ -158,14 +158,14 @@ def test_a_file_without_line_ends_does_not_fill_the_memory(tmp_path: Path) -> No
 
 
 def test_quotes_and_doubled_quotes_are_read(tmp_path: Path) -> None:
-    with open_table(write(tmp_path, 'image,prompt\na.png,"a ""fine"" cat, sitting"\n').path) as table:
-        assert [record.cells for record in table.records] == [["a.png", 'a "fine" cat, sitting']]
+    with table(tmp_path, 'image,prompt\na.png,"a ""fine"" cat, sitting"\n') as opened:
+        assert [record.cells for record in opened.records] == [["a.png", 'a "fine" cat, sitting']]
 
 
 def test_a_quotation_mark_that_is_never_closed_is_found_where_it_opens(tmp_path: Path) -> None:
-    found = checked(tmp_path, 'image,prompt\na.png,x\nb.png,"a cat\nc.png,y\n')
-    assert found.unreadable
-    assert [problem.sentence("jobs.csv") for problem in found.problems] == [
+    outcome = checked(tmp_path, 'image,prompt\na.png,x\nb.png,"a cat\nc.png,y\n')
+    assert outcome.unreadable
+    assert [problem.sentence("jobs.csv") for problem in outcome.problems] == [
         "jobs.csv:3: a quotation mark is opened in this row and never closed"
     ]
 
@@ -181,5 +181,5 @@ def test_a_huge_cell_is_refused_with_a_guess_at_the_cause(tmp_path: Path) -> Non
 
 
 def test_an_unreadable_file_still_reports_the_rows_before(tmp_path: Path) -> None:
-    found = checked(tmp_path, 'image,prompt,seed\na.png,x,no\nb.png,"y,1\n')
-    assert [problem.line for problem in found.problems] == [2, 3]
+    outcome = checked(tmp_path, 'image,prompt,seed\na.png,x,no\nb.png,"y,1\n')
+    assert [problem.line for problem in outcome.problems] == [2, 3]

@@ -7,19 +7,18 @@ from pathlib import Path
 import pytest
 
 from jobs.job import RenderParameters
-from producer.table.check import SHOWN_PROBLEMS
-from producer.table.reader import open_table
+from producer.submission import SHOWN_PROBLEMS
 from producer.table.rows import RowChecker
-from tests.producer.tables import checked, sentences, write
+from tests.producer.tables import checked, sentences, table
 
 
 def parameters(folder: Path, text: str) -> RenderParameters:
     """The parameters of a CSV's only row."""
-    with open_table(write(folder, text).path) as table:
-        checker = RowChecker(table.columns, folder)
-        (found,) = [checker.check(record) for record in table.records]
-    assert isinstance(found, RenderParameters), found
-    return found
+    with table(folder, text) as opened:
+        checker = RowChecker(opened.columns, folder)
+        (result,) = [checker.check(record) for record in opened.records]
+    assert isinstance(result, RenderParameters), result
+    return result
 
 
 def cell(folder: Path, column: str, text: str) -> object:
@@ -34,13 +33,19 @@ def refused(folder: Path, column: str, text: str) -> str:
 
 
 def test_missing_cells_take_the_defaults(tmp_path: Path) -> None:
-    found = parameters(tmp_path, "image,prompt,seed,a_prompt,strength\na.png,x,,  ,\n")
-    assert found == RenderParameters(image=(tmp_path / "a.png").as_uri(), prompt="x")
+    values = parameters(tmp_path, "image,prompt,seed,a_prompt,strength\na.png,x,,  ,\n")
+    assert values == RenderParameters(image=(tmp_path / "a.png").as_uri(), prompt="x")
 
 
 def test_zero_is_a_value(tmp_path: Path) -> None:
-    found = parameters(tmp_path, "image,prompt,seed,strength,scale,low_threshold,guess_mode\na.png,x,0,0,0,0,0\n")
-    assert (found.seed, found.strength, found.scale, found.low_threshold, found.guess_mode) == (0, 0.0, 0.0, 0, False)
+    values = parameters(tmp_path, "image,prompt,seed,strength,scale,low_threshold,guess_mode\na.png,x,0,0,0,0,0\n")
+    assert (values.seed, values.strength, values.scale, values.low_threshold, values.guess_mode) == (
+        0,
+        0.0,
+        0.0,
+        0,
+        False,
+    )
 
 
 def test_a_short_row_lacks_its_last_cells(tmp_path: Path) -> None:
@@ -131,14 +136,14 @@ def test_too_many_cells_are_explained(tmp_path: Path) -> None:
 
 
 def test_every_problem_of_a_row_is_told(tmp_path: Path) -> None:
-    found = sentences(tmp_path, "image,prompt,seed,scale,ddim_steps\n,x,no,99,20\n")
-    assert [sentence.split(":")[2] for sentence in found] == [" seed", " image", " scale"]
+    said = sentences(tmp_path, "image,prompt,seed,scale,ddim_steps\n,x,no,99,20\n")
+    assert [sentence.split(":")[2] for sentence in said] == [" seed", " image", " scale"]
 
 
 def test_every_bad_row_is_counted_and_the_first_are_kept(tmp_path: Path) -> None:
-    found = checked(tmp_path, "image,prompt,seed\n" + "a.png,x,no\n" * 500 + "a.png,x,1\n")
-    assert (found.rows, found.rejected, found.problem_count, found.good) == (501, 500, 500, 1)
-    assert len(found.problems) == SHOWN_PROBLEMS
+    outcome = checked(tmp_path, "image,prompt,seed\n" + "a.png,x,no\n" * 500 + "a.png,x,1\n")
+    assert (outcome.rows, outcome.rejected, outcome.problem_count, outcome.good) == (501, 500, 500, 1)
+    assert len(outcome.problems) == SHOWN_PROBLEMS
 
 
 def test_control_characters_of_a_cell_do_not_reach_the_terminal(tmp_path: Path) -> None:
@@ -173,5 +178,5 @@ def test_paths_that_cannot_be_understood_are_refused(tmp_path: Path, uri: str) -
 
 def test_pictures_that_are_not_here_are_counted_but_are_no_mistake(tmp_path: Path) -> None:
     (tmp_path / "here.png").touch()
-    found = checked(tmp_path, "image,prompt\nhere.png,x\naway.png,x\ns3://b/k.png,x\n")
-    assert (found.problems, found.absent, found.first_absent) == ([], 1, (3, str(tmp_path / "away.png")))
+    outcome = checked(tmp_path, "image,prompt\nhere.png,x\naway.png,x\ns3://b/k.png,x\n")
+    assert (outcome.problems, outcome.absent, outcome.first_absent) == ([], 1, (3, str(tmp_path / "away.png")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from jobs.job import RenderResult
-from producer.roworder import in_row_order
+from producer.results import in_row_order
 
 
 def result(row: int, id_: str | None = None) -> RenderResult:
@@ -15,7 +15,7 @@ def result(row: int, id_: str | None = None) -> RenderResult:
 def test_rows_are_sorted() -> None:
     rows = list(range(1, 500))
     random.Random(0).shuffle(rows)
-    assert [found.row for found in in_row_order(result(row) for row in rows)] == list(range(1, 500))
+    assert [ended.row for ended in in_row_order(result(row) for row in rows)] == list(range(1, 500))
 
 
 def test_a_result_that_redis_gives_twice_comes_once() -> None:

@@ -1,0 +1,108 @@
+"""`producer submit <(...)`: a CSV that can be read only once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jobs.ledger.ledger import Counts, Ledger
+from tests.producer.conftest import Run
+from tests.producer.tables import write
+
+GOOD = "image,prompt,seed\na.png,a cat,1\nb.png,a dog,2\nc.png,a bird,3\n"
+
+
+@contextmanager
+def pipe(text: str | bytes) -> Iterator[str]:
+    """An anonymous pipe by the name that bash gives it; a thread writes a CSV into it."""
+    reading, writing = os.pipe()
+    data = text if isinstance(text, bytes) else text.encode()
+
+    def fill() -> None:
+        with os.fdopen(writing, "wb") as file:
+            file.write(data)
+
+    thread = threading.Thread(target=fill)
+    thread.start()
+    try:
+        yield f"/dev/fd/{reading}"
+    finally:
+        while os.read(reading, 2**16):  # what the command left unread
+            pass
+        os.close(reading)
+        thread.join()
+
+
+def test_a_process_substitution_of_bash_is_submitted(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    command = f"{sys.executable} -m producer submit <(cat jobs.csv) --batch nightly"
+    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert ledger.counts("nightly") == Counts(queued=3)
+    images = {job.parameters.image for line in ledger.states("nightly") if (job := ledger.job("nightly", line.id))}
+    assert images == {(tmp_path / name).as_uri() for name in ("a.png", "b.png", "c.png")}
+
+
+def test_a_pipe_larger_than_its_buffer_is_read_whole(run: Run, ledger: Ledger) -> None:
+    rows = 5_000
+    with pipe("image,prompt\n" + "".join(f"{row}.png,thing {row}\n" for row in range(rows))) as name:
+        ran = run("submit", name, "--batch", "nightly")
+    assert (ran.code, ran.record["rows"], ran.record["enqueued"], ran.record["source"]) == (0, rows, rows, name)
+    assert ledger.counts("nightly").queued == rows
+
+
+def test_a_named_pipe_is_submitted(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    fifo = tmp_path / "rows"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_text, args=(GOOD,))
+    writer.start()
+    ran = run("submit", fifo, "--batch", "nightly")
+    writer.join()
+    assert (ran.code, ran.record["enqueued"]) == (0, 3)
+    info = ledger.batch("nightly")
+    assert info is not None
+    assert info.source == fifo.as_uri()
+
+
+def test_a_pipe_needs_a_batch_name(run: Run, ledger: Ledger) -> None:
+    with pipe(GOOD) as name:
+        ran = run("submit", name)
+    assert (ran.code, ledger.batches()) == (2, [])
+    assert f"name the batch with --batch when the CSV comes from a pipe ({name})" in ran.stderr
+
+
+def test_another_pipe_with_the_same_rows_adds_only_what_is_new(run: Run, ledger: Ledger) -> None:
+    with pipe(GOOD) as first, pipe(GOOD.replace("a dog", "a big dog")) as second:
+        assert first != second
+        run("submit", first, "--batch", "nightly")
+        record = run("submit", second, "--batch", "nightly").record
+    assert (record["enqueued"], record["replaced"], record["already"]["queued"]) == (1, 1, 2)
+
+
+def test_mistakes_in_a_pipe_keep_everything_back(run: Run, ledger: Ledger) -> None:
+    with pipe(GOOD.replace("dog,2", "dog,two")) as name:
+        ran = run("submit", name, "--batch", "nightly")
+    assert (ran.code, ledger.batches()) == (3, [])
+    assert f"{name}:3: seed: 'two' is not a whole number" in ran.stderr
+
+
+def test_rows_of_a_pipe_that_are_left_out_are_written_to_the_current_folder(run: Run, tmp_path: Path) -> None:
+    with pipe(GOOD.replace("dog,2", "dog,two")) as name:
+        ran = run("submit", name, "--batch", "nightly", "--skip-invalid")
+    assert (ran.code, ran.record["enqueued"], ran.record["rejected_file"]) == (0, 2, "nightly.rejected.csv")
+    assert "b.png,a dog,two" in (tmp_path / "nightly.rejected.csv").read_text()
+
+
+@pytest.mark.parametrize("rows_before", [0, 20_000])
+def test_a_wrong_byte_in_a_pipe_is_named_with_its_line(run: Run, rows_before: int) -> None:
+    with pipe(b"image,prompt\n" + b"a.png,x\n" * rows_before + "b.png,ein Café\n".encode("cp1252")) as name:
+        ran = run("submit", name, "--batch", "nightly")
+    assert ran.code == 3
+    assert f"{name}:{rows_before + 2}: byte 0xE9 is not UTF-8; as Windows-1252 the text would be" in ran.stderr
