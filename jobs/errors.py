@@ -18,6 +18,7 @@
     │   ├── OutOfMemory                  one sample alone does not fit in the device's memory
     │   ├── RenderFailed                 the engines raised, or gave NaN
     │   └── Quarantined                  the job took its worker down too many times
+    ├── NewerMessage                     the message is of a version that this worker does not know: put it back
     ├── Cancelled                        the user asked for it
     ├── Requeued                       the worker is stopping; another one renders the job
     └── SettingsError                    a variable or an argument that stops start-up
@@ -150,6 +151,12 @@ class Quarantined(PermanentError):
     blame = "operator"
 
 
+class NewerMessage(RenderError):
+    """The message is of a newer version than this worker knows. A newer worker can read it, so it is put back."""
+
+    kind = "newer_message"
+
+
 class Cancelled(RenderError):
     """The user cancelled the job."""
 
@@ -163,7 +170,7 @@ class Requeued(RenderError):
     `blameless` is False where the job itself may be why: its attempt counts then.
     """
 
-    kind = "handed_back"
+    kind = "requeued"
     retry = True
 
     def __init__(self, message: str, *, blameless: bool = True) -> None:

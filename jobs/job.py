@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from jobs.errors import InvalidJob
+from jobs.errors import InvalidJob, NewerMessage
 
 SEED_MAX = 2**32 - 1  # what image tools accept; torch.Generator takes more
 
@@ -76,11 +76,15 @@ class RenderJob(BaseModel):
         """Read a message.
 
         Raises:
-            InvalidJob: not JSON, another version, an unknown key or a value out of range.
+            NewerMessage: the version is newer than this program's.
+            InvalidJob: not JSON, an unknown key or a value out of range.
         """
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
+            version = _version(text)
+            if version > 1:
+                raise NewerMessage(f"the job message is of version {version}, and this program reads 1") from error
             raise InvalidJob(f"the job message is not valid: {first_problem(error)}") from error
 
     @property
@@ -132,6 +136,16 @@ class RenderResult(BaseModel):
     finished_at: float | None = None  # seconds since the epoch
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage: fetch, prepare, render, encode, upload
     parameters: RenderParameters | None = None
+
+
+def _version(text: str | bytes) -> int:
+    """The integer that a message gives as its version; 0 if it gives none."""
+    try:
+        message = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return 0
+    version = message.get("version") if isinstance(message, dict) else None
+    return version if isinstance(version, int) and not isinstance(version, bool) else 0
 
 
 def job_id(parameters: RenderParameters, *, batch: str, row: int) -> str:
