@@ -41,7 +41,7 @@ class ImageSpec:
 
 
 class RequestState(Enum):
-    """Where a request is. It may end from every state, and ends once."""
+    """Where a request is. It can fail in every state, and ends once."""
 
     WAITING = "waiting"  # for a place in a batch
     RUNNING = "running"  # encoded; takes one DDIM step a turn
@@ -96,12 +96,13 @@ class ImageRequest:
         self._move_to(RequestState.DECODING)
 
     def succeed(self, picture: np.ndarray) -> None:
-        """End with RGB uint8 [H, W, 3]."""
+        """DECODING -> ENDED, with RGB uint8 [H, W, 3]."""
+        assert self._state is RequestState.DECODING, f"a request cannot go from {self._state.value} to a picture"
         self._move_to(RequestState.ENDED)
         self.future.set_result(picture)
 
     def fail(self, error: RenderError) -> None:
-        """End with an error."""
+        """Any state -> ENDED, with an error."""
         self._move_to(RequestState.ENDED)
         self.future.set_exception(error)
 
