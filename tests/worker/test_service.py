@@ -26,7 +26,7 @@ from worker.shutdown import Shutdown
 
 
 class Started:
-    """A service, its stub, and what it asked of the process."""
+    """A started service, its stub, and the exit codes that it ended the process with."""
 
     def __init__(self, redis_url: str) -> None:
         self.codes: list[int] = []

@@ -1,4 +1,4 @@
-"""A Celery app around GpuPool with nothing to render: its jobs wait as long as they are told, and write down when.
+"""A Celery app around GpuPool with nothing to render: its jobs only wait, and write down when.
 
 Run as `celery -A tests.worker.toy_app worker`. Configured by TOY_URL, TOY_PREFETCH, TOY_GRACE; jobs append lines to the
 Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `requeued <id> <time>`.

@@ -141,7 +141,7 @@ class RenderLoop:
 
     def _advance(self, bucket: Bucket) -> None:
         """Take one DDIM step with the oldest requests, all of them unless memory has run short."""
-        requests = bucket.next_step
+        requests = bucket.due
         if not requests:
             return
         try:
@@ -184,7 +184,7 @@ class RenderLoop:
         """Free the places of requests that have ended, and the stacked tensors of a batch that has changed."""
         bucket.drop_ended()
         batch = self._batches.get(bucket.shape)
-        if batch is not None and not batch.holds(bucket.next_step):
+        if batch is not None and not batch.holds(bucket.due):
             del self._batches[bucket.shape]
 
     # -- deliveries, in a thread of their own where pictures take their time --------------------------------------

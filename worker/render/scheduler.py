@@ -45,7 +45,7 @@ class Bucket:
         return not self.waiting and not self.running
 
     @property
-    def next_step(self) -> list[ImageRequest]:
+    def due(self) -> list[ImageRequest]:
         """The requests of the next step: the oldest that run, which are all of them unless memory has run short."""
         return self.running[: self.limit]
 

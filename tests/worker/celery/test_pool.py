@@ -54,9 +54,9 @@ class Toy:
         """Read the diary up to the next `what`; its time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            found = self.client.blpop("log", 1.0)
-            if found is not None:
-                event, who, at = found[1].split()
+            line = self.client.blpop("log", 1.0)
+            if line is not None:
+                event, who, at = line[1].split()
                 self.diary.append((event, who, float(at)))
                 if event == what:
                     return float(at)
@@ -67,7 +67,7 @@ class Toy:
         return [event for event, _, _ in self.diary]
 
     @property
-    def held(self) -> int:
+    def unacknowledged(self) -> int:
         return int(self.client.hlen("unacked"))
 
     @property
@@ -103,7 +103,7 @@ def test_every_reserved_message_gets_a_thread_at_once_and_no_more_are_taken(toy:
     worker = start_toy(prefetch=4, grace=0)
     for _ in range(4):
         toy.wait_for("begin")
-    assert (toy.held, toy.waiting) == (4, 2)
+    assert (toy.unacknowledged, toy.waiting) == (4, 2)
     worker.terminate()
     assert worker.exit_code() == 0
     assert toy.rest_of_diary().count("begin") == 4
@@ -114,7 +114,7 @@ def test_an_ended_job_is_acknowledged_while_the_worker_goes_on(toy: Toy, start_t
     for _ in range(5):
         toy.send(0.05)
         toy.wait_for("end")
-        eventually(lambda: toy.held == 0)
+        eventually(lambda: toy.unacknowledged == 0)
     assert worker.alive
 
 
@@ -161,7 +161,7 @@ def test_sigterm_lets_running_jobs_end_and_takes_no_others(toy: Toy, start_toy: 
     worker.terminate()
     assert worker.exit_code() == 0
     assert toy.rest_of_diary()[1:] == ["begin", "begin", "drain", "end", "end", "stop"]
-    assert (toy.held, toy.waiting) == (0, 3)
+    assert (toy.unacknowledged, toy.waiting) == (0, 3)
 
 
 def test_acknowledgements_reach_redis_during_a_drain_not_at_its_end(toy: Toy, start_toy: StartToy) -> None:
@@ -172,7 +172,7 @@ def test_acknowledgements_reach_redis_during_a_drain_not_at_its_end(toy: Toy, st
     toy.wait_for("begin")
     worker.terminate()
     toy.wait_for("end")
-    eventually(lambda: toy.held == 1)  # while the other job, which takes longer than the drain may, is still running
+    eventually(lambda: toy.unacknowledged == 1)  # that of the other job, which takes longer than the drain may
     assert worker.alive
     assert not {"requeued", "stop"} & set(toy.rest_of_diary())
 
@@ -186,7 +186,7 @@ def test_jobs_that_outlast_the_grace_period_are_requeued(toy: Toy, start_toy: St
     worker.terminate()
     assert worker.exit_code() == 0
     assert toy.rest_of_diary()[-4:] == ["drain", "requeued", "requeued", "stop"]
-    assert (toy.held, toy.waiting) == (0, 2)
+    assert (toy.unacknowledged, toy.waiting) == (0, 2)
 
 
 def test_a_second_sigterm_requeues_at_once(toy: Toy, start_toy: StartToy) -> None:
@@ -197,7 +197,7 @@ def test_a_second_sigterm_requeues_at_once(toy: Toy, start_toy: StartToy) -> Non
     toy.wait_for("drain")
     worker.terminate()
     assert worker.exit_code(seconds=5) == 0
-    assert (toy.held, toy.waiting) == (0, 1)
+    assert (toy.unacknowledged, toy.waiting) == (0, 1)
 
 
 @pytest.mark.parametrize("first", [None, signal.SIGTERM])
@@ -213,7 +213,7 @@ def test_sigquit_requeues_everything_at_once(toy: Toy, start_toy: StartToy, firs
     worker.signal(signal.SIGQUIT)
     worker.exit_code(seconds=5)
     assert toy.rest_of_diary()[-4:] == ["requeued", "requeued", "requeued", "stop"]
-    assert (toy.held, toy.waiting) == (0, 4)
+    assert (toy.unacknowledged, toy.waiting) == (0, 4)
     assert "Unrecoverable" not in worker.output
 
 
@@ -223,7 +223,7 @@ def test_a_killed_workers_messages_come_back_after_the_visibility_timeout(toy: T
     toy.wait_for("begin")
     toy.wait_for("begin")
     worker.kill()
-    assert toy.held == 2
+    assert toy.unacknowledged == 2
     toy.diary.clear()
     for tag in toy.client.zrange("unacked_index", 0, -1):
         toy.client.zincrby("unacked_index", -10, tag)  # as if the messages had been delivered ten seconds earlier
@@ -239,7 +239,7 @@ def test_a_refusal_to_start_ends_the_process_with_its_code_before_any_message_is
     toy.send(1)
     worker = start_toy(refuse=17)
     assert worker.exit_code() == 17
-    assert (toy.held, toy.waiting) == (0, 1)
+    assert (toy.unacknowledged, toy.waiting) == (0, 1)
 
 
 def test_redis_going_away_and_coming_back_is_survived_without_taking_more_than_the_prefetch(

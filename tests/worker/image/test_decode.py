@@ -1,4 +1,4 @@
-"""Bytes of every kind that people submit."""
+"""Bytes of every kind that people submit are decoded, or refused with a sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that are still under way when the loop goes on."""
+"""Pictures that are still on their way from the device while the loop goes on."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 class RecordingBackend(Backend):
-    """Engines that give constants, remember what they were given, and fail when told to."""
+    """Engines that return constants, record their inputs, and fail on demand."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -178,7 +178,7 @@ def test_the_device_s_errors_are_told_from_a_batch_s_own(
 
 
 def residents(events: list[str]) -> list[set[str]]:
-    """What was on the device after each event."""
+    """The engines on the device after each event."""
     there: set[str] = set()
     history = []
     for event in events:

@@ -1,4 +1,4 @@
-"""Prompts and edges are encoded once, whoever asks."""
+"""Equal prompts and equal edges are encoded once, across jobs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.render.encodings import Encodings, Recent
 
 
 class Encoder:
-    """Doubles numbers and remembers what it was asked: a row of 4 float32 has 16 bytes."""
+    """Doubles numbers and records its calls. A row of 4 float32 has 16 bytes."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []

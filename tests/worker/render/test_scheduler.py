@@ -44,7 +44,7 @@ class Turns:
         for request in self.scheduler.admit(bucket):
             request.start(cast(Any, object()))
             bucket.running.append(request)
-        step = bucket.next_step
+        step = bucket.due
         self.history.append((bucket.shape, [request.spec.job_id for request in step]))
         for request in step:
             self.left[request.spec.job_id] -= 1
