@@ -156,7 +156,7 @@ class Bench:
         # In blocks: a wait after each step would show the launch, which otherwise runs beside the step before it.
         block = self.plan.steps
         seconds = quantiles([self.timed(lambda: [loop.step() for _ in range(block)]) / block for _ in range(4)])
-        loop.requeue_all()
+        loop.shutdown.requeue_all()
         loop.step()
         tflop = samples * guided_step_flops(self.engines.geometry, *shape) / 1e12
         return {

@@ -1,26 +1,24 @@
-"""A renderer without engines, for trying out everything else: queues, storage, faults, load.
+"""The parts of a renderer without networks, for trying everything else: queues, storage, faults, load.
 
-RENDER_ENGINE_DIR=fake: or fake:step_ms=20,sample_ms=5,max_batch=8 chooses it. No folder is called that by accident, the
-worker warns at every start, and every result says that it was rendered with the engine set `fake`. Everything but the
-networks is real: pictures are fetched, edges found, samples batched and stepped, PNGs written.
+RENDER_ENGINE_DIR=fake: or fake:step_ms=20,sample_ms=5,max_batch=8 selects them. No folder is called that by accident,
+the worker warns at every start, and every result names the engine set `fake`. Everything but the networks is real:
+pictures are fetched, edges found, samples batched and stepped, PNGs written.
 """
 
 from __future__ import annotations
 
+import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import cast
 
 import numpy as np
-import structlog
+import torch
 
-from worker.image.tokens import Tokenizer, Tokens
-from worker.prepare import prepare
-from worker.render.denoiser import FakeDenoiser
-from worker.renderer import Renderer, RendererRefused, assembled
-
-log = structlog.get_logger(__name__)
+from worker.image.tokens import Tokens
+from worker.render import ddim
+from worker.render.batch import StepBatch
+from worker.render.decoding import Decoding
 
 DIGEST = "fake"
 LENGTH = 77
@@ -36,26 +34,30 @@ class FakeTiming:
 
     @classmethod
     def parse(cls, text: str) -> FakeTiming:
-        """`step_ms=20,max_batch=4`; '' is no time at all.
+        """Read `step_ms=20,max_batch=4`; every part may be left out.
 
         Raises:
-            RendererRefused: an unknown name or a value that is no number.
+            ValueError: an unknown name, or a value that is not a number; it says which, and what is allowed.
         """
         names = [field.name for field in fields(cls)]
         values: dict[str, int] = {}
         for part in filter(None, text.split(",")):
             name, _, value = part.partition("=")
             if name not in names or not value.isdecimal():
-                raise RendererRefused(f"RENDER_ENGINE_DIR=fake:{text}: {part!r} is none of {'=N, '.join(names)}=N")
+                raise ValueError(f"{part!r} is none of {'=N, '.join(names)}=N")
             values[name] = int(value)
         return cls(**values)
 
+    def seconds(self, samples: int) -> float:
+        """How long a step of so many samples takes."""
+        return (self.step_ms + self.sample_ms * samples) / 1000
+
 
 class FakeTokenizer:
-    """Words -> numbers, the same everywhere."""
+    """One token a word, the same on every machine. Stands in for worker.image.tokens.Tokenizer."""
 
     def encode(self, text: str) -> Tokens:
-        """One id a word; what is over 77 is cut as by the real one."""
+        """Words beyond the 77 tokens are cut, as the real tokenizer cuts them."""
         words = text.split()
         ids = np.zeros(LENGTH, dtype=np.int64)
         kept = words[: LENGTH - 2]
@@ -63,13 +65,49 @@ class FakeTokenizer:
         return Tokens(ids, " ".join(words[LENGTH - 2 :]))
 
 
-def fake_renderer(text: str, *, max_pixels: int) -> Renderer:
-    """What stands after `fake:` -> a renderer."""
-    timing = FakeTiming.parse(text)
-    log.warning("fake_engines", consequence="pictures show what no model has drawn", timing=text)
-    denoiser = FakeDenoiser(
-        max_batch=timing.max_batch, seconds=lambda samples: (timing.step_ms + timing.sample_ms * samples) / 1000
-    )
-    # Nothing of the tokenizer is used but `encode`, and a real one would need an engine set.
-    tokenizer = cast(Tokenizer, FakeTokenizer())
-    return assembled(denoiser, partial(prepare, tokenizer=tokenizer, max_pixels=max_pixels), digest=DIGEST)
+class FakeDenoiser:
+    """A Denoiser on the CPU that moves latents towards what `predict` says, and takes `seconds(N)` a step.
+
+    As with real engines, pictures depend on seed, steps and hint, and not on the batch they were made in.
+    """
+
+    def __init__(
+        self,
+        predict: Callable[[StepBatch], torch.Tensor] | None = None,
+        *,
+        max_batch: int = 8,
+        seconds: Callable[[int], float] = lambda _: 0.0,
+    ) -> None:
+        self._predict = predict or _towards_the_hint
+        self._limit = max_batch
+        self._seconds = seconds
+
+    def max_batch(self, height: int, width: int) -> int:  # noqa: ARG002 (the same for all)
+        """The limit given."""
+        return self._limit
+
+    def batch_size(self, samples: int, height: int, width: int) -> int:  # noqa: ARG002 (the same for all)
+        """No padding."""
+        return samples
+
+    def encode_text(self, ids: np.ndarray) -> torch.Tensor:
+        """Token ids as numbers, float32 [N, 77, 1]."""
+        return torch.from_numpy(ids).float().unsqueeze(-1)
+
+    def encode_hint(self, edges: np.ndarray) -> torch.Tensor:
+        """Edges averaged over each latent cell, float32 [N, 1, h, w]."""
+        return torch.nn.functional.avg_pool2d(torch.from_numpy(edges).float().unsqueeze(1) / 255, 8)
+
+    def step(self, batch: StepBatch) -> torch.Tensor:
+        """A real DDIM step on a made-up prediction."""
+        time.sleep(self._seconds(batch.size))
+        return ddim.step(batch.latents, self._predict(batch), coefficients=batch.coefficients, noise=batch.noise)
+
+    def decode(self, latents: torch.Tensor) -> Decoding:
+        """The first three channels, enlarged."""
+        return Decoding(torch.nn.functional.interpolate(latents[:, :3] / 3, scale_factor=8))
+
+
+def _towards_the_hint(batch: StepBatch) -> torch.Tensor:
+    hint = batch.guided_hint[batch.size :].float()
+    return 0.1 * batch.latents + hint * 0.01 * batch.guidance.view(-1, 1, 1, 1)

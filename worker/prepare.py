@@ -1,4 +1,4 @@
-"""RenderJob and the bytes of its picture -> sample requests; and samples -> PNG. Pure: no storage, no engines."""
+"""A job and its picture -> what to draw; and a drawn sample -> its PNG. Pure: no storage, no engines."""
 
 from __future__ import annotations
 
@@ -6,30 +6,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engines.spec import CONTROLS
 from jobs.job import RenderJob, RenderParameters
 from jobs.uri import redacted
 from worker.image.canny import canny_edges, resize_image, three_channels
-from worker.image.decode import as_json, decode_image, encode_png
+from worker.image.decode import decode_image
+from worker.image.png import as_json, encode_png
 from worker.image.tokens import Tokenizer, Tokens
-from worker.render.request import CONTROLS, ImageSpec
+from worker.render.request import ImageSpec
 
-# ControlNet's guess mode: the deeper the block, the less it is followed.
+# ControlNet's guess mode: controls of deeper blocks count more, those of the first blocks least.
 GUESS_DECAY = 0.825
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What a job needs from here on: its requests, one a sample, and its edge map."""
+    """What to draw for a job, one spec a sample, and its edge map."""
 
     requests: tuple[ImageSpec, ...]
     canny_png: bytes
     warnings: tuple[str, ...]
-    width: int  # of the pictures to be, in pixels
+    width: int  # of the rendered pictures, in pixels
     height: int
 
 
 def prepare(job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: int) -> Prepared:
-    """Decode, resize, find edges, tokenise.
+    """Decode, resize, find edges and tokenise.
 
     Raises:
         NotAnImage, SourceTooLarge: the picture cannot be used; the sentence says why.
@@ -40,9 +42,8 @@ def prepare(job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: in
     edges = canny_edges(image, parameters.low_threshold, parameters.high_threshold)
     prompt = tokenizer.encode(full_prompt(parameters))
     negative = tokenizer.encode(parameters.n_prompt)
-    requests = _requests(job, edges, prompt.ids, negative.ids)
     return Prepared(
-        requests=requests,
+        requests=_specs(job, edges, prompt.ids, negative.ids),
         canny_png=encode_png(edges, {"render": as_json({"job": job.id, "canny": True})}),
         warnings=picture.warnings + _cut("prompt", prompt) + _cut("n_prompt", negative),
         width=int(edges.shape[1]),
@@ -67,12 +68,12 @@ def control_scales(parameters: RenderParameters) -> tuple[tuple[float, ...], tup
 
 
 def encode_sample(job: RenderJob, prepared: Prepared, sample: int, pixels: np.ndarray) -> bytes:
-    """PNG of one sample, uint8 [H, W, 3], with its parameters as image tools read them and as JSON."""
+    """PNG of one sample, uint8 [H, W, 3], with its parameters in text chunks: as image tools read them, and as JSON."""
     seed = job.seed + sample
     texts = {
         "parameters": readable_parameters(job, seed=seed, width=prepared.width, height=prepared.height),
         "render": as_json(
-            # A signed URL would let everybody who gets the picture read the input.
+            # A signed URL would let everyone who gets the picture read the input.
             job.parameters.model_dump() | {"image": redacted(job.parameters.image), "job": job.id, "seed": seed}
         ),
     }
@@ -99,7 +100,7 @@ def readable_parameters(job: RenderJob, *, seed: int, width: int, height: int) -
     return "\n".join(lines)
 
 
-def _requests(job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray) -> tuple[ImageSpec, ...]:
+def _specs(job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray) -> tuple[ImageSpec, ...]:
     parameters = job.parameters
     unconditional, conditional = control_scales(parameters)
     return tuple(

@@ -1,25 +1,34 @@
-"""What jobs are rendered with: an engine set, its tokenizer, and the loop around them.
+"""Renderer: everything that jobs are rendered with, which is an engine set, its tokenizer and the loop around them.
 
-The heavy imports (torch, the engines' libraries) happen in `load_renderer`, when the health server already answers.
+The heavy imports (torch, the engines' libraries) happen inside `load_renderer`, when the health server already answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import structlog
 
 from jobs.errors import RenderError, ShapeNotBuilt
 from jobs.job import RenderJob
 from jobs.settings import Settings
+from worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
+    from engines.engine_set import EngineSet
+    from worker.image.tokens import Tokenizer
     from worker.prepare import Prepared
     from worker.render.denoiser import Denoiser
     from worker.render.loop import RenderLoop
+
+    Prepare = Callable[[RenderJob, bytes], Prepared]
+
+log = structlog.get_logger(__name__)
 
 FAKE_PREFIX = "fake:"
 
@@ -35,34 +44,31 @@ class Renderer:
     """One a process. `loop.run` belongs to one thread; everything else is called by many at once."""
 
     loop: RenderLoop
-    prepare: Callable[[RenderJob, bytes], Prepared]
+    prepare: Prepare
     encode: Callable[[RenderJob, Prepared, int, np.ndarray], bytes]  # one sample, uint8 [H, W, 3], as PNG
-    digest: str  # of the engine set: what results say they were rendered with
+    digest: str  # of the engine set; every result names it
     close: Callable[[], None] = lambda: None
-    device_errors: tuple[type[Exception], ...] = ()  # from `loop.run`: only a new process helps
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the log
 
 
-def load_renderer(settings: Settings) -> Renderer:
-    """Load what RENDER_ENGINE_DIR names.
+def load_renderer(settings: Settings, shutdown: Shutdown | None = None) -> Renderer:
+    """Load what RENDER_ENGINE_DIR names. `shutdown` is the process's; without one the loop has its own.
 
     Raises:
-        RendererRefused: it is missing, damaged or built for something else.
+        RendererRefused: the engine set is missing, damaged or built for something else.
     """
     if settings.engine_dir.startswith(FAKE_PREFIX):
-        from worker.fake import fake_renderer
-
-        return fake_renderer(settings.engine_dir.removeprefix(FAKE_PREFIX), max_pixels=settings.max_pixels)
-    return _engine_renderer(settings)
+        return _fake_renderer(settings, shutdown)
+    return _engine_renderer(settings, shutdown)
 
 
-def _engine_renderer(settings: Settings) -> Renderer:
+def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     from engines.errors import EngineError
     from engines.manifest import FileCheck
 
     folder = Path(settings.engine_dir).expanduser()
     try:
-        check = FileCheck.of(folder)  # under way while torch is imported, which takes longer than all else here
+        check = FileCheck.of(folder)  # hashes while torch is imported, which takes longer than anything else here
         from engines.engine_set import load_engine_set
         from worker.image.tokens import Tokenizer
         from worker.prepare import prepare
@@ -80,41 +86,61 @@ def _engine_renderer(settings: Settings) -> Renderer:
         eos_token_id=geometry.eos_token_id,
         pad_token_id=geometry.pad_token_id,
     )
-
-    def check_shape(height: int, width: int) -> None:
-        if not engines.supports(height, width):
-            raise ShapeNotBuilt(
-                f"the picture is rendered at {height}x{width}, and the engine set was built for "
-                f"{engines.shapes_text()}; change image_resolution, or build a set with --shape {height}x{width}"
-            )
-
-    def prepared(job: RenderJob, picture: bytes) -> Prepared:
-        found = prepare(job, picture, tokenizer=tokenizer, max_pixels=settings.max_pixels)
-        check_shape(found.height, found.width)
-        return found
-
-    return assembled(
+    return _assemble(
         denoiser,
-        prepared,
+        _refusing_other_shapes(partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels), engines),
+        shutdown,
         digest=engines.digest,
         close=engines.close,
         facts={"device": str(engines.device), "shapes": engines.shapes_text(), "max_batch": engines.max_batch},
     )
 
 
-def assembled(
-    denoiser: Denoiser, prepare: Callable[[RenderJob, bytes], Prepared], *, digest: str, **rest: Any
+def _refusing_other_shapes(prepare: Prepare, engines: EngineSet) -> Prepare:
+    """`prepare`, except that it raises ShapeNotBuilt for a picture of a size that the set has no engine for."""
+
+    def prepare_if_built(job: RenderJob, picture: bytes) -> Prepared:
+        prepared = prepare(job, picture)
+        height, width = prepared.height, prepared.width
+        if not engines.supports(height, width):
+            raise ShapeNotBuilt(
+                f"the picture is rendered at {height}x{width}, and the engine set was built for "
+                f"{engines.shapes_text()}; change image_resolution, or build a set with --shape {height}x{width}"
+            )
+        return prepared
+
+    return prepare_if_built
+
+
+def _fake_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
+    from worker.fake import DIGEST, FakeDenoiser, FakeTiming, FakeTokenizer
+    from worker.prepare import prepare
+
+    text = settings.engine_dir.removeprefix(FAKE_PREFIX)
+    try:
+        timing = FakeTiming.parse(text)
+    except ValueError as error:
+        raise RendererRefused(f"RENDER_ENGINE_DIR={settings.engine_dir}: {error}") from error
+    log.warning("fake_engines", consequence="pictures show what no model has drawn", timing=text)
+    denoiser = FakeDenoiser(max_batch=timing.max_batch, seconds=timing.seconds)
+    # `prepare` calls nothing but `encode`, and a real tokenizer would need an engine set.
+    tokenizer = cast("Tokenizer", FakeTokenizer())
+    return _assemble(
+        denoiser, partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels), shutdown, digest=DIGEST
+    )
+
+
+def _assemble(
+    denoiser: Denoiser,
+    prepare: Prepare,
+    shutdown: Shutdown | None,
+    *,
+    digest: str,
+    close: Callable[[], None] = lambda: None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Renderer:
-    """A renderer around any denoiser."""
     from worker.prepare import encode_sample
-    from worker.render.device import DeviceLost
     from worker.render.loop import RenderLoop
 
-    return Renderer(
-        loop=RenderLoop(denoiser),
-        prepare=prepare,
-        encode=encode_sample,
-        digest=digest,
-        device_errors=(DeviceLost,),
-        **rest,
-    )
+    loop = RenderLoop(denoiser, shutdown)
+    return Renderer(loop, prepare, encode_sample, digest=digest, close=close, facts=facts or {})

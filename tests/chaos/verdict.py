@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.job import RenderJob, RenderResult
+from jobs.settings import load_settings
 from jobs.uri import path_of
 from tests.chaos.arena import BATCH, MISSING_EVERY, Arena
-from worker.fake import fake_renderer
 from worker.prepare import Prepared
+from worker.renderer import load_renderer
 
 AT_ONCE = 64
 
@@ -88,7 +89,7 @@ def _of_the_files(arena: Arena, done: list[RenderJob]) -> list[str]:
 def _of_the_pictures(done: list[RenderJob]) -> list[str]:
     """Every picture, drawn again here, byte for byte."""
     wrong = []
-    renderer = fake_renderer("max_batch=32", max_pixels=10**8)
+    renderer = load_renderer(load_settings(engine_dir="fake:max_batch=32", max_pixels=10**8))
     stop = threading.Event()
     thread = threading.Thread(target=renderer.loop.run, args=[stop])
     thread.start()

@@ -20,11 +20,12 @@ from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import BackendUnavailable
 from engines.spec import Profile
 from tests.models import CACHE, ROOT
-from tests.worker.samples import sample_request
+from tests.worker.samples import sample_spec
+from worker.render.batch import StepBatch
 from worker.render.denoiser import EngineDenoiser
-from worker.render.device import DeviceOutOfMemory
+from worker.render.errors import DeviceOutOfMemory
 from worker.render.loop import RenderLoop
-from worker.render.request import ImageSpec, StepBatch
+from worker.render.request import ImageSpec
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,7 +65,7 @@ def sample(number: int, *, steps: int = 12) -> ImageSpec:
     edges = np.zeros(SHAPE, np.uint8)
     cv2.circle(edges, (90 + 10 * number, 100), 50, 255)
     cv2.rectangle(edges, (120, 130), (220, 200 + 5 * number), 255)
-    return sample_request(number, edges=edges, steps=steps)
+    return sample_spec(number, edges=edges, steps=steps)
 
 
 def drawn(denoiser: EngineDenoiser, requests: list[ImageSpec]) -> list[np.ndarray]:

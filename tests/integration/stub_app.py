@@ -6,4 +6,4 @@ from jobs.settings import load_settings
 from tests.worker.stub_renderer import stub_renderer
 from worker.celery.app import make_app
 
-app = make_app(load_settings(), load=lambda _: stub_renderer())
+app = make_app(load_settings(), load=lambda _, shutdown: stub_renderer(shutdown))

@@ -20,7 +20,7 @@ def test_jobs_are_rendered_recorded_and_acknowledged_and_sigterm_ends_with_0(sit
     assert site.get("/readyz") == "alive\n"
     metrics = site.get("/metrics")
     assert 'render_jobs_total{kind="",state="done"} 20.0' in metrics
-    assert "render_jobs_held 0.0" in metrics
+    assert "render_jobs_in_flight 0.0" in metrics
     worker.terminate()
     assert worker.exit_code() == 0
     assert site.ledger.workers() == {}

@@ -1,4 +1,4 @@
-"""A device that keeps a record and fails when told to, and a loop that is driven to its end."""
+"""A FakeDenoiser that records its calls and fails on demand, and a loop that is driven to its end."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from concurrent.futures import Future
 import numpy as np
 import torch
 
+from worker.fake import FakeDenoiser
+from worker.render.batch import StepBatch
 from worker.render.decoding import Decoding
-from worker.render.denoiser import FakeDenoiser
-from worker.render.device import DeviceOutOfMemory
+from worker.render.errors import DeviceOutOfMemory
 from worker.render.loop import RenderLoop
-from worker.render.request import StepBatch
 
 Picture = Future[np.ndarray]
 
 
 class Device(FakeDenoiser):
-    """A FakeDenoiser that keeps a record, and asks `trouble` before each call what to raise: (call, samples)."""
+    """Records its calls. Before each it asks `trouble(call, samples)` whether to raise an error."""
 
     def __init__(self, *, max_batch: int = 4, trouble: Callable[[str, int], Exception | None] | None = None) -> None:
         super().__init__(max_batch=max_batch)

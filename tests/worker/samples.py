@@ -1,18 +1,18 @@
-"""Samples for tests of the core: requests, and slots with conditioning that is told apart."""
+"""Samples for tests of the loop: specs, and running requests whose conditioning shows which request it belongs to."""
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 import torch
 
-from worker.render.request import Conditioning, ImageRequest, ImageSpec
+from worker.render.request import ImageRequest, ImageSpec
+from worker.render.trajectory import Conditioning, Trajectory
 
 
-def sample_request(number: int = 0, *, steps: int = 3, size: tuple[int, int] = (64, 64), **values: Any) -> ImageSpec:
-    """A request whose edges, prompt and seed follow from its number; values override."""
+def sample_spec(number: int = 0, *, steps: int = 3, size: tuple[int, int] = (64, 64), **values: Any) -> ImageSpec:
+    """A spec whose edges, prompt and seed follow from its number; values override."""
     edges = np.zeros(size, np.uint8)
     edges[number % size[0], :] = 255
     fields = {
@@ -31,9 +31,16 @@ def sample_request(number: int = 0, *, steps: int = 3, size: tuple[int, int] = (
     return ImageSpec(**(fields | values))
 
 
-def slot(number: int = 0, **values: Any) -> ImageRequest:
-    """A slot whose conditioning holds its number: the hint 100 + number, the texts -number and +number."""
+def running_request(number: int = 0, **values: Any) -> ImageRequest:
+    """A request whose conditioning holds its number: the hint 100 + number, the texts -number and +number."""
     context = torch.stack([torch.full((77, 4), -float(number)), torch.full((77, 4), float(number))])
     scales = torch.stack([torch.full((13,), 10.0 + number), torch.full((13,), 20.0 + number)])
     conditioning = Conditioning(torch.full((8, 8, 8), 100.0 + number), context, scales)
-    return ImageRequest(sample_request(number, **values), Future(), conditioning=conditioning)
+    return started(sample_spec(number, **values), conditioning)
+
+
+def started(spec: ImageSpec, conditioning: Conditioning) -> ImageRequest:
+    """A request that the loop has started with this conditioning."""
+    request = ImageRequest(spec)
+    request.start(Trajectory(conditioning, seed=spec.seed, steps=spec.steps, eta=spec.eta))
+    return request

@@ -1,4 +1,8 @@
-"""A Renderer with no engines: a sample takes as long as its job's prompt says, or does the harm that it names."""
+"""A Renderer without engines and without torch: a job's prompt says how long a sample takes, or what it breaks.
+
+This is the one stub besides worker.fake. It is the real scheduler around a clock. It exists because worker processes
+start without torch: importing torch takes 3 seconds of processor time, and the tests start a hundred such processes.
+"""
 
 from __future__ import annotations
 
@@ -11,111 +15,143 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 
-from jobs.errors import Cancelled, Requeued
+from jobs.errors import RenderFailed, Requeued
 from jobs.job import RenderJob
+from worker.render.errors import DeviceLost
+from worker.render.request import ImageRequest, ImageSpec, fail_all
+from worker.render.scheduler import Bucket, Scheduler
+from worker.render.stats import LoopCounters, LoopStats
 from worker.renderer import Renderer
+from worker.shutdown import Shutdown
+
+KILLS, BREAKS = "kills the process", "breaks the device"
+TURN_SECONDS = 0.01
+SIDE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class StubSpec(ImageSpec):
+    seconds: float = 0.0
+    fault: str = ""  # KILLS, BREAKS, or the sentence of the error that the sample ends with
 
 
 @dataclass(frozen=True)
-class StubRequest:
-    job_id: str
-    sample: int
-    seconds: float
-    fault: str = ""
+class Clock:
+    """A trajectory that is finished at a time."""
 
+    ends: float
 
-class StubDeviceLost(Exception):
-    """As worker.render.denoiser.DeviceLost, which cannot be imported without torch."""
+    @property
+    def finished(self) -> bool:
+        return time.monotonic() >= self.ends
 
 
 class StubLoop:
-    """The RenderLoop's outside, without its inside."""
+    """RenderLoop's interface. Requests wait, run, are cancelled and requeued by the real Scheduler."""
 
-    def __init__(self) -> None:
-        self._condition = threading.Condition()  # reentrant
-        self._running: dict[Future[np.ndarray], tuple[StubRequest, float]] = {}
-        self._draining = False
-        self.submitted: list[StubRequest] = []
-        self.broken: Exception | None = None
+    def __init__(self, shutdown: Shutdown | None = None) -> None:
+        self.shutdown = shutdown or Shutdown()
+        self.submitted: list[StubSpec] = []
+        self.broken: Exception | None = None  # set it, and `run` raises it
+        self._scheduler = Scheduler(lambda height, width: 1000, self.shutdown)
+        self._counters = LoopCounters()
 
     def expecting(self) -> AbstractContextManager[None]:
+        """Nothing to gather: samples do not share steps."""
         return nullcontext()
 
-    def submit(self, request: StubRequest) -> Future[np.ndarray]:
-        future: Future[np.ndarray] = Future()
-        with self._condition:
-            if request.fault == "kills the process":
-                os.kill(os.getpid(), signal.SIGKILL)
-            if request.fault == "breaks the device":
-                self.broken = StubDeviceLost("the device is gone")
-            self.submitted.append(request)
-            if self._draining:
-                future.set_exception(Requeued("the worker is stopping"))
-            else:
-                self._running[future] = (request, time.monotonic() + request.seconds)
-                self._condition.notify_all()
+    def submit(self, spec: StubSpec) -> Future[np.ndarray]:
+        future = self._scheduler.submit(spec)
+        self.submitted.append(spec)
         return future
 
-    def run(self, stop: threading.Event) -> None:
-        while not stop.is_set():
-            with self._condition:
-                self._condition.wait(0.01)
-                if self.broken is not None:
-                    self.lose_device()
-                    raise self.broken
-                now = time.monotonic()
-                for future in [future for future, (_, end) in self._running.items() if end <= now]:
-                    request, _ = self._running.pop(future)
-                    future.set_result(np.full((8, 8, 3), request.sample, np.uint8))
-
     def cancel(self, job_id: str) -> None:
-        self._end(Cancelled("cancelled by the user"), job_id)
-
-    def drain(self) -> None:
-        self._draining = True
-
-    def requeue_all(self) -> None:
-        self._draining = True
-        self._end(Requeued("the worker is stopping"), None)
-
-    def lose_device(self) -> None:
-        self._end(Requeued("the device is lost", blameless=False), None)
+        self._scheduler.cancel(job_id)
 
     def wake(self) -> None:
         """`run` looks often enough."""
 
-    def stats(self) -> SimpleNamespace:
-        return SimpleNamespace(
-            waiting=0,
-            active=len(self._running),
-            steps=0,
-            sample_steps=0,
-            images=0,
-            busy_seconds=0.0,
-            busy_since=None,
-            batch_sizes={1: 2},
-        )
+    def stats(self) -> LoopStats:
+        waiting, active = self._scheduler.count()
+        return self._counters.snapshot(waiting=waiting, active=active)
 
-    def _end(self, error: Exception, job_id: str | None) -> None:
-        with self._condition:
-            for future in [f for f, (request, _) in self._running.items() if job_id in (None, request.job_id)]:
-                del self._running[future]
-                future.set_exception(error)
+    def lose_device(self) -> None:
+        """End what runs as a lost device does, and go on."""
+        for bucket in self._scheduler._buckets.values():
+            fail_all(bucket.running, Requeued("the device is lost", blameless=False))
+
+    def run(self, stop: threading.Event) -> None:
+        try:
+            while not stop.wait(TURN_SECONDS):
+                self._scheduler.dismiss()
+                bucket = self._scheduler.next_bucket()
+                if bucket is not None:
+                    self._take_turn(bucket)
+                if self.broken is not None:
+                    self.lose_device()
+                    raise self.broken
+        finally:
+            self.shutdown.requeue_all()
+            self._scheduler.dismiss()
+
+    def _take_turn(self, bucket: Bucket) -> None:
+        for request in self._scheduler.admit(bucket):
+            bucket.running.append(request)
+            self._start(request)
+        for request in bucket.running:
+            if not request.ended and request.trajectory.finished:
+                request.start_decoding()
+                request.succeed(np.full((SIDE, SIDE, 3), request.spec.sample, np.uint8))
+        bucket.drop_ended()
+
+    def _start(self, request: ImageRequest) -> None:
+        spec = cast(StubSpec, request.spec)
+        if spec.fault == KILLS:
+            os.kill(os.getpid(), signal.SIGKILL)
+        request.start(cast(Any, Clock(time.monotonic() + spec.seconds)))
+        if spec.fault == BREAKS:
+            self.broken = DeviceLost("the device is gone")
+        elif spec.fault:
+            request.fail(RenderFailed(spec.fault))
 
 
 def prepare(job: RenderJob, picture: bytes) -> SimpleNamespace:
-    match = re.search(r"([0-9.]+) s$", job.parameters.prompt)
-    seconds = float(match.group(1)) if match else 0.0
-    requests = [StubRequest(job.id, k, seconds, job.parameters.prompt) for k in range(job.parameters.num_samples)]
-    return SimpleNamespace(requests=requests, canny_png=b"canny of " + picture, warnings=("stub",), width=8, height=8)
+    prompt = job.parameters.prompt
+    match = re.search(r"([0-9.]+) s$", prompt)
+    ids = np.zeros(77, np.int64)
+    specs = [
+        StubSpec(
+            job_id=job.id,
+            sample=sample,
+            edges=np.zeros((SIDE, SIDE), np.uint8),
+            cond_ids=ids,
+            uncond_ids=ids,
+            seed=job.seed + sample,
+            steps=1,
+            eta=0.0,
+            scale=1.0,
+            cond_control_scales=(),
+            uncond_control_scales=(),
+            # A sample that breaks something must not end before the loop has noticed.
+            seconds=float(match.group(1)) if match else 60.0 * (prompt == BREAKS),
+            fault=prompt if prompt in (KILLS, BREAKS) else "",
+        )
+        for sample in range(job.parameters.num_samples)
+    ]
+    return SimpleNamespace(
+        requests=specs, canny_png=b"canny of " + picture, warnings=("stub",), width=SIDE, height=SIDE
+    )
 
 
 def encode(job: RenderJob, prepared: SimpleNamespace, sample: int, pixels: np.ndarray) -> bytes:
     return b"png of " + pixels.tobytes()[:3]
 
 
-def stub_renderer() -> Renderer:
-    return Renderer(loop=StubLoop(), prepare=prepare, encode=encode, digest="stub", device_errors=(StubDeviceLost,))
+def stub_renderer(shutdown: Shutdown | None = None) -> Renderer:
+    return Renderer(
+        loop=cast(Any, StubLoop(shutdown)), prepare=cast(Any, prepare), encode=cast(Any, encode), digest="stub"
+    )

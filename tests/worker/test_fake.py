@@ -42,7 +42,7 @@ def test_timing_is_read_and_nonsense_is_refused() -> None:
     assert FakeTiming.parse("step_ms=20,max_batch=4") == FakeTiming(20, 0, 4)
     for text in ("step_ms", "step_ms=", "speed=3", "step_ms=-1", "step_ms=1.5"):
         with pytest.raises(RendererRefused, match="step_ms=N"):
-            FakeTiming.parse(text)
+            load_renderer(load_settings(engine_dir=f"fake:{text}"))
 
 
 def test_long_prompts_are_cut_as_by_the_real_tokenizer() -> None:

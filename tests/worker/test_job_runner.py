@@ -1,18 +1,19 @@
-"""One job, start to end, with a real ledger, storage in memory and a stub in place of the engines."""
+"""One job, start to end, with a real ledger, storage in memory and a stub in place of engines."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import cast
 
+import numpy as np
 import pytest
 import redis
-from celery.exceptions import Reject
 from prometheus_client import CollectorRegistry
 
-from jobs.errors import OutputUnavailable, RenderFailed, Requeued, SourceNotFound, SourceUnavailable
+from jobs.errors import OutputUnavailable, RenderFailed, SourceNotFound, SourceUnavailable
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.ledger import Ledger
 from jobs.settings import load_settings
@@ -21,11 +22,12 @@ from jobs.storage.http import FetchLimits
 from jobs.storage.memory import MemoryStore
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
-from tests.worker.stub_renderer import StubLoop, stub_renderer
-from worker.in_flight import Ending, InFlightJobs
-from worker.job_runner import JobRunner, render
+from tests.worker.stub_renderer import StubLoop, StubSpec, stub_renderer
+from worker.in_flight import InFlightJobs
+from worker.job_runner import JobRunner
 from worker.ledger_client import LedgerClient
 from worker.observe.metrics import JobMetrics
+from worker.outcome import Outcome
 from worker.shutdown import Shutdown
 
 WORKER = "w-1-abc"
@@ -43,19 +45,19 @@ class Bench:
         self.fetched = 0
         self.registry = CollectorRegistry()
         self.stop = threading.Event()
-        renderer = stub_renderer()
-        self.loop: StubLoop = renderer.loop
-        stopping, metrics = Shutdown(), JobMetrics(self.registry)
+        shutdown, metrics = Shutdown(), JobMetrics(self.registry)
+        renderer = stub_renderer(shutdown)
+        self.loop = cast(StubLoop, renderer.loop)
         self.runner = JobRunner(
             settings=settings,
             renderer=renderer,
-            books=LedgerClient(ledger, worker=WORKER, stopping=stopping, metrics=metrics),
-            held=InFlightJobs(),
-            stopping=stopping,
+            ledger=LedgerClient(ledger, worker=WORKER, shutdown=shutdown, metrics=metrics),
+            in_flight=InFlightJobs(),
+            shutdown=shutdown,
             metrics=metrics,
             read=self._read,
             writer=lambda _: self.storage,
-            places=AccessPolicy(output="file:///out"),
+            access_policy=AccessPolicy(output="file:///out"),
         )
 
     def _read(self, uri: str, limits: FetchLimits) -> bytes:
@@ -64,7 +66,7 @@ class Bench:
             raise self.picture
         return self.picture
 
-    def run(self, job: RenderJob) -> Ending:
+    def run(self, job: RenderJob) -> Outcome:
         return self.runner.run(job.model_dump_json())
 
     def result(self, job: RenderJob) -> RenderResult:
@@ -96,7 +98,7 @@ def queued(bench: Bench, **parameters: object) -> RenderJob:
 
 def test_a_job_is_rendered_uploaded_and_recorded_with_the_sidecar_last(bench: Bench) -> None:
     job = queued(bench, num_samples=2)
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert bench.storage.order == [job.sample_uri(0), job.sample_uri(1), job.canny_uri, job.sidecar_uri]
     result = bench.result(job)
     assert (result.state, result.seed, result.attempts, result.worker) == ("done", job.seed, 1, WORKER)
@@ -110,7 +112,7 @@ def test_a_job_is_rendered_uploaded_and_recorded_with_the_sidecar_last(bench: Be
 def test_a_permanent_error_fails_the_job_at_once_with_its_sentence(bench: Bench) -> None:
     job = queued(bench)
     bench.picture = SourceNotFound("/a.png does not exist")
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     result = bench.result(job)
     assert (result.state, result.error_kind, result.error) == ("failed", "source_not_found", "/a.png does not exist")
     assert bench.fetched == 1
@@ -120,10 +122,10 @@ def test_a_permanent_error_fails_the_job_at_once_with_its_sentence(bench: Bench)
 def test_a_transient_error_is_tried_again_in_place_then_later_then_fails(bench: Bench) -> None:
     job = queued(bench)
     bench.picture = SourceUnavailable("timed out")
-    assert bench.run(job) is Ending.HANDED_BACK
+    assert bench.run(job) is Outcome.REQUEUED
     assert bench.fetched == 2
     assert bench.state(job) == ("queued", 1)
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert bench.state(job) == ("failed", 2)
     assert bench.result(job).error_kind == "source_unavailable"
 
@@ -139,7 +141,7 @@ def test_an_upload_that_works_the_second_time_is_a_success(bench: Bench) -> None
         write(uri, data, content_type)
 
     bench.storage.write = flaky  # type: ignore[method-assign]
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert bench.state(job)[0] == "done"
 
 
@@ -153,23 +155,42 @@ def test_whatever_is_raised_becomes_a_result_without_secrets(
         raise error
 
     monkeypatch.setattr(bench.loop, "submit", submit)
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     result = bench.result(job)
     assert result.state == "failed"
     assert result.error_kind == ("render_failed" if isinstance(error, RenderFailed) else "unexpected")
     assert "hunter2" not in (result.error or "")
 
 
-@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"version": 2}', "5", 5, None, {"a": 1}])
+@pytest.mark.parametrize("text", ["", "not json", "[]", "{}", '{"version": 1}', "5", 5, None, {"a": 1}])
 def test_a_bad_message_is_acknowledged_and_touches_nothing(bench: Bench, text: str) -> None:
-    assert bench.runner.run(text) is Ending.INVALID
-    assert bench.runner.held.ids() == []
+    assert bench.runner.run(text) is Outcome.INVALID
+    assert bench.runner.in_flight.ids() == []
+
+
+def test_a_message_of_a_newer_version_is_put_back_and_touches_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.job_runner.NEWER_MESSAGE_PAUSE_SECONDS", 0.0)
+    assert bench.runner.run('{"version": 2, "of": "which nothing else is known"}') is Outcome.REQUEUED
+    assert bench.runner.in_flight.ids() == []
+    assert list(bench.ledger.client.scan_iter("render:batch:*")) == []
+    requeued = {"state": "requeued", "kind": "newer_message"}
+    assert bench.registry.get_sample_value("render_jobs_total", requeued) == 1
+
+
+def test_a_worker_that_drains_puts_a_newer_message_back_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.job_runner.NEWER_MESSAGE_PAUSE_SECONDS", 600.0)
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.runner.run, '{"version": 2}')
+        bench.runner.shutdown.drain()
+        assert ending.result(10) is Outcome.REQUEUED
 
 
 def test_a_finished_job_is_not_rendered_again(bench: Bench) -> None:
     job = queued(bench)
     bench.run(job)
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert len(bench.loop.submitted) == 1
 
 
@@ -177,7 +198,7 @@ def test_a_job_that_another_live_worker_holds_is_left_to_it(bench: Bench) -> Non
     job = queued(bench)
     bench.ledger.beat("other", held=[job.id], lease_seconds=60)
     bench.ledger.start(job, worker="other")
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert bench.state(job) == ("running", 1)
     assert bench.loop.submitted == []
 
@@ -185,7 +206,7 @@ def test_a_job_that_another_live_worker_holds_is_left_to_it(bench: Bench) -> Non
 def test_a_start_whose_answer_was_lost_is_no_obstacle(bench: Bench) -> None:
     job = queued(bench)
     bench.ledger.start(job, worker=WORKER)  # as if the reply had never come
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert bench.state(job) == ("done", 1)
 
 
@@ -193,7 +214,7 @@ def test_a_job_that_took_its_workers_down_is_quarantined(bench: Bench) -> None:
     job = queued(bench)
     for dead in ("dead-1", "dead-2", "dead-3"):
         bench.ledger.start(job, worker=dead)
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     result = bench.result(job)
     assert (result.state, result.error_kind) == ("failed", "quarantined")
     assert bench.loop.submitted == []
@@ -206,7 +227,7 @@ def test_jobs_on_their_last_start_run_one_at_a_time_and_waiting_costs_no_attempt
     with ThreadPoolExecutor(2) as threads:
         endings = [threads.submit(bench.run, job) for job in jobs]
         eventually(lambda: sorted(bench.state(job) for job in jobs) == [("queued", 1), ("running", 2)])
-        assert [ending.result(5) for ending in endings] == [Ending.ENDED, Ending.ENDED]
+        assert [ending.result(5) for ending in endings] == [Outcome.ENDED, Outcome.ENDED]
     assert [bench.state(job) for job in jobs] == [("done", 2), ("done", 2)]
 
 
@@ -216,34 +237,33 @@ def test_a_sidecar_of_an_attempt_that_died_before_the_ledger_knew_is_taken_over(
     line = bench.ledger.state(job.batch, job.id)
     assert line is not None
     bench.ledger.client.hset(f"render:batch:{job.batch}:states", job.id, "running 1 dead 1.0")
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert bench.state(job)[0] == "done"
     assert len(bench.loop.submitted) == 1
 
 
-def test_two_deliveries_of_one_job_in_one_process_render_once_and_share_the_ending(bench: Bench) -> None:
+def test_two_deliveries_of_one_job_in_one_process_render_once_and_share_the_outcome(bench: Bench) -> None:
     job = queued(bench, prompt="takes 0.3 s")
     with ThreadPoolExecutor(2) as threads:
         endings = list(threads.map(bench.run, [job, job]))
-    assert endings == [Ending.ENDED, Ending.ENDED]
+    assert endings == [Outcome.ENDED, Outcome.ENDED]
     assert len(bench.loop.submitted) == 1
 
 
-def test_stopping_hands_back_what_is_not_in_the_loop_and_costs_no_attempt(bench: Bench) -> None:
+def test_stopping_requeues_what_is_not_in_the_loop_and_costs_no_attempt(bench: Bench) -> None:
     job = queued(bench)
-    bench.runner.stopping.drain()
-    assert bench.run(job) is Ending.HANDED_BACK
+    bench.runner.shutdown.drain()
+    assert bench.run(job) is Outcome.REQUEUED
     assert bench.state(job) == ("queued", 0)
 
 
-def test_stopping_at_once_hands_back_what_is_in_the_loop(bench: Bench) -> None:
+def test_stopping_at_once_requeues_what_is_in_the_loop(bench: Bench) -> None:
     job = queued(bench, prompt="takes 60 s")
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(bench.run, job)
         eventually(lambda: bench.loop.submitted)
-        bench.runner.stopping.requeue_all()
-        bench.loop.requeue_all()
-        assert ending.result(5) is Ending.HANDED_BACK
+        bench.runner.shutdown.requeue_all()
+        assert ending.result(5) is Outcome.REQUEUED
     assert bench.state(job) == ("queued", 0)
 
 
@@ -251,9 +271,9 @@ def test_a_lost_device_counts_against_the_jobs_that_it_was_lost_under(bench: Ben
     job = queued(bench, prompt="takes 60 s")
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(bench.run, job)
-        eventually(lambda: bench.loop.submitted)
+        eventually(lambda: bench.loop.stats().active == 1)
         bench.loop.lose_device()
-        assert ending.result(5) is Ending.HANDED_BACK
+        assert ending.result(5) is Outcome.REQUEUED
     assert bench.state(job) == ("queued", 1)
 
 
@@ -262,9 +282,9 @@ def test_a_cancelled_job_ends_as_cancelled_before_it_is_fetched_or_in_the_loop(b
     with ThreadPoolExecutor(1) as threads:
         ending = threads.submit(bench.run, job)
         eventually(lambda: len(bench.loop.submitted) == 3)
-        assert bench.runner.held.cancel("b", ["nobody", job.id]) == [job.id]
+        assert bench.runner.in_flight.cancel("b", ["nobody", job.id]) == [job.id]
         bench.loop.cancel(job.id)
-        assert ending.result(5) is Ending.ENDED
+        assert ending.result(5) is Outcome.ENDED
     assert bench.state(job)[0] == "cancelled"
     assert bench.result(job).error_kind == "cancelled"
 
@@ -273,14 +293,14 @@ def test_a_cancellation_that_the_last_worker_did_not_see_is_recorded_by_the_next
     job = queued(bench)
     bench.ledger.start(job, worker="dead")
     bench.ledger.cancel(job.batch, job.id)
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert (bench.result(job).state, bench.result(job).error_kind, bench.fetched) == ("cancelled", "cancelled", 0)
 
 
 def test_a_job_whose_row_was_corrected_meanwhile_is_not_rendered(bench: Bench) -> None:
     job = queued(bench)
     queued(bench, prompt="a better house")
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert (bench.state(job)[0], bench.fetched) == ("superseded", 0)
 
 
@@ -288,7 +308,7 @@ def test_a_job_that_the_ledger_lost_is_looked_for_in_storage_first(bench: Bench)
     job = queued(bench)
     bench.run(job)
     bench.ledger.client.flushall()
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert (bench.fetched, bench.result(job).state) == (1, "done")
 
 
@@ -298,15 +318,11 @@ def test_one_failed_sample_ends_the_others_and_the_job_fails_with_its_reason(
     job = queued(bench, prompt="takes 60 s", num_samples=2)
     submit = bench.loop.submit
 
-    def second_fails(request):  # type: ignore[no-untyped-def]
-        future = submit(request)
-        if request.sample == 1:
-            future.set_exception(RenderFailed("NaN in sample 1"))
-            del bench.loop._running[future]
-        return future
+    def second_fails(spec: StubSpec) -> Future[np.ndarray]:
+        return submit(replace(spec, fault="NaN in sample 1") if spec.sample == 1 else spec)
 
     monkeypatch.setattr(bench.loop, "submit", second_fails)
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert bench.result(job).error == "NaN in sample 1"
 
 
@@ -324,30 +340,25 @@ def test_moves_in_the_ledger_wait_for_redis_and_give_up_when_the_worker_stops(
         return finish(**call)
 
     monkeypatch.setitem(bench.ledger._scripts.registered, "finish", flaky)
-    assert bench.run(job) is Ending.ENDED
+    assert bench.run(job) is Outcome.ENDED
     assert bench.state(job)[0] == "done"
     assert bench.registry.get_sample_value("render_ledger_retries_total") == 3
 
     def dead(**call: object) -> object:
-        bench.runner.stopping.requeue_all()
+        bench.runner.shutdown.requeue_all()
         raise redis.ConnectionError("gone")
 
     monkeypatch.setitem(bench.ledger._scripts.registered, "start", dead)
-    assert bench.run(make_job(2)) is Ending.HANDED_BACK
+    assert bench.run(make_job(2)) is Outcome.REQUEUED
 
 
-def test_a_handed_back_job_rejects_its_message_into_the_queue() -> None:
-    task = SimpleNamespace(app=SimpleNamespace(service=SimpleNamespace(run_job=lambda _: Ending.HANDED_BACK)))
-    with pytest.raises(Reject) as caught:
-        render(task, "{}")
-    assert caught.value.requeue
-
-
-def test_endings_are_counted_by_state_and_kind(bench: Bench) -> None:
+def test_outcomes_are_counted_by_state_and_kind(bench: Bench) -> None:
     bench.run(queued(bench))
     bench.runner.run("garbage")
+    bench.runner.shutdown.drain()
+    assert bench.run(queued(bench, row=2)) is Outcome.REQUEUED
     value = bench.registry.get_sample_value
     assert value("render_jobs_total", {"state": "done", "kind": ""}) == 1
     assert value("render_jobs_total", {"state": "invalid", "kind": "invalid_job"}) == 1
     assert value("render_stage_seconds_count", {"stage": "upload"}) == 1
-    assert Requeued.kind == "requeued"
+    assert value("render_jobs_total", {"state": "requeued", "kind": "requeued"}) == 1

@@ -54,12 +54,12 @@ def job_id(requests: tuple[Any, ...]) -> str:
 
 
 def test_edges_are_those_of_the_resized_picture_at_the_job_s_thresholds() -> None:
-    found = prepared(job(low_threshold=30, high_threshold=90))
+    result = prepared(job(low_threshold=30, high_threshold=90))
     resized = cv2.resize(photograph(), (192, 128), interpolation=cv2.INTER_LANCZOS4)
     expected = cv2.Canny(resized, 30, 90)
-    assert (found.height, found.width) == (128, 192)
-    assert all(np.array_equal(one.edges, expected) for one in found.requests)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(found.canny_png))), expected)
+    assert (result.height, result.width) == (128, 192)
+    assert all(np.array_equal(one.edges, expected) for one in result.requests)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(result.canny_png))), expected)
 
 
 def test_prompts_are_put_together_as_canny2image_does() -> None:
@@ -86,8 +86,8 @@ def test_guess_mode_has_falling_scales_and_no_control_of_the_unconditional_half(
 
 
 def test_prompts_that_are_cut_are_warnings_that_show_what_was_cut() -> None:
-    found = prepared(job(prompt=" ".join(f"w{n}" for n in range(100)), a_prompt="", n_prompt="x " * 80))
-    first, second = found.warnings
+    result = prepared(job(prompt=" ".join(f"w{n}" for n in range(100)), a_prompt="", n_prompt="x " * 80))
+    first, second = result.warnings
     assert first.startswith("prompt is too long for 77 tokens; cut off: 'w75 w76")
     assert first.endswith("...'")
     assert len(first) < 120

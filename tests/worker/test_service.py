@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,29 +13,34 @@ from urllib.request import urlopen
 import pytest
 
 from jobs.ledger.ledger import Ledger
-from jobs.settings import load_settings
+from jobs.settings import Settings, load_settings
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
-from tests.worker.stub_renderer import StubDeviceLost, StubLoop, stub_renderer
-from worker.in_flight import Ending
+from tests.worker.stub_renderer import StubLoop, stub_renderer
 from worker.observe.exit_codes import ExitCode
+from worker.outcome import Outcome
+from worker.render.errors import DeviceLost
 from worker.renderer import Renderer, RendererRefused
 from worker.service import STUCK_SECONDS, RenderService
+from worker.shutdown import Shutdown
 
 
 class Started:
-    """A service, its stub, and what it asked of the process."""
+    """A started service, its stub, and the exit codes that it ended the process with."""
 
     def __init__(self, redis_url: str) -> None:
-        self.renderer = stub_renderer()
-        self.loop: StubLoop = self.renderer.loop  # type: ignore[assignment]
         self.codes: list[int] = []
         self.told_to_end = threading.Event()
         settings = load_settings(
             redis_url=redis_url, heartbeat_seconds=0.05, lease_seconds=5, metrics_port=0, allow_folders="/"
         )
-        self.service = RenderService(settings, load=lambda _: self.renderer)
+        self.service = RenderService(settings, load=self._load)
         self.service.start(self._fatal)
+
+    def _load(self, settings: Settings, shutdown: Shutdown) -> Renderer:
+        renderer = stub_renderer(shutdown)
+        self.loop: StubLoop = renderer.loop  # type: ignore[assignment]
+        return renderer
 
     def _fatal(self, code: int) -> None:
         self.codes.append(code)
@@ -54,7 +60,7 @@ class Started:
 def started(redis_url: str) -> Iterator[Started]:
     started = Started(redis_url)
     yield started
-    if started.service.health is not None and not started.service._stop_threads.is_set():
+    if started.service.health is not None and not started.service._stop_gpu_thread.is_set():
         started.service.stop()
 
 
@@ -63,20 +69,20 @@ def test_a_started_service_is_ready_and_in_the_ledger(started: Started, ledger: 
     assert started.get("/readyz") == (200, "alive")
 
 
-def test_heartbeats_name_the_jobs_held(started: Started, ledger: Ledger, tmp_path: Path) -> None:
+def test_heartbeats_name_the_jobs_in_flight(started: Started, ledger: Ledger, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     picture.write_bytes(b"picture")
     job = make_job(image=picture.as_uri(), prompt="takes 60 s")
     enqueue(ledger, [job])
     with ThreadPoolExecutor(1) as threads:
-        ending = threads.submit(started.service.run_job, job.model_dump_json())
+        outcome = threads.submit(started.service.run_job, job.model_dump_json())
         eventually(lambda: (beat := ledger.workers().get(started.service.name)) and beat.in_flight == (job.id,))
-        started.service.requeue_all()
-        assert ending.result(5) is Ending.HANDED_BACK
+        started.service.shutdown.requeue_all()
+        assert outcome.result(5) is Outcome.REQUEUED
 
 
 def test_draining_is_alive_and_not_ready(started: Started) -> None:
-    started.service.drain()
+    started.service.shutdown.drain()
     assert started.get("/healthz") == (200, "alive")
     assert started.get("/readyz") == (503, "draining")
 
@@ -89,7 +95,7 @@ def test_a_stopped_service_has_left_the_ledger_its_port_and_its_threads(started:
 
 
 def test_a_lost_device_ends_the_process_and_is_no_longer_alive(started: Started) -> None:
-    started.loop.broken = StubDeviceLost("ECC error")
+    started.loop.broken = DeviceLost("ECC error")
     assert started.told_to_end.wait(5)
     assert started.codes == [ExitCode.DEVICE_LOST]
     assert started.get("/healthz") == (503, "device_lost: ECC error")
@@ -102,8 +108,7 @@ def test_a_loop_that_breaks_ends_the_process_with_another_code(started: Started)
 
 
 def test_a_turn_that_takes_minutes_is_not_alive(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    stats = started.loop.stats()
-    stats.busy_since = 1000.0
+    stats = dataclasses.replace(started.loop.stats(), busy_since=1000.0)
     monkeypatch.setattr(started.loop, "stats", lambda: stats)
     monkeypatch.setattr("worker.service.time.monotonic", lambda: 1000.0 + STUCK_SECONDS + 1)
     verdict = started.service.live()
@@ -112,7 +117,7 @@ def test_a_turn_that_takes_minutes_is_not_alive(started: Started, monkeypatch: p
 
 
 def test_a_refused_engine_set_is_a_system_exit_with_its_code(redis_url: str) -> None:
-    def refuse(settings: object) -> Renderer:
+    def refuse(settings: object, shutdown: object) -> Renderer:
         raise RendererRefused("built for another GPU")
 
     service = RenderService(load_settings(redis_url=redis_url), load=refuse)

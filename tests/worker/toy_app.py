@@ -1,38 +1,39 @@
-"""A Celery app around GpuPool with nothing to render: its jobs wait as long as they are told, and write down when.
+"""A Celery app around GpuPool with nothing to render: its jobs only wait, and write down when.
 
 Run as `celery -A tests.worker.toy_app worker`. Configured by TOY_URL, TOY_PREFETCH, TOY_GRACE; jobs append lines to the
-Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `handed_back <id> <time>`.
+Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `requeued <id> <time>`.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 
 import redis
 from celery import Celery
 from celery.exceptions import Reject
 
+from jobs.errors import Requeued
+from worker.shutdown import Shutdown
+
 
 class ToyService:
-    """Jobs wait on one event, so that handing back ends them all."""
+    """Jobs wait on the Shutdown, so that its second step ends them all."""
 
     def __init__(self) -> None:
         self.grace_seconds = float(os.environ.get("TOY_GRACE", "5"))
-        self.enough = threading.Event()
+        self.shutdown = Shutdown()
         self.log = redis.Redis.from_url(os.environ["TOY_URL"], decode_responses=True)
 
     def start(self, fatal: object) -> None:
         if code := os.environ.get("TOY_REFUSE"):
             raise SystemExit(int(code))
+        self.shutdown.on_step(self.note_drain)
         self.note("start", "service")
 
-    def drain(self) -> None:
-        self.note("drain", "service")
-
-    def requeue_all(self) -> None:
-        self.enough.set()
+    def note_drain(self) -> None:
+        if not self.shutdown.requeueing:
+            self.note("drain", "service")
 
     def stop(self) -> None:
         self.note("stop", "service")
@@ -68,7 +69,9 @@ app.service = ToyService()
 def toy(self, seconds: float) -> None:  # type: ignore[no-untyped-def]
     service = self.app.service
     service.note("begin", self.request.id)
-    if service.enough.wait(seconds):
-        service.note("handed_back", self.request.id)
-        raise Reject("handed back", requeue=True)
+    try:
+        service.shutdown.pause(seconds)
+    except Requeued as error:
+        service.note("requeued", self.request.id)
+        raise Reject("requeued", requeue=True) from error
     service.note("end", self.request.id)

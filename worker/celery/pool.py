@@ -1,17 +1,17 @@
 """GpuPool: Celery's execution pool for a process that owns one GPU. One thread a job; the work itself is in one loop.
 
-Mirrors celery.concurrency.base.BasePool of Celery 5.5 to 5.7; each method names the Celery code that it answers to.
-The stock pools fall short here: prefork forks after CUDA is up, solo runs one job at a time, and threads
+Mirrors celery.concurrency.base.BasePool of Celery 5.5 to 5.7; each method names the Celery code that calls it. The
+stock pools do not suffice: prefork forks after CUDA is initialised, solo runs one job at a time, and threads
 
-- reports as its size the number of threads, and a reconnect multiplies the prefetch by it (`num_processes` below);
-- ran its acknowledgements when the poller next woke up by itself, up to a second later (`_wake_up` below);
+- reports the number of threads as its size, by which a reconnect multiplies the prefetch (`num_processes` below);
+- acknowledges when the poller next wakes up by itself, up to a second later (`_wake_up` below);
 - on a warm shutdown runs everything that was prefetched, however long it takes, and acknowledges only then
   (`_drain` below);
-- dies of NotImplementedError in a cold shutdown (`terminate_job` below);
+- raises NotImplementedError in a cold shutdown (`terminate_job` below);
 - drops `error_callback`, so that a task that breaks in Celery's own code is never acknowledged (`_run` below).
 
-Threads: everything that Celery and kombu hold (requests, acknowledgements, the connection to Redis) is touched by the
-main thread alone. A job's thread ends by putting its outcome in a queue and waking the main thread.
+Threads: only the main thread touches what belongs to Celery and kombu (requests, acknowledgements, the connection to
+Redis). A job's thread ends by putting its outcome in a queue and waking the main thread.
 """
 
 from __future__ import annotations
@@ -33,28 +33,25 @@ from celery import signals
 from celery.concurrency.base import BasePool
 from celery.worker import state
 
+from worker.shutdown import Shutdown
+
 log = structlog.get_logger(__name__)
 
-# How long jobs may take to notice that they are handed back: longer than any step, shorter than a fetch that hangs.
-HAND_BACK_SECONDS = 8.0
+# How long jobs may take to notice that they are requeued: longer than any step, shorter than a fetch that hangs.
+REQUEUE_SECONDS = 8.0
 
 
 class PoolService(Protocol):
     """What the pool starts before the first job and stops after the last: `app.service`."""
 
     grace_seconds: float
+    shutdown: Shutdown  # the pool takes its steps; the jobs of the service obey them
 
     def start(self, fatal: Callable[[int], None]) -> None:
         """Load what jobs need; keep `fatal`, which ends the process with a code. Raises SystemExit to refuse."""
 
-    def drain(self) -> None:
-        """Begin no new sample; those that are running may end. Returns at once."""
-
-    def requeue_all(self) -> None:
-        """Make every running job end in Requeued soon. Returns at once."""
-
     def stop(self) -> None:
-        """Release everything; no job runs any more, or none that anybody waits for."""
+        """Release everything. Jobs that still run are abandoned."""
 
 
 class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
@@ -67,17 +64,17 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._service: PoolService = self.app.service
+        self._shutdown = self._service.shutdown
         self._running: set[threading.Thread] = set()
         self._outcomes: deque[tuple[threading.Thread, Callable[[], object]]] = deque()
         self._hub: Any = None
         self._wake_read, self._wake_write = -1, -1
         self._shutdowns_asked = 0
-        self._draining = False
-        self._urgent = False  # hand back now: the grace period is over or somebody insists
+        self._drain_begun = False  # by this pool, which must happen exactly once; a fatal error may drain before it
 
     @property
     def num_processes(self) -> int:
-        """Answers to Consumer._update_prefetch_count and .max_prefetch_count, which multiply the prefetch by it.
+        """Called by Consumer._update_prefetch_count and .max_prefetch_count, which multiply the prefetch by it.
 
         It must stay the --concurrency given, not the number of threads: a pool that reported 8 threads held 56
         messages after a reconnect instead of 8.
@@ -85,7 +82,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         return int(self.limit)
 
     def on_start(self) -> None:
-        """Answers to worker/components.py Pool.start, which comes before Consumer.start: engines load before the first
+        """Called by worker/components.py Pool.start, which comes before Consumer.start: engines load before the first
         message is taken. A SystemExit from here ends the process with that code (WorkController.start).
         """
         self._wake_read, self._wake_write = os.pipe()
@@ -95,10 +92,10 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         self._service.start(self._end_process)
 
     def register_with_event_loop(self, hub: Any) -> None:
-        """Answers to loops.asynloop, which calls it again after every reconnect, because Hub.reset drops all readers.
+        """Called by loops.asynloop, again after every reconnect, because Hub.reset drops all readers.
 
-        kombu 5.7 wakes its poller in Hub.call_soon itself; 5.5 and 5.6 do not (celery #6941), and neither does it for
-        our own queue of outcomes.
+        kombu 5.7 wakes its poller in Hub.call_soon itself. 5.5 and 5.6 do not (celery #6941), and no version does so
+        for our own queue of outcomes.
         """
         self._hub = hub
         hub.add_reader(self._wake_read, self._on_wake)
@@ -113,10 +110,10 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         error_callback: Callable[..., Any] | None = None,
         **_: Any,
     ) -> None:
-        """Answers to Request.execute_using_pool. Always has room: the prefetch is the only bound.
+        """Called by Request.execute_using_pool. There is always room: the prefetch is the only bound.
 
-        A thread is started for each job: its cost, some 0.1 ms, is nothing beside a rendering, and unlike an executor's
-        a daemon thread that hangs in a fetch cannot keep the process from ending.
+        Each job gets a new thread. That costs some 0.1 ms, little beside a rendering, and a daemon thread that hangs in
+        a fetch cannot keep the process from ending, as an executor's thread could.
         """
         assert callback is not None
         assert error_callback is not None
@@ -128,33 +125,33 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         thread.start()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002 (Celery's signature)
-        """Answers to Request.cancel in Consumer.cancel_active_requests: a cold shutdown, the only caller here.
+        """Called by Request.cancel in Consumer.cancel_active_requests, which only a cold shutdown does here.
 
-        Threads cannot be killed. The loop hands everything back instead, and does so outside the signal handler that
-        this may be called from.
+        Threads cannot be killed. The jobs are requeued instead, outside the signal handler that this may be called
+        from.
         """
         self._insist()
 
     def on_close(self) -> None:
-        """Answers to Blueprint.stop, which closes all steps before it stops or terminates them. Nothing to do yet."""
+        """Called by Blueprint.stop, which closes all steps before it stops or terminates them. Nothing to do yet."""
 
     def on_stop(self) -> None:
-        """Answers to two callers in Celery.
+        """Called by two parts of Celery.
 
         WorkController.stop, the warm shutdown (SIGTERM): `close` came before, the consumer has been cancelled, the
         connection is open and the event loop is not running. Drain here, within the grace period.
 
         apps/worker.py on_cold_shutdown (SIGQUIT, second Ctrl-C), from inside a signal handler, perhaps in the middle of
-        our own drain: note it, and leave the work to whoever runs outside the handler.
+        our own drain: take a note, and leave the work to the code outside the handler.
         """
-        if self._state != self.CLOSE or self._draining:
+        if self._state != self.CLOSE or self._drain_begun:
             self._insist()
         else:
             self._drain(self._service.grace_seconds)
 
     def on_terminate(self) -> None:
-        """Answers to WorkController.terminate, after a cold shutdown's handler has returned: drain with no grace."""
-        if not self._draining:
+        """Called by WorkController.terminate, after a cold shutdown's handler has returned: drain without grace."""
+        if not self._drain_begun:
             self._drain(0.0)
 
     def _get_info(self) -> dict[str, Any]:
@@ -163,7 +160,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
     # -- a job's thread -------------------------------------------------------------------------------------------
 
     def _run(self, call: Callable[[], Any], callback: Callable[..., Any], error_callback: Callable[..., Any]) -> None:
-        """Answers to concurrency/base.py apply_target, whose errors the stock threads pool loses in a future."""
+        """Does what concurrency/base.py apply_target does, whose errors the stock threads pool loses in a future."""
         try:
             outcome = partial(callback, call())
         except BaseException:  # noqa: BLE001 (Request.on_failure reports it, and acknowledges or rejects)
@@ -172,7 +169,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         self._wake_up()
 
     def _wake_up(self) -> None:
-        with suppress(BlockingIOError):  # full: a wake-up is pending anyway
+        with suppress(BlockingIOError):  # the pipe is full, so a wake-up is pending anyway
             os.write(self._wake_write, b"\0")
 
     # -- the main thread ------------------------------------------------------------------------------------------
@@ -193,7 +190,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
                 log.exception("outcome_not_reported", consequence="its message, if not acknowledged, comes back later")
 
     def _on_shutdown_asked(self, how: str = "", **_: Any) -> None:
-        """Answers to apps/worker.py _shutdown_handler, in a signal handler: flags and one byte only.
+        """Called by apps/worker.py _shutdown_handler, in a signal handler: sets flags and writes one byte, no more.
 
         Without the byte the event loop would see the flag when its next timer fires, up to a second later.
         """
@@ -208,28 +205,28 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         self._insist()
 
     def _insist(self) -> None:
-        self._urgent = True
+        self._shutdown.insist()
         self._wake_up()
 
     def _drain(self, grace_seconds: float) -> None:
-        """Let running samples end within the grace period, then hand back the rest.
+        """Let running samples finish within the grace period, then requeue the rest.
 
-        The hub keeps turning meanwhile: acknowledgements reach Redis as jobs end, not at the end of the drain, so a
-        kill in the middle loses and repeats as little as possible. What is still unacknowledged afterwards goes back to
-        the queue when the channel closes (kombu QoS.restore_unacked_once), after this returns.
+        The hub keeps running meanwhile: acknowledgements reach Redis as jobs end, not at the end of the drain, so a
+        kill in the middle repeats as little as possible. Messages that are still unacknowledged go back to the queue
+        when the channel closes (kombu QoS.restore_unacked_once), after this returns.
         """
-        self._draining = True
+        self._drain_begun = True
         log.info("draining", jobs=len(self._running), grace_seconds=grace_seconds)
-        self._service.drain()
-        self._settle_until(monotonic() + grace_seconds, unless=lambda: self._urgent)
+        self._shutdown.drain()
+        self._settle_until(monotonic() + grace_seconds, unless=lambda: self._shutdown.insisted)
         if self._running:
-            log.info("handing_back", jobs=len(self._running), insisted=self._urgent)
-            self._service.requeue_all()
-            self._settle_until(monotonic() + HAND_BACK_SECONDS)
+            log.info("requeueing", jobs=len(self._running), insisted=self._shutdown.insisted)
+            self._shutdown.requeue_all()
+            self._settle_until(monotonic() + REQUEUE_SECONDS)
         if self._running:
             log.warning("jobs_abandoned", jobs=len(self._running), consequence="their messages go back to the queue")
-        self._wake_up()  # so that this turn does not wait:
-        self._turn_hub(1.0)  # acknowledgements of the last jobs
+        self._wake_up()  # so that the next line does not wait
+        self._turn_hub(1.0)  # sends the acknowledgements of the last jobs
         self._service.stop()
 
     def _settle_until(self, deadline: float, unless: Callable[[], bool] = lambda: False) -> None:
@@ -237,10 +234,10 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
             self._turn_hub(left)
 
     def _turn_hub(self, seconds: float) -> None:
-        """One turn of the event loop, or, when Redis is gone, of our own pipe."""
+        """Run the event loop once; or, when Redis is gone, wait for our own pipe."""
         try:
             if self._hub is not None:
-                # The hub waits at most until its next timer, which is a second or less; so bound it from outside.
+                # The hub waits until its next timer, which may be later than this drain can wait.
                 timer = self._hub.call_later(min(seconds, 1.0), lambda: None)
                 self._hub.run_once()
                 timer.cancel()

@@ -1,9 +1,9 @@
-"""What Celery and kombu take from Redis here: garbage does not kill the worker, and nothing is broadcast.
+"""How Celery and kombu read from Redis here: garbage does not kill the worker, and nothing is broadcast.
 
-Whoever can write to the queue's list can put anything into it. Celery 5.7 on kombu 5.7 dies of an item that is not JSON
-(Channel._brpop_read), of one that is not a message (virtual.Message), and of a message with odd headers or arguments
-(create_task_handler catches three kinds of error only). Here each of these is logged and dropped. A real job whose
-message was damaged on the way is still in the ledger, and the reconciler queues it again.
+Anyone who can write to the queue's list can put anything into it. Celery 5.7 on kombu 5.7 crashes on an item that is
+not JSON (Channel._brpop_read), on one that is not a message (virtual.Message), and on a message with odd headers or
+arguments (create_task_handler catches three kinds of error only). Here each of these is logged and dropped. A real job
+whose message was damaged is still in the ledger, and the reconciler queues it again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from kombu.transport import redis as kombu_redis
 log = structlog.get_logger(__name__)
 
 SHOWN_CHARACTERS = 120
-# What Redis and the network raise. Not the transport's own lists: kombu counts KeyError among its channel errors, and
-# redis-py's DataError means that a stranger's value cannot be sent.
+# What Redis and the network raise. The transport's own lists are no help: kombu counts KeyError among its channel
+# errors, and redis-py's DataError means that a stranger's value cannot be sent.
 BROKER_ERRORS = (OSError, redis.ConnectionError, redis.TimeoutError, redis.ResponseError)
 ALIAS = "tolerant-redis"  # the URL scheme of the transport below
 
@@ -38,13 +38,13 @@ def register() -> None:
 
 
 class TolerantQoS(kombu_redis.QoS):
-    """kombu's notes of what was delivered, except that a note which is no message is dropped with a log line.
+    """kombu's record of deliveries, except that an entry that is not a message is dropped with a log line.
 
-    Otherwise the first such note would end every sweep for overdue messages before it came to the others.
+    Otherwise the first such entry would end every sweep for overdue messages before it reached the others.
     """
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
-        """Answers to QoS.restore_visible, .restore_unacked and .reject."""
+        """Called by QoS.restore_visible, .restore_unacked and .reject."""
         try:
             super().restore_by_tag(tag, client=client, leftmost=leftmost)  # type: ignore[no-untyped-call]
         except BROKER_ERRORS:
@@ -57,21 +57,20 @@ class TolerantQoS(kombu_redis.QoS):
 
 
 class TolerantChannel(kombu_redis.Channel):
-    """kombu's Redis channel, except that an item which is no message is dropped with a log line."""
+    """kombu's Redis channel, except that an item that is not a message is dropped with a log line."""
 
     QoS = TolerantQoS
 
     def _brpop_read(self, **options: Any) -> Any:
-        """Answers to MultiChannelPoller.on_readable, inside the event loop, where any error ends the worker.
+        """Called by MultiChannelPoller.on_readable, inside the event loop, where any error ends the worker.
 
-        The item has left Redis by now. Nothing of it was noted as unacknowledged: that is the first thing that happens
-        to an item once it is a message.
+        The item has left Redis by now, and is not among the unacknowledged: only a message is recorded there.
         """
         try:
             return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
         except (Empty, *BROKER_ERRORS):
             raise
-        except Exception as error:  # noqa: BLE001 (the content is a stranger's: any error can come of it)
+        except Exception as error:  # noqa: BLE001 (the content is a stranger's, and can cause any error)
             text = error.doc if isinstance(error, json.JSONDecodeError) else ""
             log.error("garbage_in_queue", error=repr(error)[:SHOWN_CHARACTERS], item=text[:SHOWN_CHARACTERS])
             return True
@@ -84,10 +83,10 @@ class TolerantTransport(kombu_redis.Transport):
 
 
 class QuietConsumer(Consumer):  # type: ignore[misc]
-    """`worker_consumer`: no gossip, no mingle, no event heartbeats; a message that Celery chokes on is dropped.
+    """`worker_consumer`: no gossip, mingle or event heartbeats; a message that Celery cannot handle is dropped.
 
-    Workers need to know nothing of each other: the ledger holds the heartbeats. Every broadcast would reach every
-    worker, and mingle alone makes each start wait a second.
+    Workers need not know each other: the ledger holds the heartbeats. Every broadcast would reach every worker, and
+    mingle alone delays each start by a second.
     """
 
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -95,7 +94,7 @@ class QuietConsumer(Consumer):  # type: ignore[misc]
         super().__init__(*args, worker_options={**(worker_options or {}), **quiet}, **kwargs)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        """Answers to loops.asynloop, which makes the handler the consumer's on_message."""
+        """Called by loops.asynloop, which makes the handler the consumer's on_message."""
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_task_received(message: Any) -> None:

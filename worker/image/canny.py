@@ -1,4 +1,4 @@
-"""Conditioning as ControlNet's canny2image has it: three channels, a size that the networks take, Canny edges."""
+"""Edges as ControlNet's canny2image finds them: three channels, a size that the networks accept, Canny."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_SIDE = 4096
 def three_channels(image: np.ndarray) -> np.ndarray:
     """`HWC3`: uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] -> uint8 [H, W, 3].
 
-    Grey is repeated; RGBA is blended over white by its alpha, in float and truncated, as the original does.
+    Grey is repeated. RGBA is blended over white by its alpha, in float and truncated, as the original does.
     """
     if image.ndim == 2:
         image = image[:, :, None]
@@ -34,7 +34,7 @@ def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
     """Height and width in pixels with the short side at `resolution`, both rounded to multiples of 64.
 
     Raises:
-        SourceTooLarge: proportions that would need a side of more than 4096 pixels.
+        SourceTooLarge: with these proportions a side would exceed 4096 pixels.
     """
     factor = resolution / min(height, width)
     high, wide = (max(MULTIPLE, round(side * factor / MULTIPLE) * MULTIPLE) for side in (height, width))

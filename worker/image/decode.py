@@ -1,36 +1,31 @@
-"""Bytes -> pixels, without trusting the bytes; and pixels -> PNG."""
+"""Bytes -> pixels, without trusting the bytes."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 import struct
 import warnings as python_warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jobs.errors import NotAnImage, SourceTooLarge
 
-# What decoders are fed: a short list, for each is an attack surface.
+# The decoders that strangers' bytes may reach: a short list, since each is an attack surface.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 READABLE = "PNG, JPEG, WebP, GIF, BMP and TIFF"
-# zlib's level 1 takes a third of the default level 6's time for a tenth more bytes (photographs of 512x512 pixels), and
-# other jobs wait for the core.
-COMPRESS_LEVEL = 1
 SIXTEEN_BITS = "16 bits a channel were reduced to 8"
 
-# A progressive JPEG may pass over its picture as often as it likes, with a dozen bytes and, over 50 megapixels, 10 ms a
-# pass: a file of 64 MiB would keep a core busy for half a day. Cameras and programs write a dozen passes.
+# A progressive JPEG may pass over its picture any number of times. A pass takes a dozen bytes and, at 50 megapixels,
+# 10 ms: a file of 64 MiB would keep a core busy for half a day. Cameras and programs write a dozen passes.
 JPEG_PASSES = 100  # over the largest picture allowed; smaller ones may have more
 JPEG_BEGIN, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
-FRAMES_COUNTED = 1000  # of a TIFF: each is looked up by its own table
+FRAMES_COUNTED = 1000  # of a TIFF, where each frame takes a look-up
 
-# What Pillow's decoders raise for damaged files.
+# The errors of Pillow's decoders for damaged files.
 DAMAGED = (
     OSError,
     SyntaxError,
@@ -49,7 +44,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Decoded pixels: uint8 [H, W], [H, W, 3] or [H, W, 4], upright, and what a person should know about them."""
+    """Decoded pixels: uint8 [H, W], [H, W, 3] or [H, W, 4], upright; `warnings` say what decoding changed."""
 
     pixels: np.ndarray
     warnings: tuple[str, ...]
@@ -59,13 +54,13 @@ def decode_image(data: bytes, *, max_pixels: int) -> Picture:
     """Decode the first frame.
 
     Raises:
-        NotAnImage: empty, truncated, another format, or nothing that can be decoded.
-        SourceTooLarge: more than `max_pixels` by its header; nothing was decoded then.
+        NotAnImage: the bytes are empty, truncated, of another format, or cannot be decoded.
+        SourceTooLarge: the header says more than `max_pixels`; nothing was decoded then.
     """
     if not data:
         raise NotAnImage("the file is empty (0 bytes)")
     with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        python_warnings.simplefilter("ignore")  # Pillow warns of odd metadata
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, max_pixels)
@@ -103,7 +98,7 @@ def _frames(image: Image.Image) -> int:
 
 
 def _has_sixteen_bit_colours(image: Image.Image) -> bool:
-    """Pillow reduces these to 8 bits itself; what the file holds shows only in the raw mode, before loading."""
+    """Pillow reduces these to 8 bits itself. Only the raw mode, before loading, shows what the file holds."""
     tiles = getattr(image, "tile", ())
     return not image.mode.startswith("I") and any(re.search(";16[BLN]", str(tile[3])) for tile in tiles)
 
@@ -127,7 +122,7 @@ def _eight_bit(image: Image.Image) -> tuple[np.ndarray, str | None]:
 
 
 def _scaled_by_range(values: np.ndarray) -> np.ndarray:
-    """Floating point -> uint8: the least value becomes 0, the greatest 255; what is no number, 0."""
+    """Floating point -> uint8: the least value becomes 0, the greatest 255, NaN and infinity 0."""
     finite = np.isfinite(values)
     if not finite.any():
         raise NotAnImage("the picture's floating-point values are not numbers")
@@ -154,22 +149,3 @@ def _check_passes(data: bytes, size: tuple[int, int], max_pixels: int) -> None:
     passes = data.count(JPEG_SCAN)  # in compressed data a 0xff is never followed by 0xda
     if passes * size[0] * size[1] > JPEG_PASSES * max_pixels:
         raise NotAnImage(f"the JPEG passes {passes:,} times over its pixels, where a dozen is usual: save it again")
-
-
-def encode_png(pixels: np.ndarray, texts: Mapping[str, str]) -> bytes:
-    """uint8 [H, W] or [H, W, 3] -> PNG with text chunks (tEXt, or iTXt where Latin-1 does not suffice)."""
-    info = PngImagePlugin.PngInfo()
-    for name, text in texts.items():
-        try:
-            text.encode("latin-1")
-            info.add_text(name, text)
-        except UnicodeEncodeError:
-            info.add_itxt(name, text)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=COMPRESS_LEVEL, pnginfo=info)
-    return buffer.getvalue()
-
-
-def as_json(parameters: Mapping[str, object]) -> str:
-    """Parameters for a text chunk."""
-    return json.dumps(parameters, sort_keys=True, ensure_ascii=False)

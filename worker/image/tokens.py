@@ -1,4 +1,4 @@
-"""Prompts -> token ids, as CLIP's tokenizer in Stable Diffusion gives them."""
+"""Prompts -> token ids, equal to those of Stable Diffusion's CLIP tokenizer."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Tokens:
 
 
 class Tokenizer:
-    """The tokenizer.json of an engine set. Safe from many threads."""
+    """The tokenizer.json of an engine set. Safe to use from many threads."""
 
     def __init__(self, path: Path, *, length: int, bos_token_id: int, eos_token_id: int, pad_token_id: int) -> None:
         self._tokenizer = FastTokenizer.from_file(str(path))
-        # Cut and pad here, where it is known what was cut; the file may or may not ask for either.
+        # Cutting and padding happen in `encode`, which can tell what was cut; the file may or may not ask for either.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._length = length
         self._bos, self._eos, self._pad = bos_token_id, eos_token_id, pad_token_id
 
     def encode(self, text: str) -> Tokens:
-        """Tokenise; over-long text is cut so that begin and end still fit."""
+        """Tokenise. Text that is too long is cut so that the begin and end tokens fit."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         room = self._length - 2
         kept = encoding.ids[:room]

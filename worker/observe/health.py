@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics over http, for supervisors and Prometheus."""
+"""/healthz, /readyz and /metrics over HTTP, for supervisors and Prometheus."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Probes:
-    """What the endpoints ask. `live`: would a restart not help? `ready`: does it take jobs?"""
+    """What the endpoints call. `live` fails when only a restart helps; `ready` holds while the worker takes jobs."""
 
     live: Callable[[], Verdict]
     ready: Callable[[], Verdict]
 
 
 class HealthServer:
-    """An http server in threads of its own, so that it answers while engines load and while the loop is stuck."""
+    """An HTTP server in its own threads, so that it answers while engines load and while the loop is stuck."""
 
     def __init__(self, host: str, port: int, *, probes: Probes, registry: CollectorRegistry) -> None:
         """Bind.
 
         Raises:
-            SettingsError: the address is taken or not ours.
+            SettingsError: the address is taken, or not this machine's.
         """
         try:
             self._server = _Server((host, port), _Handler)
@@ -52,11 +52,11 @@ class HealthServer:
 
     @property
     def port(self) -> int:
-        """The port bound, also where 0 was asked for."""
+        """The port that was bound, also if 0 was requested."""
         return int(self._server.server_address[1])
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -72,7 +72,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 10  # a client that connects and says nothing must not hold a thread for ever
+    timeout = 10  # a client that connects and sends nothing must not occupy a thread for ever
     server: _Server
 
     def do_GET(self) -> None:
@@ -101,4 +101,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: probes come every few seconds."""
+        """Log nothing: probes come every few seconds."""

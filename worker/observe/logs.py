@@ -1,4 +1,4 @@
-"""Log lines: structured, one a line on stderr, with secrets taken out. Celery's, kombu's and our own alike."""
+"""Structured logs on stderr, one event a line, without secrets: Celery's and kombu's as well as our own."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from structlog.typing import EventDict, Processor
 
 from jobs.settings import Settings
 
-# What is a secret by its looks, wherever it stands. Of a URL nothing is left but scheme, host, port and path: which of
-# its parameters sign it differs from one store to the next.
+# Text that looks like a secret, wherever it occurs. A URL keeps only its scheme, host, port and path, since each store
+# signs with other parameters.
 _NAMES = (
     r"x-(?:amz|goog)-(?:signature|credential|security-token)|signature|credential|sig|(?:access_?|session_?)?token|"
     r"api_?key|password|passwd|secret|(?:aws_)?secret_(?:access_)?key|aws_session_token"
 )
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?<=://)[^/\s\"<>]*@"), "***@"),
-    (re.compile(r"(://[^\s\"<>?#]*)[?#](?!…)[^\s\"<>]*"), r"\1?***"),  # …: jobs.uri.redacted was here
+    (re.compile(r"(://[^\s\"<>?#]*)[?#](?!…)[^\s\"<>]*"), r"\1?***"),  # …: jobs.uri.redacted has been applied already
     (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "***"),
     (re.compile(r"(?i)(\bauthorization\b['\"]?\s*[=:]\s*b?['\"]?)[^'\"\r\n]+"), r"\1***"),
     (re.compile(rf"(?i)\b((?:{_NAMES})['\"]?\s*[=:]\s*b?['\"]?)[^&\s'\",}}]+"), r"\1***"),
 )
 
-# These say at INFO, for every job and with its arguments, what our own lines say better.
+# At INFO these log every job with its arguments, which our own lines do better.
 _TALKATIVE = ("celery", "kombu", "amqp", "botocore", "boto3", "urllib3", "s3transfer")
 
 
@@ -52,7 +52,7 @@ def configure(settings: Settings) -> None:
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,  # loggers made at import are bound to this configuration when they speak
+        cache_logger_on_first_use=False,  # loggers made at import get this configuration when first used
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(settings, shared))
@@ -61,7 +61,7 @@ def configure(settings: Settings) -> None:
     root.setLevel(settings.log_level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel("DEBUG" if settings.log_level == "DEBUG" else "WARNING")
-    # It reports every job that is handed back (Reject) as a warning with a traceback.
+    # It reports every job that is requeued (Reject) as a warning with a traceback.
     logging.getLogger("celery.app.trace").setLevel("DEBUG" if settings.log_level == "DEBUG" else "ERROR")
 
 

@@ -1,9 +1,11 @@
-"""What Prometheus is told. Names, labels and units are listed in docs/operations.md; a test holds the two together."""
+"""Metrics for Prometheus. docs/operations.md lists their names, labels and units; a test compares the two."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -18,7 +20,7 @@ STAGE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 6
 
 
 class JobMetrics:
-    """Counted by the jobs' threads. Each service has a registry of its own."""
+    """Counted by the threads of jobs. Each service has its own registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.jobs = Counter(
@@ -29,28 +31,44 @@ class JobMetrics:
             "render_stage_seconds", "Time a job spent in a stage.", ["stage"], buckets=STAGE_SECONDS, registry=registry
         )
         self.ledger_retries = Counter(
-            "render_ledger_retries", "Moves in the ledger tried again because Redis did not answer.", registry=registry
+            "render_ledger_retries", "Ledger calls repeated because Redis did not answer.", registry=registry
         )
         self.heartbeat_failures = Counter(
-            "render_heartbeat_failures", "Signs of life that did not reach the ledger.", registry=registry
+            "render_heartbeat_failures", "Heartbeats that did not reach the ledger.", registry=registry
         )
+
+
+@dataclass
+class StageTimer:
+    """How long one job spent in each stage."""
+
+    metrics: JobMetrics
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Around a stage. A stage that raises is not counted."""
+        began = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - began, 4)
+        self.metrics.stage_seconds.labels(stage=stage).observe(self.seconds[stage])
 
 
 class LoopCollector:
-    """Read from the loop at each scrape: nothing in the GPU thread waits for a metric."""
+    """Reads the loop at each scrape, so that nothing in the GPU thread waits for a metric."""
 
-    def __init__(self, loop: RenderLoop, held: InFlightJobs) -> None:
+    def __init__(self, loop: RenderLoop, in_flight: InFlightJobs) -> None:
         self._loop = loop
-        self._held = held
+        self._in_flight = in_flight
 
     def collect(self) -> Iterator[Metric]:
-        """Prometheus's protocol."""
+        """Prometheus calls this at each scrape."""
         stats = self._loop.stats()
         samples = GaugeMetricFamily("render_samples", "Samples in the loop, by state.", labels=["state"])
         samples.add_metric(["waiting"], stats.waiting)
         samples.add_metric(["active"], stats.active)
         yield samples
-        yield GaugeMetricFamily("render_jobs_held", "Jobs in this process.", value=len(self._held.ids()))
+        yield GaugeMetricFamily("render_jobs_in_flight", "Jobs in this process.", value=len(self._in_flight.ids()))
         yield CounterMetricFamily("render_images", "Pictures decoded.", value=stats.images)
         yield CounterMetricFamily("render_sample_steps", "DDIM steps of samples.", value=stats.sample_steps)
         yield CounterMetricFamily("render_busy_seconds", "Time the GPU thread worked.", value=stats.busy_seconds)
@@ -59,4 +77,4 @@ class LoopCollector:
             steps.add_metric([str(samples_in_step)], number)
         yield steps
         age = 0.0 if stats.busy_since is None else time.monotonic() - stats.busy_since
-        yield GaugeMetricFamily("render_turn_age_seconds", "Since the turn under way began; 0 when idle.", value=age)
+        yield GaugeMetricFamily("render_turn_age_seconds", "Since the current turn began; 0 when idle.", value=age)

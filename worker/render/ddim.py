@@ -1,12 +1,12 @@
-"""DDIM as pure mathematics: no counter, no device, nothing per request.
+"""DDIM as pure functions: nothing here counts steps, knows the device or belongs to a request.
 
 Song et al., "Denoising Diffusion Implicit Models" (2020), equation 12, with the schedule of Stable Diffusion: 1000
 training steps, scaled-linear betas 0.00085..0.012, uniform timesteps with offset 1, alphas_cumprod[0] as final alpha.
-One step is linear in what it is given, so it is three coefficients a row:
+One step is linear in its inputs, so three coefficients a row describe it:
 
     x_prev = sample * x + noise_pred * eps + noise * z
 
-which lets rows at different steps, of different schedules, share one batch.
+This lets rows at different steps of different schedules share one batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """How many steps there are."""
+        """S."""
         return len(self.timesteps)
 
 
@@ -60,7 +60,7 @@ def schedule(steps: int, eta: float) -> Schedule:
 
 @lru_cache(maxsize=1)
 def alphas_cumprod() -> np.ndarray:
-    """float64 [1000]: products of 1 - beta, as the float32 arithmetic gives them that models were trained with."""
+    """float64 [1000]: products of 1 - beta, computed in float32 as when the models were trained."""
     betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAINING_STEPS, dtype=torch.float32) ** 2
     products: np.ndarray = torch.cumprod(1.0 - betas, dim=0).numpy().astype(np.float64)
     return products

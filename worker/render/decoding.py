@@ -1,4 +1,4 @@
-"""Pictures on their way from the device: decoded there, copied while the loop goes on, delivered when they are here."""
+"""Pictures on their way from the device: decoded there, copied while the loop goes on, delivered on arrival."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from worker.render.request import ImageRequest
 
 
 class Decoding:
-    """A decoder's output, under way to the host; on a CPU it is there already."""
+    """A decoder's output while it is copied to the host. On a CPU there is nothing to copy."""
 
     def __init__(self, images: torch.Tensor) -> None:
-        """`images` is float [N, 3, H, W], about -1..1; its copy to the host is queued here."""
-        # Rounded as diffusers does; canny2image truncates, which darkens by half a level.
+        """Queue the copy. `images` is float [N, 3, H, W], about -1..1."""
+        # Rounded as diffusers does; canny2image truncates, which darkens the picture by half a level.
         pixels = (images.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
         self._finite = _to_host(torch.isfinite(images).flatten(1).all(dim=1))
         self._pixels = _to_host(rearrange(pixels, "n c h w -> n h w c").contiguous())
@@ -29,16 +29,16 @@ class Decoding:
             self._copied.record(torch.cuda.current_stream(images.device))
 
     @property
-    def here(self) -> bool:
-        """Whether `pictures` will not wait."""
+    def arrived(self) -> bool:
+        """Whether `pictures` will return without waiting."""
         with translated_errors():
             return self._copied is None or bool(self._copied.query())  # type: ignore[no-untyped-call]
 
     def pictures(self) -> list[np.ndarray | None]:
-        """N pictures, RGB uint8 [H, W, 3], or None where values are not numbers.
+        """Wait for N pictures: each is RGB uint8 [H, W, 3], or None where the values are not numbers.
 
         Raises:
-            DeviceLost: the device failed before it was done.
+            DeviceLost: the device failed before the pictures arrived.
         """
         with translated_errors():
             if self._copied is not None:
@@ -54,26 +54,26 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Deliveries:
-    """Waits for decodings in a thread of its own. What is here already is delivered at once, in the caller's."""
+    """Waits for decodings in a thread of its own. Those that have arrived are delivered at once, by the caller."""
 
     def __init__(self, deliver: Callable[[Sequence[ImageRequest], Decoding], None]) -> None:
-        """`deliver` ends the slots' futures; it raises nothing."""
+        """`deliver` ends the requests; it raises nothing."""
         self._deliver = deliver
         self._queue: queue.SimpleQueue[tuple[Sequence[ImageRequest], Decoding] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def add(self, slots: Sequence[ImageRequest], decoding: Decoding) -> None:
-        """Deliver these when they are here."""
-        if decoding.here:
-            self._deliver(slots, decoding)
+    def add(self, requests: Sequence[ImageRequest], decoding: Decoding) -> None:
+        """Deliver these when they arrive."""
+        if decoding.arrived:
+            self._deliver(requests, decoding)
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="deliveries", daemon=True)
             self._thread.start()
-        self._queue.put((slots, decoding))
+        self._queue.put((requests, decoding))
 
     def close(self) -> None:
-        """Deliver what is under way, and end the thread."""
+        """Deliver the pictures that are still on their way, and end the thread."""
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()

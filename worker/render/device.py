@@ -1,4 +1,4 @@
-"""The device as the core sees it: its two kinds of trouble, and copies that keep the host from waiting."""
+"""The device as the loop sees it: its errors told apart, and copies that do not make the host wait."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-
-class DeviceOutOfMemory(Exception):
-    """The device's memory did not suffice for this call; a smaller one may fit."""
-
-
-class DeviceLost(Exception):
-    """The device does not work any more in this process: only a new process helps."""
+from worker.render.errors import DeviceLost, DeviceOutOfMemory
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turns what torch, CUDA and the engines raise about the device into DeviceOutOfMemory or DeviceLost."""
+    """Turn the errors of torch, CUDA and the engines that concern the device into DeviceOutOfMemory or DeviceLost."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -34,7 +28,7 @@ def translated_errors() -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether less work at once might have gone well; torch, CUDA, cuBLAS and onnxruntime say it differently."""
+    """Whether a smaller call might have worked. torch, CUDA, cuBLAS and onnxruntime each say it differently."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
@@ -51,7 +45,7 @@ def is_lost(error: Exception) -> bool:
 
 
 def to_device(data: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy on the device. From pageable memory CUDA would first wait for all that the device has still to do."""
+    """A copy on the device, through pinned memory: from pageable memory CUDA would first wait for all queued work."""
     tensor = torch.from_numpy(data) if isinstance(data, np.ndarray) else data
     if device.type != "cuda":
         return tensor.to(device)
@@ -59,7 +53,7 @@ def to_device(data: np.ndarray | torch.Tensor, device: torch.device) -> torch.Te
 
 
 class Pace:
-    """Keeps the host one step ahead of the device, and no more: what it queued, no new job can get in front of."""
+    """Keeps the host one step ahead of the device and no more: a new job has to wait for everything already queued."""
 
     AHEAD = 1
 
@@ -68,7 +62,7 @@ class Pace:
         self._events: deque[torch.cuda.Event] = deque()
 
     def keep(self) -> None:
-        """Call after each step was queued; waits for the step before it."""
+        """Call after queueing each step; waits for the step before it."""
         if self._device.type != "cuda":
             return
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]

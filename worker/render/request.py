@@ -1,23 +1,26 @@
-"""ImageSpec -> ImageRequest (a sample being denoised) -> StepBatch (one engine call)."""
+"""ImageSpec, what to draw; and ImageRequest, one sample on its way through the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from worker.render import ddim
-from worker.render.device import to_device
+from jobs.errors import RenderError
 
-CONTROLS = 13
+if TYPE_CHECKING:
+    from worker.render.trajectory import Trajectory
+
+Shape = tuple[int, int]  # height and width in pixels
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSpec:
-    """One picture to draw. Everything that decides how it looks is here; the same request gives the same picture."""
+    """Everything that decides how one picture looks: the same spec gives the same picture."""
 
     job_id: str
     sample: int  # index within the job
@@ -32,149 +35,84 @@ class ImageSpec:
     uncond_control_scales: tuple[float, ...]  # 13
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> Shape:
         """Height and width in pixels."""
         return int(self.edges.shape[0]), int(self.edges.shape[1])
 
 
-class ImageRequest:
-    """A sample being denoised: where it is in its schedule, its latents between engine calls, and its own noise.
+class RequestState(Enum):
+    """Where a request is. It can fail in every state, and ends once."""
 
-    Noise: one CPU generator a sample, float32, the initial latent first and then one draw a step where eta > 0, so the
-    picture is the same whatever the batch, the backend or the GPU.
+    WAITING = "waiting"  # for a place in a batch
+    RUNNING = "running"  # encoded; takes one DDIM step a turn
+    DECODING = "decoding"  # has taken every step; its picture is being decoded, or copied to the host
+    ENDED = "ended"  # its future holds a picture or an error
+
+
+_NEXT_STATES = {
+    RequestState.WAITING: {RequestState.RUNNING, RequestState.ENDED},
+    RequestState.RUNNING: {RequestState.DECODING, RequestState.ENDED},
+    RequestState.DECODING: {RequestState.ENDED},
+    RequestState.ENDED: set[RequestState](),
+}
+
+
+class ImageRequest:
+    """One sample: its spec, its state, and the future that whoever submitted it waits for.
+
+    The future cannot be cancelled; the job can (RenderLoop.cancel).
     """
 
-    def __init__(self, request: ImageSpec, future: Future[np.ndarray], *, conditioning: Conditioning) -> None:
-        self.request = request
-        self.future = future
-        self.conditioning = conditioning
-        self.schedule = ddim.schedule(request.steps, request.eta)
-        self.index = 0  # of the next step
-        self._generator = torch.Generator("cpu").manual_seed(request.seed)
-        self.latents = to_device(self._draw(), conditioning.guided_hint.device)  # float32 [4, h, w]
-        self._noise: torch.Tensor | None = None
+    def __init__(self, spec: ImageSpec) -> None:
+        self.spec = spec
+        self.future: Future[np.ndarray] = Future()
+        self.future.set_running_or_notify_cancel()
+        self._state = RequestState.WAITING
+        self._trajectory: Trajectory | None = None
 
     @property
-    def finished(self) -> bool:
-        """Every step was taken."""
-        return self.index == self.schedule.steps
+    def state(self) -> RequestState:
+        """Where the request is."""
+        return self._state
 
     @property
-    def to_come(self) -> np.ndarray:
-        """Timestep and DDIM coefficients of every step to come: float32 [steps left, 4]."""
-        timesteps = self.schedule.timesteps[self.index :, None].astype(np.float32)
-        return np.concatenate([timesteps, self.schedule.coefficients[self.index :]], axis=1)
+    def ended(self) -> bool:
+        """The future holds a picture or an error."""
+        return self._state is RequestState.ENDED
 
     @property
-    def noise(self) -> torch.Tensor | None:
-        """float32 [4, h, w] for the next step, None where eta is 0; the same if a step has to be tried again."""
-        if self._noise is None and self.request.eta > 0:
-            self._noise = self._draw()
-        return self._noise
+    def trajectory(self) -> Trajectory:
+        """Its latents and its place in the schedule, from `start` on."""
+        assert self._trajectory is not None, "the request has not started"
+        return self._trajectory
 
-    def advance(self, latents: torch.Tensor) -> None:
-        """Take the step's outcome, float32 [4, h, w]."""
-        self.latents = latents
-        self._noise = None
-        self.index += 1
+    def start(self, trajectory: Trajectory) -> None:
+        """WAITING -> RUNNING."""
+        self._move_to(RequestState.RUNNING)
+        self._trajectory = trajectory
 
-    def _draw(self) -> torch.Tensor:
-        return torch.randn(self.conditioning.latent_shape, generator=self._generator, dtype=torch.float32)
+    def start_decoding(self) -> None:
+        """RUNNING -> DECODING."""
+        self._move_to(RequestState.DECODING)
 
+    def succeed(self, picture: np.ndarray) -> None:
+        """DECODING -> ENDED, with RGB uint8 [H, W, 3]."""
+        assert self._state is RequestState.DECODING, f"a request cannot go from {self._state.value} to a picture"
+        self._move_to(RequestState.ENDED)
+        self.future.set_result(picture)
 
-@dataclass(frozen=True, eq=False)
-class Conditioning:
-    """What steers a sample, encoded: rows are unconditional first, then conditional, as everywhere."""
+    def fail(self, error: RenderError) -> None:
+        """Any state -> ENDED, with an error."""
+        self._move_to(RequestState.ENDED)
+        self.future.set_exception(error)
 
-    guided_hint: torch.Tensor  # [C, h, w]
-    context: torch.Tensor  # [2, 77, width]
-    control_scales: torch.Tensor  # [2, 13]
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(4, h, w)."""
-        return 4, int(self.guided_hint.shape[-2]), int(self.guided_hint.shape[-1])
-
-
-@dataclass(frozen=True, eq=False)
-class StepBatch:
-    """One engine call: N samples, padding among them, R = 2N rows, unconditional half first; on the engines' device."""
-
-    latents: torch.Tensor  # float32 [N, 4, h, w]
-    guided_hint: torch.Tensor  # [R, C, h, w]
-    context: torch.Tensor  # [R, 77, width]
-    control_scales: torch.Tensor  # [R, 13]
-    guidance: torch.Tensor  # float32 [N]
-    timestep: torch.Tensor  # float32 [N]
-    coefficients: torch.Tensor  # float32 [N, 3]
-    noise: torch.Tensor | None  # float32 [N, 4, h, w]
-
-    @property
-    def size(self) -> int:
-        """N, samples."""
-        return int(self.latents.shape[0])
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """By name; noise only where there is some."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: tensor for name, tensor in named.items() if tensor is not None}
+    def _move_to(self, state: RequestState) -> None:
+        assert state in _NEXT_STATES[self._state], f"a request cannot go from {self._state.value} to {state.value}"
+        self._state = state
 
 
-class RequestBatch:
-    """Slots of one shape that step together; what is known before the first step is stacked and uploaded once."""
-
-    def __init__(self, slots: Sequence[ImageRequest], *, batch_size: int | None = None) -> None:
-        """`batch_size`: pad to this many samples, with copies of the last."""
-        self.slots = tuple(slots)
-        self._filled = (*self.slots, *self.slots[-1:] * ((batch_size or 0) - len(self.slots)))
-        conditionings = [slot.conditioning for slot in self._filled]
-        self._latents = torch.stack([slot.latents for slot in self._filled])
-        self._guided_hint = torch.stack([one.guided_hint for one in conditionings]).repeat(2, 1, 1, 1)
-        self._context = _by_half([one.context for one in conditionings])
-        self._control_scales = _by_half([one.control_scales for one in conditionings])
-        scales = np.array([slot.request.scale for slot in self._filled], dtype=np.float32)
-        self._guidance = to_device(scales, self._latents.device)
-        self._noisy = any(slot.request.eta > 0 for slot in self._filled)
-        # float32 [steps, N, 4] until the first slot is finished, which ends the group.
-        together = min(len(slot.to_come) for slot in self._filled)
-        steps = np.stack([slot.to_come[:together] for slot in self._filled], axis=1)
-        self._steps = to_device(steps, self._latents.device)
-        self._index = 0
-
-    def holds(self, slots: Sequence[ImageRequest]) -> bool:
-        """Whether these very slots, in this order, are the group's."""
-        return len(slots) == len(self.slots) and all(a is b for a, b in zip(slots, self.slots, strict=True))
-
-    def batch(self) -> StepBatch:
-        """The next step of every slot."""
-        step = self._steps[self._index]
-        return StepBatch(
-            latents=self._latents,
-            guided_hint=self._guided_hint,
-            context=self._context,
-            control_scales=self._control_scales,
-            guidance=self._guidance,
-            timestep=step[:, 0],
-            coefficients=step[:, 1:],
-            noise=self._noise(),
-        )
-
-    def advance(self, latents: torch.Tensor) -> None:
-        """Take the step's outcome, float32 [N, 4, h, w]."""
-        self._latents = latents
-        self._index += 1
-        for slot, row in zip(self.slots, latents[: len(self.slots)].unbind(0), strict=True):
-            slot.advance(row)
-
-    def _noise(self) -> torch.Tensor | None:
-        if not self._noisy:
-            return None
-        zero = torch.zeros(self._latents.shape[1:])
-        drawn = [slot.noise for slot in self._filled]
-        stacked = torch.stack([zero if noise is None else noise for noise in drawn])
-        return to_device(stacked, self._latents.device)
-
-
-def _by_half(pairs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """[(uncond, cond), ...] -> all uncond rows, then all cond rows."""
-    return torch.stack(list(pairs), dim=1).flatten(0, 1)
+def fail_all(requests: Iterable[ImageRequest], error: RenderError) -> None:
+    """End with this error all requests that have not ended."""
+    for request in requests:
+        if not request.ended:
+            request.fail(error)

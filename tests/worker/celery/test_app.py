@@ -81,7 +81,7 @@ def test_the_pools_size_is_the_concurrency_given_whatever_the_jobs_in_flight() -
 
 
 def test_the_producers_message_is_what_celery_itself_sends(redis_url: str) -> None:
-    """Field by field, but for what says who sent it and when."""
+    """Field by field, except for those that say who sent it and when."""
     app = make_app(load_settings(redis_url=redis_url, queue="q"))
     job = make_job()
     app.send_task("render", [job.model_dump_json()], task_id=job.id, ignore_result=True)

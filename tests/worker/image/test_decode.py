@@ -1,4 +1,4 @@
-"""Bytes of every kind that people hand in, and the PNG that they get."""
+"""Bytes of every kind that people submit are decoded, or refused with a sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from jobs.errors import NotAnImage, RenderError, SourceTooLarge
-from worker.image.decode import FORMATS, SIXTEEN_BITS, Picture, as_json, decode_image, encode_png
+from worker.image.decode import FORMATS, SIXTEEN_BITS, Picture, decode_image
 
 MAX_PIXELS = 1_000_000
 
@@ -210,29 +210,3 @@ def test_damaged_bytes_end_in_a_picture_or_in_a_sentence(noise: bytes, format: s
     except RenderError as error:
         outcome = str(error)
     assert outcome == "uint8" or len(outcome) > 10
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
-def test_a_png_keeps_every_pixel(shape: tuple[int, ...]) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(pixels, {})))), pixels)
-
-
-@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=200))
-@settings(deadline=None)
-def test_a_png_carries_any_text(text: str) -> None:
-    data = encode_png(np.zeros((1, 1), np.uint8), {"parameters": text, "render": as_json({"prompt": text})})
-    with Image.open(io.BytesIO(data)) as image:
-        assert image.text["parameters"] == text
-        assert image.text["render"] == as_json({"prompt": text})
-
-
-def test_latin_texts_are_in_the_chunk_that_every_reader_knows_and_others_in_unicode() -> None:
-    data = encode_png(np.zeros((1, 1), np.uint8), {"latin": "für dich", "greek": "λόγος"})
-    assert b"tEXtlatin\0" in data
-    assert b"iTXtgreek\0" in data
-
-
-def test_equal_pictures_are_equal_files() -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
-    assert encode_png(pixels, {"a": "b"}) == encode_png(pixels.copy(), {"a": "b"})

@@ -1,4 +1,4 @@
-"""Pictures that are made to hurt: judged by their header, and only in the formats on the list."""
+"""Pictures made to do harm: judged by their header, and only in the formats on the list."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def png(side: int, *chunks: bytes) -> bytes:
 
 
 def header_of(format_: str) -> bytes:
-    """The beginning of a picture of SIDE x SIDE pixels, without any."""
+    """The header of a picture of SIDE x SIDE pixels, without the pixels."""
     short, long = struct.pack("<H", SIDE), struct.pack("<I", SIDE)
     if format_ == "GIF":
         return b"GIF89a" + short + short + b"\0\0\0,\0\0\0\0" + short + short + b"\0\x02\x02\x44\x01\0;"
@@ -71,7 +71,7 @@ def test_the_list_is_short() -> None:
 
 
 def test_compressed_text_in_a_picture_is_not_unpacked_without_end() -> None:
-    """A thousandfold: 100 MB of text in 100 kB."""
+    """100 MB of text, compressed to 100 kB."""
     text = chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(100_000_000), 9))
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Token ids, as transformers' CLIPTokenizer gives them."""
+"""Token ids equal those of transformers' CLIPTokenizer."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_a_text_that_just_fits_is_not_cut() -> None:
 def test_many_threads_may_share_a_tokenizer() -> None:
     texts = [f"a painting of thing number {n}" for n in range(60)]
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(ours().encode, texts))
-    for text, tokens in zip(texts, found, strict=True):
+        results = list(threads.map(ours().encode, texts))
+    for text, tokens in zip(texts, results, strict=True):
         assert tokens.ids.tolist() == reference_ids(text)
 
 

@@ -12,7 +12,7 @@ from worker.observe.health import HealthServer, Probes, Verdict
 
 
 class Switches:
-    """Probes that a test turns."""
+    """Probes whose verdict a test sets."""
 
     live = Verdict(True, "alive")
     ready = Verdict(False, "loading engines")

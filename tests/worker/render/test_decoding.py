@@ -1,21 +1,23 @@
-"""Pictures that are still under way when the loop goes on."""
+"""Pictures that are still on their way from the device while the loop goes on."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 
 import numpy as np
 import pytest
 import torch
 
 from jobs.errors import Requeued
+from tests.worker.samples import sample_spec, started
+from worker.fake import FakeDenoiser
 from worker.render import ddim
+from worker.render.batch import RequestBatch, StepBatch
 from worker.render.decoding import Decoding
-from worker.render.denoiser import FakeDenoiser
-from worker.render.device import DeviceLost
+from worker.render.errors import DeviceLost
 from worker.render.loop import RenderLoop
-from worker.render.request import Conditioning, ImageRequest, ImageSpec, RequestBatch, StepBatch
+from worker.render.request import ImageRequest, ImageSpec
+from worker.render.trajectory import Conditioning
 
 
 class SlowDecoding(Decoding):
@@ -26,7 +28,7 @@ class SlowDecoding(Decoding):
         self._arrive, self._error = arrive, error
 
     @property
-    def here(self) -> bool:
+    def arrived(self) -> bool:
         return self._arrive.is_set()
 
     def pictures(self) -> list[np.ndarray | None]:
@@ -49,28 +51,15 @@ class SlowDenoiser(FakeDenoiser):
         return SlowDecoding(images, self.arrive, self._error)
 
 
-def request(job_id: str, *, steps: int = 2, eta: float = 0.0, seed: int = 1) -> ImageSpec:
-    ids = np.zeros(77, np.int64)
-    return ImageSpec(
-        job_id=job_id,
-        sample=0,
-        edges=np.zeros((64, 64), np.uint8),
-        cond_ids=ids,
-        uncond_ids=ids,
-        seed=seed,
-        steps=steps,
-        eta=eta,
-        scale=7.0,
-        cond_control_scales=(1.0,) * 13,
-        uncond_control_scales=(1.0,) * 13,
-    )
+def spec(job_id: str, *, steps: int = 2, eta: float = 0.0, seed: int = 1) -> ImageSpec:
+    return sample_spec(job_id=job_id, steps=steps, eta=eta, seed=seed)
 
 
 def test_the_loop_goes_on_while_pictures_are_under_way() -> None:
     denoiser = SlowDenoiser()
     loop = RenderLoop(denoiser)
-    first, second = loop.submit(request("a")), loop.submit(request("b", seed=2))
-    for _ in range(3):  # two steps of the first, one of the second: there is one slot
+    first, second = loop.submit(spec("a")), loop.submit(spec("b", seed=2))
+    for _ in range(3):  # two steps of the first, one of the second: only one runs at a time
         assert loop.step()
     assert not first.done()
     assert loop.stats().active == 1
@@ -84,7 +73,7 @@ def test_the_loop_goes_on_while_pictures_are_under_way() -> None:
 def test_a_stopping_loop_waits_for_pictures_under_way() -> None:
     denoiser = SlowDenoiser()
     loop = RenderLoop(denoiser)
-    future = loop.submit(request("a"))
+    future = loop.submit(spec("a"))
     for _ in range(2):
         loop.step()
     stop = threading.Event()
@@ -95,10 +84,10 @@ def test_a_stopping_loop_waits_for_pictures_under_way() -> None:
     assert future.result().shape == (64, 64, 3)
 
 
-def test_a_device_lost_while_pictures_are_under_way_ends_the_loop_and_hands_the_job_back() -> None:
+def test_a_device_lost_while_pictures_are_under_way_ends_the_loop_and_requeues_the_job() -> None:
     denoiser = SlowDenoiser(DeviceLost("CUDA error: an illegal memory access"))
     loop = RenderLoop(denoiser)
-    future = loop.submit(request("a"))
+    future = loop.submit(spec("a"))
     for _ in range(2):
         loop.step()
     denoiser.arrive.set()
@@ -118,24 +107,24 @@ def test_pixels_are_rounded_and_what_is_not_a_number_is_no_picture() -> None:
     assert broken is None
 
 
-def slot(seed: int, *, steps: int, eta: float = 0.0) -> ImageRequest:
+def running(seed: int, *, steps: int, eta: float = 0.0) -> ImageRequest:
     conditioning = Conditioning(torch.randn(8, 8, 8), torch.randn(2, 77, 4), torch.ones(2, 13))
-    return ImageRequest(request(str(seed), steps=steps, eta=eta, seed=seed), Future(), conditioning=conditioning)
+    return started(spec(str(seed), steps=steps, eta=eta, seed=seed), conditioning)
 
 
 def test_padding_changes_no_sample() -> None:
     def made() -> list[ImageRequest]:
         torch.manual_seed(0)
-        return [slot(1, steps=5), slot(2, steps=3, eta=1.0), slot(3, steps=7)]
+        return [running(1, steps=5), running(2, steps=3, eta=1.0), running(3, steps=7)]
 
     plain, padded = RequestBatch(made()), RequestBatch(made(), batch_size=4)
     for _ in range(3):
-        for group in (plain, padded):
-            assert group.batch().size == (3 if group is plain else 4)
-            group.advance(_stepped(group.batch()))
-    for one, other in zip(plain.slots, padded.slots, strict=True):
-        assert torch.equal(one.latents, other.latents)
-        assert one.index == other.index == 3
+        for batch in (plain, padded):
+            assert batch.next_step().size == (3 if batch is plain else 4)
+            batch.advance(_stepped(batch.next_step()))
+    for one, other in zip(plain.requests, padded.requests, strict=True):
+        assert torch.equal(one.trajectory.latents, other.trajectory.latents)
+        assert one.trajectory.index == other.trajectory.index == 3
 
 
 def _stepped(batch: StepBatch) -> torch.Tensor:
@@ -143,12 +132,12 @@ def _stepped(batch: StepBatch) -> torch.Tensor:
     return ddim.step(batch.latents, predicted, coefficients=batch.coefficients, noise=batch.noise)
 
 
-def test_a_group_ends_with_its_first_finished_slot() -> None:
-    group = RequestBatch([slot(1, steps=5), slot(2, steps=2)])
+def test_a_batch_ends_with_its_first_finished_request() -> None:
+    batch = RequestBatch([running(1, steps=5), running(2, steps=2)])
     seen = []
     for _ in range(2):
-        batch = group.batch()
-        seen.append(batch.timestep.tolist())
-        group.advance(batch.latents)
+        step = batch.next_step()
+        seen.append(step.timestep.tolist())
+        batch.advance(step.latents)
     assert seen == [[801.0, 501.0], [601.0, 1.0]]
-    assert [one.finished for one in group.slots] == [False, True]
+    assert [one.trajectory.finished for one in batch.requests] == [False, True]

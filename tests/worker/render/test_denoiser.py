@@ -1,4 +1,4 @@
-"""The door to the engines: what it asks of them, in which parts, and what it makes of their errors."""
+"""EngineDenoiser: its calls of engines, how it splits them, and how it translates their errors."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import torch
 from engines.engine_set import Backend, Engine, EngineSet, Placement
 from engines.manifest import load_manifest
 from tests.models import tiny_engine_set
-from tests.worker.samples import sample_request, slot
+from tests.worker.samples import running_request, sample_spec
+from worker.fake import FakeDenoiser
 from worker.render import ddim
-from worker.render.denoiser import EngineDenoiser, FakeDenoiser
-from worker.render.device import DeviceLost, DeviceOutOfMemory
+from worker.render.batch import RequestBatch, StepBatch
+from worker.render.denoiser import EngineDenoiser
 from worker.render.encodings import Encodings
+from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.loop import RenderLoop
-from worker.render.request import RequestBatch, StepBatch
 
 MAX_BATCH = 4
 Inputs = Mapping[str, torch.Tensor]
 
 
 class RecordingBackend(Backend):
-    """Engines that give constants, remember what they were given, and fail when told to."""
+    """Engines that return constants, record their inputs, and fail on demand."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -80,7 +81,7 @@ def denoiser(backend: RecordingBackend, **options: Any) -> EngineDenoiser:
 
 
 def batch(*numbers: int, **values: Any) -> StepBatch:
-    return RequestBatch([slot(number, **values) for number in numbers]).batch()
+    return RequestBatch([running_request(number, **values) for number in numbers]).next_step()
 
 
 def test_all_engines_are_loaded_before_the_first_job(backend: RecordingBackend) -> None:
@@ -177,7 +178,7 @@ def test_the_device_s_errors_are_told_from_a_batch_s_own(
 
 
 def residents(events: list[str]) -> list[set[str]]:
-    """What was on the device after each event."""
+    """The engines on the device after each event."""
     there: set[str] = set()
     history = []
     for event in events:
@@ -191,7 +192,7 @@ def test_with_low_vram_the_two_kinds_of_engines_are_never_there_together(backend
     door = denoiser(backend, low_vram=True)
     assert backend.events == []
     loop = RenderLoop(door)
-    futures = [loop.submit(sample_request(number, steps=2 + number)) for number in range(3)]
+    futures = [loop.submit(sample_spec(number, steps=2 + number)) for number in range(3)]
     while loop.step():
         pass
     assert all(future.result(0).shape == (64, 64, 3) for future in futures)
@@ -251,8 +252,8 @@ def test_the_fake_s_pictures_depend_on_seed_and_edges_and_not_on_the_batch() -> 
             pass
         return [future.result(0) for future in futures]
 
-    one, other_seed = sample_request(1), sample_request(1, seed=2)
-    other_edges = sample_request(1, edges=np.full((64, 64), 255, np.uint8))
+    one, other_seed = sample_spec(1), sample_spec(1, seed=2)
+    other_edges = sample_spec(1, edges=np.full((64, 64), 255, np.uint8))
     (alone,) = render(one)
     first, second, third = render(one, other_seed, other_edges)
     assert np.array_equal(alone, first)

@@ -1,4 +1,4 @@
-"""The device's two kinds of trouble, told from everything else."""
+"""The two errors of a device are told apart from all others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.models import tiny_engine_set
-from worker.render.device import DeviceLost, DeviceOutOfMemory, translated_errors
+from worker.render.device import translated_errors
+from worker.render.errors import DeviceLost, DeviceOutOfMemory
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -34,7 +35,7 @@ import resource, sys
 import torch
 from engines.engine_set import load_engine_set
 from worker.render.denoiser import EngineDenoiser
-from worker.render.device import DeviceOutOfMemory
+from worker.render.errors import DeviceOutOfMemory
 
 denoiser = EngineDenoiser(load_engine_set(sys.argv[1], device="cpu", threads=1))
 denoiser.decode(torch.zeros(1, 4, 8, 8))

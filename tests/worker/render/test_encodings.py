@@ -1,4 +1,4 @@
-"""Prompts and edges are encoded once, whoever asks."""
+"""Equal prompts and equal edges are encoded once, across jobs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.worker.samples import sample_request
-from worker.render.denoiser import FakeDenoiser
+from tests.worker.loops import Device
+from tests.worker.samples import sample_spec
 from worker.render.encodings import Encodings, Recent
 
 
 class Encoder:
-    """Doubles numbers and remembers what it was asked: a row of 4 float32 has 16 bytes."""
+    """Doubles numbers and records its calls. A row of 4 float32 has 16 bytes."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
@@ -30,9 +30,9 @@ def row(number: int) -> np.ndarray:
 def test_what_is_missing_is_encoded_in_one_call_and_each_content_once() -> None:
     encoder = Encoder()
     recent = Recent(encoder, limit_bytes=1000)
-    found = recent.get([row(1), row(2), row(1)])
-    assert [float(one[0]) for one in found] == [2, 4, 2]
-    assert recent.get([row(2), row(3)])[0] is found[1]
+    rows = recent.get([row(1), row(2), row(1)])
+    assert [float(one[0]) for one in rows] == [2, 4, 2]
+    assert recent.get([row(2), row(3)])[0] is rows[1]
     assert encoder.calls == [[1, 2], [3]]
 
 
@@ -74,36 +74,19 @@ def test_what_is_found_never_depends_on_what_is_remembered(asked: list[list[int]
         assert [float(one[0]) for one in recent.get([row(number) for number in numbers])] == [2 * n for n in numbers]
 
 
-class CountingDenoiser(FakeDenoiser):
-    """A FakeDenoiser that counts what it encodes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.texts: list[int] = []
-        self.hints: list[int] = []
-
-    def encode_text(self, ids: np.ndarray) -> torch.Tensor:
-        self.texts.append(len(ids))
-        return super().encode_text(ids)
-
-    def encode_hint(self, edges: np.ndarray) -> torch.Tensor:
-        self.hints.append(len(edges))
-        return super().encode_hint(edges)
-
-
 def test_equal_prompts_and_equal_edges_are_shared_by_jobs_and_samples() -> None:
-    denoiser = CountingDenoiser()
-    encodings = Encodings(denoiser)
-    one, other = sample_request(1), sample_request(2)
-    encodings.encode([one, sample_request(1, seed=9), other])
-    assert (denoiser.texts, denoiser.hints) == ([3], [2])  # the n_prompt all have, two prompts, two edge maps
-    encodings.encode([sample_request(3, cond_ids=one.cond_ids, edges=other.edges)])
-    assert (denoiser.texts, denoiser.hints) == ([3], [2])
+    device = Device()
+    encodings = Encodings(device)
+    one, other = sample_spec(1), sample_spec(2)
+    encodings.encode([one, sample_spec(1, seed=9), other])
+    assert (device.sizes("text"), device.sizes("hint")) == ([3], [2])  # the shared n_prompt, two prompts; two edge maps
+    encodings.encode([sample_spec(3, cond_ids=one.cond_ids, edges=other.edges)])
+    assert (device.sizes("text"), device.sizes("hint")) == ([3], [2])
 
 
 def test_conditioning_has_the_unconditional_row_first() -> None:
-    request = sample_request(5, uncond_control_scales=(0.0,) * 13, cond_control_scales=tuple(map(float, range(13))))
-    (conditioning,) = Encodings(FakeDenoiser()).encode([request])
+    spec = sample_spec(5, uncond_control_scales=(0.0,) * 13, cond_control_scales=tuple(map(float, range(13))))
+    (conditioning,) = Encodings(Device()).encode([spec])
     assert conditioning.context[:, 0, 0].tolist() == [7.0, 105.0]
     assert conditioning.control_scales.tolist() == [[0.0] * 13, [float(i) for i in range(13)]]
     assert conditioning.guided_hint.shape == (1, 8, 8)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from jobs.errors import OutOfMemory, RenderFailed, Requeued
 from tests.worker.loops import Device, kinds, larger_than, once, run
-from tests.worker.samples import sample_request
+from tests.worker.samples import sample_spec
+from worker.render.batch import StepBatch
 from worker.render.decoding import Decoding
-from worker.render.device import DeviceLost, DeviceOutOfMemory
+from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.loop import RenderLoop
-from worker.render.request import StepBatch
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from worker.render.request import StepBatch
 def test_a_poisoned_batch_fails_its_own_samples_and_the_loop_lives_on(call: str, doing: str) -> None:
     device = Device(max_batch=2, trouble=once(call, ValueError("bad tensor")))
     loop = RenderLoop(device)
-    futures = [loop.submit(sample_request(number, steps=2)) for number in range(4)]
+    futures = [loop.submit(sample_spec(number, steps=2)) for number in range(4)]
     run(loop)
     assert kinds(futures) == ["RenderFailed", "RenderFailed", "done", "done"]
     with pytest.raises(RenderFailed, match=f"{doing}.* failed: ValueError: bad tensor"):
@@ -36,7 +36,7 @@ def test_a_poisoned_batch_fails_its_own_samples_and_the_loop_lives_on(call: str,
 
 def test_a_poisoned_shape_leaves_the_other_shape_alone() -> None:
     loop = RenderLoop(Device(trouble=once("step", ValueError("bad tensor"))))
-    futures = [loop.submit(sample_request(n, size=size)) for n, size in enumerate([(64, 64), (64, 128), (64, 64)])]
+    futures = [loop.submit(sample_spec(n, size=size)) for n, size in enumerate([(64, 64), (64, 128), (64, 64)])]
     run(loop)
     assert kinds(futures) == ["RenderFailed", "done", "RenderFailed"]
 
@@ -48,7 +48,7 @@ def test_values_that_are_no_numbers_fail_their_own_sample_alone() -> None:
             return torch.where(batch.guidance.view(-1, 1, 1, 1) == 13.0, torch.nan, latents)
 
     loop = RenderLoop(Poisoned())
-    futures = [loop.submit(sample_request(number, scale=scale)) for number, scale in enumerate([7.0, 13.0, 8.0])]
+    futures = [loop.submit(sample_spec(number, scale=scale)) for number, scale in enumerate([7.0, 13.0, 8.0])]
     run(loop)
     assert kinds(futures) == ["done", "RenderFailed", "done"]
     with pytest.raises(RenderFailed, match="not numbers; `engines verify`"):
@@ -59,13 +59,13 @@ def test_values_that_are_no_numbers_fail_their_own_sample_alone() -> None:
 def test_out_of_memory_halves_the_batch_and_the_samples_go_on_where_they_were() -> None:
     device = Device(max_batch=4, trouble=larger_than(2, "step"))
     loop = RenderLoop(device)
-    requests = [sample_request(number, steps=3, eta=1.0) for number in range(4)]
-    futures = [loop.submit(request) for request in requests]
+    specs = [sample_spec(number, steps=3, eta=1.0) for number in range(4)]
+    futures = [loop.submit(spec) for spec in specs]
     run(loop)
     assert kinds(futures) == ["done"] * 4
     assert device.sizes("step") == [4] + [2] * 6
     roomy = RenderLoop(Device(max_batch=4))
-    expected = [roomy.submit(request) for request in requests]
+    expected = [roomy.submit(spec) for spec in specs]
     run(roomy)
     assert all(np.array_equal(a.result(0), b.result(0)) for a, b in zip(futures, expected, strict=True))
 
@@ -73,7 +73,7 @@ def test_out_of_memory_halves_the_batch_and_the_samples_go_on_where_they_were() 
 def test_out_of_memory_after_some_steps_repeats_none_of_them() -> None:
     device = Device(max_batch=2)
     loop = RenderLoop(device)
-    futures = [loop.submit(sample_request(number, steps=4, eta=0.5)) for number in range(2)]
+    futures = [loop.submit(sample_spec(number, steps=4, eta=0.5)) for number in range(2)]
     loop.step()
     loop.step()
     device.trouble = larger_than(1, "step")
@@ -89,9 +89,9 @@ def test_out_of_memory_of_one_shape_does_not_halve_another() -> None:
     )
     loop = RenderLoop(device)
     for number in range(2):
-        loop.submit(sample_request(number, size=(128, 128)))
+        loop.submit(sample_spec(number, size=(128, 128)))
     loop.step()  # halved
-    futures = [loop.submit(sample_request(number, size=(64, 64))) for number in range(2)]
+    futures = [loop.submit(sample_spec(number, size=(64, 64))) for number in range(2)]
     run(loop)
     small = [size for size, shape in zip(device.sizes("step")[1:], device.shapes, strict=True) if shape == (8, 8)]
     assert small == [2, 2, 2]
@@ -101,7 +101,7 @@ def test_out_of_memory_of_one_shape_does_not_halve_another() -> None:
 @pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
 def test_one_sample_that_does_not_fit_fails_with_what_to_do(call: str) -> None:
     loop = RenderLoop(Device(trouble=larger_than(0, call)))
-    futures = [loop.submit(sample_request(number)) for number in range(3)]
+    futures = [loop.submit(sample_spec(number)) for number in range(3)]
     run(loop)
     assert kinds(futures) == ["OutOfMemory"] * 3
     with pytest.raises(OutOfMemory, match="lower image_resolution, or set RENDER_LOW_VRAM=1"):
@@ -112,7 +112,7 @@ def test_one_sample_that_does_not_fit_fails_with_what_to_do(call: str) -> None:
 def test_encoding_and_decoding_are_done_in_parts_where_memory_is_short(call: str) -> None:
     device = Device(max_batch=4, trouble=larger_than(1, call))
     loop = RenderLoop(device)
-    futures = [loop.submit(sample_request(number)) for number in range(4)]
+    futures = [loop.submit(sample_spec(number)) for number in range(4)]
     run(loop)
     assert kinds(futures) == ["done"] * 4
     assert device.sizes(call) == [4, 2, 1, 1, 2, 1, 1]
@@ -120,14 +120,14 @@ def test_encoding_and_decoding_are_done_in_parts_where_memory_is_short(call: str
 
 
 @pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
-def test_a_lost_device_hands_every_job_back_and_ends_the_loop(call: str) -> None:
+def test_a_lost_device_requeues_every_job_and_ends_the_loop(call: str) -> None:
     loop = RenderLoop(Device(max_batch=2, trouble=once(call, DeviceLost("CUDA error: unspecified launch failure"))))
-    futures = [loop.submit(sample_request(number)) for number in range(5)]
+    futures = [loop.submit(sample_spec(number)) for number in range(5)]
     with pytest.raises(DeviceLost, match="unspecified"):
         loop.run(threading.Event())
     assert kinds(futures) == ["Requeued"] * 5
     blame = [error.blameless for error in map(Future.exception, futures) if isinstance(error, Requeued)]
-    assert blame == [False, False, True, True, True]  # who was in the call may have lost it
+    assert blame == [False, False, True, True, True]  # one of those in the call may have caused it
 
 
 def test_a_device_lost_while_parts_are_done_leaves_no_future_open() -> None:
@@ -137,7 +137,7 @@ def test_a_device_lost_while_parts_are_done_leaves_no_future_open() -> None:
         return DeviceOutOfMemory("full") if samples > 2 else DeviceLost("CUDA error")
 
     loop = RenderLoop(Device(max_batch=4, trouble=trouble))
-    futures = [loop.submit(sample_request(number, steps=1)) for number in range(4)]
+    futures = [loop.submit(sample_spec(number, steps=1)) for number in range(4)]
     with pytest.raises(DeviceLost):
         loop.run(threading.Event())
     assert kinds(futures) == ["Requeued"] * 4
@@ -155,7 +155,7 @@ def test_whatever_goes_wrong_every_future_ends_once(script: list[str], samples: 
         return DeviceOutOfMemory("full") if size % 2 else ValueError("bad")
 
     loop = RenderLoop(Device(max_batch=3, trouble=trouble))
-    futures = [loop.submit(sample_request(n, steps=1 + n % 3, size=(64, 64 + 64 * (n % 2)))) for n in range(samples)]
+    futures = [loop.submit(sample_spec(n, steps=1 + n % 3, size=(64, 64 + 64 * (n % 2)))) for n in range(samples)]
     run(loop)
     assert set(kinds(futures)) <= {"done", "RenderFailed", "OutOfMemory"}
     with pytest.raises(InvalidStateError):
@@ -169,7 +169,7 @@ def test_memory_that_runs_out_while_pictures_are_fetched_ends_their_samples_and_
 
     device = Device(max_batch=2)
     loop = RenderLoop(device)
-    futures = [loop.submit(sample_request(number, steps=1)) for number in range(3)]
+    futures = [loop.submit(sample_spec(number, steps=1)) for number in range(3)]
     device.decode = lambda latents: Arriving(latents)  # type: ignore[method-assign]
     loop.step()
     del device.decode

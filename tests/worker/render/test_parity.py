@@ -33,7 +33,7 @@ def engines(request: pytest.FixtureRequest) -> Iterator[EngineSet]:
 
 
 def edges(kind: int, height: int, width: int) -> np.ndarray:
-    """An edge map that is different for every kind."""
+    """A different edge map for each kind."""
     canvas = np.zeros((height, width), np.uint8)
     cv2.circle(canvas, (width // 2, height // 2), 8 + 6 * kind, 255)
     cv2.line(canvas, (0, 10 * kind), (width - 1, height - 1), 255)

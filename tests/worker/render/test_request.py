@@ -1,127 +1,84 @@
-"""Slots and the batches they make: noise by seed alone, rows in their order."""
+"""A request goes from state to state in one direction, and ends once."""
 
 from __future__ import annotations
 
+import itertools
+from typing import Any, cast
+
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from tests.worker.samples import sample_request, slot
-from worker.render import ddim
-from worker.render.request import RequestBatch
+from jobs.errors import Cancelled, RenderFailed
+from tests.worker.samples import sample_spec
+from worker.render.request import ImageRequest, RequestState, fail_all
 
-
-def draws(seed: int, number: int) -> list[torch.Tensor]:
-    """What DESIGN.md says: one CPU generator a sample, float32, the initial latent first, then one draw a step."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    return [torch.randn((1, 4, 8, 8), generator=generator)[0] for _ in range(number)]
-
-
-def test_the_initial_latent_is_the_seed_s_first_draw() -> None:
-    one = slot(1, seed=42)
-    assert one.latents.dtype == torch.float32
-    assert torch.equal(one.latents, draws(42, 1)[0])
-
-
-def test_with_eta_every_step_has_the_next_draw_and_a_step_tried_again_has_the_same() -> None:
-    one = slot(1, seed=42, eta=0.5, steps=3)
-    for expected in draws(42, 4)[1:]:
-        first, again = one.noise, one.noise
-        assert first is not None
-        assert first is again
-        assert torch.equal(first, expected)
-        one.advance(one.latents)
-    assert one.finished
+TRAJECTORY = cast(Any, object())
+PICTURE = np.zeros((64, 64, 3), np.uint8)
+MOVES = {
+    "start": lambda request: request.start(TRAJECTORY),
+    "start_decoding": lambda request: request.start_decoding(),
+    "succeed": lambda request: request.succeed(PICTURE),
+    "fail": lambda request: request.fail(RenderFailed("NaN")),
+}
+ALLOWED = {
+    (RequestState.WAITING, "start"): RequestState.RUNNING,
+    (RequestState.RUNNING, "start_decoding"): RequestState.DECODING,
+    (RequestState.DECODING, "succeed"): RequestState.ENDED,
+    (RequestState.WAITING, "fail"): RequestState.ENDED,
+    (RequestState.RUNNING, "fail"): RequestState.ENDED,
+    (RequestState.DECODING, "fail"): RequestState.ENDED,
+}
 
 
-def test_without_eta_nothing_is_drawn_after_the_initial_latent() -> None:
-    one = slot(1, eta=0.0)
-    assert one.noise is None
+def request_in(state: RequestState) -> ImageRequest:
+    request = ImageRequest(sample_spec())
+    ways: dict[RequestState, tuple[str, ...]] = {
+        RequestState.WAITING: (),
+        RequestState.RUNNING: ("start",),
+        RequestState.DECODING: ("start", "start_decoding"),
+        RequestState.ENDED: ("start", "start_decoding", "succeed"),
+    }
+    for move in ways[state]:
+        MOVES[move](request)
+    assert request.state is state
+    return request
 
 
-def test_a_slot_is_finished_after_its_own_number_of_steps() -> None:
-    one = slot(1, steps=2)
-    assert one.to_come[:, 0].tolist() == [501.0, 1.0]
-    one.advance(torch.ones(4, 8, 8))
-    assert not one.finished
-    assert one.to_come[:, 0].tolist() == [1.0]
-    assert np.array_equal(one.to_come[:, 1:], ddim.schedule(2, 0.0).coefficients[1:])
-    one.advance(torch.zeros(4, 8, 8))
-    assert one.finished
-    assert len(one.to_come) == 0
+@pytest.mark.parametrize(("state", "move"), list(itertools.product(RequestState, MOVES)))
+def test_every_move_is_allowed_or_refused_and_a_refused_one_changes_nothing(state: RequestState, move: str) -> None:
+    request = request_in(state)
+    if (state, move) in ALLOWED:
+        MOVES[move](request)
+        assert request.state is ALLOWED[state, move]
+        return
+    with pytest.raises(AssertionError, match=f"a request cannot go from {state.value} to"):
+        MOVES[move](request)
+    assert request.state is state
 
 
-def test_a_request_knows_its_shape_in_pixels() -> None:
-    assert sample_request(size=(128, 192)).shape == (128, 192)
+def test_the_future_ends_with_the_request() -> None:
+    picture, failed = ImageRequest(sample_spec()), ImageRequest(sample_spec())
+    assert not picture.future.cancel()
+    assert not picture.future.done()
+    picture.start(TRAJECTORY)
+    picture.start_decoding()
+    picture.succeed(PICTURE)
+    failed.fail(RenderFailed("NaN"))
+    assert picture.future.result(0) is PICTURE
+    with pytest.raises(RenderFailed):
+        failed.future.result(0)
 
 
-def test_a_batch_has_all_unconditional_rows_first() -> None:
-    slots = [slot(number, scale=float(number)) for number in (1, 2, 3)]
-    batch = RequestBatch(slots).batch()
-    assert batch.size == 3
-    assert batch.context[:, 0, 0].tolist() == [-1, -2, -3, 1, 2, 3]
-    assert batch.guided_hint[:, 0, 0, 0].tolist() == [101, 102, 103] * 2
-    assert batch.control_scales[:, 0].tolist() == [11, 12, 13, 21, 22, 23]
-    assert batch.guidance.tolist() == [1, 2, 3]
-    assert all(torch.equal(row, one.latents) for row, one in zip(batch.latents, slots, strict=True))
+def test_a_request_has_a_trajectory_from_its_start_on() -> None:
+    request = ImageRequest(sample_spec())
+    with pytest.raises(AssertionError, match="has not started"):
+        _ = request.trajectory
+    request.start(TRAJECTORY)
+    assert request.trajectory is TRAJECTORY
 
 
-def test_a_batch_shares_steps_of_different_schedules() -> None:
-    early, late = slot(1, steps=4), slot(2, steps=10)
-    for _ in range(6):
-        late.advance(late.latents)
-    batch = RequestBatch([early, late]).batch()
-    assert batch.timestep.tolist() == [751.0, 301.0]
-    expected = np.stack([ddim.schedule(4, 0.0).coefficients[0], ddim.schedule(10, 0.0).coefficients[6]])
-    assert np.array_equal(batch.coefficients.numpy(), expected)
-
-
-def test_only_a_batch_with_eta_has_noise_and_rows_without_eta_get_zeros() -> None:
-    assert RequestBatch([slot(1), slot(2)]).batch().noise is None
-    assert "noise" not in RequestBatch([slot(1)]).batch().tensors()
-    noise = RequestBatch([slot(1), slot(2, eta=1.0)]).batch().noise
-    assert noise is not None
-    assert not noise[0].any()
-    assert torch.equal(noise[1], draws(2, 2)[1])
-
-
-def test_a_step_tried_again_in_another_group_has_the_same_noise() -> None:
-    one = slot(3, eta=1.0)
-    first, again = RequestBatch([one, slot(4)]).batch().noise, RequestBatch([one]).batch().noise
-    assert first is not None
-    assert again is not None
-    assert torch.equal(first[0], again[0])
-
-
-def test_padding_is_dropped_when_a_group_advances() -> None:
-    slots = [slot(1), slot(2)]
-    group = RequestBatch(slots, batch_size=4)
-    assert group.batch().size == 4
-    group.advance(torch.arange(4.0).view(4, 1, 1, 1).expand(4, 4, 8, 8))
-    assert [float(one.latents[0, 0, 0]) for one in slots] == [0.0, 1.0]
-    assert [one.index for one in slots] == [1, 1]
-
-
-def test_a_group_holds_its_own_slots_in_their_order_and_no_others() -> None:
-    one, two = slot(1), slot(2)
-    group = RequestBatch([one, two])
-    assert group.holds([one, two])
-    assert not group.holds([two, one])
-    assert not group.holds([one])
-    assert not group.holds([one, slot(2)])
-
-
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
-@settings(deadline=None, max_examples=30)
-def test_a_group_can_step_until_its_first_slot_is_finished(steps: list[int]) -> None:
-    slots = [slot(number, steps=count) for number, count in enumerate(steps)]
-    group = RequestBatch(slots)
-    for index in range(min(steps)):
-        expected = [float(ddim.schedule(count, 0.0).timesteps[index]) for count in steps]
-        assert group.batch().timestep.tolist() == expected
-        group.advance(group.batch().latents)
-    assert any(one.finished for one in slots)
-    with pytest.raises(IndexError):
-        group.batch()
+def test_failing_all_leaves_those_alone_that_have_ended() -> None:
+    requests = [request_in(RequestState.ENDED), request_in(RequestState.RUNNING)]
+    fail_all(requests, Cancelled("cancelled by the user"))
+    assert requests[0].future.result(0) is PICTURE
+    assert isinstance(requests[1].future.exception(0), Cancelled)

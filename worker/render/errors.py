@@ -1,0 +1,11 @@
+"""The two ways in which a device fails a call. Without torch: the service names them before engines load."""
+
+from __future__ import annotations
+
+
+class DeviceOutOfMemory(Exception):
+    """The device had too little memory for this call; a smaller one may fit."""
+
+
+class DeviceLost(Exception):
+    """The device no longer works in this process; only a new process helps."""

@@ -1,0 +1,69 @@
+"""RenderResult, the last of a job's four records, as the ledger and the sidecar hold it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import Cancelled, RenderError
+from jobs.job import RenderJob, RenderResult
+from jobs.ledger.ledger import Start
+from jobs.uri import redacted
+from worker.observe.logs import without_secrets
+
+if TYPE_CHECKING:
+    from worker.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class ResultWriter:
+    """Writes results in the name of one worker and its engine set."""
+
+    worker: str
+    engine_set: str  # digest
+
+    def done(
+        self, job: RenderJob, start: Start, prepared: Prepared, *, samples: int, seconds: dict[str, float]
+    ) -> RenderResult:
+        """Every sample was rendered and uploaded."""
+        return self._result(
+            job,
+            start,
+            state="done",
+            samples=tuple(job.sample_uri(sample) for sample in range(samples)),
+            canny=job.canny_uri,
+            width=prepared.width,
+            height=prepared.height,
+            warnings=prepared.warnings,
+            seconds=seconds,
+        )
+
+    def ended(self, job: RenderJob, start: Start, error: Exception) -> RenderResult:
+        """The job was cancelled, or failed for good."""
+        if isinstance(error, Cancelled):
+            return self._result(job, start, state="cancelled", error_kind=error.kind, error=str(error))
+        kind = error.kind if isinstance(error, RenderError) else "unexpected"
+        text = str(error) if isinstance(error, RenderError) else f"unexpected {type(error).__name__}: {error}"
+        return self._result(job, start, state="failed", error_kind=kind, error=without_secrets(text))
+
+    def _result(self, job: RenderJob, start: Start, **fields: Any) -> RenderResult:
+        return RenderResult(
+            id=job.id,
+            batch=job.batch,
+            row=job.row,
+            image=redacted(job.parameters.image),
+            prompt=job.parameters.prompt,
+            seed=job.seed,
+            attempts=start.attempts,
+            worker=self.worker,
+            engine_set=self.engine_set,
+            finished_at=time.time(),
+            **fields,
+        )
+
+
+def sidecar(job: RenderJob, result: RenderResult) -> bytes:
+    """The result as JSON, with the parameters, so that the sidecar alone is enough to render the job again."""
+    parameters = job.parameters.model_copy(update={"image": result.image})  # redacted: a signed URL is a secret
+    return result.model_copy(update={"parameters": parameters}).model_dump_json(indent=2, exclude_none=True).encode()
