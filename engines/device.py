@@ -90,7 +90,7 @@ def cuda_value(result: tuple[Any, ...], describe: Callable[[Any], str]) -> Any:
     """What a cuda-python call returned beside its error code; None where that is nothing.
 
     Raises:
-        RuntimeError: 'CUDA error: ' and `describe(error)`. A worker tells by these words whether memory ran out or the
+        RuntimeError: 'CUDA error: ' and `describe(error)`. A worker tells by this text whether memory ran out or the
             device was lost.
     """
     error, *values = result

@@ -169,13 +169,13 @@ def load_manifest(folder: Path) -> Manifest:
 
 def _check_format(path: Path, text: str) -> None:
     try:
-        found = json.loads(text)["format"]
+        format_ = json.loads(text)["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineSetRefused(f"{path} is not an engine set's manifest") from error
-    if found != FORMAT:
-        older = isinstance(found, int) and found < FORMAT
+    if format_ != FORMAT:
+        older = isinstance(format_, int) and format_ < FORMAT
         advice = "build the set again" if older else "load it with the version that built it, or a later one"
-        raise EngineSetRefused(f"{path} has format {found}, this version reads {FORMAT}: {advice}")
+        raise EngineSetRefused(f"{path} has format {format_}, this version reads {FORMAT}: {advice}")
 
 
 def _check_tables(path: Path, manifest: Manifest) -> None:
@@ -221,11 +221,11 @@ class FileCheck:
         Raises:
             EngineSetRefused: naming the first file that differs.
         """
-        for (name, expected), found in zip(self._files.items(), self._hashes, strict=True):
+        for (name, expected), actual in zip(self._files.items(), self._hashes, strict=True):
             path = self._folder / name
-            if found != expected:
+            if actual != expected:
                 raise EngineSetRefused(
-                    f"{path} was changed after it was built: its SHA-256 is {found[:12]}..., "
+                    f"{path} was changed after it was built: its SHA-256 is {actual[:12]}..., "
                     f"the manifest says {expected[:12]}..."
                 )
 

@@ -16,11 +16,11 @@ from pydantic import BaseModel
 
 from engines.backends import registry
 from engines.backends.recipe import BuildContext, BuildStage, CompileJob, Recipe
-from engines.build.recipe import key_of, recipe_for, tokenizer_stage
+from engines.build.recipe import recipe_for, tokenizer_stage
 from engines.build.staging import PROGRESS, check_target, link, publish, staging
 from engines.errors import EngineSetRefused
 from engines.files import file_sha256, write_whole
-from engines.manifest import Component, Manifest, Precision, Source, Stage, load_manifest
+from engines.manifest import Component, Manifest, Precision, Source, Stage, json_key, load_manifest
 from engines.model.locate import find_weights
 from engines.spec import COMPONENTS, Geometry, Profile
 
@@ -173,7 +173,11 @@ class _Builder:
         return self._finish(component, stage, before, paths, time.monotonic() - started)
 
     def _key(self, stage: BuildStage, before: tuple[str, ...] = ()) -> str:
-        return key_of(stage, self.context.weights, self.digest, before=before)
+        if stage.job is not None:
+            reads: object = self.context.weights.config_digest  # compiled code holds no weights
+        else:
+            reads = before or self.digest
+        return json_key(stage.name, stage.inputs, reads)
 
     def _finish(
         self, component: str, stage: BuildStage, before: tuple[str, ...], paths: Sequence[Path], seconds: float

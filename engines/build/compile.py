@@ -29,10 +29,10 @@ def compile_all(jobs: Sequence[CompileJob], processes: int) -> Iterator[tuple[Co
     workers = max(1, min(processes, len(ordered)))
     # Spawned, not forked: a CUDA context does not survive a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(workers,)) as pool:
-        pending = {pool.submit(_compile, job): job for job in ordered}
+        futures = {pool.submit(_compile, job): job for job in ordered}
         try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise BuildFailed(
                 "a compiling process died, most likely for want of memory; build again with fewer --jobs (what is "

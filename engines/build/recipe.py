@@ -1,4 +1,4 @@
-"""The recipe of a set on this machine, its tokenizer's stage, and the keys by which stages are found again."""
+"""The recipe of a set on this machine, and the stage of its tokenizer, which all backends share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from engines.backends import registry
 from engines.backends.recipe import BuildContext, BuildStage, Recipe
 from engines.errors import BackendUnavailable
-from engines.manifest import TOKENIZER, Precision, json_key
-from engines.model.locate import Weights
+from engines.manifest import TOKENIZER, Precision
 from engines.spec import Profile
 
 # Raise it when the tokenizer's file differs although its inputs are the same.
@@ -42,14 +41,3 @@ def tokenizer_stage(recipe: Recipe) -> BuildStage:
         return [context.folder / TOKENIZER]
 
     return BuildStage("tokenizer", [TOKENIZER_REVISION, recipe.versions["transformers"]], make=make)
-
-
-def key_of(stage: BuildStage, weights: Weights, digest: str, *, before: Sequence[str] = ()) -> str:
-    """The digest of everything that a stage's files depend on.
-
-    `digest` is the weights', `before` the hashes of the files that the stage before it made: the first stage reads the
-    weights themselves. A compiled stage reads neither, only the networks' configuration.
-    """
-    if stage.job is not None:
-        return json_key(stage.name, stage.inputs, weights.config_digest)
-    return json_key(stage.name, stage.inputs, list(before) if before else digest)

@@ -168,15 +168,15 @@ def _text_encoder(tensors: Mapping[str, Tensor], _original: Mapping[str, Any]) -
     """The .yaml does not describe the text encoder, so its sizes are read from its tensors."""
     transformers = library("transformers")
     named = {name.removeprefix(PREFIXES["text_encoder"]): tensor for name, tensor in tensors.items()}
-    words = named["text_model.embeddings.token_embedding.weight"]
+    embeddings = named["text_model.embeddings.token_embedding.weight"]
     layers = {name.split(".")[3] for name in named if name.startswith("text_model.encoder.layers.")}
     config = transformers.CLIPTextConfig(
-        vocab_size=words.shape[0],
-        hidden_size=words.shape[1],
+        vocab_size=embeddings.shape[0],
+        hidden_size=embeddings.shape[1],
         intermediate_size=named["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
         max_position_embeddings=named["text_model.embeddings.position_embedding.weight"].shape[0],
         num_hidden_layers=len(layers),
-        num_attention_heads=words.shape[1] // _CLIP_HEAD_WIDTH,
+        num_attention_heads=embeddings.shape[1] // _CLIP_HEAD_WIDTH,
         hidden_act="quick_gelu",
         attn_implementation="eager",
     )

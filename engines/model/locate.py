@@ -82,15 +82,15 @@ def find_weights(
         ModelRefused: the weights are not there, have another layout, or the hub does not answer.
     """
     path = _path_of(model)
-    words = None if tokenizer is None else _tokenizer(_path_of(tokenizer))
+    tokens = None if tokenizer is None else _tokenizer(_path_of(tokenizer))
     if path.is_dir():
-        missing = [part for part in MODEL_PARTS if not (path / part).is_dir() and (part != "tokenizer" or not words)]
+        missing = [part for part in MODEL_PARTS if not (path / part).is_dir() and (part != "tokenizer" or not tokens)]
         if missing:
             raise ModelRefused(f"{path} is not in diffusers' layout: it has no {', '.join(missing)}")
-    elif words is None:
-        words = _usual_tokenizer(path)
+    elif tokens is None:
+        tokens = _usual_tokenizer(path)
     control = _controlnet(path, controlnet)
-    return Weights(path, control, words, _config(original_config, path, control))
+    return Weights(path, control, tokens, _config(original_config, path, control))
 
 
 def _controlnet(model: Path, name: str | None) -> Path:
