@@ -70,9 +70,8 @@ class _Graph:
     graph: torch.cuda.CUDAGraph
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
-    _fed: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # by input, the tensor last copied into it; held so that no other takes its id
+    # By input, the tensor that was last copied into it; held, so that no other tensor can get its identity.
+    _fed: dict[str, Tensor] = field(default_factory=dict)
 
     def feed(self, inputs: Mapping[str, Tensor]) -> None:
         """Copy the inputs that changed: edges and prompts stay the same from step to step."""

@@ -1,6 +1,6 @@
 """Sets that were built before backends became folders: their manifests are read, and their stages are reused.
 
-That code wrote the files in data/. The keys are for made-up versions, with 'reads' for the digest of what a stage reads.
+That code wrote the files in data/. The keys are for made-up versions, with 'reads' as the digest of a stage's input.
 """
 
 from __future__ import annotations
