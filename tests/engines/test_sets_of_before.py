@@ -21,7 +21,7 @@ from engines.spec import COMPONENTS, Profile
 
 DATA = Path(__file__).parent / "data"
 OLD_MANIFEST = DATA / "onnxruntime-manifest.json"
-OLD_DIGEST = "@DIGEST@"
+OLD_DIGEST = "212dbee7cd1d17b9610724b71f98e822eb44a53f83747f8aaeb37e843cf40933"
 RECORDED = json.loads((DATA / "stage-keys.json").read_text())
 
 
