@@ -91,7 +91,7 @@ def check_precision(architecture: str, precision: str) -> None:
     """Refuse float32 on GPUs that the package does not list: there it silently runs fp32 as TF32.
 
     Convolutions, matrix products and attention by tensorrt_rtx 1.4.0.76 on sm90 have errors of 3e-4 to 4e-4 of their
-    norm (TF32's ten bits), with `config.clear_flag(TF32)` and without. docs/performance.md has the table.
+    norm (TF32's ten bits), with `config.clear_flag(TF32)` and without it.
 
     Raises:
         BackendUnavailable: `precision` is fp32, and the package does not list this architecture.

@@ -333,8 +333,7 @@ def _unfolded(x, bias, y, height, width, C: tl.constexpr, CHANNELS: tl.constexpr
     mask = (left < 2 * width)[:, None] & (channel < C)[None, :]
     i, j = top % 2, left % 2
     source = (row.to(tl.int64) * (height + 1) + top // 2 + i) * (width + 1) + left // 2 + j
-    offsets = source[:, None] * 4 * C + ((i * 2 + j) * C)[:, None] + channel[None, :]
-    value = tl.load(x + offsets, mask, 0).to(tl.float32)
+    value = tl.load(x + source[:, None] * 4 * C + ((i * 2 + j) * C)[:, None] + channel[None, :], mask, 0).to(tl.float32)
     value += tl.load(bias + channel, channel < C, 0)[None, :]
     target = line.to(tl.int64) * 2 * width + left
     tl.store(y + target[:, None] * C + channel[None, :], value.to(y.dtype.element_ty), mask)
