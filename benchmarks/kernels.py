@@ -17,8 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measuring import cpu, say, versions
 from engines.backends.triton import ops
-from engines.backends.triton.ops import Features
-from engines.backends.triton.parameters import Norm
+from engines.backends.triton.operands import Features, Norm
 
 ROOT = Path(__file__).resolve().parent.parent
 EPILOG = """

@@ -1,4 +1,7 @@
-"""`engines`: build, check, look at and time engine sets. JSON to stdout, people to stderr; torch only when needed."""
+"""`engines`: build, check, inspect and time engine sets. JSON goes to stdout, text for people to stderr.
+
+Commands import what they need: the command line itself starts without torch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from engines.backends import registry
 from engines.errors import EngineError
 
 EXIT_CODES = """
@@ -42,7 +46,47 @@ Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="S
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run; auto: the GPU, where there is one.")
 ]
-Backends = Literal["auto", "tensorrt", "triton", "inductor", "onnxruntime", "torch"]
+
+
+def _known_backend(name: str) -> str:
+    known = (registry.AUTO, *registry.names())
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, known))}.")
+    return name
+
+
+def _usual_precisions() -> str:
+    """'fp16 for a, b; fp32 for c': backends with the same usual precision stand together."""
+    named: dict[str, list[str]] = {}
+    for each in registry.backends():
+        named.setdefault(each.precision_help, []).append(each.name)
+    return "; ".join(f"{precision} for {', '.join(names)}" for precision, names in named.items())
+
+
+Backend = Annotated[
+    str,
+    typer.Option(
+        callback=_known_backend,
+        metavar=f"[{'|'.join((registry.AUTO, *registry.names()))}]",
+        help="auto: the best that runs on this machine.",
+    ),
+]
+Precision = Annotated[Literal["fp16", "fp32"] | None, typer.Option(help=f"Without: {_usual_precisions()}.")]
+Capability = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{', '.join(each.name for each in registry.backends() if each.takes_capability)}: the GPU to build for, "
+        "such as sm89. Without: the one that is here."
+    ),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"{', '.join(each.name for each in registry.backends() if each.compiles)}: compiling processes. "
+        "Without: half as many as cores.",
+    ),
+]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -54,41 +98,32 @@ def build(
     tokenizer: Tokenizer = None,
     original_config: Config = None,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Images in one batch.")] = 8,
-    backend: Annotated[Backends, typer.Option(help="auto: the best that runs on this machine.")] = "auto",
-    precision: Annotated[
-        Literal["fp16", "fp32"] | None,
-        typer.Option(help="Without: fp16 for tensorrt and triton, and for inductor on a GPU; fp32 for the rest."),
-    ] = None,
-    compute_capability: Annotated[
-        str | None, typer.Option(help="tensorrt: the GPU to build for, such as sm89. Without: the one that is here.")
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="triton, inductor: compiling processes. Without: half as many as cores."),
-    ] = None,
+    backend: Backend = registry.AUTO,
+    precision: Precision = None,
+    compute_capability: Capability = None,
+    jobs: Jobs = None,
 ) -> None:
     """Build a set, doing again only what changed; run it at any time.
 
     engines build --model M --controlnet C --shape 512x512 --max-batch 8 --out engine-set
     """
     from engines.build.builder import BuildRequest, build_set
-    from engines.choose import choose_backend
-    from engines.progress import shown_on
+    from engines.console import progress_on
 
-    chosen = choose_backend(backend)
+    chosen = registry.choose(backend)
     request = BuildRequest(
         model=model,
         controlnet=controlnet,
         out=out,
-        backend=chosen,
-        precision=precision or _usual_precision(chosen),
+        backend=chosen.name,
+        precision=precision or chosen.usual_precision(),
         profiles=_profiles(shape, max_batch),
         compute_capability=compute_capability,
         tokenizer=tokenizer,
         original_config=original_config,
         jobs=jobs,
     )
-    with shown_on(people) as report:
+    with progress_on(people) as report:
         built = build_set(request, report)
     manifest = built.manifest
     people.print(f"{out}: " + (f"built, {built.steps} stages run" if built.changed else "everything is up to date"))
@@ -104,6 +139,7 @@ def inspect(path: Set) -> None:
     from engines.manifest import check_files, load_manifest
 
     manifest = load_manifest(path)
+    registry.backend_of(path, manifest)
     check_files(path, manifest.files)
     _print_json({"digest": manifest.digest, **manifest.model_dump()})
 
@@ -127,8 +163,8 @@ def verify(
 
     engines verify engine-set
     """
-    from engines.check.tables import verify_table
     from engines.check.verify import verify as findings_of
+    from engines.console import verify_table
     from engines.model.locate import find_weights
 
     weights = None
@@ -160,9 +196,9 @@ def bench(
     from engines.check.bench import bench as timings_of
     from engines.engine_set import load_engine_set
 
-    asked = None if shape is None else _one_size(shape)
+    named = None if shape is None else _one_size(shape)
     with load_engine_set(path, device=device, threads=threads) as engines:
-        size = asked or engines.manifest.profiles[0]
+        size = named or engines.manifest.profiles[0]
         request = BenchRequest(size.max_height, size.max_width, batch, steps, warmups)
         _print_json({**timings_of(engines, request), "threads": threads})
 
@@ -193,8 +229,9 @@ def score(
     lowest = min(distance.psnr_db for distance in distances)
     worst = "all pictures are equal" if lowest == float("inf") else f"lowest PSNR {lowest:.1f} dB"
     people.print(f"{len(distances)} pictures of {size.max_height}x{size.max_width}, {steps} steps: {worst}")
-    told = {"set": load_manifest(path).digest, "reference": load_manifest(reference).digest, **asdict(request)}
-    _print_json({"what": "engines score", **told, "pictures": [distance.to_json() for distance in distances]})
+    sets = {"set": load_manifest(path).digest, "reference": load_manifest(reference).digest}
+    compared = [distance.to_json() for distance in distances]
+    _print_json({"what": "engines score", **sets, **asdict(request), "pictures": compared})
     if at_least is not None and not lowest >= at_least:
         raise typer.Exit(1)
 
@@ -203,12 +240,6 @@ def _one_size(shape: str) -> Any:
     if ":" in shape:
         raise typer.BadParameter(f"{shape!r} is a range; name one size", param_hint="--shape")
     return _profiles([shape], 1)[0]
-
-
-def _usual_precision(backend: str) -> Literal["fp16", "fp32"]:
-    from engines.choose import has_gpu
-
-    return "fp16" if backend in ("tensorrt", "triton") or (backend == "inductor" and has_gpu()) else "fp32"
 
 
 def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""A function of named tensors as one captured CUDA graph a shape: replayed in one launch, the host stays out of it."""
+"""A function of named tensors as CUDA graphs, one for each shape: replaying one is a single launch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 Function = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 Key = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
 
-# Plain calls before a capture: libraries choose kernels and allocate workspaces in them, which a capture must not see.
+# Plain calls before a capture: in them libraries choose kernels and allocate workspaces, which a capture must not hold.
 WARM_UPS = 2
 
 
 class Graphed:
-    """Call it like the function. On a CPU it is the function; on a GPU the first call at a shape captures, all replay.
+    """The function, called as before. On a GPU the first call at a shape captures a graph, and every call replays one.
 
-    The function must keep off the host: no `.item()`, no copies to it. One thread, one stream. All graphs share one
-    memory pool, which is sound because outputs are copied out before the next replay can overwrite them.
+    The function must not synchronize with the host: no `.item()`, no copies to it. Use it from one thread, on one
+    stream. All graphs share one memory pool: outputs are copied out before the next replay can overwrite them.
     """
 
     def __init__(self, function: Function, device: torch.device) -> None:
@@ -42,7 +42,7 @@ class Graphed:
         return {name: tensor.clone() for name, tensor in graph.outputs.items()}
 
     def clear(self) -> None:
-        """Forget all graphs: they hold the addresses of weights that are about to leave the device."""
+        """Drop all graphs. Call it before weights leave the device: graphs hold their addresses."""
         self._graphs.clear()
         self._pool = None
 
@@ -70,10 +70,11 @@ class _Graph:
     graph: torch.cuda.CUDAGraph
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
-    _fed: dict[str, Tensor] = field(default_factory=dict)  # what the inputs hold now; kept, so that identity means it
+    # By input, the tensor that was last copied into it; held, so that no other tensor can get its identity.
+    _fed: dict[str, Tensor] = field(default_factory=dict)
 
     def feed(self, inputs: Mapping[str, Tensor]) -> None:
-        """Copy what is not there yet: edges and prompts stay the same from step to step."""
+        """Copy the inputs that changed: edges and prompts stay the same from step to step."""
         for name, tensor in inputs.items():
             if self._fed.get(name) is not tensor:
                 self.inputs[name].copy_(tensor, non_blocking=True)

@@ -2,8 +2,8 @@
 
     EngineError
     ├── ModelRefused          3   the weights are not an SD1.5-like model with a ControlNet
-    ├── BackendUnavailable    4   the backend is not installed, cannot run here, or does not exist yet
-    ├── BuildFailed           5   the exporter or the plan builder gave up
+    ├── BackendUnavailable    4   the backend is not installed, cannot run here, or does not exist
+    ├── BuildFailed           5   the exporter, a compiler or the plan builder failed
     └── EngineSetRefused      6   a set that was changed, is incomplete, or was built for something else
 
 1 is `verify` finding a component out of tolerance, 2 a wrong command line. Every message is a sentence that names what
@@ -28,13 +28,13 @@ class ModelRefused(EngineError):
 
 
 class BackendUnavailable(EngineError):
-    """The backend is not installed, cannot run on this machine, or does not exist yet."""
+    """The backend is not installed, cannot run on this machine, or does not exist."""
 
     exit_code = 4
 
 
 class BuildFailed(EngineError):
-    """The exporter or the plan builder gave up."""
+    """The exporter, a compiler or the plan builder failed."""
 
     exit_code = 5
 

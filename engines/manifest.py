@@ -1,18 +1,19 @@
-"""manifest.json: what an engine set is, as built. A set is loaded as its manifest says, or refused."""
+"""manifest.json: what an engine set is. A set is loaded as its manifest says, or refused."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from engines.errors import EngineSetRefused
-from engines.model.locate import file_sha256
+from engines.files import file_sha256, write_whole
 from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
 
 FORMAT = 1
@@ -20,7 +21,6 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 EXPORT = "export"
 
-BackendName = Literal["tensorrt", "triton", "inductor", "onnxruntime", "torch"]
 Precision = Literal["fp32", "fp16"]
 
 
@@ -29,9 +29,9 @@ class _Record(BaseModel):
 
 
 class Stage(_Record):
-    """One finished stage of one component: the digest of all it was made from, and the files it made.
+    """One finished stage of one component: the digest of everything it was made from, and the files it made.
 
-    `key` decides whether the stage is up to date; `files` (path in the set -> SHA-256) whether its files still are.
+    `key` decides whether the stage is up to date; `files` (path in the set -> SHA-256) whether its files are unchanged.
     """
 
     key: str
@@ -40,21 +40,21 @@ class Stage(_Record):
 
 
 class Component(_Record):
-    """One engine: its tensors, and the stages that led to it."""
+    """One engine: its tensors, and the stages that it was built in, in order."""
 
     spec: ComponentSpec
     stages: Annotated[dict[str, Stage], Field(min_length=1)]
 
     @property
     def files(self) -> dict[str, str]:
-        """The files that the runtime opens, with their SHA-256: an export that became a plan is not among them."""
+        """The files that the runtime opens, with their SHA-256. An export that a later stage has read is left out."""
         last = list(self.stages)[-1]
         opened = [stage.files for name, stage in self.stages.items() if name != EXPORT or name == last]
         return {name: sha for files in opened for name, sha in files.items()}
 
 
 class Source(_Record):
-    """Which weights: places (absolute) and hub ids as the user named them, and the digest of their files."""
+    """Which weights: absolute paths and hub ids as the user named them, and the digest of their files."""
 
     model: str
     controlnet: str | None
@@ -64,14 +64,16 @@ class Source(_Record):
 
 
 class Manifest(_Record):
-    """The whole of manifest.json.
+    """Everything in manifest.json.
 
+    `backend` is a name in the registry (engines/backends/registry.py), which refuses one that it does not know.
     `versions` are the packages that made the files; the one in `runtime` ('onnxruntime', 'tensorrt', ...) must be the
     same where the set is loaded. `architecture` is None for files that run anywhere, else 'sm89', 'cpu-avx2', ...
+    `kernels` has the keys by which a backend finds its compiled kernels; it is not part of the digest.
     """
 
     format: int = FORMAT
-    backend: BackendName
+    backend: str
     runtime: str
     precision: Precision
     architecture: str | None
@@ -81,13 +83,22 @@ class Manifest(_Record):
     versions: dict[str, str]
     tokenizer: Stage
     components: dict[str, Component]
+    kernels: dict[str, str] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_empty_kernels(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A set without kernels is written as before this field existed, so that older versions read it."""
+        fields: dict[str, Any] = serialize(self)
+        if not fields.get("kernels"):
+            fields.pop("kernels", None)
+        return fields
 
     @property
     def digest(self) -> str:
         """Names this set in logs and sidecars: the same for the same contents, wherever it was built."""
-        told = self.model_dump(include={"format", "backend", "runtime", "precision", "architecture", "versions"})
+        fields = self.model_dump(include={"format", "backend", "runtime", "precision", "architecture", "versions"})
         sizes = [self.geometry.model_dump(), *(profile.model_dump() for profile in self.profiles)]
-        return json_key(told, sizes, self.source.weights, self.files)
+        return json_key(fields, sizes, self.source.weights, self.files)
 
     @property
     def max_batch(self) -> int:
@@ -113,9 +124,21 @@ class Manifest(_Record):
 
     def save(self, folder: Path) -> None:
         """Write manifest.json whole or not at all."""
-        temporary = folder / f".{MANIFEST}.new"
-        temporary.write_text(self.model_dump_json(indent=1) + "\n")
-        temporary.replace(folder / MANIFEST)
+        write_whole(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
+
+    def build_command(self, out: Path) -> str:
+        """The command line that builds this set again, into `out`."""
+        source = self.source
+        options = {
+            "--model": source.model,
+            "--controlnet": source.controlnet,
+            "--tokenizer": source.tokenizer,
+            "--original-config": source.original_config,
+        }
+        words = [word for option, value in options.items() if value is not None for word in (option, value)]
+        words += [word for profile in self.profiles for word in ("--shape", profile.text)]
+        words += ["--max-batch", str(self.max_batch), "--backend", self.backend, "--precision", self.precision]
+        return shlex.join(["engines", "build", *words, "--out", str(out)])
 
 
 def load_manifest(folder: Path) -> Manifest:
@@ -146,17 +169,17 @@ def load_manifest(folder: Path) -> Manifest:
 
 def _check_format(path: Path, text: str) -> None:
     try:
-        found = json.loads(text)["format"]
+        format_ = json.loads(text)["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EngineSetRefused(f"{path} is not an engine set's manifest") from error
-    if found != FORMAT:
-        older = isinstance(found, int) and found < FORMAT
+    if format_ != FORMAT:
+        older = isinstance(format_, int) and format_ < FORMAT
         advice = "build the set again" if older else "load it with the version that built it, or a later one"
-        raise EngineSetRefused(f"{path} has format {found}, this version reads {FORMAT}: {advice}")
+        raise EngineSetRefused(f"{path} has format {format_}, this version reads {FORMAT}: {advice}")
 
 
 def _check_tables(path: Path, manifest: Manifest) -> None:
-    """The tensors written down must be today's: a worker would feed others."""
+    """Refuse a set whose tensors are not the ones that a worker of this version feeds."""
     try:
         expected = component_specs(manifest.geometry)
     except ValueError as error:
@@ -171,7 +194,7 @@ def _check_tables(path: Path, manifest: Manifest) -> None:
 
 
 class FileCheck:
-    """Hashes a set's files in threads of its own from its making on: a process may import torch meanwhile."""
+    """Hashes a set's files in threads of its own as soon as it is created; the process may import torch meanwhile."""
 
     def __init__(self, folder: Path, files: dict[str, str]) -> None:
         """`files`: the manifest's, path in the set -> SHA-256.
@@ -185,24 +208,24 @@ class FileCheck:
         self._folder, self._files = folder, files
         threads = ThreadPoolExecutor(thread_name_prefix="hash")
         self._hashes = threads.map(file_sha256, [folder / name for name in files])
-        threads.shutdown(wait=False)  # when they are done
+        threads.shutdown(wait=False)  # the threads end when all files are hashed
 
     @classmethod
     def of(cls, folder: Path) -> FileCheck:
-        """Of all files that a set's manifest lists. Raises EngineSetRefused, also for the manifest."""
+        """A check of all files that the set's manifest lists. Raises EngineSetRefused, for the manifest too."""
         return cls(folder, load_manifest(folder).files)
 
     def wait(self) -> None:
-        """Until all are hashed.
+        """Wait until all files are hashed.
 
         Raises:
             EngineSetRefused: naming the first file that differs.
         """
-        for (name, expected), found in zip(self._files.items(), self._hashes, strict=True):
+        for (name, expected), actual in zip(self._files.items(), self._hashes, strict=True):
             path = self._folder / name
-            if found != expected:
+            if actual != expected:
                 raise EngineSetRefused(
-                    f"{path} was changed after it was built: its SHA-256 is {found[:12]}..., "
+                    f"{path} was changed after it was built: its SHA-256 is {actual[:12]}..., "
                     f"the manifest says {expected[:12]}..."
                 )
 

@@ -1,11 +1,11 @@
-"""Every tensor that crosses an engine's border: its name, shape, dtype and range of sizes, as data. No torch here.
+"""Every input and output of an engine: its name, shape, dtype and range of sizes, as data. No torch here.
 
 A dimension is a number or a text: 'N' images, 'R' rows (2N: conditional and unconditional), 'h' and 'w' latent cells,
 '8h' pixels, 'h/2' a control at stride 2. The exporter's dynamic axes, TensorRT's profiles, the manifest and the tests
-are all made from this table, so a name stands in one place only.
+are all made from this table, so each name is written once.
 
-Of R rows the first half are unconditional. Row n and row N+n are the same sample: in the tensors of BOTH_HALVES the two
-halves are equal, and an engine may look at one of them only.
+The first half of the R rows is unconditional. Rows n and N+n are the same sample: in the tensors of BOTH_HALVES the two
+halves are equal, and an engine may read only one of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 COMPONENTS = ("clip", "hint", "controlnet", "unet", "decoder")
 CONTROLS = 13
 BOTH_HALVES = ("x_noisy", "guided_hint", "timestep")
-# The U-Net halves its input three times and the VAE eight-folds it: other sizes would not fit together again.
+# The VAE shrinks a picture eightfold and the U-Net halves the latents three times; other sizes would not come out even.
 PIXEL_MULTIPLE = 64
 _DIMENSION = re.compile(r"(?P<times>\d+)?(?P<axis>[NRhw])(?:/(?P<over>\d+))?")
 _SHAPE = re.compile(r"(\d+)x(\d+)(?::(\d+)x(\d+))?")
@@ -31,7 +31,7 @@ class _Data(BaseModel):
 
 
 class Geometry(_Data):
-    """The sizes that make one model differ from another with the same module graph. Defaults: SD1.5."""
+    """The sizes in which models with the same module graph differ. Defaults: SD1.5."""
 
     latent_channels: int = 4
     image_channels: int = 3
@@ -63,7 +63,7 @@ class TensorSpec(_Data):
         return tuple(_sized(dimension, sizes) for dimension in self.shape)
 
     def sizes_of(self, shape: Sequence[int]) -> dict[str, int]:
-        """N, R, h and w as far as a tensor of this shape shows them: the way back from `with_sizes`."""
+        """N, R, h and w, as far as a tensor of this shape shows them: the inverse of `with_sizes`."""
         sizes = {}
         for dimension, size in zip(self.shape, shape, strict=True):
             if isinstance(dimension, str):
@@ -73,7 +73,7 @@ class TensorSpec(_Data):
 
     @property
     def dynamic(self) -> dict[int, str]:
-        """Axis -> dimension, of the axes that are not fixed numbers."""
+        """Axis -> dimension, for the axes that are not fixed numbers."""
         return {axis: dimension for axis, dimension in enumerate(self.shape) if isinstance(dimension, str)}
 
 
@@ -92,7 +92,7 @@ def _parts(dimension: str) -> tuple[int, str, int]:
 
 
 class ComponentSpec(_Data):
-    """One engine's inputs and outputs, in the order in which its module takes and gives them."""
+    """One engine's inputs and outputs, in its module's order."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -126,7 +126,7 @@ class Profile(_Data):
         """'512x512' (HEIGHTxWIDTH), or a range '256x256:512x768'.
 
         Raises:
-            ValueError: another form, sides that are no multiples of 64, or a range the wrong way round.
+            ValueError: another form, sides that are not multiples of 64, or a range whose end is below its start.
         """
         match = _SHAPE.fullmatch(text.strip().lower())
         if match is None:
@@ -162,7 +162,7 @@ class Profile(_Data):
 
 
 def component_specs(geometry: Geometry) -> dict[str, ComponentSpec]:
-    """The table of all engines for one model's sizes, by component name."""
+    """The inputs and outputs of all engines for one model's sizes, by component name."""
     text = (geometry.context_length, geometry.context_width)
     noisy = TensorSpec(name="x_noisy", shape=("R", geometry.latent_channels, "h", "w"))
     timestep = TensorSpec(name="timestep", shape=("R",))

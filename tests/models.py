@@ -14,7 +14,6 @@ from pathlib import Path
 from types import ModuleType
 
 from engines.build.builder import BuildRequest, build_set
-from engines.manifest import BackendName
 from engines.spec import Profile
 
 ROOT = Path(__file__).parents[1]
@@ -32,7 +31,7 @@ def tiny_model(widths: tuple[int, ...] = WIDTHS) -> Path:
 
 
 def tiny_engine_set(
-    backend: BackendName = "onnxruntime",
+    backend: str = "onnxruntime",
     *,
     widths: tuple[int, ...] = WIDTHS,
     shapes: tuple[str, ...] = (SHAPE,),

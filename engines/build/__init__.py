@@ -1,1 +1,1 @@
-"""Stages to files to a manifest: building an engine set."""
+"""Building an engine set: stages run or reused, in a folder that replaces the old set as a whole."""

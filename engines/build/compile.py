@@ -1,4 +1,4 @@
-"""Compilations in parallel: what backends that compile have in common."""
+"""Compilations in parallel, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,56 +7,32 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from pathlib import Path
-from typing import Protocol
 
 import torch
 
+from engines.backends.recipe import CompileJob
 from engines.errors import BuildFailed
 
 
-class CompileJob(Protocol):
-    """One compilation, as it is sent to another process."""
-
-    @property
-    def component(self) -> str:
-        """Of which component."""
-
-    @property
-    def stage(self) -> str:
-        """The stage that it makes."""
-
-    @property
-    def path(self) -> Path:
-        """The file that it writes, whole or not at all."""
-
-    @property
-    def effort(self) -> int:
-        """How long it takes, roughly, beside others of its kind."""
-
-    def compile(self) -> float:
-        """Do it; the seconds it took. Raises BuildFailed."""
-
-
 def usual_processes() -> int:
-    """Two cores a process: torch's exporter uses one, inductor's compiler both."""
+    """Half as many as cores: torch's exporter uses one core, inductor's compiler two."""
     return max(1, (os.cpu_count() or 1) // 2)
 
 
 def compile_all(jobs: Sequence[CompileJob], processes: int) -> Iterator[tuple[CompileJob, float]]:
-    """Do all, the longest first, in processes of their own; each job as it is finished, with its seconds.
+    """Do all jobs, the longest first; yields each with its seconds when it is finished.
 
     Raises:
-        BuildFailed: one could not be compiled, or its process was killed; what is finished stays.
+        BuildFailed: one could not be compiled, or its process was killed; finished ones are kept.
     """
     ordered = sorted(jobs, key=lambda job: (-job.effort, job.component))
     workers = max(1, min(processes, len(ordered)))
     # Spawned, not forked: a CUDA context does not survive a fork.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(workers,)) as pool:
-        pending = {pool.submit(_compile, job): job for job in ordered}
+        futures = {pool.submit(_compile, job): job for job in ordered}
         try:
-            for future in as_completed(pending):
-                yield pending[future], future.result()
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise BuildFailed(
                 "a compiling process died, most likely for want of memory; build again with fewer --jobs (what is "
@@ -67,7 +43,7 @@ def compile_all(jobs: Sequence[CompileJob], processes: int) -> Iterator[tuple[Co
 
 
 def _begin(workers: int) -> None:
-    """Share the cores between the processes; inductor would start a pool of its own in each of them."""
+    """Share the cores between the processes, and keep inductor from starting a pool of its own in each."""
     threads = max(1, (os.cpu_count() or 1) // workers)
     torch.set_num_threads(threads)
     torch._inductor.config.compile_threads = threads

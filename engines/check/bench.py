@@ -1,4 +1,4 @@
-"""`engines bench`: milliseconds a component and a guided step, as one JSON line that says what was measured on what."""
+"""`engines bench`: milliseconds of each component and of a guided step, as one JSON line with hardware and versions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Timing:
     p95_ms: float
 
     def to_json(self) -> dict[str, float]:
-        """Rounded to what a clock can tell."""
+        """Rounded to microseconds."""
         return {"p50_ms": round(self.p50_ms, 3), "p95_ms": round(self.p95_ms, 3)}
 
 
@@ -47,7 +47,7 @@ class BenchRequest:
 def bench(engines: EngineSet, request: BenchRequest) -> dict[str, object]:
     """Time every component, and controlnet + unet together: a guided step of `batch` images (2 x batch rows).
 
-    On a GPU each is one captured graph, as in a worker's step: what the host takes to launch it does not count.
+    On a GPU each is one captured graph, as in a worker's step, so the host's time for launching kernels is left out.
 
     Raises:
         EngineSetRefused: the set was not built for this size or batch.
@@ -101,7 +101,7 @@ def _call(
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """TFLOP/s of a large matrix product on random data: the practical ceiling. The median of ten."""
+    """TFLOP/s of a large matrix product on random data, the median of ten: the practical ceiling."""
     side = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     size = BenchRequest(side, side, 1, steps=10, warmups=3)
@@ -109,7 +109,7 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def timed(call: Callable[[], object], device: torch.device, request: BenchRequest) -> Timing:
-    """Call and wait for the device, one by one."""
+    """Percentiles of calls that each wait for the device."""
     seconds = []
     for i in range(request.warmups + request.steps):
         started = time.perf_counter()
@@ -125,14 +125,15 @@ def timed(call: Callable[[], object], device: torch.device, request: BenchReques
 
 
 def hardware(device: torch.device) -> dict[str, object]:
-    """What it ran on."""
-    found: dict[str, object] = {"cpu": _cpu_name(), "cores": os.cpu_count(), "device": device.type}
+    """The machine that was measured."""
+    facts: dict[str, object] = {"cpu": cpu_name(), "cores": os.cpu_count(), "device": device.type}
     if device.type == "cuda":
-        found |= {"gpu": torch.cuda.get_device_name(device), "gpu_capability": torch.cuda.get_device_capability(device)}
-    return found
+        facts |= {"gpu": torch.cuda.get_device_name(device), "gpu_capability": torch.cuda.get_device_capability(device)}
+    return facts
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The CPU's model, as the kernel names it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

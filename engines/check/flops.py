@@ -1,6 +1,6 @@
-"""Floating point operations of a guided step: what the standard networks need, however an engine computes them.
+"""Floating point operations of a guided step, as the standard networks need them, however an engine computes them.
 
-Counted as torch's FlopCounterMode counts: two a multiply-add, in convolutions, matrix products and attention only.
+Counted like torch's FlopCounterMode: two for a multiply-add, in convolutions, matrix products and attention only.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from engines.spec import Geometry
 
 ROWS = 2  # conditional and unconditional
-RESNETS = 2  # a level on the way down; one more on the way up
-DEEPEST_ATTENTION = 2  # levels 0 to 2 have transformers, and so has the middle
+RESNETS = 2  # in each level on the way down; on the way up there is one more
+DEEPEST_ATTENTION = 2  # levels 0 to 2 and the middle have transformers
 
 
 def guided_step_flops(geometry: Geometry, height: int, width: int) -> int:
@@ -27,7 +27,7 @@ class _Counts:
         strides, channels = geometry.control_strides, geometry.control_channels
         self._geometry = geometry
         self._strides = sorted(set(strides))
-        # A level's first control is what the downsampling before it left, which has the width of the level before.
+        # A level's first control has the width of the level before: it is the output of the downsampling between them.
         last = {stride: width for width, stride in zip(channels, strides, strict=True)}
         self._widths = [last[stride] for stride in self._strides]
         self._cells = [height * width // (geometry.vae_factor * stride) ** 2 for stride in self._strides]
@@ -52,16 +52,16 @@ class _Counts:
 
     def up(self) -> int:
         """The levels from the last to the first, each resnet with a skip, and conv_out."""
-        stations = [self._widths[0]]
+        skips = [self._widths[0]]
         for level, width in enumerate(self._widths):
-            stations += [width] * RESNETS
+            skips += [width] * RESNETS
             if level + 1 < len(self._widths):
-                stations.append(width)
+                skips.append(width)
         total, before = 0, self._widths[-1]
         for level in reversed(range(len(self._widths))):
             width = self._widths[level]
             for _ in range(RESNETS + 1):
-                total += self._resnet(before + stations.pop(), width, level) + self._transformer(level)
+                total += self._resnet(before + skips.pop(), width, level) + self._transformer(level)
                 before = width
             if level:
                 total += _convolution(width, width, self._cells[level - 1])

@@ -1,6 +1,6 @@
 """`engines score`: how far the pictures of one set are from another's, for the same seeds, prompts and edges.
 
-The noise, the schedule and the guidance are those of docs/lifecycle.md; the schedule is diffusers', not the worker's.
+Noise, schedule and guidance are those of docs/lifecycle.md. The schedule is diffusers' own, not the worker's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 
 from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import EngineSetRefused
-from engines.quiet import quiet_libraries
+from engines.model.libraries import library, quiet_libraries
+from engines.spec import CONTROLS
 
 PROMPTS = (
     "a photograph of a lighthouse by the sea at sunset, best quality, extremely detailed",
@@ -32,7 +33,7 @@ GUIDANCE = 9.0
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """Which pictures: `samples` of one size in pixels, from seeds 0, 1, ..., in `steps` DDIM steps."""
+    """The pictures to render: `samples` of one size in pixels, from seeds 0, 1, ..., in `steps` DDIM steps."""
 
     height: int
     width: int
@@ -42,13 +43,13 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class Distance:
-    """Between two uint8 pictures. `psnr_db` is infinite for equal ones."""
+    """How far two uint8 pictures are apart. `psnr_db` is infinite for equal ones."""
 
     psnr_db: float
     largest: int
 
     def to_json(self) -> dict[str, object]:
-        """null stands for infinity, which JSON has not."""
+        """The distance for JSON, where null stands for infinity."""
         return {"psnr_db": None if math.isinf(self.psnr_db) else round(self.psnr_db, 2), "largest": self.largest}
 
 
@@ -67,15 +68,24 @@ def score(path: Path, reference: Path, request: ScoreRequest, *, device: str = "
     return [distance(one, other) for one, other in zip(*rendered, strict=True)]
 
 
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite if they are equal."""
+    error = float(((one.astype(np.float64) - other.astype(np.float64)) ** 2).mean())
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
 def distance(one: np.ndarray, other: np.ndarray) -> Distance:
-    """Peak signal-to-noise ratio in dB, and the largest difference of one value."""
-    difference = np.abs(one.astype(np.int16) - other.astype(np.int16))
-    error = float((difference.astype(np.float64) ** 2).mean())
-    return Distance(math.inf if error == 0 else 10 * math.log10(255**2 / error), int(difference.max()))
+    """PSNR, and the largest difference of one value."""
+    largest = int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max())
+    return Distance(psnr(one, other), largest)
 
 
 def pictures(engines: EngineSet, request: ScoreRequest) -> Iterator[np.ndarray]:
-    """uint8 [H, W, 3], one a seed."""
+    """Render one picture a seed, uint8 [H, W, 3].
+
+    Raises:
+        EngineSetRefused: the set was not built for this size.
+    """
     if not engines.supports(request.height, request.width):
         raise EngineSetRefused(
             f"{engines.folder} was built for {engines.shapes_text()}, not for {request.height}x{request.width}"
@@ -90,10 +100,10 @@ def _picture(engines: EngineSet, request: ScoreRequest, seed: int) -> np.ndarray
     latents = _noise(engines, request, seed)
     edges = torch.from_numpy(edges_for(request.height, request.width, seed)).to(engines.device, dtype) / 255
     hint = edges.expand(1, 3, -1, -1).contiguous()
-    fed = {
+    constant = {
         "context": _context(engines, PROMPTS[seed % len(PROMPTS)]),
         "guided_hint": engines.engine("hint")({"hint": hint})["guided_hint"].repeat(2, 1, 1, 1),
-        "control_scales": torch.ones(2, 13, device=engines.device, dtype=dtype),
+        "control_scales": torch.ones(2, CONTROLS, device=engines.device, dtype=dtype),
     }
     scheduler = _scheduler(request.steps)
     for time in scheduler.timesteps:
@@ -101,9 +111,10 @@ def _picture(engines: EngineSet, request: ScoreRequest, seed: int) -> np.ndarray
             "x_noisy": latents.to(dtype).repeat(2, 1, 1, 1),
             "timestep": torch.full((2,), float(time), device=engines.device, dtype=dtype),
         }
-        predicted = engines.predict(fed | step)["latent"].float()
-        without, withed = predicted.chunk(2)
-        latents = scheduler.step(without + GUIDANCE * (withed - without), time, latents).prev_sample
+        predicted = engines.predict(constant | step)["latent"].float()
+        unconditional, conditional = predicted.chunk(2)
+        guided = unconditional + GUIDANCE * (conditional - unconditional)
+        latents = scheduler.step(guided, time, latents).prev_sample
     scaled = (latents / engines.geometry.scaling_factor).to(dtype)
     image = engines.engine("decoder")({"latent": scaled})["image"][0].float().cpu()
     pixels: np.ndarray = (image * 127.5 + 127.5).clip(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
@@ -117,7 +128,7 @@ def _noise(engines: EngineSet, request: ScoreRequest, seed: int) -> Tensor:
 
 
 def _context(engines: EngineSet, prompt: str) -> Tensor:
-    """[2,77,C]: unconditional, conditional."""
+    """The negative prompt and `prompt`, encoded: [2,77,C]."""
     from tokenizers import Tokenizer
 
     tokenizer, geometry = Tokenizer.from_file(str(engines.tokenizer_path)), engines.geometry
@@ -125,19 +136,17 @@ def _context(engines: EngineSet, prompt: str) -> Tensor:
     tokenizer.no_padding()
     rows = []
     for text in (NEGATIVE, prompt):
-        kept = tokenizer.encode(text, add_special_tokens=False).ids[: geometry.context_length - 2]
-        padding = [geometry.pad_token_id] * (geometry.context_length - 2 - len(kept))
-        rows.append([geometry.bos_token_id, *kept, geometry.eos_token_id, *padding])
+        ids = tokenizer.encode(text, add_special_tokens=False).ids[: geometry.context_length - 2]
+        padding = [geometry.pad_token_id] * (geometry.context_length - 2 - len(ids))
+        rows.append([geometry.bos_token_id, *ids, geometry.eos_token_id, *padding])
     encode = engines.engine("clip")
-    ids = torch.tensor(rows, device=engines.device)
-    return torch.cat([encode({"input_ids": row})["last_hidden_state"] for row in torch.split(ids, 1)])
+    texts = torch.split(torch.tensor(rows, device=engines.device), 1)
+    return torch.cat([encode({"input_ids": text})["last_hidden_state"] for text in texts])
 
 
 def _scheduler(steps: int) -> Any:
     with quiet_libraries():
-        from diffusers import DDIMScheduler
-
-        scheduler: Any = DDIMScheduler(  # type: ignore[no-untyped-call]
+        scheduler = library("diffusers").DDIMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
             beta_end=0.012,
@@ -150,7 +159,7 @@ def _scheduler(steps: int) -> Any:
 
 
 def edges_for(height: int, width: int, seed: int) -> np.ndarray:
-    """uint8 [H, W], 0 or 255: Canny edges of a few shapes that the seed draws."""
+    """Canny edges of a few random shapes: uint8 [H, W], 0 or 255. The seed decides the shapes."""
     random = np.random.default_rng(seed)
     canvas = np.full((height, width), 128, np.uint8)
     for _ in range(8):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engines.backends.torch import TorchEngine
+from engines.backends.torch.runtime import TorchEngine
 from engines.engine_set import EngineSet, check_weights, load_engine_set
 from engines.manifest import Manifest
 from engines.model.locate import Weights, find_weights
@@ -22,13 +22,12 @@ LADDER = ((1e-3, 1e-5), (1e-3, 1e-4), (1e-2, 1e-3))
 
 @dataclass(frozen=True)
 class Finding:
-    """How far one component is from the reference at one size.
+    """How far one component is from the reference at one size. Each error is the worst of the component's outputs.
 
     `relative_error` is the largest absolute error over the largest absolute value of the reference tensor, `norm_error`
-    the Euclidean norm of all errors over that of the reference, each the worst of the component's outputs;
-    `rtol` and `atol` the tightest pair of LADDER that holds for every element of every output, or None; `within` the
-    relative error that is accepted as well, or None. Half precision needs that: its rounding alone is more than the
-    ladder allows to elements near zero.
+    the Euclidean norm of all errors over that of the reference. `rtol` and `atol` are the tightest pair of LADDER that
+    holds for every element of every output, or None. `within` is a relative error that is accepted as well, or None:
+    half precision needs it, since its rounding alone is more than the ladder allows for elements near zero.
     """
 
     component: str
@@ -44,24 +43,24 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        """Whether some pair of the ladder holds, or `within` does; NaN is within nothing."""
+        """Whether a pair of the ladder holds, or `within` does; NaN passes neither."""
         return self.rtol is not None or (self.within is not None and self.relative_error <= self.within)
 
     def to_json(self) -> dict[str, object]:
-        """For stdout."""
+        """The finding as the command line prints it."""
         return {**asdict(self), "ok": self.ok}
 
 
 def verify(
     path: Path, weights: Weights | None = None, *, within: float | None = None, device: str = "auto"
 ) -> Iterator[Finding]:
-    """Compare component by component, at the smallest and largest size of every profile.
+    """Compare each component at the smallest and largest size of every profile.
 
-    Without `weights`, those that the manifest names are used; `within` as in Finding.
+    `weights` default to those that the manifest names; `within` is as in Finding.
 
     Raises:
-        EngineSetRefused: the set does not load, or was built from other weights than these.
-        ModelRefused: the weights are not there any more.
+        EngineSetRefused: the set does not load, or was built from other weights.
+        ModelRefused: the weights are no longer there.
     """
     with load_engine_set(path, device=device) as engines:
         source = engines.manifest.source
@@ -79,21 +78,21 @@ def verify(
 
 def sizes(manifest: Manifest) -> list[tuple[int, int, int]]:
     """(images, height, width): a full batch of the smallest picture and one of the largest, of every profile."""
-    found = []
+    ends = []
     for profile in manifest.profiles:
-        found.append((profile.max_batch, profile.min_height, profile.min_width))
-        found.append((profile.min_batch, profile.max_height, profile.max_width))
-    return list(dict.fromkeys(found))
+        ends.append((profile.max_batch, profile.min_height, profile.min_width))
+        ends.append((profile.min_batch, profile.max_height, profile.max_width))
+    return list(dict.fromkeys(ends))
 
 
 def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, size: tuple[int, int, int]) -> Finding:
     """One component at one size (images, height, width)."""
     batch, height, width = size
     inputs = likely_inputs(spec, batch, height=height, width=width)
-    with torch.backends.cudnn.flags(allow_tf32=False):  # convolutions of the reference in full float32, on a GPU too
+    with torch.backends.cudnn.flags(allow_tf32=False):  # on a GPU too, the reference is full float32
         expected = reference({name: tensor.to(engines.device) for name, tensor in inputs.items()})
-    found = engines.engine(spec.name)({name: _for_engine(tensor, engines) for name, tensor in inputs.items()})
-    pairs = [(found[tensor.name].float().cpu(), expected[tensor.name].cpu()) for tensor in spec.outputs]
+    actual = engines.engine(spec.name)({name: _for_engine(tensor, engines) for name, tensor in inputs.items()})
+    pairs = [(actual[tensor.name].float().cpu(), expected[tensor.name].cpu()) for tensor in spec.outputs]
     errors = [float((mine - theirs).abs().max()) for mine, theirs in pairs]
     relative = [error / max(float(theirs.abs().max()), 1e-12) for error, (_, theirs) in zip(errors, pairs, strict=True)]
     norms = [float((mine - theirs).norm() / theirs.norm().clamp(min=1e-12)) for mine, theirs in pairs]
@@ -103,14 +102,14 @@ def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, siz
 
 
 def _largest(errors: list[float]) -> float:
-    """NaN if one is NaN: Python's max would lose it."""
+    """The maximum, NaN if one is NaN: Python's max would lose it."""
     return float(torch.tensor(errors).max())
 
 
 def tightest(pairs: list[tuple[Tensor, Tensor]]) -> tuple[float | None, float | None]:
-    """The first pair of LADDER within which every element agrees; NaN agrees with nothing."""
+    """The first pair of LADDER that holds for every element of every pair; none holds for NaN."""
     for rtol, atol in LADDER:
-        if all(torch.allclose(found, expected, rtol=rtol, atol=atol) for found, expected in pairs):
+        if all(torch.allclose(actual, expected, rtol=rtol, atol=atol) for actual, expected in pairs):
             return rtol, atol
     return None, None
 
@@ -121,17 +120,17 @@ def _for_engine(tensor: Tensor, engines: EngineSet) -> Tensor:
 
 
 def likely_inputs(spec: ComponentSpec, batch: int, *, height: int, width: int) -> dict[str, Tensor]:
-    """Seeded float32 inputs of the kind that a render feeds: edges, timesteps, scales, token ids, unit noise."""
+    """Seeded float32 inputs like those of a render: edges, timesteps, scales, token ids, unit noise."""
     generator = torch.Generator().manual_seed(0)
-    made = {}
+    inputs = {}
     for tensor in spec.inputs:
         shape = tensor.sized(batch, height=height, width=width)
         if tensor.name in BOTH_HALVES:
             one = _likely(tensor, (batch, *shape[1:]), generator)
-            made[tensor.name] = torch.cat([one, one])
+            inputs[tensor.name] = torch.cat([one, one])
         else:
-            made[tensor.name] = _likely(tensor, shape, generator)
-    return made
+            inputs[tensor.name] = _likely(tensor, shape, generator)
+    return inputs
 
 
 def _likely(tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

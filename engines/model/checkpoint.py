@@ -1,12 +1,11 @@
 """Original single-file checkpoints such as `control_sd15_canny.pth` with `cldm_v15.yaml`, as diffusers' networks.
 
-The renaming of tensors is diffusers' own. What it does not check is checked here: every tensor must be there, in its
-shape. Nothing is fetched from anywhere.
+diffusers' own functions rename the tensors. They do not check that every tensor is there and has the right shape; that
+is done here. Nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import pickle
 import zipfile
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from engines.errors import ModelRefused
+from engines.model.libraries import library
 
 PREFIXES = {
     "text_encoder": "cond_stage_model.transformer.",
@@ -55,7 +55,7 @@ def load_part(part: str, path: Path, *, config: Path | None) -> Any:
     """One network of a single file, in the file's precision. `config`: its .yaml, None for SD1.5's sizes.
 
     Raises:
-        ModelRefused: a file that cannot be read safely, or without this part, or of other sizes.
+        ModelRefused: the file cannot be read safely, has no such part, or has other sizes.
     """
     tensors = read_tensors(path, part)
     original = SD15 if config is None else read_config(config)
@@ -73,16 +73,16 @@ def read_tensors(path: Path, part: str) -> dict[str, Tensor]:
     """The tensors of one part, by their names in the file. A pickle is read with weights_only=True: it runs no code.
 
     Raises:
-        ModelRefused: unreadable, more than tensors, or without this part.
+        ModelRefused: the file is unreadable, holds more than tensors, or has no such part.
     """
     everything = _read_safetensors(path, part) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
-    found = {name: tensor for name, tensor in everything.items() if name.startswith(PREFIXES[part])}
-    if part == "controlnet" and not found and "input_hint_block.0.weight" in everything:
-        found = dict(everything)  # a ControlNet that was saved by itself
-    if not found:
+    tensors = {name: tensor for name, tensor in everything.items() if name.startswith(PREFIXES[part])}
+    if part == "controlnet" and not tensors and "input_hint_block.0.weight" in everything:
+        tensors = dict(everything)  # a ControlNet that was saved by itself
+    if not tensors:
         hint = "; name a ControlNet with --controlnet" if part == "controlnet" else ""
         raise ModelRefused(f"{path} holds no {part}: it has no tensors named {PREFIXES[part]}*{hint}")
-    return found
+    return tensors
 
 
 def _read_safetensors(path: Path, part: str) -> dict[str, Tensor]:
@@ -115,12 +115,12 @@ def _read_pickle(path: Path) -> Mapping[str, Tensor]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """An original .yaml; only its sizes are used, the classes that it names are not loaded.
+    """Read an original .yaml. Only its sizes are used; the classes that it names are not loaded.
 
     Raises:
-        ModelRefused: no yaml, or without model.params.
+        ModelRefused: it is not yaml, or has no model.params.
     """
-    yaml = _library("yaml")
+    yaml = library("yaml")
     try:
         config = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -134,7 +134,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def _unet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     config = _unet_config(original)
     with torch.device("meta"):
-        network = _library("diffusers").UNet2DConditionModel(**config)
+        network = library("diffusers").UNet2DConditionModel(**config)
     return network, _renaming().convert_ldm_unet_checkpoint(dict(tensors), config)
 
 
@@ -144,11 +144,11 @@ def _unet_config(original: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _controlnet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
-    """diffusers' own function for this configuration calls the U-Net's without an argument that it needs."""
+    """diffusers' own function for this configuration omits an argument that the U-Net's function needs."""
     params = original["model"]["params"]
     control = params["control_stage_config"]["params"]
     config = _unet_config({"model": {"params": {**params, "unet_config": {"params": {"out_channels": 4} | control}}}})
-    network_class = _library("diffusers").ControlNetModel
+    network_class = library("diffusers").ControlNetModel
     known = inspect.signature(network_class.__init__).parameters
     config = {name: value for name, value in config.items() if name in known}
     with torch.device("meta"):
@@ -160,23 +160,23 @@ def _controlnet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> t
 def _vae(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     config = _renaming().create_vae_diffusers_config_from_ldm(original, {})
     with torch.device("meta"):
-        network = _library("diffusers").AutoencoderKL(**config)
+        network = library("diffusers").AutoencoderKL(**config)
     return network, _renaming().convert_ldm_vae_checkpoint(dict(tensors), config)
 
 
-def _text_encoder(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:  # noqa: ARG001
-    """The .yaml says nothing of the text encoder: its sizes are those of its tensors."""
-    transformers = _library("transformers")
+def _text_encoder(tensors: Mapping[str, Tensor], _original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
+    """The .yaml does not describe the text encoder, so its sizes are read from its tensors."""
+    transformers = library("transformers")
     named = {name.removeprefix(PREFIXES["text_encoder"]): tensor for name, tensor in tensors.items()}
-    words = named["text_model.embeddings.token_embedding.weight"]
+    embeddings = named["text_model.embeddings.token_embedding.weight"]
     layers = {name.split(".")[3] for name in named if name.startswith("text_model.encoder.layers.")}
     config = transformers.CLIPTextConfig(
-        vocab_size=words.shape[0],
-        hidden_size=words.shape[1],
+        vocab_size=embeddings.shape[0],
+        hidden_size=embeddings.shape[1],
         intermediate_size=named["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
         max_position_embeddings=named["text_model.embeddings.position_embedding.weight"].shape[0],
         num_hidden_layers=len(layers),
-        num_attention_heads=words.shape[1] // _CLIP_HEAD_WIDTH,
+        num_attention_heads=embeddings.shape[1] // _CLIP_HEAD_WIDTH,
         hidden_act="quick_gelu",
         attn_implementation="eager",
     )
@@ -188,26 +188,25 @@ def _text_encoder(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) ->
     return network, renamed
 
 
-def _library(name: str) -> Any:
-    return importlib.import_module(name)
-
-
 def _renaming() -> Any:
-    return _library("diffusers.loaders.single_file_utils")
+    return library("diffusers.loaders.single_file_utils")
 
 
-# Part -> what makes its network, without values where that saves time, and its tensors under their new names.
+# Part -> the function that gives its network (without values where that saves time) and its renamed tensors.
 MAKERS = {"text_encoder": _text_encoder, "unet": _unet, "vae": _vae, "controlnet": _controlnet}
 
 
-def _check(path: Path, part: str, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    other = sorted(name for name in set(wanted) & set(found) if wanted[name].shape != found[name].shape)
+def _check(path: Path, part: str, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    other = sorted(name for name in set(expected) & set(tensors) if expected[name].shape != tensors[name].shape)
     if other:
-        sizes = f"{tuple(found[other[0]].shape)}, not {tuple(wanted[other[0]].shape)}"
+        sizes = f"{tuple(tensors[other[0]].shape)}, not {tuple(expected[other[0]].shape)}"
         raise ModelRefused(
             f"{path} has a {part} of other sizes: {other[0]} is {sizes}; the model's .yaml says them: --original-config"
         )
-    for problem, names in (("is missing", set(wanted) - set(found)), ("has no place", set(found) - set(wanted))):
+    for problem, names in (
+        ("is missing", set(expected) - set(tensors)),
+        ("has no place", set(tensors) - set(expected)),
+    ):
         if names:
             more = f", and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelRefused(f"{path} cannot be read as SD1.5's {part}: {min(names)} {problem}{more}")

@@ -1,27 +1,24 @@
-"""Where weights lie and which they are: folders, hub ids or single files, and their digest. No torch here."""
+"""Locate a model's weights (folders, hub ids or single files) and compute their digest. No torch here."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from engines.errors import ModelRefused
+from engines.files import file_sha256
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Component -> the network that it is made from.
 PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controlnet", "unet": "unet", "decoder": "vae"}
 SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt")
-# What the original code takes for every SD1.5 checkpoint: none of them carries a tokenizer.
+# SD1.5's single files carry no tokenizer; the original code takes this one for all of them.
 USUAL_TOKENIZER = "openai/clip-vit-large-patch14"
-# What is read and hashed at a time. Before and after each piece the thread waits for Python's lock, up to 5 ms while
-# another runs Python code, as a worker's main thread does that imports torch: of small pieces it would hash few.
-HASH_BYTES = 2**24
 _PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
 _TEXTS = ("*.json", "*.txt")
-# What a hub snapshot need not bring: other precisions, other frameworks, the safety checker.
+# Not downloaded from the hub: other precisions, other frameworks, the safety checker.
 _NOT_FETCHED = ("*.fp16.*", "*non_ema*", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "safety_checker/*")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "tokenizer/*")
 
@@ -40,21 +37,21 @@ class Weights:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over every file that the networks are made from, and their places."""
+        """SHA-256 over the names and contents of every file that the networks are made from."""
         return files_digest(list(self._files()))
 
     @property
     def config_digest(self) -> str:
         """SHA-256 over the networks' configurations: the same for every checkpoint of the same widths."""
-        told = ("config.json", self.original_config.name if self.original_config else "")
-        return files_digest([(name, path) for name, path in self._files() if path.name in told])
+        configs = ("config.json", self.original_config.name if self.original_config else "")
+        return files_digest([(name, path) for name, path in self._files() if path.name in configs])
 
     @property
     def tokenizer_folder(self) -> Path:
-        """Where the tokenizer's files are."""
+        """The folder with the tokenizer's files."""
         return self.model / "tokenizer" if self.tokenizer is None else self.tokenizer
 
-    def place(self, part: str) -> Path:
+    def path_of(self, part: str) -> Path:
         """The folder that holds one network, or the single file that it is a part of."""
         if part == "controlnet":
             return self.controlnet
@@ -79,27 +76,27 @@ class Weights:
 def find_weights(
     model: str, controlnet: str | None = None, *, tokenizer: str | None = None, original_config: str | None = None
 ) -> Weights:
-    """Locate them; without `controlnet`, the model's own `controlnet` folder, or the single file that has both.
+    """Locate weights; without `controlnet`, the model's own `controlnet` folder, or the single file that has both.
 
     Raises:
-        ModelRefused: not there, of another layout, or a hub that does not answer.
+        ModelRefused: the weights are not there, have another layout, or the hub does not answer.
     """
-    found = _place(model)
-    words = None if tokenizer is None else _tokenizer(_place(tokenizer))
-    if found.is_dir():
-        missing = [part for part in MODEL_PARTS if not (found / part).is_dir() and (part != "tokenizer" or not words)]
+    path = _path_of(model)
+    tokens = None if tokenizer is None else _tokenizer(_path_of(tokenizer))
+    if path.is_dir():
+        missing = [part for part in MODEL_PARTS if not (path / part).is_dir() and (part != "tokenizer" or not tokens)]
         if missing:
-            raise ModelRefused(f"{found} is not in diffusers' layout: it has no {', '.join(missing)}")
-    elif words is None:
-        words = _usual_tokenizer(found)
-    control = _controlnet(found, controlnet)
-    return Weights(found, control, words, _config(original_config, found, control))
+            raise ModelRefused(f"{path} is not in diffusers' layout: it has no {', '.join(missing)}")
+    elif tokens is None:
+        tokens = _usual_tokenizer(path)
+    control = _controlnet(path, controlnet)
+    return Weights(path, control, tokens, _config(original_config, path, control))
 
 
 def _controlnet(model: Path, name: str | None) -> Path:
     if name is None and model.is_file():
         return model
-    control = model / "controlnet" if name is None else _place(name)
+    control = model / "controlnet" if name is None else _path_of(name)
     if not control.is_file() and not (control / "config.json").is_file():
         hint = "; name one with --controlnet" if name is None else ""
         raise ModelRefused(f"{control} holds no ControlNet (no config.json){hint}")
@@ -108,10 +105,10 @@ def _controlnet(model: Path, name: str | None) -> Path:
 
 def _tokenizer(folder: Path) -> Path:
     inner = folder / "tokenizer"
-    found = inner if inner.is_dir() else folder
-    if not any((found / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+    path = inner if inner.is_dir() else folder
+    if not any((path / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         raise ModelRefused(f"{folder} holds no CLIP tokenizer (no vocab.json, no tokenizer.json)")
-    return found
+    return path
 
 
 def _usual_tokenizer(model: Path) -> Path:
@@ -121,18 +118,18 @@ def _usual_tokenizer(model: Path) -> Path:
         raise ModelRefused(f"{model} has no tokenizer in it; name a folder with --tokenizer ({error})") from error
 
 
-def _config(name: str | None, *places: Path) -> Path | None:
+def _config(name: str | None, *weights: Path) -> Path | None:
     if name is None:
         return None
     path = Path(name).expanduser()
     if not path.is_file():
         raise ModelRefused(f"{name} is not a file; --original-config takes a .yaml such as cldm_v15.yaml")
-    if all(place.is_dir() for place in places):
-        raise ModelRefused(f"--original-config describes single-file checkpoints; {places[0]} is a folder")
+    if all(path.is_dir() for path in weights):
+        raise ModelRefused(f"--original-config describes single-file checkpoints; {weights[0]} is a folder")
     return path
 
 
-def _place(name: str) -> Path:
+def _path_of(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -140,8 +137,8 @@ def _place(name: str) -> Path:
         if path.suffix.lower() in SINGLE_FILES:
             return path
         raise ModelRefused(f"{name} is a file of a kind that is not read; known are {', '.join(SINGLE_FILES)}")
-    a_path = path.suffix in SINGLE_FILES or name.startswith((".", "/", "~")) or name.endswith("/")
-    if a_path or name.count("/") > 1:
+    is_path = path.suffix in SINGLE_FILES or name.startswith((".", "/", "~")) or name.endswith("/")
+    if is_path or name.count("/") > 1:
         raise ModelRefused(f"{name} is neither a folder, nor a file, nor a hub id")
     return _snapshot(name)
 
@@ -166,13 +163,3 @@ def files_digest(files: list[tuple[str, Path]]) -> str:
     """SHA-256 over names and contents."""
     lines = [f"{name} {file_sha256(path)}" for name, path in sorted(files)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """A file's SHA-256, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        piece = memoryview(bytearray(min(HASH_BYTES, os.fstat(file.fileno()).st_size + 1)))
-        while read := file.readinto(piece):
-            digest.update(piece[:read])
-    return digest.hexdigest()

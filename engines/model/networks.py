@@ -1,4 +1,7 @@
-"""Weights to five torch modules with spec.py's tensor names: wrappers around diffusers' and transformers' networks."""
+"""Weights to five torch modules with spec.py's tensor names: wrappers around diffusers' and transformers' networks.
+
+Each module's `forward` takes the spec's inputs and gives its outputs, in the spec's order.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from torch import Tensor, nn
 
 from engines.errors import ModelRefused
 from engines.model.checkpoint import load_part
+from engines.model.libraries import library, quiet_libraries
 from engines.model.locate import PART_OF, Weights
-from engines.quiet import quiet_libraries
 from engines.spec import COMPONENTS, CONTROLS, Geometry
 
 
@@ -25,20 +28,18 @@ class Clip(nn.Module):
         self.text_encoder = text_encoder
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """One tensor out."""
         states: Tensor = self.text_encoder(input_ids, return_dict=True).last_hidden_state
         return states
 
 
 class Hint(nn.Module):
-    """hint [N,3,8h,8w] in 0..1 -> guided_hint [N,C,h,w]: the ControlNet's part that sees only the edges."""
+    """hint [N,3,8h,8w] in 0..1 -> guided_hint [N,C,h,w]: the part of the ControlNet that sees only the edges."""
 
     def __init__(self, embedding: nn.Module) -> None:
         super().__init__()
         self.embedding = embedding
 
     def forward(self, hint: Tensor) -> Tensor:
-        """One tensor out."""
         guided: Tensor = self.embedding(hint)
         return guided
 
@@ -48,13 +49,12 @@ class ControlNet(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        network.controlnet_cond_embedding = nn.Identity()  # Hint has run already
+        network.controlnet_cond_embedding = nn.Identity()  # Hint runs it, once an image
         self.network = network
 
     def forward(
         self, x_noisy: Tensor, guided_hint: Tensor, timestep: Tensor, context: Tensor, control_scales: Tensor
     ) -> tuple[Tensor, ...]:
-        """Thirteen tensors out."""
         down, mid = self.network(x_noisy, timestep, context, guided_hint, return_dict=False)
         scales = control_scales[:, :, None, None, None]
         return tuple(control * scales[:, i] for i, control in enumerate([*down, mid]))
@@ -68,7 +68,6 @@ class UNet(nn.Module):
         self.network = network
 
     def forward(self, x_noisy: Tensor, timestep: Tensor, context: Tensor, *controls: Tensor) -> Tensor:
-        """One tensor out."""
         noise: Tensor = self.network(
             x_noisy,
             timestep,
@@ -81,7 +80,7 @@ class UNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """latent [N,4,h,w], divided by the scaling factor already -> image [N,3,8h,8w], about -1..1."""
+    """latent [N,4,h,w], already divided by the scaling factor -> image [N,3,8h,8w], about -1..1."""
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -89,13 +88,12 @@ class Decoder(nn.Module):
         self.decoder = vae.decoder
 
     def forward(self, latent: Tensor) -> Tensor:
-        """One tensor out."""
         image: Tensor = self.decoder(self.post_quant(latent))
         return image
 
 
-# torch exports a causal scaled_dot_product_attention with a float32 mask, whatever the dtype: TensorRT, strongly typed,
-# refuses such a graph in fp16. Written out, 77 tokens cost nothing.
+# torch exports a causal scaled_dot_product_attention with a float32 mask, whatever the dtype. TensorRT's strongly typed
+# networks reject such a graph in fp16. Eager attention has no such mask, and costs nothing for 77 tokens.
 _OPTIONS = {"text_encoder": {"attn_implementation": "eager"}}
 
 
@@ -109,12 +107,12 @@ class Networks:
     controlnet: Any
 
     def modules(self) -> dict[str, nn.Module]:
-        """Component name -> module. Call once: the ControlNet gives its hint embedding away."""
+        """Component name -> module. Call it once: it takes the hint embedding out of the ControlNet."""
         return {name: wrap(name, getattr(self, PART_OF[name])) for name in COMPONENTS}
 
 
 def wrap(name: str, network: Any) -> nn.Module:
-    """One component of a network; a ControlNet's hint is taken before its controlnet."""
+    """One component of a network. Of a ControlNet, wrap `hint` before `controlnet`, which removes the embedding."""
     if name == "hint":
         return Hint(network.controlnet_cond_embedding)
     wrappers: dict[str, Callable[[Any], nn.Module]] = {
@@ -127,7 +125,7 @@ def wrap(name: str, network: Any) -> nn.Module:
 
 
 def load_component(name: str, weights: Weights, dtype: torch.dtype) -> nn.Module:
-    """One component alone, from its own copy of the network.
+    """Read one component, from its own copy of the network.
 
     Raises:
         ModelRefused: the files cannot be read.
@@ -139,7 +137,7 @@ def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Ne
     """Read the four networks.
 
     Raises:
-        ModelRefused: unreadable files, or networks of another graph than SD1.5 with a ControlNet.
+        ModelRefused: unreadable files, or networks that are not SD1.5's with a ControlNet.
     """
     networks = Networks(*(load_network(part, weights, dtype) for part in ("text_encoder", "unet", "vae", "controlnet")))
     check_networks(networks)
@@ -147,39 +145,36 @@ def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Ne
 
 
 def load_network(part: str, weights: Weights, dtype: torch.dtype) -> Any:
-    """One network in eval mode, without gradients.
+    """Read one network, in eval mode and without gradients.
 
     Raises:
         ModelRefused: the files cannot be read as this network.
     """
-    place = weights.place(part)
+    path = weights.path_of(part)
     try:
         with quiet_libraries():
-            if place.is_file():
-                network = load_part(part, place, config=weights.original_config).to(dtype)
+            if path.is_file():
+                network = load_part(part, path, config=weights.original_config).to(dtype)
             else:
-                network = _loader(part)(place, torch_dtype=dtype, **_OPTIONS.get(part, {}))
+                network = _loader(part)(path, torch_dtype=dtype, **_OPTIONS.get(part, {}))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelRefused(f"{place} cannot be read as SD1.5's {part}: {error}") from error
+        raise ModelRefused(f"{path} cannot be read as SD1.5's {part}: {error}") from error
     return network.eval().requires_grad_(False)
 
 
 def _loader(part: str) -> Callable[..., Any]:
-    import diffusers
-    import transformers
-
-    classes: dict[str, Any] = {
-        "text_encoder": transformers.CLIPTextModel,
-        "unet": diffusers.UNet2DConditionModel,
-        "vae": diffusers.AutoencoderKL,
-        "controlnet": diffusers.ControlNetModel,
-    }
-    loader: Callable[..., Any] = classes[part].from_pretrained
+    module, network_class = {
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "unet": ("diffusers", "UNet2DConditionModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "controlnet": ("diffusers", "ControlNetModel"),
+    }[part]
+    loader: Callable[..., Any] = getattr(library(module), network_class).from_pretrained
     return loader
 
 
 def check_networks(networks: Networks) -> None:
-    """Refuse what the spec cannot describe.
+    """Refuse networks that the spec cannot describe.
 
     Raises:
         ModelRefused: naming the first thing that differs from SD1.5's graph.
@@ -221,7 +216,7 @@ def geometry_of(networks: Networks, tokens: SpecialTokens) -> Geometry:
 
 
 class SpecialTokens(NamedTuple):
-    """Ids of the tokens that begin, end and fill up a prompt."""
+    """Ids of the tokens that begin, end and pad a prompt."""
 
     bos: int
     eos: int
@@ -244,7 +239,6 @@ def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
 
 
 def _tokenizer_class() -> Any:
-    import transformers
-
+    transformers = library("transformers")
     # transformers 4 has a slow CLIPTokenizer and a fast one; in 5 both names mean the fast one.
     return getattr(transformers, "CLIPTokenizerFast", transformers.CLIPTokenizer)

@@ -11,14 +11,14 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from engines.build.builder import BuildRequest
-from engines.manifest import MANIFEST, BackendName, Precision
+from engines.manifest import MANIFEST, Precision
 from engines.spec import Profile
 from tests.models import tiny_engine_set, tiny_model
 
 SHAPE = "64x64:128x192"
 
 
-def copy_of_set(folder: Path, backend: BackendName = "torch") -> Path:
+def copy_of_set(folder: Path, backend: str = "torch") -> Path:
     """The cached tiny set, at folder/set."""
     return Path(shutil.copytree(tiny_engine_set(backend), folder / "set"))
 
@@ -29,7 +29,7 @@ def copy_of_model(folder: Path) -> Path:
 
 
 def request_for(
-    weights: Path, out: Path, *, shape: str = SHAPE, backend: BackendName = "torch", precision: Precision = "fp32"
+    weights: Path, out: Path, *, shape: str = SHAPE, backend: str = "torch", precision: Precision = "fp32"
 ) -> BuildRequest:
     """A small set of a model that lies as `copy_of_model` leaves it."""
     return BuildRequest(

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from engines.build.builder import build_set
+from engines.check.score import psnr
 from engines.check.verify import verify
 from engines.engine_set import load_engine_set
 from engines.spec import Profile
-from tests.gpu.test_triton_sets import drawn, psnr, request_for, sample
+from tests.gpu.test_triton_sets import drawn, request_for, sample
 from tests.models import CACHE
 from worker.render.denoiser import EngineDenoiser
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from engines.backends.triton import ops
-from engines.backends.triton.ops import Features
-from engines.backends.triton.parameters import Norm
+from engines.backends.triton.operands import Features, Norm
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,7 +32,7 @@ def on_cpu(value: object) -> object:
     if isinstance(value, Norm):
         return Norm(value.gamma.cpu(), value.beta.cpu(), value.groups, value.eps)
     if isinstance(value, Features):
-        return Features(value.data.float().cpu(), value.pending.cpu())
+        return Features(value.data.float().cpu(), value.deferred.cpu())
     return value.float().cpu() if isinstance(value, Tensor) else value
 
 
@@ -60,8 +59,8 @@ def assert_as_on_cpu(operation: object, *given: object, **options: object) -> No
 )
 def test_group_norm(rows: int, height: int, width: int, channels: int, groups: int, silu: bool) -> None:
     x = noise(rows, height, width, channels) * 2 + 1
-    for pending in (noise(channels, dtype=torch.float32), noise(rows, 2 * channels, seed=3)[:, channels:]):
-        assert_as_on_cpu(ops.group_norm, x, pending, norm(channels, groups), silu=silu)
+    for deferred in (noise(channels, dtype=torch.float32), noise(rows, 2 * channels, seed=3)[:, channels:]):
+        assert_as_on_cpu(ops.group_norm, x, deferred, norm(channels, groups), silu=silu)
 
 
 @pytest.mark.parametrize(("count", "channels"), [(5, 48), (4096, 320), (77, 640), (64, 1280)])

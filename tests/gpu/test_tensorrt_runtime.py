@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.backends.tensorrt import plan
+from engines.backends.tensorrt import package
 from engines.build.builder import BuildRequest, build_set
 from engines.build.recipe import recipe_for
 from engines.check.verify import likely_inputs, verify
@@ -33,7 +33,7 @@ def why_not() -> str | None:
     """Half a sentence; None where plans can be built and run."""
     if not torch.cuda.is_available():
         return "there is no NVIDIA GPU here"
-    return plan.why_not_run()
+    return package.why_not_run()
 
 
 def tensorrt_set(precision: Precision) -> Path:

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from engines.backends.tensorrt.plan import is_best
+from engines.backends import registry
+from engines.backends.tensorrt.package import is_best
 from engines.build.builder import BuildRequest, build_set
+from engines.check.score import psnr
 from engines.check.verify import verify
-from engines.choose import choose_backend
 from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import BackendUnavailable
 from engines.spec import Profile
@@ -41,7 +42,7 @@ def request_for(out: Path, backend: str, precision: str) -> BuildRequest:
         model=str(WEIGHTS / "model"),
         controlnet=str(WEIGHTS / "controlnet"),
         out=out,
-        backend=backend,  # type: ignore[arg-type]
+        backend=backend,
         precision=precision,  # type: ignore[arg-type]
         profiles=(Profile.parse("256x256", max_batch=4), Profile.parse("192x128", max_batch=4)),
     )
@@ -76,13 +77,8 @@ def drawn(denoiser: EngineDenoiser, requests: list[ImageSpec]) -> list[np.ndarra
     return [future.result(60) for future in futures]
 
 
-def psnr(one: np.ndarray, two: np.ndarray) -> float:
-    error = float(np.mean((one.astype(np.float64) - two.astype(np.float64)) ** 2))
-    return float("inf") if error == 0 else 10 * np.log10(255**2 / error)
-
-
 def test_auto_prefers_it_where_tensorrt_has_no_kernels_for_the_gpu() -> None:
-    assert choose_backend("auto") == ("tensorrt" if is_best() else "triton")
+    assert registry.choose("auto").name == ("tensorrt" if is_best() else "triton")
 
 
 def test_every_component_is_within_a_hundredth_of_float32(folder: Path) -> None:

@@ -1,15 +1,14 @@
 """Inductor packages: one component, one picture size, one batch size, compiled ahead of time. No weights.
 
-A package is inductor's compiled artifact, its machine code among it, and the names of the weights that it takes as
-arguments (runtime_inductor.py), so packages of all sizes share one copy on the device, and a package fits every
-checkpoint of the same widths. It is not one of AOTInductor's: those compile a C++ wrapper for each, which takes longer
-than all kernels together, and torch compiles once more where it loads the first of them (docs/benchmarks.md).
+A package holds inductor's compiled artifact, machine code included, and the names of the weights that it takes as
+arguments (runtime.py). So packages of all sizes share one copy of the weights on the device, and a package fits every
+checkpoint of the same widths. It is not an AOTInductor package: those compile a C++ wrapper each, which takes longer
+than all kernels together, and torch compiles once more when it loads the first of them.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 import time
 import zipfile
@@ -25,45 +24,20 @@ from torch._inductor import standalone_compile
 from torch._inductor.standalone_compile import AOTCompiledArtifact
 from torch._inductor.utils import fresh_cache
 
-from engines.build.files import archive
-from engines.errors import BackendUnavailable, BuildFailed
+from engines.backends.inductor.sizes import Size
+from engines.errors import BuildFailed
+from engines.files import archive
+from engines.model.constants import tensors_of
+from engines.model.libraries import quiet_libraries
 from engines.model.locate import Weights
-from engines.quiet import quiet_libraries
-from engines.spec import ComponentSpec, Profile
+from engines.model.networks import load_component
+from engines.spec import ComponentSpec
 
 SUFFIX = ".zip"
-# In a package's archive: code, what it takes, and those of its tensors that are no weights.
+# In a package's archive: the code, the names of the tensors that it takes, and those of them that are not weights.
 _CODE, _TAKES, _OWN = "artifact", "takes.json", "own.safetensors"
-_STAGE = re.compile(r"(?:(\d+)x(\d+)-)?batch(\d+)")
-# Components that see no picture: one package a batch size serves all shapes.
-SHAPELESS = ("clip",)
-
-
-# A component's inputs, in the module's order and in the layout that was compiled for -> its outputs.
+# A component's inputs, in the module's order and in the layout that it was compiled for -> its outputs.
 Package = Callable[..., tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True, order=True)
-class Size:
-    """What one package is compiled for: images, and pixels (0 for a component that sees no picture)."""
-
-    batch: int
-    height: int = 0
-    width: int = 0
-
-    @property
-    def stage(self) -> str:
-        """Its stage's name: '512x512-batch8', or 'batch8'."""
-        return f"{self.height}x{self.width}-batch{self.batch}" if self.height else f"batch{self.batch}"
-
-    @classmethod
-    def of_stage(cls, stage: str) -> Size | None:
-        """The way back; None for another backend's stage."""
-        match = _STAGE.fullmatch(stage)
-        if match is None:
-            return None
-        height, width, batch = match.groups()
-        return cls(int(batch), int(height or 0), int(width or 0))
 
 
 @dataclass(frozen=True)
@@ -80,55 +54,29 @@ class PackageJob:
 
     @property
     def stage(self) -> str:
-        """The stage that it makes."""
+        """The stage that it compiles."""
         return self.size.stage
 
     @property
     def effort(self) -> int:
-        """For sorting: how long it takes, roughly."""
+        """How long it takes, roughly."""
         return self.size.batch * self.size.height * self.size.width
 
     def compile(self) -> float:
-        """Compile to its path; the seconds it took. Raises BuildFailed."""
+        """Compile to its path; returns the seconds it took. Raises BuildFailed."""
         return compile_package(self)
-
-
-def batch_sizes(max_batch: int) -> tuple[int, ...]:
-    """1, 2, 4, ... and max_batch itself: a smaller batch is padded to the next of them, by less than its own size."""
-    powers = [1 << i for i in range(max_batch.bit_length()) if 1 << i < max_batch]
-    return (*powers, max_batch)
-
-
-def check_profiles(profiles: Sequence[Profile]) -> None:
-    """Raises BackendUnavailable for a range of shapes: a package has one."""
-    for profile in profiles:
-        if (profile.min_height, profile.min_width) != (profile.max_height, profile.max_width):
-            raise BackendUnavailable(
-                f"inductor compiles for single shapes, {profile.text} is a range; give each shape its own --shape"
-            )
-
-
-def sizes_of(component: str, profiles: Sequence[Profile]) -> tuple[Size, ...]:
-    """Every package of one component, smallest first."""
-    if component in SHAPELESS:
-        return tuple(Size(batch) for batch in batch_sizes(max(profile.max_batch for profile in profiles)))
-    return tuple(
-        Size(batch, profile.max_height, profile.max_width)
-        for profile in profiles
-        for batch in batch_sizes(profile.max_batch)
-    )
 
 
 @dataclass(frozen=True)
 class Code:
-    """A compiled graph, the names of what it takes before its inputs, and those of them that are no weights."""
+    """A compiled graph, the names of the tensors that it takes before its inputs, and those that are not weights."""
 
     graph: Callable[..., Sequence[Tensor]]
     takes: tuple[str, ...]
     own: Mapping[str, Tensor]
 
     def bound(self, constants: Mapping[str, Tensor]) -> Package:
-        """With the weights of its component, on its device. Raises ValueError where one is missing."""
+        """The graph with its component's weights, on the same device. Raises ValueError if one is missing."""
         missing = sorted(set(self.takes) - set(constants) - set(self.own))
         if missing:
             raise ValueError(f"it wants weights that the set does not have: {', '.join(missing[:3])}")
@@ -137,7 +85,7 @@ class Code:
 
 
 def compile_package(job: PackageJob) -> float:
-    """Compile one package to its path, whole or not at all; the seconds it took.
+    """Compile one package to its path, whole or not at all; returns the seconds it took.
 
     Raises:
         BuildFailed: torch could not export or compile it.
@@ -155,12 +103,12 @@ def compile_package(job: PackageJob) -> float:
 def _write(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     program = torch.export.export(module, inputs)
     takes = [str(spec.target) for spec in program.graph_signature.input_specs[: -len(inputs)]]
-    weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    # What the module's code makes, such as the zero of a mask: no checkpoint has it, and some of it stays on the host.
+    weights = tensors_of(module)
+    # Tensors that the module's code makes, such as a mask's zero. No checkpoint has them; some stay on the host.
     own = {name: program.constants[name].contiguous() for name in takes if name not in weights}
     on_host = [name for name, tensor in own.items() if tensor.device != inputs[0].device]
     arguments = [*((weights | own)[name].detach() for name in takes), *inputs]
-    # A cache of its own: what an earlier build left in the usual one would be missing in the package.
+    # A cache of its own: code that an earlier build left in the usual cache would be missing from the package.
     with fresh_cache(), tempfile.TemporaryDirectory(prefix="package-") as name:
         compiled = standalone_compile(program.graph_module, arguments, dynamic_shapes="from_example_inputs", aot=True)
         folder = Path(name)
@@ -171,7 +119,7 @@ def _write(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def load_code(path: Path, device: torch.device) -> Code:
-    """One package, without weights. It was pickled: load what you, or somebody you trust, built.
+    """Load one package, without weights. It is a pickle: load only packages from a source that you trust.
 
     Raises:
         ValueError: another torch compiled it.
@@ -188,28 +136,26 @@ def load_code(path: Path, device: torch.device) -> Code:
 
 
 def load_constants(path: Path, device: torch.device) -> dict[str, Tensor]:
-    """What `save_parameters` wrote, on a device and in the layout that packages are compiled for."""
+    """A component's constants (model/constants.py) on a device, in the layout that packages are compiled for."""
     return {name: laid_out(tensor) for name, tensor in load_file(path, device=str(device)).items()}
 
 
 @lru_cache(maxsize=1)
 def _module(component: str, weights: Weights, dtype: torch.dtype, device: str) -> nn.Module:
-    """The component on its device, kept for the next size."""
-    from engines.model.networks import load_component
-
+    """The component on its device, cached for the next size."""
     with quiet_libraries():
         return prepared(load_component(component, weights, dtype), torch.device(device))
 
 
 def prepared(module: nn.Module, device: torch.device) -> nn.Module:
-    """On the device, channels last on a GPU: convolutions there are twice as fast in that layout."""
+    """The module on the device, in channels last on a GPU: convolutions there are twice as fast in that layout."""
     if device.type == "cuda":
         return module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
     return module.to(device)
 
 
 def laid_out(tensor: Tensor) -> Tensor:
-    """A tensor in the layout that packages are compiled for: pictures channels last on a GPU."""
+    """A tensor in the layout that packages are compiled for: on a GPU, pictures are channels last."""
     if tensor.is_cuda and tensor.dim() == 4:
         return tensor.contiguous(memory_format=torch.channels_last)
     return tensor.contiguous()

@@ -1,4 +1,4 @@
-"""The inductor backend: packages compiled ahead of time that share one copy of the weights on the device."""
+"""An inductor set's components: packages compiled ahead of time that share one copy of the weights on the device."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from engines.backends.inductor.packages import Code, Package, Size, laid_out, load_code, load_constants
-from engines.engine_set import Backend, Engine, Placement
+from engines.backends.inductor.packages import Code, Package, laid_out, load_code, load_constants
+from engines.backends.inductor.sizes import Size
+from engines.backends.protocol import Engine, Runtime
+from engines.backends.stages import CONSTANTS
+from engines.device import Placement
 from engines.errors import EngineSetRefused
 from engines.manifest import Component, Manifest
 from engines.spec import ComponentSpec, TensorSpec
 
 
 class InductorEngine:
-    """The packages of one component as an Engine: a batch is padded to the smallest package that takes it."""
+    """The packages of one component as an Engine: a batch is padded to the smallest package that it fits."""
 
     def __init__(self, sizes: Iterable[Size], package: Callable[[Size], Package], spec: ComponentSpec) -> None:
-        """`package` loads the one of a size, when a batch first needs it."""
+        """`package` loads the package of one size; it is called when a batch first needs that size."""
         self._sizes = sorted(sizes)
         self._package = lru_cache(maxsize=None)(package)
         self._spec = spec
@@ -57,39 +60,39 @@ class InductorEngine:
 
 
 def _images(sizes: Mapping[str, int]) -> int:
-    """N, also where only R = 2N is seen."""
+    """N, also for a component whose inputs show only R = 2N."""
     return sizes["N"] if "N" in sizes else -(-sizes["R"] // 2)
 
 
 def rows(tensor: TensorSpec, images: int) -> int:
-    """The first axis of one tensor for so many images."""
+    """The size of a tensor's first axis for so many images."""
     return 2 * images if tensor.shape[0] == "R" else images
 
 
 def padded(tensor: Tensor, missing: int) -> Tensor:
-    """`missing` more rows, copies of the last: zeros would do, were there no division by their norm."""
+    """`tensor` with `missing` more rows: copies of the last row, since the norm of zeros would be divided by."""
     if missing <= 0:
         return tensor
     return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
 
 
-class InductorBackend(Backend):
+class InductorRuntime(Runtime):
     """Opens the packages of a component and gives them its weights."""
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
         self._folder, self._manifest, self._device = folder, manifest, device
-        self._codes: dict[Path, Code] = {}  # kept when an engine leaves the device and comes back
+        self._codes: dict[Path, Code] = {}  # kept while an engine is off the device
 
     def open(self, name: str) -> Engine:
-        """Read the weights, without diffusers. A package is loaded when a batch first needs it: a set has many."""
+        """Read the weights, without diffusers. Packages are loaded when a batch first needs them: a set has many."""
         component = self._manifest.components[name]
-        (stored,) = component.stages["constants"].files
+        (stored,) = component.stages[CONSTANTS].files
         constants = load_constants(self._folder / stored, self._device)
         paths = self._paths(component)
         return InductorEngine(paths, lambda size: self._package(paths[size], constants), component.spec)
 
     def _paths(self, component: Component) -> dict[Size, Path]:
-        sized = ((Size.of_stage(stage), made.files) for stage, made in component.stages.items())
+        sized = ((Size.of_stage(name), stage.files) for name, stage in component.stages.items())
         return {size: self._folder / next(iter(files)) for size, files in sized if size is not None}
 
     def _package(self, path: Path, constants: dict[str, Tensor]) -> Package:
@@ -99,16 +102,16 @@ class InductorBackend(Backend):
             return self._codes[path].bound(constants)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # what unpacking compiled code may raise is nowhere said
+        except Exception as error:  # torch does not document what unpacking compiled code may raise
             raise EngineSetRefused(f"torch does not load {path}: {error}; build the set again") from error
 
 
-def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> InductorBackend:
-    """The backend of a set in `folder`; `placement.threads` sets torch's threads for the whole process."""
+def open_set(folder: Path, manifest: Manifest, placement: Placement) -> InductorRuntime:
+    """The runtime of a set in `folder`; `placement.threads` sets torch's threads for the whole process."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch is warned of its own modules
-        import_module("torch._inductor.compile_fx")  # else the first step would
-    torch._inductor.config.compile_threads = 1  # there is nothing to compile: no processes that wait for work
+        warnings.simplefilter("ignore")  # torch warns of its own modules
+        import_module("torch._inductor.compile_fx")  # otherwise the first step would import it
+    torch._inductor.config.compile_threads = 1  # nothing is compiled here: start no processes for it
     if placement.threads is not None and placement.device.type == "cpu":
         torch.set_num_threads(placement.threads)
-    return InductorBackend(folder, manifest, placement.device)
+    return InductorRuntime(folder, manifest, placement.device)

@@ -1,8 +1,8 @@
-"""Attention as onnxruntime's own operator, for graphs that onnxruntime alone will run.
+"""Attention as onnxruntime's own operator, for graphs that only onnxruntime runs.
 
 Exported as torch traces it, attention is MatMul, Softmax, MatMul, and writes the whole matrix of scores to memory
-between them: 64 MB a layer for eight rows of 32x32 latents with two heads. MultiHeadAttention works through it in
-pieces that stay in the cache.
+between them: 64 MB a layer for eight rows of 32x32 latents with two heads. MultiHeadAttention computes it in pieces
+that stay in the cache.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class _MultiHeadAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(_context: Any, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-        """What torch computes, while it traces."""
+        """What torch computes while it traces."""
         query, key, value = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query, key, value))
         return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
     @staticmethod
     def symbolic(graph: Any, query: Any, key: Any, value: Any, heads: int) -> Any:
-        """What stands in the exported graph."""
-        found = graph.op("com.microsoft::MultiHeadAttention", query, key, value, num_heads_i=heads)
-        found.setType(query.type())
-        return found
+        """The operator in the exported graph."""
+        output = graph.op("com.microsoft::MultiHeadAttention", query, key, value, num_heads_i=heads)
+        output.setType(query.type())
+        return output
 
 
 class FusedAttention:
@@ -41,14 +41,14 @@ class FusedAttention:
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query, key, value = attention.to_q(hidden_states), attention.to_k(source), attention.to_v(source)
         attend: Any = _MultiHeadAttention.apply
-        found: Tensor = attention.to_out[0](attend(query, key, value, attention.heads))
-        return found
+        output: Tensor = attention.to_out[0](attend(query, key, value, attention.heads))
+        return output
 
 
 def fuse_attention(module: nn.Module) -> int:
-    """Give every attention of `module`'s transformer blocks the fused form; how many there are.
+    """Replace every attention of `module`'s transformer blocks by the fused operator; returns how many there are.
 
-    Other forms stay as they are: the decoder's one layer has a norm and a residual of its own.
+    The decoder's one attention layer, which has a norm and a residual of its own, stays as it is.
     """
     from diffusers.models.attention import BasicTransformerBlock
 

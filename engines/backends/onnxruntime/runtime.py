@@ -1,4 +1,4 @@
-"""The onnxruntime backend, on the CPU: torch's memory is bound to the session, nothing is copied in or out."""
+"""An onnxruntime set's components, on the CPU: sessions are bound to torch's memory, nothing is copied in or out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from engines.engine_set import Backend, Engine, Placement
+from engines.backends.protocol import Engine, Runtime
+from engines.device import Placement
 from engines.errors import EngineSetRefused
 from engines.manifest import Manifest
 from engines.spec import ComponentSpec, TensorSpec
@@ -28,9 +29,9 @@ class OnnxEngine:
         self._spec = spec
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Bind, run."""
+        """Bind the tensors and run."""
         binding = self._session.io_binding()
-        # Held until the run is over: the binding knows addresses, not tensors.
+        # The binding holds addresses, not tensors: this keeps the tensors alive until the run is over.
         fed = {tensor.name: inputs[tensor.name].contiguous() for tensor in self._spec.inputs}
         for name, tensor in fed.items():
             binding.bind_input(name, "cpu", 0, _NUMPY[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
@@ -48,7 +49,7 @@ class OnnxEngine:
         return sizes
 
 
-class OnnxBackend(Backend):
+class OnnxRuntime(Runtime):
     """Opens one session a component; all share the options."""
 
     def __init__(self, folder: Path, manifest: Manifest, options: ort.SessionOptions) -> None:
@@ -73,23 +74,23 @@ class OnnxBackend(Backend):
         return OnnxEngine(session, component.spec)
 
 
-def _check(path: Path, found: list[Any], expected: tuple[TensorSpec, ...]) -> None:
-    have = [(value.name, value.type, len(value.shape)) for value in found]
+def _check(path: Path, tensors: list[Any], expected: tuple[TensorSpec, ...]) -> None:
+    have = [(value.name, value.type, len(value.shape)) for value in tensors]
     want = [(tensor.name, _ORT_TYPES[tensor.dtype], len(tensor.shape)) for tensor in expected]
     if have != want:
         raise EngineSetRefused(f"{path} has the tensors {have}, the spec says {want}")
 
 
-def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> OnnxBackend:
-    """The backend of a set in `folder`; `placement.threads` as in `session_options`."""
-    return OnnxBackend(folder, manifest, session_options(placement.threads))
+def open_set(folder: Path, manifest: Manifest, placement: Placement) -> OnnxRuntime:
+    """The runtime of a set in `folder`; `placement.threads` as in `session_options`."""
+    return OnnxRuntime(folder, manifest, session_options(placement.threads))
 
 
 def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Options with which all sessions of this process share one pool; the first call sets its size (None: all cores).
+    """Options that make all sessions of this process share one pool; the first call sets its size (None: all cores).
 
-    Idle threads spin for work, which saves waking them for every operator. With a pool a session, as onnxruntime has it
-    by default, those of the control net's would take the cores from the U-Net's.
+    Idle threads spin for work, which saves waking them for every operator. By default onnxruntime gives each session a
+    pool of its own, and the ControlNet's idle threads would take the cores from the U-Net's.
     """
     if not _pool:
         ort.set_global_thread_pool_sizes(threads or 0, 1)
@@ -100,4 +101,4 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     return options
 
 
-_pool: list[int] = []  # its size, once there is one: onnxruntime takes it once a process
+_pool: list[int] = []  # the pool's size, once there is a pool: onnxruntime takes it once a process

@@ -1,7 +1,7 @@
-"""The tensorrt backend: torch's memory and streams, TensorRT's contexts, and a CUDA graph a shape through cuda-python.
+"""A tensorrt set's components: TensorRT's contexts on torch's memory and streams, with one CUDA graph a shape.
 
-Run so far with tensorrt-rtx 1.4.0.76 on an H100 and an H200, which it does not list (docs/engines.md);
-tests/gpu/test_tensorrt_runtime.py is what to run first on another GPU.
+It has run with tensorrt-rtx 1.4.0.76 on an H100 and an H200, which that version does not list (docs/engines.md). On
+another GPU run tests/gpu/test_tensorrt_runtime.py first.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engines.backends.tensorrt.plan import PlanLog, planned, tensorrt_module
-from engines.cuda_python import done
-from engines.engine_set import DTYPES, Backend, Engine, Placement
+from engines.backends.protocol import Engine, Runtime
+from engines.backends.tensorrt.package import tensorrt_module
+from engines.backends.tensorrt.plan import PlanLog, planned
+from engines.device import Placement, cuda_value, dtype_of
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import Manifest
 from engines.spec import ComponentSpec, Profile, TensorSpec
@@ -26,7 +27,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 @dataclass
 class _Buffers:
-    """What TensorRT reads and writes at one shape: addresses stay, so that graphs may hold them."""
+    """The tensors that TensorRT reads and writes at one shape: their addresses stay, since graphs hold them."""
 
     profile: int
     inputs: dict[str, Tensor]
@@ -37,8 +38,8 @@ class _Buffers:
 class TensorRTEngine:
     """One execution context as an Engine, on torch's current stream.
 
-    By itself it captures one CUDA graph a shape and replays it. Inside another's capture (a step) it
-    adds its kernels to that graph; the plain calls that come before every capture have prepared the shape.
+    By itself it captures one CUDA graph a shape and replays it. Inside another capture (a worker's step) it adds its
+    kernels to that graph; the plain calls that come before every capture have prepared the shape.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class TensorRTEngine:
         self._context = context
         self._spec = spec
         self._profiles = planned(manifest.runtime, manifest.profiles)
-        self._dtype = DTYPES[manifest.precision]
+        self._dtype = dtype_of(manifest.precision)
         self._device = device
         self._log = log
         self._known: dict[Shapes, _Buffers] = {}
@@ -93,7 +94,7 @@ class TensorRTEngine:
         if buffers.graph is None:
             self._enqueue(buffers, stream.cuda_stream)  # TensorRT's lazy set-up must not happen inside a capture
             stream.synchronize()
-            # The default stream cannot be captured. Nothing runs on this one: the graph is launched on the caller's.
+            # The default stream cannot be captured. The side stream runs nothing: the caller's stream runs the graph.
             side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             buffers.graph = CapturedCall(lambda: self._enqueue(buffers, side.cuda_stream), side.cuda_stream)
         buffers.graph.launch(stream.cuda_stream)
@@ -107,7 +108,7 @@ class TensorRTEngine:
             raise RuntimeError(f"TensorRT could not run {self._spec.name}: {self._log.text}")
 
     def _bind(self, buffers: _Buffers, stream: int) -> None:
-        self._bound = None  # until all is set: what fails half-way must be bound again
+        self._bound = None  # until everything is set: a failure half-way must lead to another bind
         context, wanted = self._context, buffers.profile
         if context.active_optimization_profile != wanted and not context.set_optimization_profile_async(wanted, stream):
             raise RuntimeError(f"{self._spec.name} does not take profile {wanted}: {self._log.text}")
@@ -139,26 +140,26 @@ def _within(shape: tuple[int, ...], low: tuple[int, ...], high: tuple[int, ...])
 
 
 class CapturedCall:
-    """What one call enqueued on a stream, as a CUDA graph."""
+    """The work that one call enqueues on a stream, as a CUDA graph."""
 
     def __init__(self, call: Callable[[], None], stream: int) -> None:
         self._runtime = runtime = _cuda_runtime()
         # Other threads may use the device meanwhile: only this thread's calls are captured.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._done(runtime.cudaStreamBeginCapture(stream, mode))
+        self._value(runtime.cudaStreamBeginCapture(stream, mode))
         try:
             call()
         finally:
-            graph = self._done(runtime.cudaStreamEndCapture(stream))
-        self._executable = self._done(runtime.cudaGraphInstantiate(graph, 0))
-        self._done(runtime.cudaGraphDestroy(graph))
+            graph = self._value(runtime.cudaStreamEndCapture(stream))
+        self._executable = self._value(runtime.cudaGraphInstantiate(graph, 0))
+        self._value(runtime.cudaGraphDestroy(graph))
 
     def launch(self, stream: int) -> None:
         """Launch on a stream; returns at once."""
-        self._done(self._runtime.cudaGraphLaunch(self._executable, stream))
+        self._value(self._runtime.cudaGraphLaunch(self._executable, stream))
 
-    def _done(self, result: tuple[Any, ...]) -> Any:
-        return done(result, lambda error: self._runtime.cudaGetErrorString(error)[1].decode())
+    def _value(self, result: tuple[Any, ...]) -> Any:
+        return cuda_value(result, lambda error: self._runtime.cudaGetErrorString(error)[1].decode())
 
     def __del__(self) -> None:
         executable = getattr(self, "_executable", None)
@@ -174,7 +175,7 @@ def _cuda_runtime() -> Any:
     return runtime
 
 
-class TensorRTBackend(Backend):
+class TensorRTRuntime(Runtime):
     """Opens one plan a component."""
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
@@ -194,18 +195,18 @@ class TensorRTBackend(Backend):
         plan = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if plan is None:
             raise EngineSetRefused(f"{self._manifest.runtime} does not load {path}: {self._log.text}")
-        check_plan(self._trt, plan, path, component.spec, DTYPES[self._manifest.precision])
+        check_plan(self._trt, plan, path, component.spec, dtype_of(self._manifest.precision))
         context = self._context(plan)
         if context is None:
             raise torch.OutOfMemoryError(f"out of memory, or no context for {name}: {self._log.text}")
         return TensorRTEngine(context, component.spec, self._manifest, self._device, self._log)
 
     def _context(self, plan: Any) -> Any:
-        """TensorRT for RTX compiles a shape's own kernels when it first meets the shape. Left to itself it does so in
-        the background and runs general ones meanwhile: a graph captured then would hold those for ever.
+        """TensorRT for RTX compiles a shape's own kernels when it first meets the shape. By default it does so in the
+        background and runs general ones meanwhile: a graph captured then would keep those.
         """
         strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
-        if strategies is None:  # the other package has nothing to compile
+        if strategies is None:  # `tensorrt` compiles nothing at run time
             return plan.create_execution_context()
         config = plan.create_runtime_config()
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
@@ -219,17 +220,18 @@ def check_plan(trt: Any, plan: Any, path: Path, spec: ComponentSpec, dtype: torc
         EngineSetRefused: saying both.
     """
     floating = trt.DataType.HALF if dtype == torch.float16 else trt.DataType.FLOAT
-    wanted = {
+    expected = {
         (tensor.name, mode, trt.DataType.INT64 if tensor.dtype == "int64" else floating)
         for mode, tensors in ((trt.TensorIOMode.INPUT, spec.inputs), (trt.TensorIOMode.OUTPUT, spec.outputs))
         for tensor in tensors
     }
     names = [plan.get_tensor_name(i) for i in range(plan.num_io_tensors)]
-    found = {(name, plan.get_tensor_mode(name), plan.get_tensor_dtype(name)) for name in names}
-    if found != wanted:
-        raise EngineSetRefused(f"{path} has the tensors {sorted(map(str, found))}, the spec {sorted(map(str, wanted))}")
+    actual = {(name, plan.get_tensor_mode(name), plan.get_tensor_dtype(name)) for name in names}
+    if actual != expected:
+        have, want = sorted(map(str, actual)), sorted(map(str, expected))
+        raise EngineSetRefused(f"{path} has the tensors {have}, the spec {want}")
 
 
-def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> TensorRTBackend:
-    """The backend of a set in `folder`."""
-    return TensorRTBackend(folder, manifest, placement.device)
+def open_set(folder: Path, manifest: Manifest, placement: Placement) -> TensorRTRuntime:
+    """The runtime of a set in `folder`."""
+    return TensorRTRuntime(folder, manifest, placement.device)

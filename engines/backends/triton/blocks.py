@@ -1,8 +1,8 @@
-"""The blocks that SD1.5's networks are made of, over [R, H, W, C] pictures with pending biases (ops.py).
+"""The blocks of SD1.5's networks, over features [R, H, W, C] with deferred biases (ops.py).
 
-Every bias that no convolution or matrix product needs before it is folded into what comes next when the weights are
-loaded: into a norm's statistics, a projection's constant, or the next join. So a block's call is its convolutions, its
-products, its norms, and nothing else that touches memory.
+A bias that no convolution or matrix product needs immediately is folded, when the weights are loaded, into whatever
+reads the tensor next: a norm's statistics, a projection's constant, or the next join. So a block's call consists of its
+convolutions, its matrix products and its norms; nothing else touches memory.
 """
 
 from __future__ import annotations
@@ -18,81 +18,82 @@ from engines.backends.triton.parameters import Parameters
 
 
 class Resnet:
-    """GroupNorm, SiLU, 3x3, GroupNorm, SiLU, 3x3, and the way around them."""
+    """GroupNorm, SiLU, 3x3, GroupNorm, SiLU, 3x3, plus the shortcut around them."""
 
-    def __init__(self, at: Parameters, pending: Tensor) -> None:
-        """`pending`: float32 [C], what the input still lacks."""
-        self._pending_in = pending
+    def __init__(self, at: Parameters, deferred: Tensor) -> None:
+        """`deferred`: float32 [C], the bias that the input still lacks."""
+        self._deferred_in = deferred
         self._norm1, self._norm2 = at.at("norm1").norm, at.at("norm2").norm
         self._conv1, self._conv2 = channels_last(at.at("conv1").weight), channels_last(at.at("conv2").weight)
-        self.inner_bias = at.at("conv1").bias  # joins the time embedding where there is one
+        self.inner_bias = at.at("conv1").bias  # added to the time embedding, if there is one
         self.time = at.at("time_emb_proj").linear if "time_emb_proj" in at else None
-        self._way: Tensor | None = None
+        self._shortcut: Tensor | None = None
         if "conv_shortcut" in at:
-            way = at.at("conv_shortcut")
-            self._way = way.matrix
-            pending = pending @ way.matrix.float() + way.bias
-        self.pending = pending + at.at("conv2").bias
+            shortcut = at.at("conv_shortcut")
+            self._shortcut = shortcut.matrix
+            deferred = deferred @ shortcut.matrix.float() + shortcut.bias
+        self.deferred = deferred + at.at("conv2").bias
 
     def __call__(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """[R,H,W,C] -> [R,H,W,C2]; `time` [R,C2] includes `inner_bias`."""
-        h = ops.group_norm(x, self._pending_in, self._norm1, silu=True)
+        h = ops.group_norm(x, self._deferred_in, self._norm1, silu=True)
         h = ops.convolved(h, self._conv1)
         h = ops.group_norm(h, self.inner_bias if time is None else time, self._norm2, silu=True)
         h = ops.convolved(h, self._conv2)
-        if self._way is None:
+        if self._shortcut is None:
             return h.add_(x)
-        h.view(-1, h.shape[3]).addmm_(x.reshape(-1, x.shape[3]), self._way)
+        h.view(-1, h.shape[3]).addmm_(x.reshape(-1, x.shape[3]), self._shortcut)
         return h
 
 
 class Transformer:
-    """GroupNorm, projection, self-attention, cross-attention, GEGLU, projection, and the way around them."""
+    """GroupNorm, projection, self-attention, cross-attention, GEGLU, projection, plus the shortcut around them."""
 
-    def __init__(self, at: Parameters, pending: Tensor, contexts: Contexts) -> None:
-        block = at.at("transformer_blocks").at(0)
-        own, cross, feed = block.at("attn1"), block.at("attn2"), block.at("ff").at("net")
-        self._pending_in = pending
+    def __init__(self, at: Parameters, deferred: Tensor, contexts: Contexts) -> None:
+        block = at.at("transformer_blocks", 0)
+        own, cross, feed = block.at("attn1"), block.at("attn2"), block.at("ff", "net")
+        self._deferred_in = deferred
         self._norm = at.at("norm").norm
         self._into, out = at.at("proj_in").matrix, at.at("proj_out")
         self._heads = own.setting("heads")
         self._norms = [block.at(f"norm{i}").norm for i in (1, 2, 3)]
         self._own = torch.cat([own.at(name).weight for name in ("to_q", "to_k", "to_v")]).t()
-        self._own_out, self._cross_out = (a.at("to_out").at(0).matrix for a in (own, cross))
+        self._own_out, self._cross_out = (a.at("to_out", 0).matrix for a in (own, cross))
         self._query = cross.at("to_q").matrix
         self._context = contexts.add(cross)
-        gated = feed.at(0).at("proj")
+        gated = feed.at(0, "proj")
         self._up, self._up_bias = ops.in_pairs(gated.weight), ops.in_pairs(gated.bias)
         self._down = feed.at(2).matrix
         self._out = out.matrix
-        biases = [at.at("proj_in").bias, *(a.at("to_out").at(0).bias for a in (own, cross)), feed.at(2).bias]
-        self._pendings = list(torch.stack(biases).cumsum(0))
-        self.pending = pending + out.bias + self._pendings[3] @ out.matrix.float()
+        biases = [at.at("proj_in").bias, *(a.at("to_out", 0).bias for a in (own, cross)), feed.at(2).bias]
+        self._deferred = list(torch.stack(biases).cumsum(0))  # before each of the norms, and at the end
+        self.deferred = deferred + out.bias + self._deferred[3] @ out.matrix.float()
 
     def __call__(self, x: Tensor, contexts: Tensor, *, double: bool = False) -> Tensor:
-        """x [R,H,W,C] -> the same, written into x; `contexts` is what Contexts makes of the prompts.
+        """x [R,H,W,C] -> the same shape, written into x; `contexts` are the prompts' keys and values (Contexts).
 
-        `double`: x has the rows of one half, which are those of the other too. They part where the prompts come in.
+        `double`: x has the rows of one half, and the other half's are the same until here. The prompts differ, so from
+        the cross-attention on there are both.
         """
         rows, height, width, channels = x.shape
-        h = ops.group_norm(x, self._pending_in, self._norm, silu=False).view(-1, channels) @ self._into
-        n = ops.layer_norm(h, self._pendings[0], self._norms[0])
-        found = ops.self_attention((n @ self._own).view(rows, -1, 3 * channels), self._heads)
-        h.addmm_(found.view(-1, channels), self._own_out)
+        h = ops.group_norm(x, self._deferred_in, self._norm, silu=False).view(-1, channels) @ self._into
+        n = ops.layer_norm(h, self._deferred[0], self._norms[0])
+        attended = ops.self_attention((n @ self._own).view(rows, -1, 3 * channels), self._heads)
+        h.addmm_(attended.view(-1, channels), self._own_out)
         if double:
             rows, h, x = 2 * rows, h.repeat(2, 1), x.repeat(2, 1, 1, 1)
-        query = ops.layer_norm(h, self._pendings[1], self._norms[1]) @ self._query
+        query = ops.layer_norm(h, self._deferred[1], self._norms[1]) @ self._query
         key, value = contexts[..., self._context].chunk(2, dim=-1)
-        found = ops.attention(query.view(rows, -1, channels), key, value, self._heads)
-        h.addmm_(found.view(-1, channels), self._cross_out)
-        n = ops.layer_norm(h, self._pendings[2], self._norms[2])
+        attended = ops.attention(query.view(rows, -1, channels), key, value, self._heads)
+        h.addmm_(attended.view(-1, channels), self._cross_out)
+        n = ops.layer_norm(h, self._deferred[2], self._norms[2])
         h.addmm_(ops.geglu(n, self._up, self._up_bias), self._down)
         x.view(-1, channels).addmm_(h, self._out)
         return x.view(rows, height, width, channels)
 
 
 class Contexts:
-    """Keys and values of all cross-attentions of a network, as one product: many small ones would each be a launch."""
+    """Keys and values of all cross-attentions of a network, in one product: many small ones would be a launch each."""
 
     def __init__(self) -> None:
         self._weights: list[Tensor] = []
@@ -100,7 +101,7 @@ class Contexts:
         self._matrix: Tensor | None = None
 
     def add(self, cross: Parameters) -> slice:
-        """Where this attention's keys and values will stand."""
+        """Register a cross-attention; returns the columns of the product that will hold its keys and values."""
         both = [cross.at("to_k").weight, cross.at("to_v").weight]
         self._weights += both
         begin, self._width = self._width, self._width + sum(weight.shape[0] for weight in both)
@@ -115,7 +116,7 @@ class Contexts:
 
 
 class Times:
-    """The time embedding's projections into all resnets of a network, as one product."""
+    """The time embedding's projections into all resnets of a network, in one product."""
 
     def __init__(self, at: Parameters) -> None:
         self._first, self._second = at.at("linear_1").linear, at.at("linear_2").linear
@@ -128,65 +129,65 @@ class Times:
 
     @property
     def count(self) -> int:
-        """Resnets served."""
+        """The number of resnets."""
         return len(self._resnets)
 
     def add(self, resnet: Resnet) -> Resnet:
-        """Have this one served; in the order of the calls."""
+        """Register a resnet: calls give projections in this order."""
         self._resnets.append(resnet)
         return resnet
 
     def __call__(self, timestep: Tensor, *, copies: int) -> list[Tensor]:
         """[N] -> [copies * N, C] for each resnet, its inner bias included."""
         if self._matrix is None or self._bias is None:
-            served = [(*resnet.time, resnet.inner_bias) for resnet in self._resnets if resnet.time is not None]
-            self._matrix = torch.cat([weight for weight, _, _ in served]).t()
-            self._bias = torch.cat([bias.float() + inner for _, bias, inner in served]).to(self._matrix.dtype)
+            linears = [(*resnet.time, resnet.inner_bias) for resnet in self._resnets if resnet.time is not None]
+            self._matrix = torch.cat([weight for weight, _, _ in linears]).t()
+            self._bias = torch.cat([bias.float() + inner for _, bias, inner in linears]).to(self._matrix.dtype)
             for resnet in self._resnets:
-                resnet.time = None  # the joined copy is enough
+                resnet.time = None  # the concatenated copy is enough
         angles = timestep.float()[:, None] * self._frequencies
         waves = torch.cat([angles.cos(), angles.sin()], dim=1).to(self._matrix.dtype)
         h = functional.linear(waves, *self._first)
         h = functional.linear(functional.silu(h), *self._second)
-        every = torch.addmm(self._bias, functional.silu(h), self._matrix).repeat(copies, 1)
-        return list(torch.split(every, [resnet.inner_bias.shape[0] for resnet in self._resnets], dim=1))
+        projected = torch.addmm(self._bias, functional.silu(h), self._matrix).repeat(copies, 1)
+        return list(torch.split(projected, [resnet.inner_bias.shape[0] for resnet in self._resnets], dim=1))
 
 
 class Downsample:
     """3x3 with stride 2."""
 
-    def __init__(self, at: Parameters, pending: Tensor) -> None:
-        """`pending`: as in Resnet. A convolution that pads with zeros needs it before, so it is added to the input."""
+    def __init__(self, at: Parameters, deferred: Tensor) -> None:
+        """`deferred`: as in Resnet. A convolution that pads with zeros needs it, so the call adds it to its input."""
         self._weight = channels_last(at.at("conv").weight)
-        self._missing = pending.to(self._weight.dtype)
-        self.pending = at.at("conv").bias
+        self._deferred_in = deferred.to(self._weight.dtype)
+        self.deferred = at.at("conv").bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[R,2H,2W,C] -> [R,H,W,C]; adds what is pending to x itself."""
-        return ops.convolved(x.add_(self._missing), self._weight, stride=2)
+        """[R,2H,2W,C] -> [R,H,W,C]; adds the deferred bias to x in place."""
+        return ops.convolved(x.add_(self._deferred_in), self._weight, stride=2)
 
 
 class Upsample:
-    """Every pixel four times, then 3x3: as one 2x2 convolution of the small picture, 4/9 of the arithmetic.
+    """Every pixel four times, then 3x3, as one 2x2 convolution of the small features: 4/9 of the arithmetic.
 
-    Rows 2y and 2y+1 of the enlarged picture are the same, so of the three kernel rows two always meet the same pixel:
-    their sum does, once. Each of the four phases of the output has its own 2x2 kernel.
+    Rows 2y and 2y+1 of the enlarged features are the same, so two of the three kernel rows always meet the same pixel;
+    one kernel row with their sum does the same. Each of the four phases of the output has a 2x2 kernel of its own.
     """
 
-    def __init__(self, at: Parameters, pending: Tensor) -> None:
-        """`pending`: as in Downsample."""
+    def __init__(self, at: Parameters, deferred: Tensor) -> None:
+        """`deferred`: as in Downsample."""
         weight = at.at("conv").weight
-        self._missing = pending.to(weight.dtype)
+        self._deferred_in = deferred.to(weight.dtype)
         # The kernel rows that meet the upper and the lower pixel, for an even and for an odd output row.
         halves = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=weight.device).float()
         phases = torch.einsum("iay,jbx,ocyx->ijocab", halves, halves, weight.float())
         self._weight = channels_last(phases.flatten(0, 2).to(weight.dtype))
         self._bias = at.at("conv").bias
-        self.pending = torch.zeros_like(self._bias)
+        self.deferred = torch.zeros_like(self._bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[R,H,W,C] -> [R,2H,2W,C]; adds what is pending to x itself."""
-        return ops.unfolded(ops.convolved(x.add_(self._missing), self._weight), self._bias)
+        """[R,H,W,C] -> [R,2H,2W,C]; adds the deferred bias to x in place."""
+        return ops.unfolded(ops.convolved(x.add_(self._deferred_in), self._weight), self._bias)
 
 
 def channels_last(weight: Tensor) -> Tensor:
@@ -195,12 +196,12 @@ def channels_last(weight: Tensor) -> Tensor:
 
 
 def padded_inputs(weight: Tensor, multiple: int = 8) -> Tensor:
-    """With input channels of zeros up to a multiple: tensor cores take eight at a time."""
+    """The weight with input channels of zeros up to a multiple: tensor cores take eight at a time."""
     missing = -weight.shape[1] % multiple
     return channels_last(functional.pad(weight, (0, 0, 0, 0, 0, missing)))
 
 
 def padded_outputs(weight: Tensor, multiple: int = 8) -> Tensor:
-    """With output channels of zeros up to a multiple."""
+    """The weight with output channels of zeros up to a multiple."""
     missing = -weight.shape[0] % multiple
     return channels_last(functional.pad(weight, (0, 0, 0, 0, 0, 0, 0, missing)))

@@ -1,7 +1,7 @@
-"""The Triton kernels behind ops.py. Everything is channels last, so a program reads runs of channels.
+"""The Triton kernels behind ops.py. Tensors are channels last, so a program reads runs of channels.
 
-Sizes that decide how a kernel is compiled are constexpr; sizes that differ from batch to batch are not specialized on,
-so that one binary serves all of them (`do_not_specialize`), and a set's kernels are few.
+Sizes that decide how a kernel is compiled are constexpr. Kernels are not specialized on sizes that differ from batch to
+batch (`do_not_specialize`): one binary serves all of them, and a set has few kernels.
 """
 
 from __future__ import annotations
@@ -14,41 +14,40 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from engines.backends.triton.ops import Features
-from engines.backends.triton.parameters import Norm
+from engines.backends.triton.operands import Features, Norm
 
-# A whole group of a picture up to this many elements is normed by one program, out of registers.
+# One program norms a whole group of a picture in registers, up to this many elements.
 WHOLE = 16384
 CHANNELS = 64  # a run of channels: 128 bytes of float16
-# Pixels whose sums one program takes, at the least, and the most such programs a picture and run of channels.
+# The fewest pixels that one program sums, and the most such programs for a picture's run of channels.
 CHUNK_PIXELS, CHUNKS = 256, 256
 APPLY_PIXELS = 64
 
 
-def group_norm(x: Tensor, pending: Tensor, norm: Norm, *, silu: bool) -> Tensor:
+def group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool) -> Tensor:
     """As ops.group_norm."""
     rows, height, width, channels = x.shape
     pixels = height * width
     size = channels // norm.groups
     y = torch.empty_like(x)
-    stride = pending.stride(0) if pending.dim() == 2 else 0
+    stride = deferred.stride(0) if deferred.dim() == 2 else 0
     padded = triton.next_power_of_2(size)
     whole = triton.next_power_of_2(pixels) * padded
     if whole <= WHOLE:
         _group_norm_whole[(rows, norm.groups)](
-            x, pending, norm.gamma, norm.beta, y, pixels, stride, norm.eps,
+            x, deferred, norm.gamma, norm.beta, y, pixels, stride, norm.eps,
             C=channels, SIZE=size, PADDED=padded, PIXELS=triton.next_power_of_2(pixels), SILU=silu,
             num_warps=4 if whole <= 4096 else 8 if whole <= 16384 else 16,
         )  # fmt: skip
         return y
     blocks = triton.cdiv(channels, CHANNELS)
-    # The same for all batch sizes, so that they share a binary.
+    # It does not depend on the batch: all batch sizes share a binary.
     chunks = min(CHUNKS, triton.next_power_of_2(max(1, pixels // CHUNK_PIXELS)))
     sums = x.new_empty(rows, chunks, 2, channels, dtype=torch.float32)
     _sums[(rows, chunks, blocks)](x, sums, pixels, chunks, C=channels, CHANNELS=CHANNELS, PIXELS=32, num_warps=4)
     factors = x.new_empty(rows, 2, channels, dtype=torch.float32)
     _moments[(rows, norm.groups)](
-        sums, pending, norm.gamma, norm.beta, factors, pixels, stride, norm.eps,
+        sums, deferred, norm.gamma, norm.beta, factors, pixels, stride, norm.eps,
         C=channels, SIZE=size, PADDED=padded, CHUNKS=chunks, num_warps=4,
     )  # fmt: skip
     _apply[(rows, triton.cdiv(pixels, APPLY_PIXELS), blocks)](
@@ -57,74 +56,74 @@ def group_norm(x: Tensor, pending: Tensor, norm: Norm, *, silu: bool) -> Tensor:
     return y
 
 
-@triton.jit(do_not_specialize=["pixels", "pending_stride"])
+@triton.jit(do_not_specialize=["pixels", "deferred_stride"])
 def _group_norm_whole(
-    x, pending, gamma, beta, y, pixels, pending_stride, eps,
+    x, deferred, gamma, beta, y, pixels, deferred_stride, eps,
     C: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, PIXELS: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0), tl.program_id(1)
-    pixel, channel = tl.arange(0, PIXELS), tl.arange(0, PADDED)
-    at = group * SIZE + channel
-    inside = (pixel < pixels)[:, None] & (channel < SIZE)[None, :]
-    offsets = row.to(tl.int64) * pixels * C + pixel[:, None] * C + at[None, :]
-    missing = tl.load(pending + row * pending_stride + at, channel < SIZE, 0).to(tl.float32)
-    value = tl.load(x + offsets, inside, 0).to(tl.float32)
-    value = tl.where(inside, value + missing[None, :], 0)
+    pixel, local = tl.arange(0, PIXELS), tl.arange(0, PADDED)
+    channel = group * SIZE + local
+    mask = (pixel < pixels)[:, None] & (local < SIZE)[None, :]
+    offsets = row.to(tl.int64) * pixels * C + pixel[:, None] * C + channel[None, :]
+    missing = tl.load(deferred + row * deferred_stride + channel, local < SIZE, 0).to(tl.float32)
+    value = tl.load(x + offsets, mask, 0).to(tl.float32)
+    value = tl.where(mask, value + missing[None, :], 0)
     count = pixels * SIZE
     mean = tl.sum(tl.sum(value, 1), 0) / count
-    centred = tl.where(inside, value - mean, 0)
+    centred = tl.where(mask, value - mean, 0)
     variance = tl.sum(tl.sum(centred * centred, 1), 0) / count
-    scale = tl.load(gamma + at, channel < SIZE, 0) * tl.rsqrt(variance + eps)
-    shift = tl.load(beta + at, channel < SIZE, 0)
-    found = centred * scale[None, :] + shift[None, :]
+    scale = tl.load(gamma + channel, local < SIZE, 0) * tl.rsqrt(variance + eps)
+    shift = tl.load(beta + channel, local < SIZE, 0)
+    result = centred * scale[None, :] + shift[None, :]
     if SILU:
-        found = found * tl.sigmoid(found)
-    tl.store(y + offsets, found.to(y.dtype.element_ty), inside)
+        result = result * tl.sigmoid(result)
+    tl.store(y + offsets, result.to(y.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=["pixels", "chunks"])
 def _sums(x, sums, pixels, chunks, C: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
     row, chunk = tl.program_id(0), tl.program_id(1)
-    at = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    each = tl.cdiv(pixels, chunks)
-    first, last = chunk * each, tl.minimum(chunk * each + each, pixels)
+    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    per_chunk = tl.cdiv(pixels, chunks)
+    first, last = chunk * per_chunk, tl.minimum(chunk * per_chunk + per_chunk, pixels)
     base = x + row.to(tl.int64) * pixels * C
     total = tl.zeros([PIXELS, CHANNELS], tl.float32)
     squares = tl.zeros([PIXELS, CHANNELS], tl.float32)
     for begin in range(first, last, PIXELS):
         pixel = begin + tl.arange(0, PIXELS)
-        inside = (pixel < last)[:, None] & (at < C)[None, :]
-        value = tl.load(base + pixel[:, None] * C + at[None, :], inside, 0).to(tl.float32)
+        mask = (pixel < last)[:, None] & (channel < C)[None, :]
+        value = tl.load(base + pixel[:, None] * C + channel[None, :], mask, 0).to(tl.float32)
         total += value
         squares += value * value
-    to = sums + (row * chunks + chunk) * 2 * C + at
-    tl.store(to, tl.sum(total, 0), at < C)
-    tl.store(to + C, tl.sum(squares, 0), at < C)
+    target = sums + (row * chunks + chunk) * 2 * C + channel
+    tl.store(target, tl.sum(total, 0), channel < C)
+    tl.store(target + C, tl.sum(squares, 0), channel < C)
 
 
-@triton.jit(do_not_specialize=["pixels", "pending_stride"])
+@triton.jit(do_not_specialize=["pixels", "deferred_stride"])
 def _moments(
-    sums, pending, gamma, beta, factors, pixels, pending_stride, eps,
+    sums, deferred, gamma, beta, factors, pixels, deferred_stride, eps,
     C: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, CHUNKS: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, PADDED)
-    at, inside = group * SIZE + channel, channel < SIZE
-    offsets = (row * CHUNKS + tl.arange(0, CHUNKS))[:, None] * 2 * C + at[None, :]
-    total = tl.sum(tl.load(sums + offsets, inside[None, :], 0), 0)
-    squares = tl.sum(tl.load(sums + offsets + C, inside[None, :], 0), 0)
-    # What is pending shifts each channel: its sum and its squares follow without another look at the picture.
-    missing = tl.load(pending + row * pending_stride + at, inside, 0).to(tl.float32)
+    local = tl.arange(0, PADDED)
+    channel, mask = group * SIZE + local, local < SIZE
+    offsets = (row * CHUNKS + tl.arange(0, CHUNKS))[:, None] * 2 * C + channel[None, :]
+    total = tl.sum(tl.load(sums + offsets, mask[None, :], 0), 0)
+    squares = tl.sum(tl.load(sums + offsets + C, mask[None, :], 0), 0)
+    # The deferred bias shifts each channel: the sum and the squares with it follow without reading the features again.
+    missing = tl.load(deferred + row * deferred_stride + channel, mask, 0).to(tl.float32)
     squares += missing * (2 * total + pixels * missing)
     total += pixels * missing
     count = pixels * SIZE
     mean = tl.sum(total, 0) / count
     variance = tl.maximum(tl.sum(squares, 0) / count - mean * mean, 0)
-    scale = tl.load(gamma + at, inside, 0) * tl.rsqrt(variance + eps)
-    shift = tl.load(beta + at, inside, 0) + (missing - mean) * scale
-    to = factors + row * 2 * C + at
-    tl.store(to, scale, inside)
-    tl.store(to + C, shift, inside)
+    scale = tl.load(gamma + channel, mask, 0) * tl.rsqrt(variance + eps)
+    shift = tl.load(beta + channel, mask, 0) + (missing - mean) * scale
+    target = factors + row * 2 * C + channel
+    tl.store(target, scale, mask)
+    tl.store(target + C, shift, mask)
 
 
 @triton.jit(do_not_specialize=["pixels"])
@@ -133,43 +132,43 @@ def _apply(
 ):  # fmt: skip
     row = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    at = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (pixel < pixels)[:, None] & (at < C)[None, :]
-    offsets = row.to(tl.int64) * pixels * C + pixel[:, None] * C + at[None, :]
-    scale = tl.load(factors + row * 2 * C + at, at < C, 0)
-    shift = tl.load(factors + row * 2 * C + C + at, at < C, 0)
-    found = tl.load(x + offsets, inside, 0).to(tl.float32) * scale[None, :] + shift[None, :]
+    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    mask = (pixel < pixels)[:, None] & (channel < C)[None, :]
+    offsets = row.to(tl.int64) * pixels * C + pixel[:, None] * C + channel[None, :]
+    scale = tl.load(factors + row * 2 * C + channel, channel < C, 0)
+    shift = tl.load(factors + row * 2 * C + C + channel, channel < C, 0)
+    result = tl.load(x + offsets, mask, 0).to(tl.float32) * scale[None, :] + shift[None, :]
     if SILU:
-        found = found * tl.sigmoid(found)
-    tl.store(y + offsets, found.to(y.dtype.element_ty), inside)
+        result = result * tl.sigmoid(result)
+    tl.store(y + offsets, result.to(y.dtype.element_ty), mask)
 
 
-def layer_norm(x: Tensor, pending: Tensor, norm: Norm) -> Tensor:
+def layer_norm(x: Tensor, deferred: Tensor, norm: Norm) -> Tensor:
     """As ops.layer_norm."""
     count, channels = x.shape
     y = torch.empty_like(x)
     padded = triton.next_power_of_2(channels)
     _layer_norm[(triton.cdiv(count, 2),)](
-        x, pending, norm.gamma, norm.beta, y, count, norm.eps, C=channels, PADDED=padded, EACH=2, num_warps=1
+        x, deferred, norm.gamma, norm.beta, y, count, norm.eps, C=channels, PADDED=padded, EACH=2, num_warps=1
     )
     return y
 
 
 @triton.jit(do_not_specialize=["count"])
 def _layer_norm(
-    x, pending, gamma, beta, y, count, eps, C: tl.constexpr, PADDED: tl.constexpr, EACH: tl.constexpr
+    x, deferred, gamma, beta, y, count, eps, C: tl.constexpr, PADDED: tl.constexpr, EACH: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0) * EACH + tl.arange(0, EACH)
-    at = tl.arange(0, PADDED)
-    inside = (row < count)[:, None] & (at < C)[None, :]
-    offsets = row[:, None] * C + at[None, :]
-    value = tl.load(x + offsets, inside, 0).to(tl.float32) + tl.load(pending + at, at < C, 0)[None, :]
-    value = tl.where(inside, value, 0)
-    centred = tl.where(inside, value - (tl.sum(value, 1) / C)[:, None], 0)
+    channel = tl.arange(0, PADDED)
+    mask = (row < count)[:, None] & (channel < C)[None, :]
+    offsets = row[:, None] * C + channel[None, :]
+    value = tl.load(x + offsets, mask, 0).to(tl.float32) + tl.load(deferred + channel, channel < C, 0)[None, :]
+    value = tl.where(mask, value, 0)
+    centred = tl.where(mask, value - (tl.sum(value, 1) / C)[:, None], 0)
     scale = tl.rsqrt(tl.sum(centred * centred, 1) / C + eps)
-    gains, shifts = tl.load(gamma + at, at < C, 0), tl.load(beta + at, at < C, 0)
-    found = centred * scale[:, None] * gains[None, :] + shifts[None, :]
-    tl.store(y + offsets, found.to(y.dtype.element_ty), inside)
+    gains, shifts = tl.load(gamma + channel, channel < C, 0), tl.load(beta + channel, channel < C, 0)
+    result = centred * scale[:, None] * gains[None, :] + shifts[None, :]
+    tl.store(y + offsets, result.to(y.dtype.element_ty), mask)
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -185,7 +184,7 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             x, weight, bias, y, count, **common, BLOCK_N=128, BLOCK_K=32, num_warps=4, num_stages=4
         )
         return y
-    # Large blocks where they fill the GPU twice; of the others, two run on a multiprocessor.
+    # Large blocks if they fill the GPU twice; otherwise small ones, two on a multiprocessor.
     wide = roomy and tiles >= 4 * processors
     block_n, warps, programs = (256, 8, processors) if wide else (128, 4, 2 * processors)
     tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, block_n)
@@ -198,16 +197,18 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @lru_cache
 def _device(index: int) -> tuple[int, bool, bool]:
-    """Its multiprocessors; whether it has a unit that copies tiles (TMA): Hopper and later; whether its shared memory
-    holds three stages of large blocks: the data-centre chips of Hopper and Blackwell.
+    """A GPU's multiprocessors, whether it has a unit that copies tiles, and whether it has room for large blocks.
+
+    The unit (TMA) is in Hopper and later. The room is shared memory for three stages of large blocks: the data-centre
+    chips of Hopper and Blackwell have it.
     """
-    found = torch.cuda.get_device_properties(index)
-    return found.multi_processor_count, found.major >= 9, found.major in (9, 10)
+    properties = torch.cuda.get_device_properties(index)
+    return properties.multi_processor_count, properties.major >= 9, properties.major in (9, 10)
 
 
 @triton.jit
 def _gelu(x):
-    """x * Phi(x). Abramowitz and Stegun 7.1.26: an error of 1.5e-7 at most, in half the instructions of `erf`."""
+    """x * Phi(x), by Abramowitz and Stegun 7.1.26: an error of at most 1.5e-7 in half the instructions of `erf`."""
     z = tl.abs(x) * 0.7071067811865476
     t = 1 / (1 + 0.3275911 * z)
     series = 0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
@@ -216,8 +217,8 @@ def _gelu(x):
 
 
 @triton.jit
-def _place(tile, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
-    """A tile's first row and column. Those at work together share weights and rows of x: both stay in the cache."""
+def _tile_origin(tile, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
+    """A tile's first row and column. Tiles that run at the same time share weights and rows of x, which stay cached."""
     blocks_m, blocks_n = tl.cdiv(count, BLOCK_M), tl.cdiv(N, BLOCK_N)
     band = tile // (GROUP * blocks_n)
     rows = tl.minimum(blocks_m - band * GROUP, GROUP)
@@ -226,15 +227,15 @@ def _place(tile, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.cons
 
 
 @triton.jit
-def _gated(found, bias, y, m, n, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A finished product at (m, n): add the bias, take the pairs apart, store value * gelu(gate)."""
+def _gated(acc, bias, y, m, n, count, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Finish the product at (m, n): add the bias, split the pairs, store value * gelu(gate)."""
     both = n + tl.arange(0, BLOCK_N)
-    found += tl.load(bias + both, both < N, 0)[None, :]
-    value, gate = tl.split(tl.reshape(found, (BLOCK_M, BLOCK_N // 2, 2)))
+    acc += tl.load(bias + both, both < N, 0)[None, :]
+    value, gate = tl.split(tl.reshape(acc, (BLOCK_M, BLOCK_N // 2, 2)))
     row, column = m + tl.arange(0, BLOCK_M), n // 2 + tl.arange(0, BLOCK_N // 2)
     offsets = row.to(tl.int64)[:, None] * (N // 2) + column[None, :]
-    inside = (row < count)[:, None] & (column < N // 2)[None, :]
-    tl.store(y + offsets, (value * _gelu(gate)).to(y.dtype.element_ty), inside)
+    mask = (row < count)[:, None] & (column < N // 2)[None, :]
+    tl.store(y + offsets, (value * _gelu(gate)).to(y.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -243,14 +244,14 @@ def _geglu(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     tiles = tl.cdiv(count, BLOCK_M) * tl.cdiv(N, BLOCK_N)
-    # One program a place on the GPU. Flattened, its loops over tiles and over K are one: the first loads of a tile are
-    # under way while the gates of the tile before it are computed.
+    # One program for each slot on the GPU. `flatten` merges its loops over tiles and over K: the first loads of a tile
+    # run while the gates of the tile before it are computed.
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
-        m, n = _place(tile, count, N, BLOCK_M, BLOCK_N, GROUP)
-        found = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+        m, n = _tile_origin(tile, count, N, BLOCK_M, BLOCK_N, GROUP)
+        acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
         for k in range(0, K, BLOCK_K):
-            found = tl.dot(x.load([m, k]), weight.load([n, k]).T, found)  # out of range, both are zero
-        _gated(found, bias, y, m, n, count, N, BLOCK_M, BLOCK_N)
+            acc = tl.dot(x.load([m, k]), weight.load([n, k]).T, acc)  # out of range, both are zero
+        _gated(acc, bias, y, m, n, count, N, BLOCK_M, BLOCK_N)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -258,21 +259,21 @@ def _geglu_by_pointers(
     x, weight, bias, y, count, K: tl.constexpr, N: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    m, n = _place(tl.program_id(0), count, N, BLOCK_M, BLOCK_N, GROUP)
+    m, n = _tile_origin(tl.program_id(0), count, N, BLOCK_M, BLOCK_N, GROUP)
     row, column, k = m + tl.arange(0, BLOCK_M), n + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
-    # Out of range: read the first again, and throw the result away.
+    # Rows and columns out of range read the first one again; their results are not stored.
     left = x + tl.where(row < count, row, 0)[:, None] * K + k[None, :]
     right = weight + tl.where(column < N, column, 0)[None, :] * K + k[:, None]
-    found = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for begin in range(0, K, BLOCK_K):
         if K % BLOCK_K == 0:
-            found = tl.dot(tl.load(left), tl.load(right), found)
+            acc = tl.dot(tl.load(left), tl.load(right), acc)
         else:
-            inside = k < K - begin
-            found = tl.dot(tl.load(left, inside[None, :], 0), tl.load(right, inside[:, None], 0), found)
+            mask = k < K - begin
+            acc = tl.dot(tl.load(left, mask[None, :], 0), tl.load(right, mask[:, None], 0), acc)
         left += BLOCK_K
         right += BLOCK_K
-    _gated(found, bias, y, m, n, count, N, BLOCK_M, BLOCK_N)
+    _gated(acc, bias, y, m, n, count, N, BLOCK_M, BLOCK_N)
 
 
 def joined(hidden: Features | None, skip: Features, control: Features, scale: Tensor) -> Tensor:
@@ -287,30 +288,30 @@ def joined(hidden: Features | None, skip: Features, control: Features, scale: Te
     return y
 
 
-# `scale` is one row of a matrix: how it is aligned depends on the batch.
+# `scale` is one row of a matrix: its alignment depends on the batch.
 @triton.jit(do_not_specialize=["pixels", "skips", "controls"], do_not_specialize_on_alignment=["scale"])
 def _joined(
-    hidden, hidden_pending, skip, skip_pending, control, control_pending, scale, y, pixels, skips, controls,
+    hidden, hidden_deferred, skip, skip_deferred, control, control_deferred, scale, y, pixels, skips, controls,
     LEFT: tl.constexpr, RIGHT: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    at = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    here = pixel < pixels
-    on_left, right = at < LEFT, at - LEFT
-    on_right = (at >= LEFT) & (at < LEFT + RIGHT)
-    first = row.to(tl.int64) * pixels * LEFT + pixel[:, None] * LEFT + at[None, :]
-    found = tl.load(hidden + first, here[:, None] & on_left[None, :], 0).to(tl.float32)
-    found += tl.load(hidden_pending + at, on_left, 0)[None, :]
-    inside = here[:, None] & on_right[None, :]
-    second = pixel[:, None] * RIGHT + right[None, :]
-    found += tl.load(skip + (row % skips).to(tl.int64) * pixels * RIGHT + second, inside, 0).to(tl.float32)
-    found += tl.load(skip_pending + right, on_right, 0)[None, :]
-    steer = tl.load(control + (row % controls).to(tl.int64) * pixels * RIGHT + second, inside, 0).to(tl.float32)
-    steer += tl.load(control_pending + right, on_right, 0)[None, :]
-    found += tl.load(scale + row).to(tl.float32) * steer
-    offsets = row.to(tl.int64) * pixels * (LEFT + RIGHT) + pixel[:, None] * (LEFT + RIGHT) + at[None, :]
-    tl.store(y + offsets, found.to(y.dtype.element_ty), here[:, None] & (on_left | on_right)[None, :])
+    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    in_picture = pixel < pixels
+    on_left, right_channel = channel < LEFT, channel - LEFT
+    on_right = (channel >= LEFT) & (channel < LEFT + RIGHT)
+    left_offsets = row.to(tl.int64) * pixels * LEFT + pixel[:, None] * LEFT + channel[None, :]
+    acc = tl.load(hidden + left_offsets, in_picture[:, None] & on_left[None, :], 0).to(tl.float32)
+    acc += tl.load(hidden_deferred + channel, on_left, 0)[None, :]
+    mask = in_picture[:, None] & on_right[None, :]
+    right_offsets = pixel[:, None] * RIGHT + right_channel[None, :]
+    acc += tl.load(skip + (row % skips).to(tl.int64) * pixels * RIGHT + right_offsets, mask, 0).to(tl.float32)
+    acc += tl.load(skip_deferred + right_channel, on_right, 0)[None, :]
+    value = tl.load(control + (row % controls).to(tl.int64) * pixels * RIGHT + right_offsets, mask, 0).to(tl.float32)
+    value += tl.load(control_deferred + right_channel, on_right, 0)[None, :]
+    acc += tl.load(scale + row).to(tl.float32) * value
+    offsets = row.to(tl.int64) * pixels * (LEFT + RIGHT) + pixel[:, None] * (LEFT + RIGHT) + channel[None, :]
+    tl.store(y + offsets, acc.to(y.dtype.element_ty), in_picture[:, None] & (on_left | on_right)[None, :])
 
 
 def unfolded(x: Tensor, bias: Tensor) -> Tensor:
@@ -325,14 +326,18 @@ def unfolded(x: Tensor, bias: Tensor) -> Tensor:
 
 @triton.jit(do_not_specialize=["height", "width"])
 def _unfolded(x, bias, y, height, width, C: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr):
-    line = tl.program_id(0)  # of all rows' output lines
+    line = tl.program_id(0)  # of the output lines of all rows
     row, top = line // (2 * height), line % (2 * height)
     left = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
-    at = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
-    inside = (left < 2 * width)[:, None] & (at < C)[None, :]
+    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    mask = (left < 2 * width)[:, None] & (channel < C)[None, :]
     i, j = top % 2, left % 2
     source = (row.to(tl.int64) * (height + 1) + top // 2 + i) * (width + 1) + left // 2 + j
-    value = tl.load(x + source[:, None] * 4 * C + ((i * 2 + j) * C)[:, None] + at[None, :], inside, 0).to(tl.float32)
-    value += tl.load(bias + at, at < C, 0)[None, :]
+    value = tl.load(x + source[:, None] * 4 * C + ((i * 2 + j) * C)[:, None] + channel[None, :], mask, 0).to(tl.float32)
+    value += tl.load(bias + channel, channel < C, 0)[None, :]
     target = line.to(tl.int64) * 2 * width + left
-    tl.store(y + target[:, None] * C + at[None, :], value.to(y.dtype.element_ty), inside)
+    tl.store(y + target[:, None] * C + channel[None, :], value.to(y.dtype.element_ty), mask)
+
+
+# All kernels that are launched: a set records their keys (kernel_keys.py).
+KERNELS = (_group_norm_whole, _sums, _moments, _apply, _layer_norm, _geglu, _geglu_by_pointers, _joined, _unfolded)

@@ -1,55 +1,41 @@
-"""What happens between convolutions and matrix products, each as one function with one meaning and two forms.
+"""The operations between convolutions and matrix products: each is a Triton kernel on a GPU, and torch code elsewhere.
 
-On a CUDA tensor they are the Triton kernels of kernels.py; on any other, the torch code here, which is what the
-kernels are tested against. Pictures are [R, H, W, C] and contiguous: what torch calls channels last.
+The torch code here defines what an operation means; the kernels (kernels.py) are tested against it. Features are
+[R, H, W, C] and contiguous, which torch calls channels last.
 
-`pending` is a bias that was left out where it arose, because adding it would have been one more pass over the tensor:
-float [C], or [R, C] where it differs by row. Who reads the tensor adds it.
+`deferred` is a deferred bias, float [C], or [R, C] if it differs by row. A bias that is not needed immediately is not
+added where it arises, which would be one more pass over the tensor: the next operation that reads the tensor adds it.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from engines.backends.triton import hopper
-from engines.backends.triton.parameters import Norm
+from engines.backends.triton.operands import Features, Norm
 
 
-class Features(NamedTuple):
-    """A picture [R,H,W,C], or [R/2,H,W,C] where both halves are the same, and what is pending, float32 [C]."""
-
-    data: Tensor
-    pending: Tensor
-
-    @property
-    def whole(self) -> Tensor:
-        """With what is pending, in float32."""
-        return self.data.float() + self.pending
-
-
-def group_norm(x: Tensor, pending: Tensor, norm: Norm, *, silu: bool) -> Tensor:
-    """GroupNorm of x [R,H,W,C] + pending, then SiLU if wanted."""
+def group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool) -> Tensor:
+    """GroupNorm of x [R,H,W,C] + deferred; then SiLU, if `silu`."""
     if x.is_cuda:
         from engines.backends.triton import kernels
 
-        return kernels.group_norm(x, pending, norm, silu=silu)
-    full = x.float() + pending.float().view(-1, 1, 1, x.shape[3])
-    found = functional.group_norm(full.permute(0, 3, 1, 2), norm.groups, norm.gamma, norm.beta, norm.eps)
-    found = functional.silu(found) if silu else found
-    return found.permute(0, 2, 3, 1).to(x.dtype).contiguous()
+        return kernels.group_norm(x, deferred, norm, silu=silu)
+    full = x.float() + deferred.float().view(-1, 1, 1, x.shape[3])
+    result = functional.group_norm(full.permute(0, 3, 1, 2), norm.groups, norm.gamma, norm.beta, norm.eps)
+    result = functional.silu(result) if silu else result
+    return result.permute(0, 2, 3, 1).to(x.dtype).contiguous()
 
 
-def layer_norm(x: Tensor, pending: Tensor, norm: Norm) -> Tensor:
-    """LayerNorm of x [M,C] + pending [C]."""
+def layer_norm(x: Tensor, deferred: Tensor, norm: Norm) -> Tensor:
+    """LayerNorm of x [M,C] + deferred [C]."""
     if x.is_cuda:
         from engines.backends.triton import kernels
 
-        return kernels.layer_norm(x, pending, norm)
-    full = x.float() + pending.float()
+        return kernels.layer_norm(x, deferred, norm)
+    full = x.float() + deferred.float()
     return functional.layer_norm(full, full.shape[-1:], norm.gamma, norm.beta, norm.eps).to(x.dtype)
 
 
@@ -64,30 +50,30 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def in_pairs(rows: Tensor) -> Tensor:
-    """[2F, ...], all values before all gates -> a value and its gate side by side: one tile of a product has both."""
+    """[2F, ...], all values before all gates -> each value beside its gate, so that one tile of a product has both."""
     return torch.stack(rows.chunk(2), dim=1).flatten(0, 1)
 
 
 def joined(hidden: Features | None, skip: Features, control: Features, scale: Tensor) -> Tensor:
-    """[hidden | skip + scale * control], each with what it lacks, [R,H,W,C1+C2]; `scale` is [R].
+    """[hidden | skip + scale * control], each with its deferred bias, [R,H,W,C1+C2]; `scale` is [R].
 
-    Skip and control may have the rows of one half, which then serve for both. Without `hidden`: the right part alone.
+    Skip and control may have the rows of one half, which are then used for both. Without `hidden`: only the right part.
     """
     if scale.is_cuda:
         from engines.backends.triton import kernels
 
         return kernels.joined(hidden, skip, control, scale)
     copies = [scale.shape[0] // features.data.shape[0] for features in (skip, control)]
-    right, steer = (features.whole.repeat(n, 1, 1, 1) for features, n in zip((skip, control), copies, strict=True))
-    right = right + scale.float().view(-1, 1, 1, 1) * steer
+    right, addend = (features.whole.repeat(n, 1, 1, 1) for features, n in zip((skip, control), copies, strict=True))
+    right = right + scale.float().view(-1, 1, 1, 1) * addend
     parts = [right] if hidden is None else [hidden.whole, right]
     return torch.cat(parts, dim=3).to(skip.data.dtype)
 
 
 def unfolded(x: Tensor, bias: Tensor) -> Tensor:
-    """x [R,H+1,W+1,4C], four phases of a picture of twice the size, each shifted by its own offset -> [R,2H,2W,C].
+    """x [R,H+1,W+1,4C], the four phases of features of twice the size, each with its own offset -> [R,2H,2W,C].
 
-    Phase (i, j) of output pixel (2y+i, 2x+j) stands at (y+i, x+j). `bias` [C] is added.
+    Phase (i, j) holds output pixel (2y+i, 2x+j) at (y+i, x+j). `bias` [C] is added.
     """
     if x.is_cuda:
         from engines.backends.triton import kernels
@@ -95,15 +81,15 @@ def unfolded(x: Tensor, bias: Tensor) -> Tensor:
         return kernels.unfolded(x, bias)
     rows, height, width, channels = x.shape[0], x.shape[1] - 1, x.shape[2] - 1, x.shape[3] // 4
     phases = x.view(rows, height + 1, width + 1, 2, 2, channels)
-    found = x.new_empty(rows, height, 2, width, 2, channels)
+    result = x.new_empty(rows, height, 2, width, 2, channels)
     for i in (0, 1):
         for j in (0, 1):
-            found[:, :, i, :, j] = phases[:, i : i + height, j : j + width, i, j]
-    return found.view(rows, 2 * height, 2 * width, channels) + bias.to(x.dtype)
+            result[:, :, i, :, j] = phases[:, i : i + height, j : j + width, i, j]
+    return result.view(rows, 2 * height, 2 * width, channels) + bias.to(x.dtype)
 
 
 def self_attention(qkv: Tensor, heads: int) -> Tensor:
-    """qkv [R,S,3C], queries, keys and values side by side -> [R,S,C], scaled by 1 / sqrt(C / heads)."""
+    """qkv [R,S,3C]: queries, keys and values side by side -> [R,S,C]. Scaled by 1 / sqrt(C / heads)."""
     if hopper.takes(qkv, heads):
         return hopper.attention(qkv, heads)
     query, key, value = qkv.chunk(3, dim=-1)
@@ -111,7 +97,7 @@ def self_attention(qkv: Tensor, heads: int) -> Tensor:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """query [R,S,C], key and value [R,L,C], views or not -> [R,S,C], scaled by 1 / sqrt(C / heads)."""
+    """query [R,S,C], key and value [R,L,C], strided or not -> [R,S,C]. Scaled by 1 / sqrt(C / heads)."""
     query, key, value = (by_head(x, heads) for x in (query, key, value))
     return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
@@ -123,5 +109,5 @@ def by_head(x: Tensor, heads: int) -> Tensor:
 
 def convolved(x: Tensor, weight: Tensor, *, stride: int = 1, padding: int = 1) -> Tensor:
     """A convolution of [R,H,W,C] without bias; `weight` [out, C, kh, kw] is channels last."""
-    found = functional.conv2d(x.permute(0, 3, 1, 2), weight, stride=stride, padding=padding)
-    return found.permute(0, 2, 3, 1).contiguous()
+    result = functional.conv2d(x.permute(0, 3, 1, 2), weight, stride=stride, padding=padding)
+    return result.permute(0, 2, 3, 1).contiguous()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.build import recipe as stages
+from engines.backends import stages
 from engines.build.builder import Step, build_set
 from engines.engine_set import load_engine_set
 from engines.errors import BuildFailed, EngineSetRefused, ModelRefused

@@ -14,8 +14,9 @@ from onnx import numpy_helper
 from engines.build.builder import build_set
 from engines.check.verify import LADDER, Finding, likely_inputs, sizes, tightest, verify
 from engines.errors import EngineSetRefused, ModelRefused
+from engines.files import file_sha256
 from engines.manifest import load_manifest
-from engines.model.locate import file_sha256, find_weights
+from engines.model.locate import find_weights
 from engines.spec import COMPONENTS, Geometry, Profile, component_specs
 from tests.engines.sets import copy_of_model, copy_of_set, edit_manifest, request_for, train_a_little
 from tests.models import tiny_model

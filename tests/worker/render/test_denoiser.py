@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from engines.engine_set import Backend, Engine, EngineSet, Placement
+from engines.backends.protocol import Engine, Runtime
+from engines.device import Placement
+from engines.engine_set import EngineSet
 from engines.manifest import load_manifest
 from tests.models import tiny_engine_set
 from tests.worker.samples import running_request, sample_spec
@@ -25,7 +27,7 @@ MAX_BATCH = 4
 Inputs = Mapping[str, torch.Tensor]
 
 
-class RecordingBackend(Backend):
+class RecordingBackend(Runtime):
     """Engines that return constants, record their inputs, and fail on demand."""
 
     def __init__(self) -> None:
@@ -62,7 +64,7 @@ class RecordingSet(EngineSet):
     def __init__(self, backend: RecordingBackend) -> None:
         folder = tiny_engine_set(max_batch=MAX_BATCH)
         placement = Placement(torch.device("cpu"), None)
-        super().__init__(load_manifest(folder), folder=folder, placement=placement, backend=backend)
+        super().__init__(load_manifest(folder), folder=folder, placement=placement, runtime=backend)
         self.backend = backend
 
     def unload(self, names: Any) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from engines.engine_set import EngineSet, load_engine_set
-from engines.manifest import BackendName
 from tests.models import tiny_engine_set
 from tests.reference import psnr
 from worker.prepare import GUESS_DECAY
@@ -25,7 +24,7 @@ MAX_BATCH = 4
 
 @pytest.fixture(scope="module", params=["onnxruntime", "torch"])
 def engines(request: pytest.FixtureRequest) -> Iterator[EngineSet]:
-    backend: BackendName = request.param
+    backend: str = request.param
     threads = torch.get_num_threads()
     with load_engine_set(tiny_engine_set(backend, max_batch=MAX_BATCH), device="cpu", threads=1) as engines:
         yield engines

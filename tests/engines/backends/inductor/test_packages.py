@@ -13,23 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from engines.backends.inductor.packages import (
-    SUFFIX,
-    PackageJob,
-    Size,
-    batch_sizes,
-    check_profiles,
-    compile_package,
-    load_code,
-    load_constants,
-    sizes_of,
-)
-from engines.backends.inductor.runtime import InductorBackend, InductorEngine, open_backend
-from engines.backends.triton.parameters import save_parameters
+from engines.backends import registry
+from engines.backends.inductor.packages import SUFFIX, PackageJob, compile_package, load_code, load_constants
+from engines.backends.inductor.runtime import InductorEngine, InductorRuntime, open_set
+from engines.backends.inductor.sizes import Size, batch_sizes, check_profiles, sizes_of
 from engines.build.compile import compile_all
 from engines.build.recipe import recipe_for
-from engines.engine_set import Placement
+from engines.device import Placement
 from engines.errors import BackendUnavailable, BuildFailed, EngineSetRefused
+from engines.model.constants import save_constants
 from engines.model.locate import find_weights
 from engines.model.networks import load_component
 from engines.spec import Geometry, Profile, component_specs
@@ -70,10 +62,14 @@ def test_a_range_of_shapes_is_refused_with_what_to_do() -> None:
 def test_a_package_is_made_again_when_what_it_is_compiled_from_changes() -> None:
     recipe = recipe_for("inductor", precision="fp32", profiles=SHAPES, capability=None)
     half = recipe_for("inductor", precision="fp16", profiles=SHAPES, capability=None)
-    (first, *_), stage = recipe.compiled_of("unet"), recipe.compiled_of("unet")[-1]
-    assert recipe.inputs("unet", first) != recipe.inputs("unet", stage)
-    assert recipe.inputs("unet", first) != recipe.inputs("controlnet", first)
-    assert recipe.inputs("unet", first) != half.inputs("unet", first)
+    unet, controlnet, in_half = (
+        [stage for stage in registry.choose("inductor").stages(each, name) if stage.job is not None]
+        for each, name in ((recipe, "unet"), (recipe, "controlnet"), (half, "unet"))
+    )
+    assert unet[0].inputs != unet[-1].inputs
+    assert (unet[0].name, controlnet[0].name, in_half[0].name) == ("512x512-batch1",) * 3
+    assert unet[0].inputs != controlnet[0].inputs
+    assert unet[0].inputs != in_half[0].inputs
 
 
 def test_packages_fit_every_checkpoint_of_the_same_widths(tmp_path: Path) -> None:
@@ -120,7 +116,7 @@ class Clip:
     """A text encoder as a set has it: one package, and its weights."""
 
     module: nn.Module
-    backend: InductorBackend
+    runtime: InductorRuntime
     package: Path
     constants: Path
 
@@ -137,19 +133,19 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     ((done, seconds),) = compile_all([job], processes=1)
     assert done == job
     assert seconds > 0
-    constants = save_parameters(module, folder / "constants" / "clip.safetensors")
+    constants = save_constants(module, folder / "constants" / "clip.safetensors")
     files = {"constants": constants, Size(2).stage: path}
     stages = {stage: SimpleNamespace(files={str(each.relative_to(folder)): ""}) for stage, each in files.items()}
     manifest = SimpleNamespace(components={"clip": SimpleNamespace(spec=spec, stages=stages)})
-    backend = open_backend(folder, manifest, Placement(torch.device("cpu"), threads=None))
-    return Clip(module, backend, path, constants)
+    runtime = open_set(folder, manifest, Placement(torch.device("cpu"), threads=None))
+    return Clip(module, runtime, path, constants)
 
 
 def test_a_compiled_package_agrees_with_torch_on_weights_given_when_it_is_loaded(clip: Clip) -> None:
     ids = torch.randint(0, 400, (1, 77))
     expected = clip.module(ids)
     for _ in range(2):  # as when the component left the device and came back
-        found = clip.backend.open("clip")({"input_ids": ids})["last_hidden_state"]
+        found = clip.runtime.open("clip")({"input_ids": ids})["last_hidden_state"]
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -164,11 +160,11 @@ def test_weights_that_a_package_wants_and_does_not_get_are_named(clip: Clip) -> 
 
 def test_a_package_of_another_torch_is_refused_with_what_to_do(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.codecache.torch_key", lambda: b"another")
-    monkeypatch.setattr(clip.backend, "_codes", {})
+    monkeypatch.setattr(clip.runtime, "_codes", {})
     with pytest.raises(
         EngineSetRefused, match=r"clip-batch2\S+: it was compiled by another torch; build the set again"
     ):
-        clip.backend.open("clip")({"input_ids": torch.zeros(1, 77, dtype=torch.int64)})
+        clip.runtime.open("clip")({"input_ids": torch.zeros(1, 77, dtype=torch.int64)})
 
 
 def test_what_cannot_be_compiled_is_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
+from engines.backends import registry
 from engines.backends.onnxruntime.attention import fuse_attention
 from engines.build.recipe import recipe_for
 from engines.manifest import EXPORT
@@ -34,8 +35,11 @@ def test_a_graph_for_tensorrt_is_made_anew_not_taken_from_a_set_for_onnxruntime(
     profiles = (Profile.parse("64x64", max_batch=1),)
     ours = recipe_for("onnxruntime", precision="fp32", profiles=profiles, capability=None)
     theirs = recipe_for("tensorrt", precision="fp32", profiles=profiles, capability="sm89")
-    assert (ours.fuses_attention, theirs.fuses_attention) == (True, False)
-    assert ours.inputs("unet", EXPORT) != theirs.inputs("unet", EXPORT)
+    (our_export,) = registry.choose("onnxruntime").stages(ours, "unet")
+    their_export, _plan = registry.choose("tensorrt").stages(theirs, "unet")
+    assert (our_export.name, their_export.name) == (EXPORT, EXPORT)
+    assert ("fused attention" in our_export.inputs, "fused attention" in their_export.inputs) == (True, False)
+    assert our_export.inputs != their_export.inputs
 
 
 @pytest.mark.parametrize("part", ["model/unet", "controlnet"])

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from engines.backends.tensorrt import plan
+from engines.backends import registry
+from engines.backends.tensorrt import package, plan
 from engines.build.builder import BuildRequest, build_set
 from engines.build.recipe import recipe_for
 from engines.errors import BackendUnavailable, BuildFailed
@@ -131,12 +132,12 @@ def test_a_graph_with_other_tensors_is_refused_by_name(manifest: Manifest) -> No
 
 
 def test_a_gpu_that_tensorrt_does_not_know_is_refused_with_those_it_knows() -> None:
-    if plan.package_name() != "tensorrt_rtx":
+    if package.package_name() != "tensorrt_rtx":
         pytest.skip("tensorrt builds for the GPU that is here")
     with pytest.raises(BackendUnavailable, match=r"does not build for sm90; it knows sm75.*sm89"):
-        plan.architecture("sm90")
+        package.architecture("sm90")
     with pytest.raises(BackendUnavailable, match="write it as sm89"):
-        plan.architecture("8.9")
+        package.architecture("8.9")
 
 
 def test_a_graph_that_tensorrt_does_not_take_is_refused_with_its_words(tmp_path: Path, manifest: Manifest) -> None:
@@ -168,7 +169,9 @@ def test_other_shapes_build_other_plans_from_the_same_export() -> None:
     def keys(shape: str, capability: str) -> tuple[object, object]:
         profiles = (Profile.parse(shape, max_batch=4),)
         recipe = recipe_for("tensorrt", precision="fp16", profiles=profiles, capability=capability)
-        return recipe.inputs("unet", "export"), recipe.inputs("unet", "plan")
+        export, plan = registry.choose("tensorrt").stages(recipe, "unet")
+        assert (export.name, plan.name) == ("export", "plan")
+        return export.inputs, plan.inputs
 
     export, built = keys("64x64", "sm89")
     for other in (keys("128x128", "sm89"), keys("64x64", "sm86")):
@@ -180,23 +183,23 @@ def test_on_a_gpu_that_it_does_not_list_an_old_version_is_tried_and_a_new_one_is
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """1.4.0.76 was seen to run on sm90, 1.7.1 refuses; neither lists it."""
-    monkeypatch.setattr(plan, "_current_architecture", lambda: "sm90")
-    monkeypatch.setattr(plan, "package_name", lambda: "tensorrt_rtx")
-    monkeypatch.setattr(plan, "installed_version", lambda _package: "1.4.0.76")
-    assert plan.why_not_run() is None
-    assert plan.architecture(None) == "sm90"
-    assert not plan.is_best()  # it runs, at less than half the speed of triton's
-    plan.check_precision("sm90", "fp16")
-    plan.check_precision("sm89", "fp32")
+    monkeypatch.setattr(package, "_current_architecture", lambda: "sm90")
+    monkeypatch.setattr(package, "package_name", lambda: "tensorrt_rtx")
+    monkeypatch.setattr(package, "installed_version", lambda _package: "1.4.0.76")
+    assert package.why_not_run() is None
+    assert package.architecture(None) == "sm90"
+    assert not package.is_best()  # it runs, at less than half the speed of triton's
+    package.check_precision("sm90", "fp16")
+    package.check_precision("sm89", "fp32")
     with pytest.raises(BackendUnavailable, match="does not list sm90, and there it multiplies float32 with the ten"):
-        plan.check_precision("sm90", "fp32")
-    monkeypatch.setattr(plan, "installed_version", lambda _package: "1.7.1.116")
-    assert plan.why_not_run() == "tensorrt_rtx does not support its compute capability, sm90"
+        package.check_precision("sm90", "fp32")
+    monkeypatch.setattr(package, "installed_version", lambda _package: "1.7.1.116")
+    assert package.why_not_run() == "tensorrt_rtx does not support its compute capability, sm90"
     with pytest.raises(BackendUnavailable, match="tensorrt_rtx does not build for sm90"):
-        plan.architecture(None)
+        package.architecture(None)
 
 
 def test_on_a_gpu_that_it_lists_it_is_the_best_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_current_architecture", lambda: "sm89")
-    monkeypatch.setattr(plan, "package_name", lambda: "tensorrt_rtx")
-    assert plan.is_best()
+    monkeypatch.setattr(package, "_current_architecture", lambda: "sm89")
+    monkeypatch.setattr(package, "package_name", lambda: "tensorrt_rtx")
+    assert package.is_best()

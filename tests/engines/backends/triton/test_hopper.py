@@ -46,10 +46,10 @@ def test_the_drivers_errors_are_in_the_words_that_a_worker_looks_for() -> None:
     from worker.render.device import is_lost, is_out_of_memory
 
     with pytest.raises(RuntimeError, match="CUDA error: out of memory") as caught:
-        hopper._done((driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, None))
+        hopper._value((driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, None))
     assert is_out_of_memory(caught.value)
     with pytest.raises(RuntimeError, match="CUDA error: illegal address") as caught:
-        hopper._done((driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,))
+        hopper._value((driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS,))
     assert is_lost(caught.value)
 
 

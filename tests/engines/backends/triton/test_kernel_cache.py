@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.backends.triton.kernel_cache import CACHE, KernelJob, archive_kernels, install_kernels, sizes
-from engines.build import recipe as stages
-from engines.build.recipe import recipe_for, sources_digest
+from engines.backends.triton import backend
+from engines.backends.triton.backend import sources_digest
+from engines.backends.triton.kernel_cache import CACHE, archive_kernels, install_kernels
+from engines.backends.triton.kernel_job import KernelJob, sizes
+from engines.build.recipe import recipe_for
 from engines.errors import BackendUnavailable, BuildFailed
 from engines.model.locate import find_weights
 from engines.spec import Geometry, Profile, component_specs
@@ -87,5 +89,5 @@ def test_a_set_is_not_built_without_the_gpu_that_runs_it() -> None:
 def test_other_code_makes_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     before = sources_digest()
     assert before == sources_digest()
-    monkeypatch.setattr(stages, "file_sha256", lambda path: f"another {path.name}")
+    monkeypatch.setattr(backend, "file_sha256", lambda path: f"another {path.name}")
     assert sources_digest() != before

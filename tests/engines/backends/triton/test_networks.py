@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.backends.torch import TorchEngine
-from engines.backends.triton.parameters import load_parameters, save_parameters
-from engines.backends.triton.runtime import ENGINES, TritonBackend
+from engines.backends.torch.runtime import TorchEngine
+from engines.backends.triton.components import ENGINES
+from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.runtime import TritonRuntime
 from engines.check.verify import likely_inputs
-from engines.engine_set import EngineSet, Placement
+from engines.device import Placement
+from engines.engine_set import EngineSet
 from engines.manifest import load_manifest
+from engines.model.constants import save_constants
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import load_component
 from engines.spec import COMPONENTS, ComponentSpec
@@ -45,10 +48,10 @@ def test_a_network_agrees_with_the_one_it_was_made_from(
     name: str, batch: int, height: int, width: int, weights: Weights, specs: dict[str, ComponentSpec], tmp_path: Path
 ) -> None:
     module, spec = load_component(name, weights, torch.float32), specs[name]
-    kept = load_parameters(save_parameters(module, tmp_path / "one.safetensors"), CPU)
+    parameters = Parameters.load(save_constants(module, tmp_path / "one.safetensors"), CPU)
     inputs = likely_inputs(spec, batch, height=height, width=width)
     given = {key: tensor.clone() for key, tensor in inputs.items()}
-    expected, found = TorchEngine(module, spec)(inputs), ENGINES[name](kept)(given)
+    expected, found = TorchEngine(module, spec)(inputs), ENGINES[name](parameters)(given)
     assert list(found) == [tensor.name for tensor in spec.outputs]
     for tensor in spec.outputs:
         assert found[tensor.name].shape == tensor.sized(batch, height=height, width=width)
@@ -63,12 +66,12 @@ def test_a_prediction_is_that_of_the_two_networks_one_after_the_other(
     """Controls stay unscaled and without their biases until they join: the sum is the same."""
     manifest = load_manifest(tiny_engine_set("torch"))
     for name in ("controlnet", "unet"):
-        save_parameters(load_component(name, weights, torch.float32), tmp_path / f"{name}.safetensors")
+        save_constants(load_component(name, weights, torch.float32), tmp_path / f"{name}.safetensors")
         (stage,) = manifest.components[name].stages.values()
         renamed = stage.model_copy(update={"files": {f"{name}.safetensors": ""}})
         manifest.components[name].stages["constants"] = renamed
-    backend = TritonBackend(tmp_path, manifest, CPU)
-    engines = EngineSet(manifest, folder=tmp_path, placement=Placement(CPU, None), backend=backend)
+    runtime = TritonRuntime(tmp_path, manifest, CPU)
+    engines = EngineSet(manifest, folder=tmp_path, placement=Placement(CPU, None), runtime=runtime)
     inputs = likely_inputs(specs["controlnet"], 2, height=128, width=64)
     inputs["control_scales"] = torch.rand(4, 13) * 2
     inputs["control_scales"][:2] = 0  # guess mode: the unconditional half gets no control

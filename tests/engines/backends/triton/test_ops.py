@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from engines.backends.triton import ops
 from engines.backends.triton.blocks import Upsample
-from engines.backends.triton.parameters import Norm, parameters_of
+from engines.backends.triton.operands import Features, Norm
+from engines.backends.triton.parameters import Parameters
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -22,19 +23,19 @@ def first(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("silu", [True, False])
 @pytest.mark.parametrize("by_row", [True, False])
-def test_a_group_norm_adds_what_is_pending_first(silu: bool, by_row: bool) -> None:
+def test_a_group_norm_adds_the_deferred_bias_first(silu: bool, by_row: bool) -> None:
     x, gamma, beta = noise(2, 4, 6, 12), noise(12, seed=1), noise(12, seed=2)
-    pending = noise(2, 12, seed=3) if by_row else noise(12, seed=3)
-    found = ops.group_norm(x, pending, Norm(gamma, beta, 4, 1e-5), silu=silu)
-    expected = nn.functional.group_norm(first(x + pending.view(-1, 1, 1, 12)), 4, gamma, beta, 1e-5)
+    deferred = noise(2, 12, seed=3) if by_row else noise(12, seed=3)
+    found = ops.group_norm(x, deferred, Norm(gamma, beta, 4, 1e-5), silu=silu)
+    expected = nn.functional.group_norm(first(x + deferred.view(-1, 1, 1, 12)), 4, gamma, beta, 1e-5)
     expected = nn.functional.silu(expected) if silu else expected
     torch.testing.assert_close(first(found), expected)
 
 
-def test_a_layer_norm_adds_what_is_pending_first() -> None:
-    x, pending, gamma, beta = noise(5, 12), noise(12, seed=1), noise(12, seed=2), noise(12, seed=3)
-    expected = nn.functional.layer_norm(x + pending, (12,), gamma, beta, 1e-5)
-    torch.testing.assert_close(ops.layer_norm(x, pending, Norm(gamma, beta, 1, 1e-5)), expected)
+def test_a_layer_norm_adds_the_deferred_bias_first() -> None:
+    x, deferred, gamma, beta = noise(5, 12), noise(12, seed=1), noise(12, seed=2), noise(12, seed=3)
+    expected = nn.functional.layer_norm(x + deferred, (12,), gamma, beta, 1e-5)
+    torch.testing.assert_close(ops.layer_norm(x, deferred, Norm(gamma, beta, 1, 1e-5)), expected)
 
 
 def test_geglu_is_diffusers_own() -> None:
@@ -56,18 +57,18 @@ def test_self_attention_is_attention_of_the_three_parts() -> None:
 
 def test_a_skip_joins_with_its_scaled_control_and_rows_of_one_half_serve_both() -> None:
     hidden, skip, control = noise(4, 2, 3, 5), noise(2, 2, 3, 7, seed=1), noise(2, 2, 3, 7, seed=2)
-    pendings = [noise(width, seed=width) for width in (5, 7, 8)]
+    biases = [noise(width, seed=width) for width in (5, 7, 8)]
     scale = torch.tensor([0.0, 0.5, 1.0, 2.0])
-    parts = [ops.Features(*pair) for pair in ((hidden, pendings[0]), (skip, pendings[1]), (control, pendings[2][:7]))]
+    parts = [Features(*pair) for pair in ((hidden, biases[0]), (skip, biases[1]), (control, biases[2][:7]))]
     found = ops.joined(*parts, scale)
     for row in range(4):
-        right = skip[row % 2] + pendings[1] + scale[row] * (control[row % 2] + pendings[2][:7])
-        torch.testing.assert_close(found[row], torch.cat([hidden[row] + pendings[0], right], dim=-1))
+        right = skip[row % 2] + biases[1] + scale[row] * (control[row % 2] + biases[2][:7])
+        torch.testing.assert_close(found[row], torch.cat([hidden[row] + biases[0], right], dim=-1))
 
 
 def test_without_a_left_part_the_join_is_the_right_one() -> None:
     skip, control, nothing = noise(2, 2, 3, 7), noise(2, 2, 3, 7, seed=1), torch.zeros(7)
-    found = ops.joined(None, ops.Features(skip, nothing), ops.Features(control, nothing), torch.tensor([1.0, 0.5]))
+    found = ops.joined(None, Features(skip, nothing), Features(control, nothing), torch.tensor([1.0, 0.5]))
     torch.testing.assert_close(found, skip + torch.tensor([1.0, 0.5]).view(-1, 1, 1, 1) * control)
 
 
@@ -75,10 +76,10 @@ def test_without_a_left_part_the_join_is_the_right_one() -> None:
 def test_an_upsampling_convolution_is_nearest_neighbours_then_three_by_three(height: int, width: int) -> None:
     module = nn.Module()
     module.conv = nn.Conv2d(6, 10, 3, padding=1)
-    pending = noise(6, seed=1)
+    deferred = noise(6, seed=1)
     x = noise(2, height, width, 6)
     with torch.inference_mode():
-        enlarged = nn.functional.interpolate(first(x + pending), scale_factor=2, mode="nearest")
+        enlarged = nn.functional.interpolate(first(x + deferred), scale_factor=2, mode="nearest")
         expected = module.conv(enlarged)
-        found = Upsample(parameters_of(module), pending)(x)
+        found = Upsample(Parameters.of(module), deferred)(x)
     torch.testing.assert_close(first(found), expected, rtol=1e-4, atol=1e-5)

@@ -1,19 +1,26 @@
-"""Keeping libraries' progress bars, banners and advice off stderr while they load or export."""
+"""diffusers, transformers and what they need: imported when first used, and kept off stderr while they work."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch._dynamo", "diffusers", "transformers")
 
 
+def library(name: str) -> Any:
+    """An imported module; callers know its API."""
+    return importlib.import_module(name)
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Warnings and log lines below ERROR from the model libraries are dropped inside the block."""
+    """Drop the model libraries' warnings, progress bars and log lines below ERROR inside the block."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
@@ -30,8 +37,5 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def _without_progress_bars() -> None:
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    for name in ("diffusers", "transformers"):
+        library(f"{name}.utils.logging").disable_progress_bar()

@@ -12,10 +12,10 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from engines.backends.onnxruntime.runtime import session_options
-from engines.build.onnx_export import check_borders, example_inputs, export_onnx, save_onnx
 from engines.errors import BuildFailed
 from engines.manifest import load_manifest
-from engines.quiet import quiet_libraries
+from engines.model.libraries import quiet_libraries
+from engines.model.onnx_export import check_borders, example_inputs, export_onnx, save_onnx
 from engines.spec import COMPONENTS, ComponentSpec, Dimension, TensorSpec
 from tests.models import tiny_engine_set
 

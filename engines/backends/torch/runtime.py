@@ -1,4 +1,4 @@
-"""The torch backend: the networks themselves, eager. What verify and bench compare the others with."""
+"""A torch set's components: torch modules, run eagerly."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from engines.engine_set import DTYPES, Backend, Engine, Placement
+from engines.backends.protocol import Engine, Runtime
+from engines.device import Placement, dtype_of
 from engines.manifest import Manifest
-from engines.model import networks as models
 from engines.model.locate import Weights
+from engines.model.networks import load_component
 from engines.spec import ComponentSpec
 
 
@@ -32,7 +33,7 @@ class TorchEngine:
         return dict(zip(self._outputs, outputs, strict=True))
 
 
-class TorchBackend(Backend):
+class TorchRuntime(Runtime):
     """Opens components from the set's copy of the weights."""
 
     def __init__(self, weights: Weights, manifest: Manifest, placement: Placement) -> None:
@@ -41,14 +42,13 @@ class TorchBackend(Backend):
         self._device = placement.device
 
     def open(self, name: str) -> Engine:
-        """Read the network that the component is made from."""
-        dtype = DTYPES[self._manifest.precision]
-        module = models.load_component(name, self._weights, dtype).to(self._device)
+        """Read the network that the component is part of."""
+        module = load_component(name, self._weights, dtype_of(self._manifest.precision)).to(self._device)
         return TorchEngine(module, self._manifest.components[name].spec)
 
 
-def open_backend(folder: Path, manifest: Manifest, placement: Placement) -> TorchBackend:
-    """The backend of a set in `folder`; `placement.threads` sets torch's threads for the whole process."""
+def open_set(folder: Path, manifest: Manifest, placement: Placement) -> TorchRuntime:
+    """The runtime of a set in `folder`; `placement.threads` sets torch's threads for the whole process."""
     if placement.threads is not None and placement.device.type == "cpu":
         torch.set_num_threads(placement.threads)
-    return TorchBackend(Weights(folder / "weights", folder / "weights" / "controlnet"), manifest, placement)
+    return TorchRuntime(Weights(folder / "weights", folder / "weights" / "controlnet"), manifest, placement)

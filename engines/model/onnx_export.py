@@ -1,7 +1,7 @@
-"""A torch module to ONNX, with spec.py's names and dynamic axes.
+"""Export a torch module to ONNX, with spec.py's names and dynamic axes.
 
-Through torch's TorchScript exporter: for these networks the newer one (dynamo=True) takes ten times as long, minutes
-even for a small model, because it reasons about every dynamic size, and its graph runs no faster in onnxruntime.
+It uses torch's TorchScript exporter. The newer one (dynamo=True) takes ten times as long for these networks, minutes
+even for a small model, because it reasons about every dynamic size; its graph runs no faster in onnxruntime.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import BuildFailed
-from engines.quiet import quiet_libraries
+from engines.model.libraries import quiet_libraries
 from engines.spec import ComponentSpec, TensorSpec
 
 OPSET = 18
-# The traced size says nothing about the sizes that run: every axis that differs between them is dynamic.
+# Any size will do for the trace: every axis that differs between batches and pictures is exported as dynamic.
 TRACED = {"batch": 2, "height": 128, "width": 192}
-# Protobuf ends at 2 GiB; above this, weights go to a file of their own beside the graph.
+# Protobuf files end at 2 GiB. Weights above this size go to a file of their own beside the graph.
 INLINE_BYTES = 1 << 30
 
 
 def example_inputs(spec: ComponentSpec, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Seeded inputs of the traced size, in the module's order."""
+    """Seeded inputs of the size that is traced, in the module's order."""
     generator = torch.Generator().manual_seed(0)
     return tuple(_example(tensor, dtype, generator) for tensor in spec.inputs)
 
@@ -38,10 +38,10 @@ def _example(tensor: TensorSpec, dtype: torch.dtype, generator: torch.Generator)
 
 
 def export_onnx(module: nn.Module, spec: ComponentSpec, *, dtype: torch.dtype, folder: Path) -> list[Path]:
-    """Write `<component>.onnx` (and `<component>.onnx.data` where weights are large) into `folder`; the files.
+    """Write `<component>.onnx` (and `<component>.onnx.data` for large weights) into `folder`; returns the files.
 
     Raises:
-        BuildFailed: the exporter gave up, or gave other inputs or outputs than the spec's.
+        BuildFailed: the exporter failed, or gave other inputs or outputs than the spec's.
     """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         traced = Path(scratch) / f"{spec.name}.onnx"
@@ -75,7 +75,7 @@ def _axis_names(tensor: TensorSpec) -> dict[int, str]:
 
 
 def save_onnx(model: onnx.ModelProto, path: Path, *, inline_bytes: int = INLINE_BYTES) -> list[Path]:
-    """Write one file, or two where the weights are large; the files."""
+    """Write one file, or two for large weights; returns the files."""
     weights = path.with_name(path.name + ".data")
     path.unlink(missing_ok=True)
     weights.unlink(missing_ok=True)  # onnx appends to an existing one
@@ -87,34 +87,34 @@ def save_onnx(model: onnx.ModelProto, path: Path, *, inline_bytes: int = INLINE_
 
 
 def check_borders(model: onnx.ModelProto, spec: ComponentSpec) -> None:
-    """Compare inputs and outputs with the spec, and write the numbers in where the exporter lost track of one.
+    """Compare inputs and outputs with the spec, and fill in fixed sizes that the exporter lost track of.
 
     Raises:
-        BuildFailed: an axis that tracing fixed, or other names: an unused input is dropped by the exporter without a
-            word; the worker would feed it and fail.
+        BuildFailed: tracing fixed an axis, or the names differ. The exporter silently drops an unused input; the
+            worker would feed it and fail.
     """
     for kind, values, tensors in (
         ("inputs", model.graph.input, spec.inputs),
         ("outputs", model.graph.output, spec.outputs),
     ):
-        found, expected = [value.name for value in values], [tensor.name for tensor in tensors]
-        if found != expected:
-            raise BuildFailed(f"the exported {spec.name} has the {kind} {found}, the spec says {expected}")
+        names, expected = [value.name for value in values], [tensor.name for tensor in tensors]
+        if names != expected:
+            raise BuildFailed(f"the exported {spec.name} has the {kind} {names}, the spec says {expected}")
         for value, tensor in zip(values, tensors, strict=True):
             _check_axes(spec.name, value, tensor)
 
 
 def _check_axes(component: str, value: onnx.ValueInfoProto, tensor: TensorSpec) -> None:
     axes = value.type.tensor_type.shape.dim
-    found = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param for axis in axes]
+    shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param for axis in axes]
     names = _axis_names(tensor)
-    same = len(found) == len(tensor.shape) and all(
+    same = len(shape) == len(tensor.shape) and all(
         have == names.get(i, want) or (isinstance(have, str) and isinstance(want, int))
-        for i, (have, want) in enumerate(zip(found, tensor.shape, strict=True))
+        for i, (have, want) in enumerate(zip(shape, tensor.shape, strict=True))
     )
     if not same:
         raise BuildFailed(
-            f"{component}: {tensor.name} has the shape {found} in ONNX, the spec says {list(tensor.shape)}"
+            f"{component}: {tensor.name} has the shape {shape} in ONNX, the spec says {list(tensor.shape)}"
         )
     for axis, want in zip(axes, tensor.shape, strict=True):
         if isinstance(want, int):

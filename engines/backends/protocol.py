@@ -1,0 +1,107 @@
+"""What a backend is: one object that knows all that the command line, a build and a worker need of it.
+
+A backend's module imports its libraries (torch too) inside the methods that need them: the registry imports every
+backend, and the command line must start without any of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from engines.backends.recipe import BuildStage, Recipe
+from engines.device import Placement, choose_device
+from engines.manifest import Manifest, Precision
+from engines.spec import Profile
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Engine(Protocol):
+    """One component as a callable; names, shapes and dtypes as in spec.py."""
+
+    def __call__(self, inputs: Mapping[str, Tensor], /) -> dict[str, Tensor]:
+        """Named tensors on the set's device -> named tensors there."""
+
+
+class Runtime(ABC):
+    """One opened set: it opens components, and holds what they share."""
+
+    @abstractmethod
+    def open(self, name: str) -> Engine:
+        """Load one component; it lives until the engine is dropped.
+
+        Raises:
+            EngineSetRefused: the library does not take its file, or finds other tensors in it.
+        """
+
+    def predict(self, controlnet: Engine, unet: Engine, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """EngineSet.predict with these two engines: one after the other, unless a backend knows a faster way."""
+        return unet({**inputs, **controlnet(inputs)})
+
+
+class Backend(ABC):
+    """One way to run the networks. registry.py has the list; a backend's folder has all that only it knows."""
+
+    name: ClassVar[str]  # what --backend and manifests call it
+    precision_help: ClassVar[str]  # `usual_precision` in words, for --help
+    takes_capability: ClassVar[bool] = False  # whether --compute-capability may name the GPU to build for
+    compiles: ClassVar[bool] = False  # whether stages compile in processes of their own, whose number --jobs sets
+
+    @abstractmethod
+    def usual_precision(self) -> Precision:
+        """The precision of a set for this machine when the user names none."""
+
+    @abstractmethod
+    def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
+        """What a set is built for on this machine. `capability` is None unless the backend takes one.
+
+        Raises:
+            BackendUnavailable: a package is missing, or the backend cannot build this here.
+        """
+
+    @abstractmethod
+    def stages(self, recipe: Recipe, component: str) -> tuple[BuildStage, ...]:
+        """A component's stages, in order."""
+
+    @abstractmethod
+    def open(self, folder: Path, manifest: Manifest, placement: Placement) -> Runtime:
+        """Open the set in `folder`, whose manifest, files, versions and architecture were checked.
+
+        Raises:
+            BackendUnavailable: this machine lacks what the backend needs.
+            EngineSetRefused: this version of the backend cannot run the set.
+        """
+
+    def preference(self, *, gpu: bool) -> int:
+        """How well it serves this machine, for `--backend auto`: the highest is taken, 0 is used only by name.
+
+        `gpu`: whether there is an NVIDIA GPU here.
+        """
+        del gpu
+        return 0
+
+    def device(self, wanted: str, architecture: str | None) -> torch.device:
+        """Where a set runs: `wanted` is 'auto', 'cpu' or 'cuda', `architecture` the manifest's.
+
+        Raises:
+            BackendUnavailable: an unknown name, or a device that is not here or that it cannot use.
+        """
+        return choose_device(wanted, backend=self.name, architecture=architecture)
+
+    def batch_sizes(self, max_batch: int) -> tuple[int, ...]:
+        """The batches (images) it compiles for, ascending to `max_batch`: it pads a batch to the next of them.
+
+        None of them: any batch runs as it is.
+        """
+        del max_batch
+        return ()
+
+    def kernel_keys(self, recipe: Recipe) -> dict[str, str]:
+        """Name -> key of each compiled kernel, for the manifest: at load they tell whether kernels still match."""
+        del recipe
+        return {}

@@ -1,0 +1,108 @@
+"""How a set comes about: what it is built for, its stages, and what stages are made with.
+
+torch is imported only when a stage runs: a build that has nothing to do ends without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engines.device import dtype_of
+from engines.manifest import TOKENIZER, Precision
+from engines.model.locate import Weights
+from engines.spec import ComponentSpec, Geometry, Profile, component_specs
+
+if TYPE_CHECKING:
+    from engines.model.networks import Networks, SpecialTokens
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a set is built for on this machine; `runtime` is the package that loads it, one of `versions`."""
+
+    backend: str
+    runtime: str
+    precision: Precision
+    profiles: tuple[Profile, ...]
+    architecture: str | None
+    versions: dict[str, str]
+
+
+class BuildContext:
+    """What stages are made with: the weights, the folder that becomes the set, and the networks, read once."""
+
+    def __init__(self, weights: Weights, folder: Path, precision: Precision) -> None:
+        self.weights = weights
+        self.folder = folder
+        self.precision = precision
+        self.specs: dict[str, ComponentSpec] = {}  # by component, from `describe` on
+        self._networks: Networks | None = None
+        self._modules: dict[str, Any] = {}
+
+    def describe(self, geometry: Geometry) -> None:
+        """Set the model's sizes; stages of components come after this."""
+        self.specs = component_specs(geometry)
+
+    def read_geometry(self) -> Geometry:
+        """Read the model's sizes from its networks."""
+        from engines.model.networks import geometry_of
+
+        return geometry_of(self.networks(), self.save_tokenizer())
+
+    def save_tokenizer(self) -> SpecialTokens:
+        """Write tokenizer.json into the folder; the ids of its special tokens."""
+        from engines.model.networks import save_tokenizer
+
+        return save_tokenizer(self.weights.tokenizer_folder, self.folder / TOKENIZER)
+
+    def networks(self) -> Networks:
+        """The four networks in the set's precision."""
+        if self._networks is None:
+            from engines.model.networks import load_networks
+
+            self._networks = load_networks(self.weights, dtype=dtype_of(self.precision))
+        return self._networks
+
+    def module(self, component: str) -> Any:
+        """One component's torch module; a stage may change it for the stages after it."""
+        if not self._modules:
+            self._modules = dict(self.networks().modules())
+        return self._modules[component]
+
+
+class CompileJob(Protocol):
+    """One compilation, as it is sent to another process."""
+
+    @property
+    def component(self) -> str:
+        """The component that it compiles."""
+
+    @property
+    def path(self) -> Path:
+        """The file that it writes, whole or not at all."""
+
+    @property
+    def effort(self) -> int:
+        """How long it takes, roughly, beside others of its kind: the longest are started first."""
+
+    def compile(self) -> float:
+        """Compile; returns the seconds it took. Raises BuildFailed."""
+
+
+@dataclass(frozen=True)
+class BuildStage:
+    """One stage of one component. It has either `make` or `job`.
+
+    `inputs` is everything that its files depend on, beside the files that it reads: other inputs, other files.
+    `make` runs in the build's process, reads what the stage before it wrote (the first one: the weights), and returns
+    the files that it wrote. `job` gives a compilation that runs beside others; its file depends on the networks'
+    configuration, not on the weights.
+    """
+
+    name: str
+    inputs: list[object]
+    make: Callable[[BuildContext], Sequence[Path]] | None = None
+    job: Callable[[BuildContext], CompileJob] | None = None

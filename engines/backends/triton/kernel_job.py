@@ -1,0 +1,89 @@
+"""Compile one component's kernels: run it at every size, and archive what Triton compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engines.backends.triton.components import ENGINES
+from engines.backends.triton.kernel_cache import CACHE, archive_kernels
+from engines.backends.triton.parameters import Parameters
+from engines.errors import BuildFailed
+from engines.model.libraries import quiet_libraries
+from engines.model.locate import Weights
+from engines.model.networks import load_component
+from engines.spec import PIXEL_MULTIPLE, ComponentSpec, Profile
+
+
+@dataclass(frozen=True)
+class KernelJob:
+    """One component's kernels to compile, as it is sent to another process: Triton keeps one cache a process."""
+
+    component: str
+    spec: ComponentSpec
+    weights: Weights
+    dtype: torch.dtype
+    profiles: tuple[Profile, ...]
+    path: Path
+
+    @property
+    def effort(self) -> int:
+        """A component with more tensors has more kernels, roughly."""
+        return len(self.spec.inputs) + len(self.spec.outputs)
+
+    def compile(self) -> float:
+        """Run the component at every size and archive what Triton compiled; returns the seconds it took.
+
+        Raises:
+            BuildFailed: a kernel does not compile or run.
+        """
+        began = time.monotonic()
+        folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+        os.environ[CACHE] = str(folder)
+        try:
+            self._run()
+            archive_kernels(folder, self.path)
+        except Exception as error:  # Triton's own errors have no common root with torch's
+            raise BuildFailed(f"{self.component}'s kernels could not be compiled: {error}") from error
+        finally:
+            del os.environ[CACHE]
+            shutil.rmtree(folder, ignore_errors=True)
+        return time.monotonic() - began
+
+    def _run(self) -> None:
+        with quiet_libraries(), torch.inference_mode():
+            module = load_component(self.component, self.weights, self.dtype).to("cuda")
+            engine = ENGINES[self.component](Parameters.of(module))
+            for batch, height, width in sizes(self.profiles):
+                engine(
+                    {
+                        tensor.name: torch.zeros(
+                            tensor.sized(batch, height=height, width=width),
+                            dtype=torch.int64 if tensor.dtype == "int64" else self.dtype,
+                            device="cuda",
+                        )
+                        for tensor in self.spec.inputs
+                    }
+                )
+            torch.cuda.synchronize()
+
+
+def sizes(profiles: Iterable[Profile]) -> list[tuple[int, int, int]]:
+    """(images, height, width) that together need every kernel of these profiles.
+
+    The binaries differ with the picture's size, and with the batch only where it is too small to fill the GPU.
+    """
+    needed: set[tuple[int, int, int]] = set()
+    for profile in profiles:
+        for height in range(profile.min_height, profile.max_height + 1, PIXEL_MULTIPLE):
+            for width in range(profile.min_width, profile.max_width + 1, PIXEL_MULTIPLE):
+                powers = (1 << i for i in range(profile.max_batch.bit_length()))
+                needed |= {(batch, height, width) for batch in (*powers, profile.max_batch)}
+    return sorted(needed)

@@ -1,0 +1,52 @@
+"""Whether a set's compiled kernels are the ones that this version of the code asks for.
+
+Triton's cache finds a kernel by a key that holds its source and line number. Kernels of an older version of this code
+are simply not found: Triton then compiles at first use, which takes a second a kernel and needs a C compiler. So a set
+records the keys that it was built with, and they are compared when it is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from engines.backends.triton import hopper
+from engines.backends.triton.kernel_cache import has_c_compiler
+from engines.errors import EngineSetRefused
+from engines.manifest import Manifest
+
+log = logging.getLogger("engines")
+
+
+def current_keys(architecture: str | None) -> dict[str, str]:
+    """Kernel name -> its key in Triton's cache, for the code that is installed here. Needs triton, but no GPU."""
+    from engines.backends.triton.kernels import KERNELS
+
+    keys = {kernel.__name__: kernel.cache_key for kernel in KERNELS}
+    if architecture == hopper.ARCHITECTURE:
+        keys[hopper.NAME] = hopper.cache_key()
+    return keys
+
+
+def check_kernels(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    current: Callable[[str | None], Mapping[str, str]] = current_keys,
+    can_compile: Callable[[], bool] = has_c_compiler,
+) -> None:
+    """Compare a set's kernels with the installed code: warn of those that will be compiled at first use.
+
+    Raises:
+        EngineSetRefused: kernels have to be compiled, and there is no C compiler; it says how to build the set again.
+    """
+    keys = current(manifest.architecture)
+    stale = sorted(name for name, key in keys.items() if manifest.kernels.get(name) != key)
+    if not stale:
+        return
+    which = f"{len(stale)} of {len(keys)} kernels in {folder} were compiled from another version of this code"
+    command = manifest.build_command(folder)
+    if not can_compile():
+        raise EngineSetRefused(f"{which}, and there is no C compiler here; build the set again: {command}")
+    log.warning("%s and will be compiled at first use; building the set again saves that: %s", which, command)

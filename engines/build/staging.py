@@ -1,0 +1,106 @@
+"""The folder that a set is built in, `<out>.building`, and how it takes `<out>`'s place."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engines.errors import BuildFailed
+from engines.manifest import MANIFEST
+
+PROGRESS = "progress.json"
+
+
+def check_target(out: Path) -> None:
+    """Refuse a target that is not an engine set: it is replaced as a whole.
+
+    Raises:
+        BuildFailed: `out` is a file, or a folder with something else in it.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise BuildFailed(f"{out} is not empty and is no engine set; name another folder with --out")
+    if out.exists() and not out.is_dir():
+        raise BuildFailed(f"{out} is a file; name a folder with --out")
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Path]:
+    """`<out>.building`, locked against a second build; removed at the end unless a later build can resume from it.
+
+    Raises:
+        BuildFailed: another build has it, or the disk refuses it.
+    """
+    folder = out.with_name(out.name + ".building")
+    lock = _locked(folder)
+    succeeded = False
+    try:
+        _unlink_shared(folder)
+        yield folder
+        succeeded = True
+    except OSError as error:
+        raise BuildFailed(f"{error.filename or folder}: {error.strerror or error}") from error
+    finally:
+        if succeeded or not (folder / PROGRESS).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise BuildFailed(f"{folder} cannot be made: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise BuildFailed(f"another build is writing {folder}; wait for it, or stop it") from error
+    return lock
+
+
+def _unlink_shared(folder: Path) -> None:
+    """Drop what an interrupted build linked from the finished set: a stage that wrote there would change that set."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path.stat().st_nlink > 1:
+            path.unlink()
+
+
+def link(source: Path, target: Path) -> None:
+    """Have `source`'s contents at `target` too, without copying them where the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def publish(folder: Path, out: Path, listed: Collection[str]) -> None:
+    """Keep only the files that the set lists, and put the folder in `out`'s place."""
+    (folder / PROGRESS).unlink(missing_ok=True)
+    _sweep(folder, {*listed, MANIFEST})
+    _replace(out, folder)
+
+
+def _sweep(folder: Path, kept: Collection[str]) -> None:
+    """Remove what an interrupted build left behind, and make the rest readable for everybody."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        if path.relative_to(folder).as_posix() not in kept:
+            path.unlink()
+        elif path.stat().st_nlink == 1:
+            path.chmod(0o644)  # libraries write some of them for their owner only; workers are other users
+
+
+def _replace(out: Path, folder: Path) -> None:
+    """Between the two renames there is no set; a worker that starts just then says so and is started again."""
+    retired = out.with_name(out.name + ".retired")
+    shutil.rmtree(retired, ignore_errors=True)
+    if out.exists():
+        out.rename(retired)
+    folder.rename(out)
+    shutil.rmtree(retired, ignore_errors=True)
