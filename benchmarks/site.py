@@ -94,9 +94,11 @@ class Site:
                 raise SystemExit(f"{counts.failed} jobs failed: {next(self.ledger.results(batch)).error}")
             time.sleep(0.2)
         results = sorted(self.ledger.results(batch), key=lambda result: result.row)
-        self.first_seconds = min(result.finished_at - sum(result.seconds.values()) for result in results) - began
+        ends = [result.finished_at or 0.0 for result in results]
+        starts = [end - sum(result.seconds.values()) for end, result in zip(ends, results, strict=True)]
+        self.first_seconds = min(starts) - began
         pictures = [np.asarray(Image.open(result.samples[0].removeprefix("file://"))) for result in results]
-        return max(result.finished_at for result in results) - began, pictures
+        return max(ends) - began, pictures
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_without_a_reconciler_the_visibility_timeout_brings_a_killed_workers_job
     worker.kill()
     client = site.ledger.client
     for tag in client.zrange("unacked_index", 0, -1):
-        client.zincrby("unacked_index", -10, tag)  # as if the messages had been delivered ten seconds earlier
+        client.zincrby("unacked_index", -10, str(tag))  # as if the messages had been delivered ten seconds earlier
     eventually(lambda: not site.ledger.workers())
     site.start(visibility_timeout_seconds=5)
     eventually(lambda: site.ledger.counts("b").running == 3 and site.ledger.queue_length() == 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,10 +22,14 @@ def test_jobs_are_rendered_recorded_and_acknowledged_and_sigterm_ends_with_0(sit
     assert site.get("/readyz") == "alive\n"
     # The ledger knows a job's end before the worker has counted it.
     for line in ('render_jobs_total{kind="",state="done"} 20.0', "render_jobs_held 0.0"):
-        eventually(lambda line=line: line in site.get("/metrics"), what=line)
+        eventually(partial(metric_is, site, line), what=line)
     worker.terminate()
     assert worker.exit_code() == 0
     assert site.ledger.workers() == {}
+
+
+def metric_is(site: Site, line: str) -> bool:
+    return line in site.get("/metrics")
 
 
 def test_as_many_jobs_render_at_once_as_may_be_in_flight(site: Site) -> None:
