@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,11 +53,12 @@ class OtherUser:
     def _runs(self, python: Path) -> bool:
         command = [str(python), "-c", "import pytest"]
         try:
-            return subprocess.run(command, cwd=self.tree, check=False, **self.as_popen_arguments()).returncode == 0
+            done = subprocess.run(command, cwd=self.tree, check=False, **self.as_popen_arguments())
         except PermissionError:
             return False
+        return bool(done.returncode == 0)
 
-    def as_popen_arguments(self) -> Mapping[str, object]:
+    def as_popen_arguments(self) -> dict[str, Any]:
         """`user`, `group`, `extra_groups` and `env` for subprocess."""
         variables = os.environ | self.environment
         return {"user": self.uid, "group": self.gid, "extra_groups": [], "env": variables}

@@ -27,10 +27,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from tools.other_user import ROOT, OtherUser
@@ -149,14 +150,14 @@ class Runner:
         with output.open("wb") as file:
             process = subprocess.Popen(
                 command, cwd=tree, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **arguments
-            )  # type: ignore[call-overload]
+            )
             code = _wait(process)
         passed, failed, skipped = counted(report)
         if code == 0:
             output.unlink()
         return passed, failed if code == 0 else max(failed, 1), skipped
 
-    def _surroundings(self, user: str) -> tuple[Path, Path, Mapping[str, object], Path]:
+    def _surroundings(self, user: str) -> tuple[Path, Path, dict[str, Any], Path]:
         """Interpreter, tree, arguments of Popen, and a folder that the user can write to."""
         if user == getpass.getuser():
             return Path(sys.executable), ROOT, {"env": os.environ | VARIABLES | {"PYTHONPATH": str(ROOT)}}, self._folder

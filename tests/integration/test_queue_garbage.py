@@ -111,7 +111,8 @@ def test_garbage_among_the_delivered_messages_does_not_keep_an_overdue_one_from_
     message = json.loads(str(client.rpop("render")))
     client.hset("unacked", "overdue", json.dumps([message, "", "render"]))
     client.zadd("unacked_index", {"overdue": 1.0})
-    for number, item in enumerate(["not json", "5", "[]", "[1, 2]", '["x", "", "render"]', "{}", b"\xff\xfe"]):
+    items: list[str | bytes] = ["not json", "5", "[]", "[1, 2]", '["x", "", "render"]', "{}", b"\xff\xfe"]
+    for number, item in enumerate(items):
         client.hset("unacked", f"garbage-{number}", item)
         client.zadd("unacked_index", {f"garbage-{number}": 2.0 + number})  # newer: the sweep begins with them
     client.hset("unacked", b"\xff", "no text for a tag")
