@@ -1,4 +1,4 @@
-"""From start to stop, undisturbed."""
+"""A worker from start to stop, without faults."""
 
 from __future__ import annotations
 
