@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,12 +36,17 @@ def module_name(path: Path, *, root: Path = ROOT) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[tuple[str, str]]:
+@cache
+def imports(path: Path) -> tuple[tuple[str, str], ...]:
     """(module, name) of every import of a file; the name is "" where the module itself is imported.
 
     Raises:
         ValueError: the file has a relative import.
     """
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
@@ -54,7 +60,7 @@ def imports(path: Path) -> Iterator[tuple[str, str]]:
 
 def imported_names(path: Path) -> set[str]:
     """Every name that a file imports; `from a.b import c` gives `a.b` and `a.b.c`, of which either may be a module."""
-    pairs = list(imports(path))
+    pairs = imports(path)
     return {module for module, _ in pairs} | {f"{module}.{name}" for module, name in pairs if name}
 
 
