@@ -29,7 +29,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@tools/test.sh
 
-FAST := not gpu and not processes and not slow
+FAST := not gpu and not processes and not models and not slow
 
 test-fast: $(VENV)/.dev
 	@tools/test.sh -q -m "$(FAST)"

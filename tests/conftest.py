@@ -9,7 +9,7 @@ import redis
 from hypothesis import settings
 
 from jobs.ledger.ledger import Ledger
-from tests.marking import depends_on_timing
+from tests.marking import depends_on_timing, runs_models
 from tools.embedded_redis import EmbeddedRedis
 
 # Tests use the same examples on every run and every machine; `make fuzz` (tools/fuzz.py) looks for new ones.
@@ -20,10 +20,13 @@ settings.load_profile("same")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that a busy machine may upset; see tests/marking.py."""
+    """Mark the tests that a busy machine may upset, and those that take long; see tests/marking.py."""
     for item in items:
-        if isinstance(item, pytest.Function) and depends_on_timing(item.module.__name__, item.fixturenames):
-            item.add_marker("processes")
+        if isinstance(item, pytest.Function):
+            if depends_on_timing(item.module.__name__, item.fixturenames):
+                item.add_marker("processes")
+            if runs_models(item.module.__name__):
+                item.add_marker("models")
 
 
 @pytest.fixture(scope="session")

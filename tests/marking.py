@@ -1,7 +1,11 @@
-"""Which tests start processes, wait for time to pass, or talk to a real server: those that a busy machine may upset.
+"""Two markers that tests get by what their files import, so that no list has to be kept.
 
-They get the marker `processes` by themselves, so no list has to be kept. A test is one of them if its file, or a helper
-in tests/ or tools/ that the file imports, imports one of TIMING, or if it uses the real Redis.
+`processes`: it starts processes or threads, waits for time to pass, or talks to a real server; a busy machine may upset
+it. Its file, or a helper in tests/ or tools/ that the file imports, imports one of TIMING, or it uses the fixture of a real server.
+
+`models`: it builds, compiles or runs a model, which takes seconds; its file or such a helper imports one of MODELS.
+
+`make test-fast` runs the tests with neither marker.
 """
 
 from __future__ import annotations
@@ -11,13 +15,20 @@ from functools import cache
 from tools.import_graph import Graph, import_graph, imported_names, module_name, python_files, reachable
 
 TIMING = frozenset({"subprocess", "threading", "multiprocessing", "concurrent.futures", "signal", "socket", "time"})
-REDIS_FIXTURE = "redis_server"
+MODELS = frozenset({"diffusers", "onnx", "onnxruntime", "engines.build.builder", "engines.build.onnx_export",
+                    "engines.engine_set", "worker.renderer"})  # fmt: skip
+SERVERS = frozenset({"redis_server", "s3_environment"})  # fixtures
 HELPERS = ("tests", "tools")
 
 
 def depends_on_timing(module: str, fixtures: list[str]) -> bool:
-    """Whether a test of this module with these fixtures gets the marker."""
-    return REDIS_FIXTURE in fixtures or bool(({module} | reachable(_graph(), module)) & _timing_modules())
+    """Whether a test of this module with these fixtures gets the marker `processes`."""
+    return bool(SERVERS & set(fixtures)) or bool(({module} | reachable(_graph(), module)) & _importing(TIMING))
+
+
+def runs_models(module: str) -> bool:
+    """Whether a test of this module gets the marker `models`."""
+    return bool(({module} | reachable(_graph(), module)) & _importing(MODELS))
 
 
 @cache
@@ -26,6 +37,6 @@ def _graph() -> Graph:
 
 
 @cache
-def _timing_modules() -> frozenset[str]:
+def _importing(names: frozenset[str]) -> frozenset[str]:
     paths = [path for package in HELPERS for path in python_files(package)]
-    return frozenset(module_name(path) for path in paths if imported_names(path) & TIMING)
+    return frozenset(module_name(path) for path in paths if imported_names(path) & names)
