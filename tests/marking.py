@@ -1,7 +1,7 @@
 """Two markers that tests get by what their files import, so that no list has to be kept.
 
 `processes`: it starts processes or threads, waits for time to pass, or talks to a real server; a busy machine may upset
-it. Its file, or a helper in tests/ or tools/ that the file imports, imports one of TIMING, or it uses the fixture of a real server.
+it. Its file, or a helper in tests/ or tools/ that the file imports, imports one of TIMING, or it uses one of SERVERS.
 
 `models`: it builds, compiles or runs a model, which takes seconds; its file or such a helper imports one of MODELS.
 
