@@ -1,6 +1,8 @@
 # make demo    render examples/jobs.csv on this machine: installs, builds the demo engines, starts Redis and a worker
 # make test    every test that needs no GPU
+# make test-fast  those without processes, sleeps and heavy builds, in under a minute: between two edits
 # make check   ruff and mypy
+# make stress  the tests ten times beside busy processes, and as another user: STRESS="--minutes 50" (tools/stress.py)
 # make chaos   break a running batch on purpose and check that nothing is lost: RUNS=10 SEED=1 (docs/operations.md)
 # make fuzz    look for inputs that break something, for FUZZ_SECONDS (600)
 # make clean   remove what these made; make clean-demo: only the demo's
@@ -16,7 +18,7 @@ BIN := $(VENV)/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check chaos fuzz clean clean-demo help
+.PHONY: demo test test-fast stress check chaos fuzz clean clean-demo help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -26,6 +28,16 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	@tools/test.sh
+
+FAST := not gpu and not processes and not models and not slow
+
+test-fast: $(VENV)/.dev
+	@tools/test.sh -q -m "$(FAST)"
+
+STRESS ?=
+
+stress: $(VENV)/.dev
+	@$(BIN)/python -m tools.stress --log build/stress.jsonl $(STRESS)
 
 check: $(VENV)/.dev
 	@tools/check.sh

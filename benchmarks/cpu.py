@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.measuring import cpu, psnr, quantiles, say, versions
+from benchmarks.measuring import cpu, quantiles, smallest_psnr, versions
 from benchmarks.reference import Diffusers
 from benchmarks.site import Site, make_jobs, write_pictures
 from engines.build.builder import BuildRequest, build_set
@@ -27,6 +27,7 @@ from engines.spec import Profile
 from jobs.job import RenderJob
 from jobs.settings import load_settings
 from tools.embedded_redis import EmbeddedRedis
+from tools.progress import say
 from worker.renderer import load_renderer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,17 +47,17 @@ Examples:
 HELP = """
 Measure rendering on the CPU: the whole path, the bare loop and diffusers, side by side; prints one JSON line.
 
-A round renders the same jobs three times, each with the same weights, threads and noise: through the whole path
-(producer, Redis, a worker process, files), by the worker's loop alone from prepared samples, and by diffusers'
-StableDiffusionControlNetPipeline, called once a job with its edge map ready. Rounds alternate, and medians are
-compared. What each of them drew is compared too. Where a machine is busy with other things, the CPU seconds tell more
-than the clock: those of the worker process, and of this one for the other two (edge maps included in all three).
+A round renders the same jobs three times, with the same weights, threads and noise: through the whole path (producer,
+Redis, a worker process, files), by the worker's loop alone from prepared samples, and by diffusers'
+StableDiffusionControlNetPipeline, called once a job with its edge map ready. The three take turns, and their medians
+are compared, and so are the pictures. On a machine that is busy with other things, CPU seconds tell more than the
+clock: those of the worker process, and of this process for the other two (edge maps included in all three).
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured."""
+    """What to measure."""
 
     jobs: int
     steps: int
@@ -70,7 +71,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Taken:
-    """One round by one way: seconds of the clock, seconds of all cores together, and the pictures."""
+    """One round of one of the three: seconds by the clock, CPU seconds of all cores together, and the pictures."""
 
     wall: float
     cpu: float
@@ -79,20 +80,20 @@ class Taken:
 
 @dataclass
 class Times:
-    """Seconds of each round, by way."""
+    """The seconds of each round, for each of the three."""
 
     wall: dict[str, list[float]] = field(default_factory=lambda: {way: [] for way in WAYS})
     cpu: dict[str, list[float]] = field(default_factory=lambda: {way: [] for way in WAYS})
 
     def add(self, taken: Mapping[str, Taken]) -> None:
-        """One more round."""
+        """Add a round."""
         for way, one in taken.items():
             self.wall[way].append(one.wall)
             self.cpu[way].append(one.cpu)
 
 
 class BareLoop:
-    """The worker's loop in this process: no queue, no files, no threads but the engines'."""
+    """The worker's loop in this process, without queue, files or threads other than the engines'."""
 
     def __init__(self, engines: Path, plan: Plan) -> None:
         self._renderer = load_renderer(load_settings(engine_dir=str(engines), device="cpu", threads=plan.threads))
@@ -109,13 +110,14 @@ class BareLoop:
 
 
 def measure(plan: Plan, engines: Path, folder: Path) -> dict[str, object]:
-    """Warm up, then all rounds."""
+    """Run a round to warm up, then all others; returns the figures."""
     pictures = write_pictures(folder, count=plan.jobs, side=2 * plan.size)
     times = Times()
     likeness: list[float] = []
     with EmbeddedRedis() as server:
         site = Site(folder, server.url, engines=engines, settings=worker_settings(plan))
-        ways = dict(zip(WAYS, (site, BareLoop(engines, plan), Diffusers(plan.model, plan.controlnet)), strict=True))
+        renderers = (site, BareLoop(engines, plan), Diffusers(plan.model, plan.controlnet))
+        ways: dict[str, Site | BareLoop | Diffusers] = dict(zip(WAYS, renderers, strict=True))
         torch.set_num_threads(plan.threads)
         say("worker starts")
         with site.worker():
@@ -126,14 +128,14 @@ def measure(plan: Plan, engines: Path, folder: Path) -> dict[str, object]:
                 walls = ", ".join(f"{name} {one.wall:.1f} s (CPU {one.cpu:.1f} s)" for name, one in taken.items())
                 say(f"round {number}: {walls}")
                 drawn = zip(taken["worker"].pictures, taken["diffusers"].pictures, strict=True)
-                likeness += [psnr(one, other) for one, other in drawn]
+                likeness.append(smallest_psnr(drawn))
                 if number:  # the first one warms up
                     times.add(taken)
-    return figures(plan, times) | {"psnr_db_min": round(min(likeness), 1)}
+    return figures(plan, times) | {"psnr_db_min": min(likeness)}
 
 
 def worker_settings(plan: Plan) -> dict[str, str]:
-    """As many threads as the others have, and jobs enough to fill the batch while others are fetched."""
+    """As many threads as the others, and enough jobs in flight to fill a batch while more are fetched."""
     return {
         "RENDER_DEVICE": "cpu",
         "RENDER_THREADS": str(plan.threads),
@@ -143,7 +145,7 @@ def worker_settings(plan: Plan) -> dict[str, str]:
 
 
 def once(way: Site | BareLoop | Diffusers, jobs: Sequence[RenderJob]) -> Taken:
-    """One of the three, one round."""
+    """Run one round of one of the three."""
 
     def cpu_seconds() -> float:
         return way.cpu_seconds() if isinstance(way, Site) else time.process_time()
@@ -154,7 +156,7 @@ def once(way: Site | BareLoop | Diffusers, jobs: Sequence[RenderJob]) -> Taken:
 
 
 def figures(plan: Plan, times: Times) -> dict[str, object]:
-    """What the times say: medians of what each round says, for its three parts were measured under the same load."""
+    """Medians over rounds. Ratios are taken within a round, whose three parts ran under the same load."""
     wall, cpu = times.wall, times.cpu
     return {
         "images_per_second": {way: round(plan.jobs / statistics.median(wall[way]), 3) for way in WAYS},
@@ -168,12 +170,12 @@ def figures(plan: Plan, times: Times) -> dict[str, object]:
 
 
 def median_ratio(of: Sequence[float], to: Sequence[float]) -> float:
-    """The median over rounds."""
+    """The median over rounds of one time over another."""
     return round(statistics.median(one / other for one, other in zip(of, to, strict=True)), 3)
 
 
 def build(plan: Plan) -> Path:
-    """The onnxruntime set of the plan's weights; built only if its manifest says that it is stale."""
+    """Build the onnxruntime set of the plan's weights, unless its manifest says that it is up to date."""
     out = CACHE / f"engine-set-{plan.size}-batch{plan.max_batch}"
     build_set(
         BuildRequest(
@@ -189,7 +191,7 @@ def build(plan: Plan) -> Path:
 
 
 def surroundings(plan: Plan) -> dict[str, object]:
-    """Hardware, versions and settings."""
+    """The hardware, versions and settings of this run."""
     return {
         "plan": vars(plan) | {"model": plan.model.name, "controlnet": plan.controlnet.name, "warm_up_rounds": 1},
         "hardware": cpu() | {"threads": plan.threads, "load": round(os.getloadavg()[0], 1)},

@@ -1,4 +1,4 @@
-"""From the start of a process to its first step, as a worker takes it: what `benchmarks.gpu --only start` times."""
+"""Time a new process up to its first step, as a worker starts: for `benchmarks.gpu --only start`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from engines.manifest import FileCheck
 
 
 def first_step(folder: Path, device: str, began: float) -> dict[str, float]:
-    """Check the set's files, load it, admit one sample of its first shape and take one step: seconds of each part.
+    """Check the set's files, load it, admit one sample of its first shape, and take one step; seconds of each part.
 
-    The files are hashed while torch is imported, as in a worker; "check" is what is left of that afterwards. `began` is
-    when the process was started, by time.monotonic, which all processes share.
+    The files are hashed while torch is imported, as in a worker; "check" is the time that hashing takes after that.
+    `began` is when the process was started, by time.monotonic, which all processes share.
     """
     check = FileCheck.of(folder)
     import numpy as np

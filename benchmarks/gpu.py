@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.measuring import cpu, psnr, quantiles, say, versions
+from benchmarks.measuring import cpu, quantiles, smallest_psnr, versions
 from benchmarks.reference import Diffusers
 from benchmarks.site import Site, make_jobs, write_pictures
 from engines.check.bench import matmul_tflops
@@ -28,6 +28,7 @@ from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import EngineError
 from engines.manifest import load_manifest
 from tools.embedded_redis import EmbeddedRedis
+from tools.progress import say
 from worker.render.denoiser import EngineDenoiser
 from worker.render.loop import RenderLoop
 from worker.render.request import ImageSpec
@@ -44,21 +45,21 @@ Examples:
   python -m benchmarks.gpu sd15-sized/set --model sd15-sized/model --controlnet sd15-sized/controlnet
 """
 HELP = """
-Measure rendering on a GPU with one engine set; prints one JSON line. Shapes and batch sizes are the set's own: the
-first shape is the one that is compared, the mixed trace uses all.
+Measure rendering on a GPU with one engine set; prints one JSON line. Shapes and batch sizes are those of the set:
+comparisons use its first shape, the mixed trace uses all.
 
-What to measure: peak (a large matmul), steps, decode, loop (images/s without queue and files), mixed (10, 20, 30 and 50
-steps, all shapes, guess mode among them, against the same work in uniform batches), alike (PSNR of pictures rendered
+The parts are peak (a large matmul), steps, decode, loop (images/s without queue and files), mixed (10, 20, 30 and 50
+steps, all shapes, some in guess mode, against the same work in uniform batches), alike (PSNR of pictures rendered
 alone and in a full batch), memory (with and without low_vram), start (a new process, to its first step), path
-(producer, Redis, a worker process, files; with --gpus, a worker on each), diffusers (its pipeline as users call it),
-compiled (the same, compiled with CUDA graphs). Each runs after a warm-up; medians are told.
+(producer, Redis, a worker process, files; with --gpus, one worker on each), diffusers (its pipeline as users call it)
+and compiled (the same, compiled with CUDA graphs). Each part runs after a warm-up; the figures are medians.
 """
 MIXED_STEPS = (10, 20, 30, 50)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured."""
+    """What to measure."""
 
     engine_set: Path
     model: Path | None
@@ -78,7 +79,7 @@ class Plan:
 
 
 class Bench:
-    """One set on one device."""
+    """One engine set on one device, and the parts that need it in this process."""
 
     def __init__(self, plan: Plan, engines: EngineSet) -> None:
         self.plan, self.engines = plan, engines
@@ -89,12 +90,12 @@ class Bench:
         self._seed = 0
 
     def wait(self) -> None:
-        """For all that the device has to do."""
+        """Wait until the device has finished."""
         if self.engines.device.type == "cuda":
             torch.cuda.synchronize()
 
     def timed(self, call: Callable[[], object]) -> float:
-        """Seconds, the device's own work included."""
+        """The seconds of a call, with the work that it gives the device."""
         self.wait()
         began = time.perf_counter()
         call()
@@ -102,7 +103,7 @@ class Bench:
         return time.perf_counter() - began
 
     def request(self, shape: tuple[int, int], *, steps: int, guess: bool = False, seed: int | None = None) -> ImageSpec:
-        """A sample with edges and a prompt of its own; the same for the same seed."""
+        """A sample with random edges and prompt; the same seed gives the same sample."""
         self._seed += 1
         rng = np.random.default_rng(self._seed if seed is None else seed)
         geometry = self.engines.geometry
@@ -123,7 +124,7 @@ class Bench:
         )
 
     def drawn(self, requests: Sequence[ImageSpec], *, together: bool = True) -> list[np.ndarray]:
-        """The pictures of a loop of its own, in the requests' order."""
+        """Render in a new loop, together or one by one; returns the pictures in the order of the requests."""
         groups = [requests] if together else [[request] for request in requests]
         pictures = []
         for group in groups:
@@ -137,11 +138,11 @@ class Bench:
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def peak(self) -> dict[str, float]:
-        """TFLOP/s of a large matmul in the set's precision: the practical ceiling."""
+        """TFLOP/s of a large matmul in the set's precision: the practical limit."""
         return {"matmul_tflops": round(matmul_tflops(self.engines.device, self.engines.io_dtype), 1)}
 
     def steps(self) -> dict[str, object]:
-        """ms a guided step, by shape and batch."""
+        """Milliseconds of a guided step, by shape and batch size."""
         return {
             f"{height}x{width}": {str(n): self._step((height, width), n) for n in dict.fromkeys((1, self.batch))}
             for height, width in self.shapes
@@ -153,7 +154,7 @@ class Bench:
             loop.submit(self.request(shape, steps=4 * self.plan.steps + 3))
         for _ in range(2):  # the first captures
             loop.step()
-        # In blocks: a wait after each step would show the launch, which otherwise runs beside the step before it.
+        # In blocks: waiting after each step would add its launch, which otherwise overlaps with the step before.
         block = self.plan.steps
         seconds = quantiles([self.timed(lambda: [loop.step() for _ in range(block)]) / block for _ in range(4)])
         loop.shutdown.requeue_all()
@@ -167,7 +168,7 @@ class Bench:
         }
 
     def decode(self) -> dict[str, float]:
-        """ms to decode a full batch of the first shape, pixels on the host included."""
+        """Milliseconds to decode a full batch of the first shape and copy the pixels to the host."""
         height, width = self.shapes[0]
         latents = torch.randn(self.batch, 4, height // 8, width // 8, device=self.engines.device)
         for _ in range(2):
@@ -175,8 +176,10 @@ class Bench:
         return quantiles([1000 * self.timed(lambda: self.denoiser.decode(latents).pictures()) for _ in range(10)])
 
     def loop(self) -> dict[str, float]:
-        """images/s of the bare loop: the work of the whole path, all queued at once. As long, too: a chip that is at
-        its power limit for a minute is slower than one that was for a second.
+        """Images per second of the bare loop, with all the work of the whole path queued at once.
+
+        It renders as many images as the whole path: after a minute at its power limit a GPU is slower than after a
+        second.
         """
         requests = [self.request(self.shapes[0], steps=self.plan.steps) for _ in range(self.plan.jobs)]
         self.drawn([self.request(self.shapes[0], steps=2) for _ in range(self.batch + self.plan.jobs % self.batch)])
@@ -185,7 +188,7 @@ class Bench:
         return {"images_per_s": round(self.bare_images_per_s, 3), "images": len(requests)}
 
     def mixed(self) -> dict[str, float]:
-        """Throughput of a mixed trace over that of uniform full batches doing the same sample-steps."""
+        """The throughput of a mixed trace over that of uniform full batches with as many sample-steps."""
         requests = [
             self.request(self.shapes[n % len(self.shapes)], steps=MIXED_STEPS[n % 4], guess=n % 5 == 0)
             for n in range(self.plan.images)
@@ -196,9 +199,9 @@ class Bench:
             work = sum(request.steps for request in own)
             same = [self.request(shape, steps=self.plan.steps) for _ in range(max(self.batch, len(own)))]
             self.drawn(same[: self.batch])
-            seconds = self.timed(lambda same=same: self.drawn(same))
+            seconds = self.timed(partial(self.drawn, same))
             uniform += seconds * work / (len(same) * self.plan.steps)
-        self.drawn(requests)  # each size of batch is captured once
+        self.drawn(requests)  # captures the graph of each batch size
         mixed = self.timed(lambda: self.drawn(requests))
         return {
             "seconds": round(mixed, 2),
@@ -207,13 +210,13 @@ class Bench:
         }
 
     def alike(self) -> dict[str, float]:
-        """PSNR of pictures rendered alone and in a full batch of mixed steps."""
+        """The smallest PSNR between pictures rendered alone and in a full batch with mixed steps."""
         requests = [self.request(self.shapes[0], steps=10 + 3 * n, seed=n) for n in range(self.batch)]
         pairs = zip(self.drawn(requests), self.drawn(requests, together=False), strict=True)
-        return {"psnr_db_min": round(min(psnr(one, two) for one, two in pairs), 1)}
+        return {"psnr_db_min": smallest_psnr(pairs)}
 
     def memory(self) -> dict[str, float]:
-        """Peak GiB of a full batch, with everything resident and with low_vram."""
+        """Peak GiB of a full batch, with all engines resident and with low_vram."""
         if self.engines.device.type != "cuda":
             return {}
         peaks = {}
@@ -231,7 +234,7 @@ class Bench:
 
 
 def start(plan: Plan) -> dict[str, object]:
-    """Seconds from the start of a process to the end of its first step, files being in the page cache."""
+    """Seconds from the start of a process to the end of its first step, with the files in the page cache."""
     code = (
         "import json, sys; sys.path.insert(0, '.'); from pathlib import Path; "
         "from benchmarks.first_step import first_step; "
@@ -248,23 +251,23 @@ def start(plan: Plan) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Passage:
-    """What one batch of jobs took through producer, Redis, workers and files."""
+    """How long one batch of jobs took through producer, Redis, workers and files."""
 
     seconds: float
     jobs: int
     gpus: int
-    first_job_seconds: float  # from the start of `producer submit` to the first job's beginning
+    first_job_seconds: float  # from the start of `producer submit` to that of the first job
     loop_busy: float  # share of the workers' time
     steps: dict[str, int]  # samples in a step -> steps
     stage_seconds: dict[str, float]  # a job, by the worker's stage
 
     @property
     def images_per_s(self) -> float:
-        """Of all GPUs together, the start of `producer submit` included."""
+        """Images per second of all GPUs together, with the start of `producer submit` included."""
         return self.jobs / self.seconds
 
-    def told(self) -> dict[str, object]:
-        """Rounded, as the JSON line has it."""
+    def rounded(self) -> dict[str, object]:
+        """The figures of the JSON line."""
         return {
             "images_per_s": round(self.images_per_s, 3),
             "jobs": self.jobs,
@@ -277,22 +280,22 @@ class Passage:
 
 
 def path(plan: Plan, bare: float | None) -> dict[str, object]:
-    """images/s through producer, Redis, worker processes and files, and what that costs over the bare loop."""
+    """Images per second through producer, Redis, worker processes and files, and the overhead over the bare loop."""
     one = whole_path(plan, gpus=1)
-    found = one.told()
+    result = one.rounded()
     if bare is not None:
-        # Against all of it, the start of `producer submit` included; and from the first job on, the worker's own.
-        found["overhead"] = round(1 - one.images_per_s / bare, 3)
-        found["worker_overhead"] = round(1 - one.jobs / (one.seconds - one.first_job_seconds) / bare, 3)
+        # Once with the start of `producer submit` included, and once from the first job on: the worker's own share.
+        result["overhead"] = round(1 - one.images_per_s / bare, 3)
+        result["worker_overhead"] = round(1 - one.jobs / (one.seconds - one.first_job_seconds) / bare, 3)
     if plan.gpus > 1:
         more = whole_path(plan, gpus=plan.gpus)
-        found["more"] = more.told()
-        found["scaling"] = round(more.images_per_s / one.images_per_s, 3)
-    return found
+        result["more"] = more.rounded()
+        result["scaling"] = round(more.images_per_s / one.images_per_s, 3)
+    return result
 
 
 def whole_path(plan: Plan, *, gpus: int) -> Passage:
-    """One worker a GPU; the jobs are `plan.jobs` for each of them."""
+    """Run `plan.jobs` jobs a GPU through the whole path, with one worker on each."""
     with EmbeddedRedis() as server, tempfile.TemporaryDirectory(prefix="bench-gpu-") as name, ExitStack() as workers:
         folder, jobs_in_all = Path(name), plan.jobs * gpus
         settings = {"RENDER_DEVICE": plan.device, "RENDER_JOBS_IN_FLIGHT": "32"}
@@ -301,7 +304,7 @@ def whole_path(plan: Plan, *, gpus: int) -> Passage:
         pictures = write_pictures(folder, count=jobs_in_all, side=size)
         for gpu in range(gpus):
             workers.enter_context(site.worker(gpu=gpu))
-        # Samples that end one by one leave batches of every size behind, each of which is captured once.
+        # The warm-up's samples end one by one, which leaves batches of every size: each size is captured once.
         for batch, count, spread in (("warm-up", min(48 * gpus, jobs_in_all), 12), ("measured", jobs_in_all, 1)):
             before, out = site.metrics(), folder / "out"
             jobs = make_jobs(pictures[:count], batch=batch, output=out, size=size, steps=plan.steps, spread=spread)
@@ -328,7 +331,7 @@ def _stage_seconds(counted: Counter[str]) -> dict[str, float]:
 
 
 def diffusers(plan: Plan, *, compiled: bool) -> dict[str, float]:
-    """images/s of diffusers' pipeline, one picture a call: eager, or compiled."""
+    """Images per second of diffusers' pipeline with one picture a call, eager or compiled."""
     if plan.model is None or plan.controlnet is None:
         return {}
     device = plan.device if plan.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -343,7 +346,7 @@ def diffusers(plan: Plan, *, compiled: bool) -> dict[str, float]:
     return {"images_per_s": round(len(jobs[2:]) / seconds, 3)}
 
 
-# In this order. The first need the set in this process; when the others run, its memory is free for theirs.
+# In this order: the first parts need the set in this process, and the others need its memory.
 BENCH_PARTS: dict[str, Callable[[Bench], Mapping[str, object]]] = {
     "peak": Bench.peak,
     "steps": Bench.steps,
@@ -363,29 +366,29 @@ PARTS = (*BENCH_PARTS, *OTHER_PARTS)
 
 
 def measure(plan: Plan) -> dict[str, object]:
-    """Every part that was asked for, in order."""
-    found: dict[str, object] = {}
+    """Run the chosen parts in order."""
+    figures: dict[str, object] = {}
     with load_engine_set(plan.engine_set, device=plan.device) as engines:
         bench = Bench(plan, engines)
         for name, part in BENCH_PARTS.items():
             if name in plan.parts:
-                found[name] = timed_part(name, partial(part, bench))
-        found["set"] = {
+                figures[name] = timed_part(name, partial(part, bench))
+        figures["set"] = {
             "backend": engines.manifest.backend,
             "precision": engines.manifest.precision,
             "shapes": engines.shapes_text(),
             "max_batch": engines.max_batch,
             "digest": engines.digest,
         }
-        found["device"] = torch.cuda.get_device_name() if engines.device.type == "cuda" else "cpu"
+        figures["device"] = torch.cuda.get_device_name() if engines.device.type == "cuda" else "cpu"
     for name, other in OTHER_PARTS.items():
         if name in plan.parts:
-            found[name] = timed_part(name, partial(other, plan, bench.bare_images_per_s))
-    return found
+            figures[name] = timed_part(name, partial(other, plan, bench.bare_images_per_s))
+    return figures
 
 
 def timed_part(name: str, call: Callable[[], Mapping[str, object]]) -> Mapping[str, object]:
-    """Run one part and say so."""
+    """Run one part and print its figures on stderr."""
     began = time.monotonic()
     result = call()
     say(f"{name} ({time.monotonic() - began:.0f} s): {json.dumps(result)}")
@@ -408,10 +411,10 @@ def main(
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r}; use one of {', '.join(PARTS)}", param_hint="--only")
     plan = Plan(engine_set, model, controlnet, steps, images, jobs, device, tuple(only or PARTS), gpus)
-    found = measure(plan)
+    figures = measure(plan)
     packages = ("torch", "diffusers", "transformers", "celery", "redis")
     print(
-        json.dumps({"bench": "gpu", "ddim_steps": steps, **found, "hardware": cpu(), "versions": versions(*packages)})
+        json.dumps({"bench": "gpu", "ddim_steps": steps, **figures, "hardware": cpu(), "versions": versions(*packages)})
     )
 
 

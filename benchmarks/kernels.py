@@ -1,4 +1,4 @@
-"""Time the operations between convolutions at SD1.5's sizes, beside torch's own; prints one JSON line."""
+"""Time the operations between convolutions at SD 1.5's sizes, and torch's own beside them; prints one JSON line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.measuring import cpu, say, versions
+from benchmarks.measuring import cpu, versions
 from engines.backends.triton import ops
 from engines.backends.triton.operands import Features, Norm
+from tools.progress import say
 
 ROOT = Path(__file__).resolve().parent.parent
 EPILOG = """
@@ -28,9 +30,9 @@ Examples:
   python -m benchmarks.kernels --images 1 --only geglu --only attention
 """
 HELP = """
-Microseconds of each operation, as replays of a CUDA graph of ten calls; `torch` is the same by torch's own functions,
-and for attention by each of its backends. Medians of seven, after a warm-up. On a CPU it times the torch code that says
-what the kernels mean, to see that it works.
+Microseconds of each operation, from replays of a CUDA graph of ten calls: medians of seven, after a warm-up. `torch` is
+the same operation by torch's own functions; for attention there is one figure for each of its backends. On a CPU it
+times the torch code that defines what the kernels compute, only to see that it works.
 """
 LEVELS = ((64, 320), (32, 640), (16, 1280))  # latent cells a side at 512x512, channels
 PARTS = ("group_norm", "layer_norm", "geglu", "joined", "unfolded", "attention")
@@ -38,23 +40,23 @@ Timings = Iterator[tuple[str, Callable[[], object], dict[str, Callable[[], objec
 
 
 class Kernels:
-    """Inputs on a device, and each part's calls: its size, ours, and torch's."""
+    """Makes inputs on a device; each part yields its size, our call and torch's calls."""
 
     def __init__(self, device: str, images: int) -> None:
         self.device, self.rows = device, 2 * images
         self.dtype = torch.float16 if device == "cuda" else torch.float32
 
     def noise(self, *shape: int) -> Tensor:
-        """Unit noise in the dtype of a GPU's engines."""
+        """Normal noise, float16 on a GPU and float32 on a CPU."""
         return torch.randn(shape, device=self.device).to(self.dtype)
 
     def norm(self, channels: int, groups: int) -> Norm:
-        """A norm with weights of its own."""
+        """A norm with random weights."""
         gamma, beta = torch.randn(2, channels, device=self.device)
         return Norm(gamma, beta, groups, 1e-5)
 
     def group_norm(self) -> Timings:
-        """With SiLU."""
+        """Group norm with SiLU."""
         for side, channels in LEVELS:
             x, norm, pending = (
                 self.noise(self.rows, side, side, channels),
@@ -65,59 +67,51 @@ class Kernels:
             gamma, beta = norm.gamma.to(self.dtype), norm.beta.to(self.dtype)
             yield (
                 f"{self.rows}x{side}x{side}x{channels}",
-                lambda x=x, norm=norm, pending=pending: ops.group_norm(x, pending, norm, silu=True),
-                {"torch": lambda x=first, g=gamma, b=beta: functional.silu(functional.group_norm(x, 32, g, b))},
+                partial(ops.group_norm, x, pending, norm, silu=True),
+                {"torch": partial(_torch_group_norm, first, gamma, beta)},
             )
 
     def layer_norm(self) -> Timings:
-        """Over tokens."""
+        """Layer norm over tokens."""
         for side, channels in LEVELS:
             x, norm = self.noise(self.rows * side * side, channels), self.norm(channels, 1)
             pending = torch.zeros(channels, device=self.device)
             gamma, beta = norm.gamma.to(self.dtype), norm.beta.to(self.dtype)
             yield (
                 f"{len(x)}x{channels}",
-                lambda x=x, norm=norm, pending=pending: ops.layer_norm(x, pending, norm),
-                {"torch": lambda x=x, g=gamma, b=beta: functional.layer_norm(x, x.shape[-1:], g, b)},
+                partial(ops.layer_norm, x, pending, norm),
+                {"torch": partial(functional.layer_norm, x, x.shape[-1:], gamma, beta)},
             )
 
     def geglu(self) -> Timings:
-        """With its matrix product; `product` is that alone."""
+        """GEGLU with its matrix product; `product` is the matrix product alone."""
         for side, channels in LEVELS:
             x, weight = self.noise(self.rows * side * side, channels), self.noise(8 * channels, channels)
             bias = torch.randn(8 * channels, device=self.device)
             low = bias.to(self.dtype)
 
-            def plain(x: Tensor = x, weight: Tensor = weight, bias: Tensor = low) -> Tensor:
-                value, gate = functional.linear(x, weight, bias).chunk(2, dim=-1)
-                return value * functional.gelu(gate)
-
             yield (
                 f"{len(x)}x{channels}",
-                lambda x=x, weight=weight, bias=bias: ops.geglu(x, weight, bias),
-                {"torch": plain, "product": lambda x=x, weight=weight: x @ weight.t()},
+                partial(ops.geglu, x, weight, bias),
+                {"torch": partial(_torch_geglu, x, weight, low), "product": partial(torch.matmul, x, weight.t())},
             )
 
     def joined(self) -> Timings:
-        """Hidden, skip and control."""
+        """The skip connection plus the scaled control, joined to the hidden features."""
         for side, channels in LEVELS:
-            parts = [
+            hidden, skip, control = (
                 Features(self.noise(self.rows, side, side, channels), torch.zeros(channels, device=self.device))
                 for _ in range(3)
-            ]
+            )
             scale = self.noise(self.rows)
             yield (
                 f"{self.rows}x{side}x{side}x{channels}",
-                lambda parts=parts, scale=scale: ops.joined(*parts, scale),
-                {
-                    "torch": lambda parts=parts, scale=scale: torch.cat(
-                        [parts[0].data, parts[1].data + scale.view(-1, 1, 1, 1) * parts[2].data], dim=3
-                    )
-                },
+                partial(ops.joined, hidden, skip, control, scale),
+                {"torch": partial(_torch_joined, hidden.data, skip.data, control.data, scale)},
             )
 
     def unfolded(self) -> Timings:
-        """Four phases to a picture of twice the size; torch only enlarges."""
+        """Put four phases together to twice the size; torch's call only enlarges."""
         for side, channels in LEVELS[1:]:
             x, small = (
                 self.noise(self.rows, side + 1, side + 1, 4 * channels),
@@ -126,12 +120,12 @@ class Kernels:
             bias, first = torch.zeros(channels, device=self.device), small.permute(0, 3, 1, 2)
             yield (
                 f"{self.rows}x{side}x{side}x{channels}",
-                lambda x=x, bias=bias: ops.unfolded(x, bias),
-                {"torch": lambda x=first: functional.interpolate(x, scale_factor=2, mode="nearest")},
+                partial(ops.unfolded, x, bias),
+                {"torch": partial(functional.interpolate, first, scale_factor=2, mode="nearest")},
             )
 
     def attention(self) -> Timings:
-        """Eight heads, self-attention, by each backend that takes it."""
+        """Self-attention with eight heads, by each of torch's backends too."""
         backends = {
             "cudnn": SDPBackend.CUDNN_ATTENTION,
             "flash": SDPBackend.FLASH_ATTENTION,
@@ -145,7 +139,20 @@ class Kernels:
                 return ops.attention(query, key, value, 8)
 
             others = {name: with_backend(kind, theirs) for name, kind in backends.items()} if qkv.is_cuda else {}
-            yield f"{self.rows}x{side * side}x8x{channels // 8}", lambda qkv=qkv: ops.self_attention(qkv, 8), others
+            yield f"{self.rows}x{side * side}x8x{channels // 8}", partial(ops.self_attention, qkv, 8), others
+
+
+def _torch_group_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    return functional.silu(functional.group_norm(x, 32, gamma, beta))
+
+
+def _torch_geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    value, gate = functional.linear(x, weight, bias).chunk(2, dim=-1)
+    return value * functional.gelu(gate)
+
+
+def _torch_joined(hidden: Tensor, skip: Tensor, control: Tensor, scale: Tensor) -> Tensor:
+    return torch.cat([hidden, skip + scale.view(-1, 1, 1, 1) * control], dim=3)
 
 
 def with_backend(kind: SDPBackend, call: Callable[[], object]) -> Callable[[], object]:
@@ -159,7 +166,7 @@ def with_backend(kind: SDPBackend, call: Callable[[], object]) -> Callable[[], o
 
 
 def microseconds(call: Callable[[], object], device: str, calls: int = 10) -> float:
-    """Of one call: the median over seven replays of a graph of ten, or over seven calls on a CPU."""
+    """Microseconds of one call: the median of seven replays of a graph of ten calls, on a CPU of seven calls."""
     if device != "cuda":
         times = []
         for _ in range(7):
@@ -178,12 +185,12 @@ def microseconds(call: Callable[[], object], device: str, calls: int = 10) -> fl
             call()
     times = []
     for _ in range(7):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
         graph.replay()
-        ended.record()
-        ended.synchronize()
-        times.append(1000 * began.elapsed_time(ended) / calls)
+        last.record()
+        last.synchronize()
+        times.append(1000 * first.elapsed_time(last) / calls)
     return round(statistics.median(times), 1)
 
 
@@ -191,14 +198,14 @@ def microseconds(call: Callable[[], object], device: str, calls: int = 10) -> fl
 def measure(device: str, images: int, parts: tuple[str, ...]) -> dict[str, object]:
     """Part -> size -> microseconds of ours and of torch's."""
     kernels = Kernels(device, images)
-    found: dict[str, object] = {}
+    times: dict[str, object] = {}
     for part in parts:
         sizes = {}
         for size, ours, others in getattr(kernels, part)():
             sizes[size] = {name: microseconds(call, device) for name, call in {"ours": ours, **others}.items()}
-        found[part] = sizes
+        times[part] = sizes
         say(f"{part}: {json.dumps(sizes)}")
-    return found
+    return times
 
 
 def main(
@@ -210,10 +217,10 @@ def main(
     if unknown:
         raise typer.BadParameter(f"{unknown[0]!r}; use one of {', '.join(PARTS)}", param_hint="--only")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = measure(device, images, tuple(only or PARTS))
+    times = measure(device, images, tuple(only or PARTS))
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    told = {"images": images, "device": name, "microseconds": found, "hardware": cpu(), "versions": versions("torch")}
-    print(json.dumps({"bench": "kernels", **told}))
+    result = {"images": images, "device": name, "microseconds": times, "hardware": cpu(), "versions": versions("torch")}
+    print(json.dumps({"bench": "kernels", **result}))
 
 
 if __name__ == "__main__":

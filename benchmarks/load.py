@@ -1,11 +1,11 @@
-"""Measure what load one Redis carries and print one JSON line.
+"""Measure the load that one Redis can carry and print one JSON line.
 
     python -m benchmarks.load [--workers 200] [--jobs 20000] [--job-seconds 2.0] [--in-flight 16]
 
-Simulated workers, threads of a few processes, do all that a worker does with Redis and nothing else: they take
-messages through kombu with our transport, start and finish jobs in the ledger, acknowledge, and give signs of life.
-Rendering is a pause. The clients share this machine's cores with Redis, so `jobs_per_second` is a lower bound: what
-Redis itself could do follows from its own CPU time a job.
+Simulated workers, threads in a few processes, do everything that a worker does with Redis and nothing else: they take
+messages through kombu with our transport, start and finish jobs in the ledger, acknowledge, and send heartbeats. A
+pause stands for rendering. The clients share this machine's cores with Redis, so `jobs_per_second` is a lower bound;
+Redis's own CPU time a job says what it could do.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import threading
 import time
 from collections import deque
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import redis
 from kombu import Connection, Consumer, Queue
 
+from benchmarks.measuring import versions
 from jobs.job import RenderJob, RenderParameters, RenderResult
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
@@ -53,7 +55,7 @@ class SimulatedWorker(threading.Thread):
         self._next_beat = 0.0
 
     def run(self) -> None:
-        """Take, start, pause, finish, acknowledge; until told to stop."""
+        """Take, start, pause, finish and acknowledge jobs until `stop` is set."""
         options = configuration(self._settings)["broker_transport_options"]
         with Connection(broker_url(self._settings.redis_url), transport_options=options) as connection:
             consumer = Consumer(connection, [Queue(QUEUE)], callbacks=[self._take], accept=["json"])
@@ -94,7 +96,7 @@ class SimulatedWorker(threading.Thread):
 
 
 def result_of(job: RenderJob, worker: str) -> RenderResult:
-    """A record as long as real ones are."""
+    """A record as long as real ones."""
     stages = ("fetch", "prepare", "render", "encode", "upload")
     return RenderResult(
         id=job.id,
@@ -117,7 +119,7 @@ def result_of(job: RenderJob, worker: str) -> RenderResult:
 
 
 def serve(numbers: range, settings: Settings, job_seconds: float, stop: Any) -> None:
-    """A process of simulated workers."""
+    """Run a process of simulated workers."""
     broker.register()
     workers = [SimulatedWorker(number, settings, job_seconds, stop) for number in numbers]
     for worker in workers:
@@ -127,7 +129,7 @@ def serve(numbers: range, settings: Settings, job_seconds: float, stop: Any) -> 
 
 
 def enqueue(ledger: Ledger, jobs: int) -> None:
-    """Rows as people write them."""
+    """Enqueue jobs with prompts and paths of a usual length."""
     ledger.open_batch(BATCH, output=OUTPUT, source="file:///load.csv")
     for begin in range(1, jobs + 1, CHUNK):
         chunk = []
@@ -139,7 +141,7 @@ def enqueue(ledger: Ledger, jobs: int) -> None:
 
 
 def figures(client: redis.Redis) -> dict[str, float]:
-    """Redis's own counters."""
+    """Redis's own counters, and when they were read."""
     stats, cpu, memory = client.info("stats"), client.info("cpu"), client.info("memory")
     return {
         "commands": stats["total_commands_processed"],
@@ -151,69 +153,110 @@ def figures(client: redis.Redis) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class Counters:
+    """Redis's counters at the turning points of a run, and the jobs done between `begun` and `ended`."""
+
+    empty: dict[str, float]
+    queued: dict[str, float]
+    begun: dict[str, float]  # all workers have jobs
+    ended: dict[str, float]  # before the last jobs leave workers idle
+    over: dict[str, float]
+    idle: dict[str, float]  # IDLE_SECONDS later
+    left: dict[str, float]  # without the workers' connections
+    done: int
+
+
 def measure(options: argparse.Namespace) -> dict[str, object]:
-    """Enqueue, let the workers empty the queue, then watch them idle."""
+    """Enqueue, let the workers empty the queue, then watch them idle; returns the JSON line's figures."""
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
-        ledger = Ledger(client)
         settings = Settings(redis_url=server.url, jobs_in_flight=options.in_flight)
-        empty = figures(client)
-        enqueue(ledger, options.jobs)
-        queued = figures(client)
-        context = multiprocessing.get_context("spawn")
-        stop = context.Event()
-        shares = [range(p, options.workers, PROCESSES) for p in range(PROCESSES)]
-        processes = [context.Process(target=serve, args=(s, settings, options.job_seconds, stop)) for s in shares]
-        for process in processes:
-            process.start()
-        while ledger.counts(BATCH).done < options.jobs // 20:  # all have started
-            time.sleep(0.2)
-        begun, done_before = figures(client), ledger.counts(BATCH).done
-        while (done := ledger.counts(BATCH).done) < options.jobs * 0.95:  # the last ones leave workers idle
-            time.sleep(0.2)
-        ended = figures(client)
-        while ledger.counts(BATCH).done < options.jobs:
-            time.sleep(0.2)
-        time.sleep(1.0)
-        over = figures(client)
-        time.sleep(IDLE_SECONDS)
-        idle = figures(client)
-        stop.set()
-        for process in processes:
-            process.join()
-        left = figures(client)  # without the workers' connections
+        counters = run(client, settings, options)
         redis_version = client.info("server")["redis_version"]
-    a_job = {name: (ended[name] - begun[name]) / (done - done_before) for name in ended}
     return {
         "workers": options.workers,
         "jobs": options.jobs,
         "job_seconds": options.job_seconds,
         "in_flight": options.in_flight,
+        **summary(counters, options),
+        "redis": redis_version,
+    }
+
+
+def run(client: redis.Redis, settings: Settings, options: argparse.Namespace) -> Counters:
+    """Enqueue the jobs and work them off."""
+    ledger = Ledger(client)
+    empty = figures(client)
+    enqueue(ledger, options.jobs)
+    queued = figures(client)
+    with simulated_workers(settings, options):
+        wait_for_done(ledger, options.jobs // 20)
+        begun, done_before = figures(client), ledger.counts(BATCH).done
+        done = wait_for_done(ledger, options.jobs * 0.95)
+        ended = figures(client)
+        wait_for_done(ledger, options.jobs)
+        time.sleep(1.0)
+        over = figures(client)
+        time.sleep(IDLE_SECONDS)
+        idle = figures(client)
+    return Counters(empty, queued, begun, ended, over, idle, left=figures(client), done=done - done_before)
+
+
+@contextmanager
+def simulated_workers(settings: Settings, options: argparse.Namespace) -> Iterator[None]:
+    """Run the workers' processes as long as the block runs."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    shares = [range(p, options.workers, PROCESSES) for p in range(PROCESSES)]
+    processes = [context.Process(target=serve, args=(s, settings, options.job_seconds, stop)) for s in shares]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for process in processes:
+            process.join()
+
+
+def wait_for_done(ledger: Ledger, number: float) -> int:
+    """Wait until so many jobs are done; returns how many are."""
+    while (done := ledger.counts(BATCH).done) < number:
+        time.sleep(0.2)
+    return done
+
+
+def summary(counters: Counters, options: argparse.Namespace) -> dict[str, float]:
+    """The figures a job and a worker."""
+    begun, ended, over, idle = counters.begun, counters.ended, counters.over, counters.idle
+    a_job = {name: (ended[name] - begun[name]) / counters.done for name in ended}
+    idle_seconds = idle["at"] - over["at"]
+    return {
         "jobs_per_second": round(1 / a_job["at"], 1),
         "redis_commands_per_job": round(a_job["commands"], 1),
         "redis_bytes_in_per_job": round(a_job["received"]),
         "redis_bytes_out_per_job": round(a_job["sent"]),
         "redis_cpu_ms_per_job": round(1000 * a_job["cpu"], 3),
         "redis_jobs_per_cpu_second": round(1 / a_job["cpu"]),
-        "redis_memory_per_queued_job": round((queued["memory"] - empty["memory"]) / options.jobs),
-        "redis_memory_per_done_job": round((left["memory"] - empty["memory"]) / options.jobs),
+        "redis_memory_per_queued_job": round((counters.queued["memory"] - counters.empty["memory"]) / options.jobs),
+        "redis_memory_per_done_job": round((counters.left["memory"] - counters.empty["memory"]) / options.jobs),
         "idle_commands_per_worker_second": round(
-            (idle["commands"] - over["commands"]) / (idle["at"] - over["at"]) / options.workers, 2
+            (idle["commands"] - over["commands"]) / idle_seconds / options.workers, 2
         ),
-        "idle_redis_cpu_percent": round(100 * (idle["cpu"] - over["cpu"]) / (idle["at"] - over["at"]), 1),
-        "redis": redis_version,
+        "idle_redis_cpu_percent": round(100 * (idle["cpu"] - over["cpu"]) / idle_seconds, 1),
     }
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(description="Measure what load one Redis carries; one JSON line.")
+    parser = argparse.ArgumentParser(description="Measure the load that one Redis can carry; one JSON line.")
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--job-seconds", type=float, default=2.0, help="how long one job takes, start to end")
     parser.add_argument("--in-flight", type=int, default=16, help="jobs that one worker holds at once")
     measured = measure(parser.parse_args())
-    versions = {"python": platform.python_version(), **{name: version(name) for name in ("celery", "kombu", "redis")}}
-    print(json.dumps({"bench": "load", **measured, "cores": os.cpu_count(), "versions": versions}))
+    used = versions("celery", "kombu", "redis")
+    print(json.dumps({"bench": "load", **measured, "cores": os.cpu_count(), "versions": used}))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m benchmarks.producer [--rows 100000]
 
-`submit` runs as a process of its own, held to one core (Redis may use the others): both passes, enqueueing, and the
-same file again, which finds everything queued. Its peak memory is compared with that of a tenth of the rows: flat
-means that the two are alike. `producer --help` is timed from outside, as a person waits for it.
+`producer submit` runs as its own process on one core (Redis may use the others). It checks and enqueues a file, then
+submits the same file again, when everything is queued already. Peak memory is compared with that of a tenth of the
+rows: memory is flat if the two are alike. `producer --help` is timed from outside, as a person waits for it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import redis
 
+from benchmarks.measuring import cpu, versions
 from tools.embedded_redis import EmbeddedRedis
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +30,7 @@ HELP_RUNS = 9
 
 
 def write_csv(path: Path, rows: int) -> None:
-    """Rows as people write them: a quoted prompt, numbers, a path of its own each."""
+    """Write rows as people do: a quoted prompt, numbers, and a different path in each."""
     with path.open("w") as file:
         file.write("image,prompt,n_prompt,num_samples,image_resolution,ddim_steps,guess_mode,strength,scale,seed,eta\n")
         for row in range(rows):
@@ -40,7 +39,7 @@ def write_csv(path: Path, rows: int) -> None:
 
 
 def producer(arguments: list[str], url: str, output: Path) -> tuple[dict[str, object], float, float]:
-    """Run the command on one core: its JSON line, wall seconds, and peak memory in MiB of the largest child so far."""
+    """Run the command on one core; returns its JSON line, seconds, and the peak MiB of the largest child so far."""
     core = sorted(os.sched_getaffinity(0))[-1]
     command = [sys.executable, "-m", "producer", *arguments]
     began = time.monotonic()
@@ -59,7 +58,7 @@ def producer(arguments: list[str], url: str, output: Path) -> tuple[dict[str, ob
 
 
 def help_seconds() -> list[float]:
-    """Wall seconds of `producer --help`, sorted."""
+    """The seconds of each run of `producer --help`, sorted."""
     times = []
     for _ in range(HELP_RUNS):
         began = time.monotonic()
@@ -69,7 +68,7 @@ def help_seconds() -> list[float]:
 
 
 def heavy_imports() -> list[str]:
-    """Heavy packages that a fresh process holds after importing all of the producer."""
+    """The heavy packages that a new process has loaded after importing all of the producer."""
     code = (
         "import sys, pkgutil, importlib, producer\n"
         "[importlib.import_module('producer.' + m.name) for m in pkgutil.iter_modules(producer.__path__)"
@@ -81,7 +80,7 @@ def heavy_imports() -> list[str]:
 
 
 def measure(rows: int, folder: Path) -> dict[str, object]:
-    """All numbers, smallest run first: a process's peak memory is known only as the largest so far."""
+    """Measure everything, the smallest run first: only the peak of the largest child so far is known."""
     small, large = folder / "small.csv", folder / "large.csv"
     write_csv(small, rows // 10)
     write_csv(large, rows)
@@ -113,13 +112,6 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     }
 
 
-def cpu_name() -> str:
-    """The processor's name where Linux tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Measure the producer; one JSON line.")
@@ -127,9 +119,8 @@ def main() -> None:
     rows: int = parser.parse_args().rows
     with tempfile.TemporaryDirectory(prefix="bench-producer-") as folder:
         measured = measure(rows, Path(folder))
-    hardware = {"cpu": cpu_name(), "cores": os.cpu_count(), "producer_cores": 1}
-    versions = {"python": platform.python_version(), **{name: version(name) for name in ("pydantic", "redis", "typer")}}
-    print(json.dumps({"bench": "producer", **measured, "hardware": hardware, "versions": versions}))
+    surroundings = {"hardware": cpu() | {"producer_cores": 1}, "versions": versions("pydantic", "redis", "typer")}
+    print(json.dumps({"bench": "producer", **measured, **surroundings}))
 
 
 if __name__ == "__main__":

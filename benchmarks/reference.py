@@ -1,4 +1,4 @@
-"""diffusers' StableDiffusionControlNetPipeline as its documentation calls it: what benchmarks compare with."""
+"""diffusers' StableDiffusionControlNetPipeline, called as its documentation says: what the benchmarks compare with."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from jobs.job import RenderJob
 
 
 class Diffusers:
-    """One pipeline, called once a job with its edge map ready."""
+    """One pipeline, which is called once a job with the edge map ready."""
 
     def __init__(self, model: Path, controlnet: Path, *, device: str = "cpu", compiled: bool = False) -> None:
-        """float32 on a CPU, float16 on a GPU; `compiled`: torch.compile with CUDA graphs, as its guide advises."""
+        """float32 on a CPU, float16 on a GPU; `compiled` uses torch.compile with CUDA graphs, as its guide does."""
         dtype = torch.float32 if device == "cpu" else torch.float16
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -33,7 +33,7 @@ class Diffusers:
         self._device, self._dtype = device, dtype
 
     def render(self, jobs: Sequence[RenderJob]) -> tuple[float, list[np.ndarray]]:
-        """Seconds of one call a job, edge maps being ready, and the pictures."""
+        """Render the jobs one by one; returns the seconds, without making the edge maps, and the pictures."""
         edges = [self._edges(job) for job in jobs]
         began = time.monotonic()
         pictures = [self._call(job, hint) for job, hint in zip(jobs, edges, strict=True)]

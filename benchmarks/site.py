@@ -1,10 +1,9 @@
-"""The whole path, for benchmarks: an embedded Redis, real worker processes, CSVs in and files out."""
+"""The whole path, for benchmarks: an embedded Redis, real worker processes, a CSV in and files out."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.ledger import Ledger
+from tools.worker_process import WorkerNotStarted, WorkerProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 60
@@ -29,13 +29,13 @@ WORKER_START_SECONDS = 120
 
 
 class Site:
-    """An embedded Redis, and a worker that waits for jobs."""
+    """A folder, the Redis at `url`, and workers that wait for jobs."""
 
     def __init__(self, folder: Path, url: str, *, engines: Path, settings: Mapping[str, str]) -> None:
-        """`settings` are further variables of producer and worker; pictures lie in `folder`, results in folder/out."""
+        """`settings` are more variables of producer and worker; pictures are in `folder`, results in `folder`/out."""
         self.folder = folder
         self._workers: list[_Worker] = []
-        # Of the batch rendered last: from the start of `producer submit` to that of its first job.
+        # Of the last batch: from the start of `producer submit` to the start of its first job.
         self.first_seconds = 0.0
         self.environment = os.environ | {
             "RENDER_REDIS_URL": url,
@@ -48,50 +48,35 @@ class Site:
 
     @contextmanager
     def worker(self, *, gpu: int | None = None) -> Iterator[None]:
-        """A real worker process, ready; one more where there are some. `gpu`: the one that it may see."""
-        number, port = len(self._workers), free_port()
-        log = self.folder / f"worker{number}.log"
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            "worker",
-            "worker",
-            "--concurrency",
-            "1",
-            "-n",
-            f"w{number}@%h",
-        ]
-        environment = self.environment | {"RENDER_METRICS_PORT": str(port)}
+        """Run one more worker process, ready for jobs; with `gpu` it sees only that one.
+
+        Raises:
+            SystemExit: it did not start; the text holds the end of its log.
+        """
+        number = len(self._workers)
+        environment = self.environment | {"RENDER_METRICS_PORT": "0"}  # a free one; the worker logs which
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)
-        with log.open("wb") as file:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT)
-        worker = _Worker(process.pid, port)
+        log = self.folder / f"worker{number}.log"
+        process = WorkerProcess(environment=environment, log=log, name=f"w{number}")
+        worker = _Worker(process)
         self._workers.append(worker)
         try:
-            self._wait_for(process, log)
+            process.wait_until_started(seconds=WORKER_START_SECONDS)
             yield
+        except WorkerNotStarted as error:
+            raise SystemExit(str(error)) from None
         finally:
-            process.terminate()
-            process.wait(STOP_SECONDS)
+            process.stop(seconds=STOP_SECONDS)
             self._workers.remove(worker)
 
     def cpu_seconds(self) -> float:
-        """What the worker processes have used so far, all their threads together. Linux only."""
+        """CPU seconds of the worker processes so far, all their threads together. Linux only."""
         return sum(worker.cpu_seconds() for worker in self._workers)
 
     def metrics(self) -> Counter[str]:
-        """What the workers count, summed over them: 'render_images_total', 'render_steps_total 8' (by label), ..."""
+        """The workers' metrics, summed over them: 'render_images_total', 'render_steps_total 8' (by label), ..."""
         return sum((worker.metrics() for worker in self._workers), Counter[str]())
-
-    def _wait_for(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        until = time.monotonic() + WORKER_START_SECONDS
-        while "worker_started" not in log.read_text():
-            if process.poll() is not None or time.monotonic() > until:
-                raise SystemExit(f"the worker did not start:\n{log.read_text()[-2000:]}")
-            time.sleep(0.2)
 
     def render(self, jobs: Sequence[RenderJob]) -> tuple[float, list[np.ndarray]]:
         """Seconds from the start of `producer submit` to the last job's record in the ledger, and the pictures."""
@@ -109,39 +94,34 @@ class Site:
                 raise SystemExit(f"{counts.failed} jobs failed: {next(self.ledger.results(batch)).error}")
             time.sleep(0.2)
         results = sorted(self.ledger.results(batch), key=lambda result: result.row)
-        self.first_seconds = min(result.finished_at - sum(result.seconds.values()) for result in results) - began
+        ends = [result.finished_at or 0.0 for result in results]
+        starts = [end - sum(result.seconds.values()) for end, result in zip(ends, results, strict=True)]
+        self.first_seconds = min(starts) - began
         pictures = [np.asarray(Image.open(result.samples[0].removeprefix("file://"))) for result in results]
-        return max(result.finished_at for result in results) - began, pictures
+        return max(ends) - began, pictures
 
 
 @dataclass(frozen=True)
 class _Worker:
-    """One process that runs, and the port of its metrics."""
+    """A worker process, as a benchmark measures it."""
 
-    pid: int
-    port: int
+    process: WorkerProcess
 
     def cpu_seconds(self) -> float:
         # After the name, which may hold anything, in brackets: utime and stime are the 12th and 13th field.
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def metrics(self) -> Counter[str]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+        (listens,) = self.process.events("health_listens")
+        with urllib.request.urlopen(f"http://127.0.0.1:{listens['port']}/metrics", timeout=10) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
         samples = [sample for family in families for sample in family.samples]
         return Counter({" ".join([sample.name, *sample.labels.values()]): sample.value for sample in samples})
 
 
-def free_port() -> int:
-    """A port on loopback that nobody has."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def write_pictures(folder: Path, *, count: int, side: int) -> list[Path]:
-    """Photographs made square, `side` pixels each way; there are a few, which take turns."""
+    """Write `count` square pictures of `side` pixels: the example photographs, again and again."""
     from examples.photos import write_photos
 
     write_photos(folder / "photos")
@@ -158,7 +138,7 @@ def write_pictures(folder: Path, *, count: int, side: int) -> list[Path]:
 def make_jobs(
     pictures: Sequence[Path], *, batch: str, output: Path, size: int, steps: int, spread: int = 1
 ) -> list[RenderJob]:
-    """One a picture, each with a prompt and a seed of its own; `steps` of them, or up to `spread` - 1 more."""
+    """One job a picture, each with its own prompt and seed, of `steps` to `steps` + `spread` - 1 DDIM steps."""
     return [
         RenderJob.create(
             RenderParameters(
@@ -177,7 +157,7 @@ def make_jobs(
 
 
 def write_csv(path: Path, jobs: Sequence[RenderJob]) -> None:
-    """The jobs as a person would hand them in."""
+    """Write the jobs as the CSV that a person would submit."""
     lines = [
         f'{job.parameters.image},"{job.parameters.prompt}",{job.parameters.image_resolution},'
         f"{job.parameters.ddim_steps},{job.seed}"

@@ -1,8 +1,7 @@
 """Write the example photographs to examples/photos/: `python examples/photos.py [--out DIR]`.
 
-They are taken from the scikit-image package, as installed: nothing is downloaded. Only pictures which their authors
-gave to the public domain (or under CC0) are used; examples/README.md names the authors. Files that are there already
-and whole are left alone.
+They come from the installed scikit-image package; nothing is downloaded. All of them are in the public domain (or CC0);
+examples/README.md names the authors. Files that are there already, and whole, are left alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every test package may use: a real Redis and a ledger on it."""
+"""For all tests: a real Redis, a ledger on it, and the marker of tests that depend on processes or timing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,24 @@ import redis
 from hypothesis import settings
 
 from jobs.ledger.ledger import Ledger
+from tests.marking import depends_on_timing, runs_models
 from tools.embedded_redis import EmbeddedRedis
 
-# The same examples on every run and every machine; `make fuzz` (tools/fuzz.py) looks for others.
+# Tests use the same examples on every run and every machine; `make fuzz` (tools/fuzz.py) looks for new ones.
 settings.register_profile("same", max_examples=100, deadline=None, derandomize=True, database=None)
 settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that a busy machine may upset, and those that take long; see tests/marking.py."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            if depends_on_timing(item.module.__name__, item.fixturenames):
+                item.add_marker("processes")
+            if runs_models(item.module.__name__):
+                item.add_marker("models")
 
 
 @pytest.fixture(scope="session")

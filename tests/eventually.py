@@ -1,4 +1,4 @@
-"""Waiting for what gives no event to wait for."""
+"""Wait for something that sends no event to wait for."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 
 
-def eventually(true: Callable[[], object], *, seconds: float = 15.0, what: str = "") -> float:
-    """Wait until `true()` is; returns the seconds it took."""
+def eventually(true: Callable[[], object], *, seconds: float = 120.0, what: str = "") -> float:
+    """Wait until `true()` is true, and return the seconds that it took.
+
+    `seconds` is when to give up, not what is expected: on a busy machine everything takes longer.
+    """
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds, f"not within {seconds} s: {what or true}"

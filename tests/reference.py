@@ -1,4 +1,4 @@
-"""What a row of a CSV must look like: diffusers' own pipeline and scheduler. Nothing of ours is imported here.
+"""Render rows of a CSV with diffusers' own pipeline and scheduler. Nothing of ours is imported here.
 
 from tests.reference import Reference, psnr
 """
@@ -20,14 +20,14 @@ N_PROMPT = "longbody, lowres, bad anatomy, bad hands, missing fingers"
 
 
 class Reference:
-    """StableDiffusionControlNetPipeline with DDIMScheduler in float32, called once a sample."""
+    """StableDiffusionControlNetPipeline with DDIMScheduler in float32; one call a sample."""
 
     def __init__(self, weights: Path) -> None:
         """`weights` holds model/ and controlnet/ in diffusers layout."""
         self._pipeline = _pipeline(weights)
 
     def render(self, picture: Path, row: Mapping[str, str]) -> list[np.ndarray]:
-        """uint8 [H, W, 3], one a sample, for a row as the CSV has it: texts, empty where the default is meant."""
+        """One uint8 [H, W, 3] a sample. `row` holds texts as in the CSV; an empty one stands for the default."""
         edges = _edges(picture, row)
         return [self._sample(edges, row, sample) for sample in range(int(row.get("num_samples") or 1))]
 
@@ -35,7 +35,9 @@ class Reference:
         height, width = edges.shape
         guess = row.get("guess_mode") == "true"
         generator = torch.Generator("cpu").manual_seed(int(row["seed"]) + sample)
-        latents = torch.randn((1, 4, height // 8, width // 8), generator=generator)  # eta's draws come after it
+        latents = torch.randn(
+            (1, 4, height // 8, width // 8), generator=generator
+        )  # eta draws from the same generator afterwards
         done = self._pipeline(
             f"{row['prompt']}, {row.get('a_prompt') or A_PROMPT}",
             negative_prompt=row.get("n_prompt") or N_PROMPT,
@@ -109,6 +111,6 @@ def _edges(path: Path, row: Mapping[str, str]) -> np.ndarray:
         pixels = (pixels[:, :, :3].astype(np.float32) * alpha + 255 * (1 - alpha)).clip(0, 255).astype(np.uint8)
     factor = int(row.get("image_resolution") or 512) / min(pixels.shape[:2])
     height, width = (int(np.round(side * factor / 64)) * 64 for side in pixels.shape[:2])
-    way = cv2.INTER_LANCZOS4 if factor > 1 else cv2.INTER_AREA
-    resized = cv2.resize(pixels, (width, height), interpolation=way)
+    method = cv2.INTER_LANCZOS4 if factor > 1 else cv2.INTER_AREA
+    resized = cv2.resize(pixels, (width, height), interpolation=method)
     return np.asarray(cv2.Canny(resized, int(row.get("low_threshold") or 100), int(row.get("high_threshold") or 200)))

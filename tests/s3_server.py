@@ -1,4 +1,4 @@
-"""A real S3 server for tests: what AWS_ENDPOINT_URL_S3 names, or tools/s3server's own."""
+"""A real S3 server for tests: the one that AWS_ENDPOINT_URL_S3 names, or else one that tools/s3server starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """The environment that names a running server. Skips at a desk that cannot have one; fails in CI."""
+    """The environment variables of a running server. Skips at a desk that cannot have one; fails in CI."""
     if os.environ.get("AWS_ENDPOINT_URL_S3"):
         yield {name: os.environ[name] for name in VARIABLES if name in os.environ}
         return

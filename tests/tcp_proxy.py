@@ -1,4 +1,4 @@
-"""A proxy between a client and a real server, for tests: it cuts, stalls, slows down, and speaks TLS."""
+"""A proxy between a client and a real server, for tests: it cuts, stalls and slows connections, and speaks TLS."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ PIECE_BYTES = 16 * 1024
 
 @dataclass
 class Faults:
-    """What becomes of connections; may be changed at any time."""
+    """What the proxy does to connections; may be changed at any time."""
 
-    cut_after_bytes: int | None = None  # sent by the client, a connection
-    cut_after_reply_bytes: int | None = None  # sent by the server, a connection
-    cut_connections: int | None = None  # only so many are cut; None: all
+    cut_after_bytes: int | None = None  # of what a client sends in one connection
+    cut_after_reply_bytes: int | None = None  # of what the server sends in one connection
+    cut_connections: int | None = None  # cut only so many; None: all
     cut_where: Callable[[bytes], bool] = lambda _: False  # asked for every piece that a client sends
-    stall_replies: bool = False  # the server's words are held back
+    stall_replies: bool = False  # keep the server's replies back
     reply_bytes_per_second: int | None = None
 
 
 class TcpProxy:
-    """Listens on a free loopback port; `faults` say what it does to connections, `cut` counts the ones it ended."""
+    """Listens on a free loopback port. `faults` say what it does to connections; `cut` counts those that it ended."""
 
     def __init__(self, target: tuple[str, int], *, tls: ssl.SSLContext | None = None) -> None:
         self.faults = Faults()
@@ -41,7 +41,7 @@ class TcpProxy:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port where it listens."""
         return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> TcpProxy:

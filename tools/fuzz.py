@@ -1,10 +1,10 @@
-"""Look for inputs that break us: CSV files, job messages, queue items, manifests, pictures. What `make fuzz` runs.
+"""Look for inputs that break the code: CSV files, job messages, queue items, manifests, pictures (`make fuzz`).
 
     python -m tools.fuzz [--seconds N] [--seed N] [PYTEST ARGUMENTS]
 
-Every round runs the fuzz tests with a seed of its own, a thousand examples a test; a failure prints the smallest
-example that hypothesis found. `make test` runs the same tests with a hundred examples that are always the same. Prints
-one JSON line; exits with 1 after the first round that failed.
+Each round runs the fuzz tests with a new seed and a thousand examples a test; a failure prints the smallest example
+that hypothesis found. `make test` runs the same tests with a hundred fixed examples. Prints one JSON line; exits with 1
+after the first round that failed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("tests/fuzz", "tests/producer/table/test_any_file.py", "tests/integration/test_queue_fuzz.py")
-# Of --hypothesis-show-statistics; older versions say `examples`.
+# A line of --hypothesis-show-statistics; older versions say `examples`.
 TRIED = re.compile(r"(\d+) passing(?: examples)?, (\d+) failing(?: examples)?,")
 
 
 def main() -> int:
-    """Rounds until the time is over or one fails."""
+    """Run rounds until the time is over or one fails."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=600, help="begin no further round after these (default 600)")
+    parser.add_argument("--seconds", type=float, default=600, help="start no round after these (default 600)")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first round (default: the time)")
     options, arguments = parser.parse_known_args()
     began, rounds, examples, code = time.monotonic(), 0, 0, 0
@@ -41,12 +41,12 @@ def main() -> int:
 
 
 def one_round(seed: int, arguments: list[str]) -> tuple[int, int]:
-    """pytest's exit code, and how many examples were tried."""
+    """Run one round; returns pytest's exit code and how many examples were tried."""
     command = [sys.executable, "-m", "pytest", "-q", "--hypothesis-profile", "search", "--hypothesis-seed", str(seed),
                "--hypothesis-show-statistics", "--timeout", "900", *(arguments or TESTS)]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    tried = sum(sum(map(int, found)) for found in TRIED.findall(done.stdout))
+    tried = sum(sum(map(int, counts)) for counts in TRIED.findall(done.stdout))
     print(f"seed {seed}: {tried:,} examples, {'failed' if done.returncode else 'nothing found'}", file=sys.stderr)
     if done.returncode:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)

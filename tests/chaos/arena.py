@@ -1,10 +1,8 @@
-"""Where things are broken on purpose: a real Redis, real workers behind a proxy, real commands, a folder of results."""
+"""The system that chaos breaks: a real Redis, real workers behind a proxy, real commands, a folder of results."""
 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import os
 import random
 import subprocess
@@ -26,18 +24,18 @@ from producer.submission import Outcome, Request
 from producer.submit import jobs_of
 from producer.table.check import check
 from tests.tcp_proxy import TcpProxy
-from tests.worker_process import ROOT, WorkerProcess
+from tests.worker_process import ROOT, WorkerProcess, log_events
 from tools.embedded_redis import EmbeddedRedis
 
 BATCH = "chaos"
 PICTURES = 8
-VISIBILITY_SECONDS = 5  # the least that there is
-MISSING_EVERY = 100  # rows of which one names a picture that is not there
+VISIBILITY_SECONDS = 5  # the smallest that the settings allow
+MISSING_EVERY = 100  # one row in so many names a picture that does not exist
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How large, how much is broken, and the seed that it all follows from."""
+    """The size of the batch, the number of faults, and the seed that both follow from."""
 
     jobs: int = 2000
     workers: int = 4
@@ -48,7 +46,7 @@ class Plan:
 
 
 class Arena:
-    """Use as a context manager: everything that it started ends with it."""
+    """A context manager: at its end, everything that it started is stopped."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
@@ -84,7 +82,7 @@ class Arena:
 
     @property
     def csv(self) -> Path:
-        """The rows, in a file named as the batch."""
+        """The batch's rows, in a file named after it."""
         return self.folder / f"{BATCH}.csv"
 
     def jobs(self) -> Iterator[RenderJob]:
@@ -93,9 +91,9 @@ class Arena:
         return jobs_of(check(request, Outcome()), request)
 
     def point_results_to(self, name: str) -> None:
-        """What the folder of results is: `real`, `blocked`, which is a file, or `disk`.
+        """Make the folder of results `real`, `blocked` (which is a file) or `disk`.
 
-        From one instant to the next, or a worker would make a new folder in between.
+        The link is replaced at once: if it were gone for a moment, a worker would make a new folder.
         """
         link = self.folder / "out" / "link"
         link.symlink_to(name)
@@ -122,7 +120,7 @@ class Arena:
     # -- processes ------------------------------------------------------------------------------------------------
 
     def start_worker(self, **settings: Any) -> WorkerProcess:
-        """One more, connected through the proxy."""
+        """Start one more worker, connected through the proxy; `settings` override."""
         values = {
             "redis_url": f"redis://127.0.0.1:{self.proxy.port}/0",
             "allow_folders": self.folder,
@@ -133,7 +131,7 @@ class Arena:
             "heartbeat_seconds": 0.5,
             "lease_seconds": 3,
             "grace_seconds": 3,
-            "max_attempts": 12,  # a job beside which thirty things break has not taken its workers down
+            "max_attempts": 12,  # thirty faults may interrupt one job, and it is not to be quarantined for them
             "retry_base_seconds": 0.1,
         } | settings
         environment = {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
@@ -145,24 +143,24 @@ class Arena:
         return worker
 
     def retire(self, worker: WorkerProcess) -> None:
-        """Another one takes a dead worker's place, as a supervisor would see to."""
+        """Start another worker in place of a dead one, as a supervisor would."""
         self.workers.remove(worker)
         self.start_worker()
 
     def wait_until_loaded(self) -> None:
-        """A signal to a Python that still imports ends it in Python's own way."""
+        """Wait until all workers handle signals; one that is still importing would end in Python's own way."""
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not all('"worker_started"' in worker.output for worker in self.workers):
+        while time.monotonic() < deadline and not all(worker.events("worker_started") for worker in self.workers):
             time.sleep(0.2)
 
     def replace_the_dead(self) -> None:
-        """No worker may end that nobody ended."""
+        """Replace workers that ended although nothing was done to them, and note them as unexpected."""
         for worker in [worker for worker in self.workers if not worker.alive]:
             self.unexpected.append(f"a worker ended by itself with {worker.exit_code()}: {worker.log}")
             self.retire(worker)
 
     def producer(self, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
-        """A command on a direct connection, with its words in `producer.log`; settings override."""
+        """Start a command on a direct connection, with stderr in `producer.log`; `settings` override."""
         values = {
             "redis_url": self.server.url,
             "output_uri": self.folder / "out",
@@ -181,7 +179,7 @@ class Arena:
             )
 
     def counts(self) -> Counts:
-        """Through the time in which Redis is away."""
+        """The batch's counts; waits while Redis is away."""
         deadline = time.monotonic() + 60
         while True:
             try:
@@ -192,10 +190,6 @@ class Arena:
                 time.sleep(0.2)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """All log lines of all workers, those that a kill cut short left out."""
+        """All events in all workers' logs."""
         for log in self.logs:
-            for line in io.StringIO(log.read_text(errors="replace")):
-                try:
-                    yield json.loads(line)
-                except ValueError:
-                    continue
+            yield from log_events(log)

@@ -1,4 +1,4 @@
-"""Everything that is broken on purpose. Each fault is over, and its victim replaced, when it returns."""
+"""The faults. When one returns, it is over, and a worker that it ended has been replaced."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def kill_worker(arena: Arena, rng: random.Random) -> None:
 
 
 def terminate_worker(arena: Arena, rng: random.Random) -> None:
-    """SIGTERM; it must end with 0 within the grace period and what handing back takes."""
+    """SIGTERM; the worker must end with 0, within the grace period and the time to requeue its jobs."""
     worker = _ready(arena, rng)
     worker.terminate()
     _expect_end(arena, worker)
@@ -53,7 +53,7 @@ def terminate_worker(arena: Arena, rng: random.Random) -> None:
 
 
 def kill_stopping_worker(arena: Arena, rng: random.Random) -> None:
-    """SIGTERM, and SIGKILL while it drains."""
+    """SIGTERM, then SIGKILL while the worker drains."""
     worker = _ready(arena, rng)
     worker.terminate()
     time.sleep(rng.uniform(0.0, 1.0))
@@ -62,7 +62,7 @@ def kill_stopping_worker(arena: Arena, rng: random.Random) -> None:
 
 
 def insist_on_stopping(arena: Arena, rng: random.Random) -> None:
-    """SIGTERM, and SIGTERM again."""
+    """SIGTERM twice."""
     worker = _ready(arena, rng)
     worker.terminate()
     time.sleep(rng.uniform(0.0, 0.5))
@@ -72,7 +72,7 @@ def insist_on_stopping(arena: Arena, rng: random.Random) -> None:
 
 
 def stop_worker(arena: Arena, rng: random.Random) -> None:
-    """SIGSTOP for longer than the visibility timeout; then it goes on as if nothing had happened."""
+    """SIGSTOP for longer than the visibility timeout, then SIGCONT: the worker does not know that it was stopped."""
     worker = _ready(arena, rng)
     worker.signal(signal.SIGSTOP)
     time.sleep(VISIBILITY_SECONDS + rng.uniform(1.0, 3.0))
@@ -80,28 +80,28 @@ def stop_worker(arena: Arena, rng: random.Random) -> None:
 
 
 def kill_redis(arena: Arena, rng: random.Random) -> None:
-    """kill -9, and a start from the append-only file."""
+    """Kill Redis, and start it again from its append-only file."""
     arena.server.kill()
     time.sleep(rng.uniform(0.0, 2.0))
     arena.server.start()
 
 
 def cut_network(arena: Arena, rng: random.Random) -> None:
-    """Every connection of the workers to Redis breaks at its next word, for a while."""
+    """For a while, each connection of a worker to Redis breaks at its next request."""
     arena.proxy.faults.cut_where = lambda _: True
     time.sleep(rng.uniform(0.5, 4.0))
     arena.proxy.faults.cut_where = lambda _: False
 
 
 def stall_network(arena: Arena, rng: random.Random) -> None:
-    """Redis hears the workers, and they hear nothing: what was done and what was not cannot be known."""
+    """Redis gets the workers' requests, but its answers do not arrive: a worker cannot know what was done."""
     arena.proxy.faults.stall_replies = True
     time.sleep(rng.uniform(0.5, 4.0))
     arena.proxy.faults.stall_replies = False
 
 
 def block_storage(arena: Arena, rng: random.Random) -> None:
-    """A file stands where the folder of results was."""
+    """Put a file where the folder of results was."""
     arena.point_results_to("blocked")
     time.sleep(rng.uniform(0.3, 1.5))
     arena.point_results_to("real")
@@ -113,7 +113,7 @@ def read_only_storage(arena: Arena, rng: random.Random) -> None:
 
 
 def full_storage(arena: Arena, rng: random.Random) -> None:
-    """The folder of results has not one byte left."""
+    """The disk of the folder of results is full."""
     _on_another_disk(arena, rng, "size=4k")
 
 
@@ -127,7 +127,7 @@ def delete_messages(arena: Arena, rng: random.Random) -> None:
 
 
 def delete_deliveries(arena: Arena, rng: random.Random) -> None:
-    """kombu's notes of what workers hold vanish."""
+    """Entries vanish from kombu's hash of unacknowledged messages."""
     tags = list(arena.client.hkeys("unacked"))
     for tag in rng.sample(tags, min(len(tags), 5)):
         arena.client.hdel("unacked", tag)
@@ -135,13 +135,13 @@ def delete_deliveries(arena: Arena, rng: random.Random) -> None:
 
 
 def garbage_in_queue(arena: Arena, rng: random.Random) -> None:
-    """Whoever can write to Redis can put anything into the list."""
+    """Put garbage into the queue, as anyone who can write to Redis could."""
     for item in rng.sample(GARBAGE, 5):
         (arena.client.rpush if rng.random() < 0.5 else arena.client.lpush)("render", item)
 
 
 def garbage_among_deliveries(arena: Arena, rng: random.Random) -> None:
-    """And into the hash of what was delivered, long ago as it seems."""
+    """Put garbage among the unacknowledged messages, dated long ago."""
     for number, item in enumerate(rng.sample(GARBAGE, 5)):
         arena.client.hset("unacked", f"garbage-{number}", item)
         arena.client.zadd("unacked_index", {f"garbage-{number}": 1.0})
@@ -150,7 +150,7 @@ def garbage_among_deliveries(arena: Arena, rng: random.Random) -> None:
 
 
 def repeat_messages(arena: Arena, rng: random.Random) -> None:
-    """Messages are in the queue twice."""
+    """Put copies of some messages into the queue."""
     for text in arena.client.lrange("render", 0, rng.randrange(1, 10)):
         arena.client.rpush("render", text)
 
@@ -176,18 +176,18 @@ ALL: tuple[Fault, ...] = (
 
 
 def drawn(number: int, rng: random.Random) -> list[Fault]:
-    """Each kind in turn until there are enough, in an order of the seed's."""
+    """`number` faults, each kind as often as the others, shuffled by `rng`."""
     faults = [ALL[index % len(ALL)] for index in range(number)] if number >= len(ALL) else list(ALL[:number])
     rng.shuffle(faults)
     return faults
 
 
 def _ready(arena: Arena, rng: random.Random) -> WorkerProcess:
-    """A worker that has begun to work; killing one that loads breaks nothing."""
+    """A worker that takes jobs: to kill one that is still loading would break nothing."""
     deadline = time.monotonic() + 60
     while True:
         arena.replace_the_dead()
-        ready = [worker for worker in arena.workers if '"worker_started"' in worker.output]
+        ready = [worker for worker in arena.workers if worker.events("worker_started")]
         if ready or time.monotonic() > deadline:
             return rng.choice(ready or arena.workers)
         time.sleep(0.2)
@@ -204,15 +204,15 @@ def _expect_end(arena: Arena, worker: WorkerProcess) -> None:
 
 
 def _on_another_disk(arena: Arena, rng: random.Random, options: str) -> None:
-    """Results are to go to a small file system that takes nothing, which lasts as long as the fault."""
+    """For a while, results go to a small file system that takes no data. Needs root; else `block_storage`."""
     disk = arena.folder / "out" / "disk"
     disk.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        block_storage(arena, rng)  # this machine does not let us
+        block_storage(arena, rng)  # mounting is not allowed here
         return
     try:
-        # Filled before anybody sees it: what it took would be lost with it.
+        # Filled before results go there: a result that it took would be lost when it is unmounted.
         with suppress(OSError), (disk / "filler").open("wb") as file:
             file.write(bytes(2**20))
         arena.point_results_to("disk")

@@ -1,4 +1,4 @@
-"""How long after a kill -9 the jobs of a worker run elsewhere, at default settings."""
+"""Measure how soon after a kill -9 a worker's jobs run on another one, at default settings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ TIMING = ("heartbeat_seconds", "lease_seconds", "reconcile_seconds")
 
 
 def recovery(kills: int, seed: int, folder: Path) -> dict[str, object]:
-    """Kill a worker so many times while `producer submit --wait` watches; seconds each, from the kill to the start of
-    the last of its jobs on another worker.
+    """Kill a worker `kills` times while `producer submit --wait` runs, and measure each recovery.
+
+    A recovery's seconds are those from the kill to the start of the last of its jobs on another worker.
     """
     rng = random.Random(f"recovery {seed}")
     defaults = {name: Settings.model_fields[name].default for name in TIMING}
@@ -51,7 +52,7 @@ def recovery(kills: int, seed: int, folder: Path) -> dict[str, object]:
 
 
 def _kill_one(arena: Arena) -> float:
-    """Kill the worker that holds the most; seconds until all of its jobs run elsewhere."""
+    """Kill the worker with the most jobs in flight; returns the seconds until all of them run on another."""
     running = _running(arena)
     names = [line.worker or "" for line in running]
     victim = max(set(names), key=names.count)

@@ -1,4 +1,4 @@
-"""One run: submit, break things while the batch runs, let it end, judge."""
+"""One run of chaos: submit a batch, break things while it runs, let it end, and judge the results."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.chaos.faults import drawn
 from tests.chaos.verdict import judge
 
 LIMIT_SECONDS = 900.0
-EARLY = 0.85  # of the jobs have ended when the last fault comes: there must be something left to break
-NO_PROGRESS_SECONDS = 8.0  # after which the next fault comes all the same
+EARLY = 0.85  # share of the jobs finished at the last fault: some must be left for it to break
+NO_PROGRESS_SECONDS = 8.0  # then the next fault comes anyway
 
 
 def chaos(plan: Plan, folder: Path) -> dict[str, object]:
-    """Run a plan in an empty folder; the numbers and, under `wrong`, what must not be."""
+    """Run a plan in an empty folder; returns the numbers and, under `wrong`, sentences about what is wrong."""
     began = time.monotonic()
     with Arena(plan, folder) as arena:
         for _ in range(plan.workers):
@@ -45,7 +45,7 @@ def chaos(plan: Plan, folder: Path) -> dict[str, object]:
 
 
 def _break_things(arena: Arena, plan: Plan, waiting: subprocess.Popen[str]) -> Counter[str]:
-    """One fault after the other, spread over the batch."""
+    """Cause one fault after another, spread over the batch; returns how many of each kind."""
     rng = random.Random(f"faults {plan.seed}")
     broken: Counter[str] = Counter()
     for number, fault in enumerate(drawn(plan.faults, rng)):
@@ -63,7 +63,7 @@ def _break_things(arena: Arena, plan: Plan, waiting: subprocess.Popen[str]) -> C
 
 
 def _let_it_end(arena: Arena, waiting: subprocess.Popen[str]) -> list[str]:
-    """To the end of the batch; then what storage errors made fail once more; then of the workers."""
+    """Wait for the end of the batch, retry what failed through storage, then stop the workers."""
     wrong = _end(arena, waiting, "submit --wait")
     for arguments in (["retry", BATCH, "--only", "failed"], ["status", BATCH, "--watch", "--json"]):
         wrong += _end(arena, arena.producer(*arguments), " ".join(arguments))

@@ -1,4 +1,4 @@
-"""What must be true when all is over: each job ended once, whole, and as it would have without any fault."""
+"""What must be true after a run: each job ended once, is whole, and looks as it would have without any fault."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ AT_ONCE = 64
 
 @dataclass
 class Verdict:
-    """Sentences about what is wrong, and what was counted."""
+    """Sentences about what is wrong, and the counts."""
 
     wrong: list[str]
     counted: dict[str, int]
 
 
 def judge(arena: Arena) -> Verdict:
-    """Look at the ledger, the logs and every file."""
+    """Check the ledger, the logs and every file."""
     jobs = {job.id: job for job in arena.jobs()}
     results = list(arena.ledger.results(BATCH))
     wrong = [*arena.unexpected, *_of_the_ledger(arena, jobs, results), *_of_the_logs(arena)]
@@ -59,7 +59,7 @@ def _of_the_ledger(arena: Arena, jobs: dict[str, RenderJob], results: list[Rende
 
 
 def _of_the_logs(arena: Arena) -> list[str]:
-    """`first` is the ledger's word that this was the end of the job: it may be given once."""
+    """`first` says that the ledger recorded this end of the job; that may happen once a job."""
     ends = Counter(event["job"] for event in arena.events() if event.get("event") == "job_done" and event.get("first"))
     wrong = [f"{job} was recorded as done {number} times" for job, number in ends.items() if number > 1]
     broken = [event for event in arena.events() if event.get("event") in ("job_broke", "loop_broke", "device_lost")]
@@ -80,14 +80,14 @@ def _of_the_files(arena: Arena, done: list[RenderJob]) -> list[str]:
             wrong.append(f"row {job.row} is done and its sidecar cannot be read: {error}")
     there = {path.name for path in arena.results.iterdir() if path.is_file()}
     wrong += [f"{name} is missing" for name in sorted(expected - there)]
-    # A job that failed or was interrupted may have left pictures; without a sidecar nobody takes them for a result.
+    # A job that failed or was interrupted may have left pictures; without a sidecar they are no result.
     return wrong + [
         f"{name} belongs to no job that is done" for name in sorted(there - expected) if name.endswith("json")
     ]
 
 
 def _of_the_pictures(done: list[RenderJob]) -> list[str]:
-    """Every picture, drawn again here, byte for byte."""
+    """Render every picture again here; each must be the same, byte for byte."""
     wrong = []
     renderer = load_renderer(load_settings(engine_dir="fake:max_batch=32", max_pixels=10**8))
     stop = threading.Event()
@@ -100,7 +100,7 @@ def _of_the_pictures(done: list[RenderJob]) -> list[str]:
                 prepared = renderer.prepare(job, path_of(job.parameters.image).read_bytes())
                 started.append((job, prepared, [renderer.loop.submit(request) for request in prepared.requests]))
             for job, prepared, samples in started:
-                pictures = [renderer.encode(job, prepared, k, found.result(60)) for k, found in enumerate(samples)]
+                pictures = [renderer.encode(job, prepared, k, sample.result(60)) for k, sample in enumerate(samples)]
                 wanted = {job.canny_uri: prepared.canny_png}
                 wanted |= {job.sample_uri(k): png for k, png in enumerate(pictures)}
                 others = [path_of(uri).name for uri, png in wanted.items() if not _is(uri, png)]
@@ -114,7 +114,7 @@ def _of_the_pictures(done: list[RenderJob]) -> list[str]:
 
 def _is(uri: str, data: bytes) -> bool:
     path = path_of(uri)
-    return not path.exists() or path.read_bytes() == data  # what is missing was told before
+    return not path.exists() or path.read_bytes() == data  # `_of_the_files` reports missing files
 
 
 def _counted(arena: Arena, results: list[RenderResult]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The weights that `make demo` renders with: small, whole, and drawing what they are asked for."""
+"""The weights of `make demo`: they are small and whole, and draw what the rows ask for."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_pictures_follow_the_edges_where_they_are_asked_to_and_the_hue_in_the_pr
     assert followed(red, drawing) > 0.8
     assert followed(blue, drawing) > 0.8
     assert followed(free, drawing) < 0.5
-    outside = (slice(0, 40), slice(0, SIDE))  # a light ground takes the hue most
+    outside = (slice(0, 40), slice(0, SIDE))  # the hue shows most on a light ground
     assert np.median(red[outside][..., 0]) > np.median(red[outside][..., 2]) + 20
     assert np.median(blue[outside][..., 2]) > np.median(blue[outside][..., 0]) + 20
 

@@ -1,4 +1,4 @@
-"""JSON documents for the fuzz tests: a real one with values changed, keys lost and keys added."""
+"""JSON documents for the fuzz tests: a real one with changed values, lost keys and new keys."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ HOSTILE = (
 
 @st.composite
 def changed(draw: st.DrawFn, document: Any) -> Any:
-    """The document, with one to four changes anywhere in it."""
-    found = copy.deepcopy(document)
+    """A copy of the document with one to four changes anywhere in it."""
+    copied = copy.deepcopy(document)
     for _ in range(draw(st.integers(1, 4))):
-        _change(draw, found)
-    return found
+        _change(draw, copied)
+    return copied
 
 
 def _change(draw: st.DrawFn, node: Any) -> None:
@@ -70,11 +70,11 @@ def damaged_text(draw: st.DrawFn, text: bytes) -> bytes:
 
 
 def any_text(document: Any) -> st.SearchStrategy[bytes]:
-    """What might stand where this document should."""
+    """Texts in place of the document: damaged ones, hostile ones and noise."""
     whole = json.dumps(document).encode()
     return st.one_of(
-        changed(document).map(lambda found: json.dumps(found).encode()),
-        changed(document).map(lambda found: json.dumps(found).encode()),
+        changed(document).map(lambda damaged: json.dumps(damaged).encode()),
+        changed(document).map(lambda damaged: json.dumps(damaged).encode()),
         damaged_text(whole),
         st.integers(0, len(HOSTILE) - 1).map(HOSTILE.__getitem__),  # not sampled_from, which prints them all
         st.binary(max_size=60),

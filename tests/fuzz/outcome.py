@@ -1,4 +1,4 @@
-"""What came of a call that may refuse: its result, or the sentence of an error that it may end with."""
+"""The outcome of a call that may refuse its input: a result, or the sentence of an expected error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Value = TypeVar("Value")
 
 
 def result_or_sentence(call: Callable[[], Value], *errors: type[Exception]) -> Value | str:
-    """The result, or the text of one of these errors; all others pass."""
+    """The result of the call, or the text of one of these errors; other errors are raised."""
     try:
         return call()
     except errors as error:

@@ -1,4 +1,4 @@
-"""Pictures for the fuzz tests: small ones of every format and mode, and ways to damage them."""
+"""Pictures for the fuzz tests: small ones in every format and mode, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAGIC = (
 
 @cache
 def pictures() -> tuple[bytes, ...]:
-    """One file a format, mode and way of saving."""
+    """One file for each format, mode and set of options."""
     return tuple(
         _saved(_picture(mode), format_, options)
         for format_, modes, several in SAVED
@@ -70,7 +70,7 @@ def _saved(image: Image.Image, format_: str, options: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-# (where, what): a place by its share of the file, and what is done there
+# (where, what): a position as a share of the file, and what is done there
 _PLACES = st.one_of(st.integers(0, 150), st.integers(0, 5000))
 _EDITS = st.one_of(
     st.tuples(st.just("set"), _PLACES, st.binary(min_size=1, max_size=4)),
@@ -109,7 +109,7 @@ def _edit(data: bytearray, what: str, at: int, value: bytes) -> None:
 
 @st.composite
 def png_headers(draw: st.DrawFn) -> bytes:
-    """PNGs with right checksums, whose header says anything."""
+    """PNGs with correct checksums and an arbitrary header."""
     sides = st.one_of(st.integers(0, 40), st.sampled_from([0, 2**16, 2**31 - 1, 2**31, 2**32 - 1]))
     depth = draw(st.sampled_from([1, 2, 4, 8, 16, 0, 3, 255]))
     kind = draw(st.sampled_from([0, 2, 3, 4, 6, 1, 255]))
@@ -126,6 +126,6 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 
 
 def any_bytes() -> st.SearchStrategy[bytes]:
-    """Damaged pictures, lying headers, and noise behind a format's first bytes."""
+    """Damaged pictures, arbitrary headers, and noise after a format's first bytes."""
     noise = st.builds(lambda magic, rest: magic + rest, st.sampled_from((b"", *MAGIC)), st.binary(max_size=300))
     return st.one_of(damaged_pictures(), damaged_pictures(), png_headers(), noise)

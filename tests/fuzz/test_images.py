@@ -1,4 +1,4 @@
-"""Whatever bytes a picture's file holds: pixels, or a sentence. Never another error, never without end."""
+"""Any bytes as a picture's file give pixels, or one of our errors: no other error, and they never hang."""
 
 from __future__ import annotations
 

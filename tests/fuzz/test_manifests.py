@@ -1,4 +1,4 @@
-"""Whatever stands in manifest.json: an engine set, or a refusal with a sentence."""
+"""Any text as manifest.json gives an engine set, or a refusal with a sentence."""
 
 from __future__ import annotations
 

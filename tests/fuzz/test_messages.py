@@ -1,4 +1,4 @@
-"""Whatever stands in a job's message: a job that ends, or an error of ours. Never another error, never without end."""
+"""Any text as a job's message gives a job that ends, or one of our errors: no other error, and it never hangs."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_what_celery_may_hand_over_in_place_of_a_text_is_invalid(text: Any) -> N
         RenderJob.from_json(text)
 
 
-class Nobody(Resolver):
-    """No name is known: nothing is asked of the network."""
+class NoNames(Resolver):
+    """Resolves addresses in digits only: no test asks the network for a name."""
 
     def getaddrinfo(self, host: str, port: int, *args: Any, **options: Any) -> list[Any]:
         numeric = {**options, "flags": socket.AI_NUMERICHOST}
@@ -73,8 +73,8 @@ class Nobody(Resolver):
 
 @pytest.fixture
 def runner(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobRunner]:
-    """All that a worker runs a job with, but for Celery; the engines are the fake ones."""
-    monkeypatch.setattr(socket, "getaddrinfo", Nobody().getaddrinfo)
+    """Everything with which a worker runs a job, except Celery; the engines are fake."""
+    monkeypatch.setattr(socket, "getaddrinfo", NoNames().getaddrinfo)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("worker.job_runner.NEWER_MESSAGE_PAUSE_SECONDS", 0.0)
     stop, shutdown, metrics = threading.Event(), Shutdown(), JobMetrics(CollectorRegistry())
@@ -120,8 +120,8 @@ URIS = st.one_of(
 
 @st.composite
 def named_places(draw: st.DrawFn) -> dict[str, Any]:
-    """A job whose picture and output are anything that fits into a message."""
-    document = json.loads(json.dumps(ONE_JOB))
+    """A job whose picture and output may be any text."""
+    document: dict[str, Any] = json.loads(json.dumps(ONE_JOB))
     document["id"] = f"{draw(st.integers(0, 2**80 - 1)):020x}"
     document["parameters"]["image"] = draw(URIS)
     if draw(st.booleans()):
@@ -138,9 +138,9 @@ def test_a_job_that_names_any_place_ends_with_an_error_of_ours(runner: JobRunner
     assert runner.in_flight.ids() == []
     if outcome is Outcome.ENDED:
         job = RenderJob.from_json(text)
-        found = {result.id: result for result in runner.ledger.ledger.results(job.batch)}[job.id]
-        assert found.state == "failed"
-        assert found.error_kind not in ("unexpected", None), found
+        result = {result.id: result for result in runner.ledger.ledger.results(job.batch)}[job.id]
+        assert result.state == "failed"
+        assert result.error_kind not in ("unexpected", None), result
         runner.ledger.ledger.client.flushall()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,7 +37,7 @@ class Site:
         self.started: list[WorkerProcess] = []
 
     def job(self, row: int, *, seconds: float = 0.0, **parameters: Any) -> RenderJob:
-        """A job that the stub renders in so many seconds."""
+        """A job that takes the stub so many seconds."""
         values = {"image": self.picture.as_uri(), "prompt": f"takes {seconds} s"} | parameters
         return make_job(row, output=(self.folder / "out").as_uri(), **values)
 
@@ -49,7 +48,7 @@ class Site:
         return jobs
 
     def start(self, app: str = STUB, **settings: Any) -> WorkerProcess:
-        """A worker with quick signs of life; settings override."""
+        """Start a worker with frequent heartbeats; `settings` override."""
         values = {
             "redis_url": self.redis_url,
             "allow_folders": self.folder,
@@ -65,29 +64,27 @@ class Site:
         return worker
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """The lines of one kind in all workers' logs."""
-        lines = [line for worker in self.started for line in worker.output.splitlines() if line.startswith("{")]
-        return [event for event in map(json.loads, lines) if event["event"] == name]
+        """The events of one name in all workers' logs."""
+        return [event for worker in self.started for event in worker.events(name)]
 
     def get(self, path: str) -> str:
-        """What the one worker started with a `metrics_port` answers."""
+        """The answer of the one worker that was started with a `metrics_port`."""
+        eventually(lambda: self.events("health_listens"))
         (listens,) = self.events("health_listens")
         with urlopen(f"http://127.0.0.1:{listens['port']}{path}", timeout=5) as reply:
             return str(reply.read().decode())
 
-    def wait_until_done(self, number: int, *, seconds: float = 20.0) -> None:
+    def wait_until_done(self, number: int, *, seconds: float = 120.0) -> None:
         eventually(lambda: self.ledger.counts("b").done >= number, seconds=seconds, what=f"{number} jobs done")
 
     def wait_until_in_the_loop(self, number: int) -> None:
-        """For samples of the one worker, started with a `metrics_port`.
+        """Wait until the one worker with a `metrics_port` renders so many samples.
 
-        A job that runs for the ledger may still be on its way into the loop, and is handed back without blame if the
-        worker stops, or loses its device, in between.
+        A job that is running for the ledger may still be on its way into the loop. If the worker stops or loses its
+        device before it arrives there, the job is requeued, and the attempt does not count.
         """
         active = f'render_samples{{state="active"}} {number}.0'
-        eventually(
-            lambda: self.events("health_listens") and active in self.get("/metrics"), what=f"{number} samples active"
-        )
+        eventually(lambda: active in self.get("/metrics"), what=f"{number} samples active")
 
     @property
     def held(self) -> int:
@@ -96,8 +93,8 @@ class Site:
     def assert_all_done_once(self, jobs: list[RenderJob], *, after_a_fault: bool = False) -> None:
         """Every job is done, in the ledger and on the disk, and nothing is left in Redis.
 
-        After a fault in the instant between a job's end and its acknowledgement, its message stays until the visibility
-        timeout, when whoever gets it finds the job finished.
+        After a fault between a job's end and its acknowledgement, its message stays until the visibility timeout. The
+        worker that gets it then finds the job finished.
         """
         counts = self.ledger.counts("b")
         assert (counts.done, counts.total) == (len(jobs), len(jobs))
@@ -116,7 +113,7 @@ StartSite = Callable[[str, Ledger], Site]
 
 @pytest.fixture
 def start_site(tmp_path: Path) -> Iterator[StartSite]:
-    """Sites on any Redis; their workers are ended with the test."""
+    """Sites on any Redis; their workers are killed at the end of the test."""
     sites: list[Site] = []
 
     def start(redis_url: str, ledger: Ledger) -> Site:
@@ -143,7 +140,7 @@ def s3_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
 
 @pytest.fixture
 def bucket(s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A new bucket on that server, which this process and those that it starts will use."""
+    """A new bucket on that server, for this process and those that it starts."""
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     s3.forget_client()

@@ -1,4 +1,4 @@
-"""The real worker, but for the engines: run as `celery -A tests.integration.stub_app worker`."""
+"""The real worker with stub engines: run as `celery -A tests.integration.stub_app worker`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One batch of every bad picture that people have, among good ones: each fails with its sentence, the others render."""
+"""A batch of all kinds of bad pictures among good ones: each bad one fails with its sentence, the others render."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 
 def rotated() -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # orientation: turn by 90 degrees
     return encoded(photograph(), "JPEG", exif=exif)
 
 
@@ -65,7 +65,7 @@ def bomb() -> bytes:
     )
 
 
-# file -> (bytes or None for no file, words of the failure) or (bytes, words of the warning, '' for none)
+# File -> (bytes, or None for no file; error kind; words of the error), and file -> (bytes; words of the warning or '').
 FAILING: dict[str, tuple[Callable[[], bytes | None], str, str]] = {
     "missing.png": (lambda: None, "source_not_found", "does not exist"),
     "empty.png": (lambda: b"", "not_an_image", "0 bytes"),
@@ -114,7 +114,7 @@ def test_bad_pictures_fail_with_a_sentence_and_the_others_are_rendered(site: Sit
         site.start(REAL, engine_dir="fake:", allow_hosts="127.0.0.1", lease_seconds=10)
         submit(site, csv)
     results = {Path(result.image).name: result for result in site.ledger.results("b")}
-    assert len(results) == len(rows) + len(urls) - 1  # two are called good.png
+    assert len(results) == len(rows) + len(urls) - 1  # two files are called good.png
     for name, (_, kind, words) in FAILING.items():
         expect_failure(results[name], kind, words)
     expect_failure(results["gone.png"], "source_not_found", "404")
@@ -124,7 +124,7 @@ def test_bad_pictures_fail_with_a_sentence_and_the_others_are_rendered(site: Sit
         assert results[name].state == "done", results[name]
         assert words in " ".join(results[name].warnings)
     upright = results["rotated.jpg"]
-    assert (upright.height or 0) > (upright.width or 0)  # 96x64 turned
+    assert (upright.height or 0) > (upright.width or 0)  # 96x64, turned by the EXIF orientation
     assert site.ledger.counts("b").done == len(RENDERED) + 1
 
 

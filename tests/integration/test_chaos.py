@@ -1,4 +1,4 @@
-"""A short run of tools/chaos.py: every job ends once, whole and right, whatever is broken meanwhile."""
+"""A short run of tools/chaos.py: every job ends once, whole and right, whatever breaks meanwhile."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tests.chaos.run import chaos
 
 
 def test_a_batch_survives_what_is_broken_on_purpose(tmp_path: Path) -> None:
-    # Slow jobs: the faults must find some that are under way.
-    found = chaos(Plan(jobs=150, workers=2, faults=6, seed=1, step_ms=250), tmp_path)
-    assert found["wrong"] == []
-    assert found["faults"] == 6
-    assert (found["done"], found["failed"]) == (149, 1)
+    # Slow jobs, so that some are running when a fault comes.
+    result = chaos(Plan(jobs=150, workers=2, faults=6, seed=1, step_ms=250), tmp_path)
+    assert result["wrong"] == []
+    assert result["faults"] == 6
+    assert (result["done"], result["failed"]) == (149, 1)

@@ -28,7 +28,7 @@ ROWS = 40
 
 @pytest.fixture
 def forgetful(start_site: StartSite) -> Iterator[tuple[EmbeddedRedis, Site]]:
-    """A Redis that keeps nothing, and a site on it with a CSV of ROWS rows."""
+    """A Redis that loses its data when it is killed, and a site on it with a CSV of ROWS rows."""
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
         site = start_site(server.url, Ledger(client))
         rows = "".join("picture.png,takes 0.1 s\n" for _ in range(ROWS))
@@ -37,7 +37,7 @@ def forgetful(start_site: StartSite) -> Iterator[tuple[EmbeddedRedis, Site]]:
 
 
 def begin(site: Site, *arguments: str) -> subprocess.Popen[str]:
-    """A `producer` command of its own process."""
+    """Start a `producer` command."""
     settings = {"REDIS_URL": site.redis_url, "OUTPUT_URI": str(site.folder / "out"), "HEARTBEAT_SECONDS": "0.5"}
     return subprocess.Popen(
         [sys.executable, "-m", "producer", *arguments],
@@ -52,8 +52,8 @@ def begin(site: Site, *arguments: str) -> subprocess.Popen[str]:
 def end(command: subprocess.Popen[str]) -> dict[str, Any]:
     stdout, stderr = command.communicate(timeout=60)
     assert command.returncode == 0, stderr
-    found: dict[str, Any] = json.loads(stdout)
-    return found
+    record: dict[str, Any] = json.loads(stdout)
+    return record
 
 
 def submit(site: Site) -> dict[str, Any]:
@@ -66,13 +66,13 @@ def lose_everything(server: EmbeddedRedis) -> None:
 
 
 def pictures(folder: Path) -> dict[str, int]:
-    """Finished pictures and when they were written."""
+    """The finished pictures, and when they were written."""
     done = {path.stem for path in folder.glob("*.json")}
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("*_0.png") if path.name[:20] in done}
 
 
 def assert_each_rendered_once(site: Site, before: dict[str, int]) -> None:
-    """`before` was finished when Redis lost its data; it has not been touched since."""
+    """The pictures of `before`, finished when Redis lost its data, have not been written again."""
     after = pictures(site.folder / "out" / "b")
     assert len(after) == ROWS
     assert {name: after[name] for name in before} == before
@@ -105,7 +105,7 @@ def test_after_one_command_the_batch_completes_and_nothing_is_rendered_twice(
     assert_each_rendered_once(site, before)
 
 
-def test_who_waits_for_the_batch_makes_it_again(forgetful: tuple[EmbeddedRedis, Site]) -> None:
+def test_a_submit_that_waits_for_the_batch_rebuilds_it(forgetful: tuple[EmbeddedRedis, Site]) -> None:
     server, site = forgetful
     waiting = begin(site, "submit", str(site.folder / "b.csv"), "--wait")
     for _ in range(2):
@@ -135,7 +135,7 @@ def test_with_no_worker_left_the_next_one_finishes_the_rest(forgetful: tuple[Emb
 
 
 def test_a_message_that_outlived_the_ledger_finds_the_finished_picture(site: Site) -> None:
-    """kombu gives back what a stopping worker held, also to a Redis that knows nothing of it."""
+    """kombu requeues the messages of a stopping worker, even in a Redis that has lost their jobs."""
     (job,) = site.enqueue(1)
     message = str(site.ledger.client.lindex("render", 0))
     site.start()
@@ -148,7 +148,7 @@ def test_a_message_that_outlived_the_ledger_finds_the_finished_picture(site: Sit
     assert [result.id for result in site.ledger.results("b")] == [job.id]
 
 
-def test_a_batch_in_a_bucket_is_made_again(ledger: Ledger, bucket: str) -> None:
+def test_a_batch_in_a_bucket_is_rebuilt(ledger: Ledger, bucket: str) -> None:
     output = f"s3://{bucket}/renders"
     jobs = [make_job(row, output=output) for row in range(1, 6)]
     writer = store_for(output)

@@ -22,7 +22,7 @@ from tests.reference import Reference, psnr
 
 ENOUGH_DB = 50.0
 
-# 256x384 and 128x192 enlarged, 192x128 and 128x128 shrunk: both ways of resizing, four shapes that take turns.
+# 256x384 and 128x192 enlarged, 192x128 and 128x128 shrunk: both kinds of resizing, and four shapes that take turns.
 PICTURES = {
     "wide.png": ((110, 165), "RGB"),
     "tall.png": ((300, 210), "RGB"),
@@ -111,18 +111,18 @@ def test_every_picture_of_a_batch_is_the_one_that_diffusers_draws(
     site.start(REAL, engine_dir=tiny_engine_set(), device="cpu", threads=1, jobs_in_flight=16, lease_seconds=10)
     submit(site, write_batch(site.folder))
     results = sorted(site.ledger.results("b"), key=lambda result: result.row)
-    found = {}
+    decibels = {}
     for name, result in zip(CASES, results, strict=True):
         paths = [Path(uri.removeprefix("file://")) for uri in result.samples]
         pictures = [np.asarray(Image.open(path)) for path in paths]
-        found[name] = min(psnr(one, other) for one, other in zip(pictures, expected[name], strict=True))
-    logging.getLogger(__name__).info("PSNR in dB: %s", {name: round(db, 1) for name, db in found.items()})
-    assert min(found.values()) >= ENOUGH_DB, found
+        decibels[name] = min(psnr(one, other) for one, other in zip(pictures, expected[name], strict=True))
+    logging.getLogger(__name__).info("PSNR in dB: %s", {name: round(db, 1) for name, db in decibels.items()})
+    assert min(decibels.values()) >= ENOUGH_DB, decibels
 
 
 @pytest.mark.slow
 def test_the_reference_tells_the_cases_apart(expected: dict[str, list[np.ndarray]]) -> None:
-    """Parity would mean little if these weights drew the same whatever they were asked for."""
+    """Parity would mean little if these weights drew the same picture for every row."""
     plain = expected["plain"][0]
     others = {name: expected[name][0] for name in ("guess mode", "eta 1", "strength 0.5", "7 steps")}
     others["second sample"] = expected["two samples"][1]

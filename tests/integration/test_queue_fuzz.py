@@ -1,4 +1,4 @@
-"""Anything in the Redis list, by the hundred, before a real worker: it lives, and the job behind is rendered."""
+"""A hundred arbitrary items in the queue of a real worker: it goes on, and renders the job behind them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever can write to the Redis list can put anything into it. The worker lives, and no real job is lost."""
+"""Anyone who can write to Redis can put anything into the queue: the worker goes on, and no real job is lost."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ def changed(site: Site, change: Callable[[Message], object]) -> str:
     message: Message = json.loads(celery_message(site.job(99), queue="render"))
     change(message)
     return json.dumps(message)
+
+
+def body_of(body: str) -> Callable[[Message], object]:
+    return lambda message: message.update(body=body)
+
+
+def more_headers(headers: Message) -> Callable[[Message], object]:
+    return lambda message: message["headers"].update(headers)
 
 
 def garbage(site: Site) -> list[str]:
@@ -43,13 +51,13 @@ def garbage(site: Site) -> list[str]:
     ]
     return [
         *no_items,
-        *(changed(site, lambda m, body=body: m.update(body=body)) for body in bodies),
-        *(changed(site, lambda m, args=args: m.update(body=json.dumps([args, {}, {}]))) for args in arguments),
+        *(changed(site, body_of(body)) for body in bodies),
+        *(changed(site, body_of(json.dumps([args, {}, {}]))) for args in arguments),
         changed(site, lambda m: m.update(body=json.dumps([["{}"], {"surprise": 1}, {}]))),
         changed(site, lambda m: m.update(body=json.dumps([["{}"], {}, {"callbacks": 5, "chain": 5}]))),
         changed(site, lambda m: m.update(body={"not": "text"})),
         changed(site, lambda m: m.update(body=5)),
-        *(changed(site, lambda m, new=new: m["headers"].update(new)) for new in headers),
+        *(changed(site, more_headers(new)) for new in headers),
         changed(site, lambda m: m["headers"].pop("id")),
         changed(site, lambda m: m["headers"].pop("task")),
         changed(site, lambda m: m.update(headers=None)),
@@ -103,7 +111,8 @@ def test_garbage_among_the_delivered_messages_does_not_keep_an_overdue_one_from_
     message = json.loads(str(client.rpop("render")))
     client.hset("unacked", "overdue", json.dumps([message, "", "render"]))
     client.zadd("unacked_index", {"overdue": 1.0})
-    for number, item in enumerate(["not json", "5", "[]", "[1, 2]", '["x", "", "render"]', "{}", b"\xff\xfe"]):
+    items: list[str | bytes] = ["not json", "5", "[]", "[1, 2]", '["x", "", "render"]', "{}", b"\xff\xfe"]
+    for number, item in enumerate(items):
         client.hset("unacked", f"garbage-{number}", item)
         client.zadd("unacked_index", {f"garbage-{number}": 2.0 + number})  # newer: the sweep begins with them
     client.hset("unacked", b"\xff", "no text for a tag")

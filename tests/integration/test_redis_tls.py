@@ -1,6 +1,6 @@
 """Redis with a password behind TLS: a real server, real certificates, real processes.
 
-The embedded redis-server is built without TLS, so a proxy ends it in front, as stunnel does for many.
+The embedded redis-server has no TLS, so a proxy in front of it speaks TLS, as stunnel does in many places.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PASSWORD = "hunter2 p@ss/w:rd%?#"
 
 @dataclass(frozen=True)
 class Secured:
-    """Where it listens, and the file of the authority that vouches for `localhost`."""
+    """The port, and the file of the authority that signed the certificate of `localhost`."""
 
     port: int
     authority: Path
@@ -89,11 +89,11 @@ def test_producer_worker_and_health_work_over_tls_with_a_password(site: Site, pi
 
 
 def wrong_urls(secured: Secured, folder: Path) -> dict[str, tuple[str, str]]:
-    nobody = folder / "nobody.pem"
-    trustme.CA().cert_pem.write_to_path(nobody)
+    stranger = folder / "stranger.pem"
+    trustme.CA().cert_pem.write_to_path(stranger)
     return {
         "password": (secured.url(password="hunter2-wrong"), "refuses the user or the password"),
-        "authority": (secured.url(authority=nobody), "certificate of Redis is not valid: "),
+        "authority": (secured.url(authority=stranger), "certificate of Redis is not valid: "),
         "name": (secured.url(host="127.0.0.1"), "certificate of Redis is not valid: "),
     }
 

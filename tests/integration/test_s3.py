@@ -1,4 +1,4 @@
-"""Storage on a real S3 server: whole or not at all, and errors that say what to do."""
+"""Storage on a real S3 server: objects are whole or not there, and errors say what to do."""
 
 from __future__ import annotations
 

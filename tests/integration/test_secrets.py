@@ -1,7 +1,7 @@
-"""Planted secrets go through a real worker and every command, and come out nowhere but where they must.
+"""Secrets planted in the input of a real worker and of every command appear only where they must.
 
-Where they must: the job's own message, in the queue and in the ledger's `jobs` hash until the job is done. Without its
-signature a signed URL cannot be read.
+They must be in the job's own message, in the queue and in the ledger's `jobs` hash until the job is done: a signed URL
+is useless without its signature.
 """
 
 from __future__ import annotations
@@ -205,4 +205,4 @@ def everything(client: redis.Redis) -> dict[str, str]:
         "list": lambda key: client.lrange(key, 0, -1),
         "zset": lambda key: client.zrange(key, 0, -1),
     }
-    return {key: f"{key} {read[client.type(key)](key)}" for key in client.scan_iter()}
+    return {str(key): f"{key!r} {read[str(client.type(key))](key)!r}" for key in client.scan_iter()}

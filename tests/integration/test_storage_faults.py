@@ -1,4 +1,4 @@
-"""Storage that breaks in mid-write: whatever happens, a result is visible whole or not at all."""
+"""Storage that breaks during a write: whatever happens, a result is visible whole or not at all."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ LARGE = os.urandom(s3.SINGLE_PUT_BYTES + 1)  # in three parts
 
 @pytest.fixture
 def server(bucket: str) -> Any:
-    """A client of the real server, past the proxy."""
+    """A client of the real server, without the proxy."""
     return boto3.session.Session().client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"])
 
 
 @pytest.fixture
 def proxy(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
-    """What this process and its workers take for the server."""
+    """A proxy in front of the server, which this process and its workers use."""
     host, _, port = os.environ["AWS_ENDPOINT_URL_S3"].rpartition("/")[2].rpartition(":")
     with TcpProxy((host, int(port))) as between:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{between.port}")
@@ -84,7 +84,7 @@ def test_after_a_cut_in_mid_upload_nothing_is_visible_and_the_old_file_is_whole(
     assert proxy.cut >= 2
     assert keys(server, bucket) == ["old.png"]
     assert server.get_object(Bucket=bucket, Key="old.png")["Body"].read() == b"old"
-    assert "Uploads" not in server.list_multipart_uploads(Bucket=bucket)  # taken back
+    assert "Uploads" not in server.list_multipart_uploads(Bucket=bucket)  # the upload was aborted
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["single put", "multipart"])
@@ -94,7 +94,7 @@ def test_cuts_are_got_over_with_backoff(bucket: str, proxy: TcpProxy, data: byte
     uri = f"s3://{bucket}/a.png"
     with_backoff(lambda: write(uri, data), attempts=4, base_seconds=0.5, sleep=pauses.append)
     assert proxy.cut == 3
-    assert len(pauses) == 1  # each of our tries holds one more of boto3's
+    assert len(pauses) == 1  # boto3 tries once more within each of our attempts
     assert read_bytes(uri, FetchLimits()) == data
 
 
@@ -183,7 +183,7 @@ def test_an_unusable_bucket_or_key_fails_at_once(uri: str) -> None:
 def test_a_worker_cut_off_at_the_sidecar_leaves_no_result_and_finishes_when_it_can(
     site: Site, server: Any, bucket: str, proxy: TcpProxy
 ) -> None:
-    """The sidecar is the commit mark: pictures without one are no result."""
+    """The sidecar marks a finished result: pictures without one are not a result."""
     jobs = [site_job(site, row, f"s3://{bucket}/out") for row in (1, 2)]
     enqueue(site.ledger, jobs)
     proxy.faults.cut_where = lambda piece: piece.startswith(b"PUT") and b".json" in piece.partition(b"\r\n")[0]
@@ -198,7 +198,7 @@ def test_a_worker_cut_off_at_the_sidecar_leaves_no_result_and_finishes_when_it_c
         sidecar = RenderResult.model_validate_json(server.get_object(Bucket=bucket, Key=key)["Body"].read())
         assert sidecar.state == "done"
         assert set(sidecar.samples) | {job.canny_uri, job.sidecar_uri} == {
-            f"s3://{bucket}/{found}" for found in keys(server, bucket) if job.id in found
+            f"s3://{bucket}/{key}" for key in keys(server, bucket) if job.id in key
         }
 
 
@@ -242,7 +242,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_is_told_and_keeps_what_was_whole(small_disk: Path) -> None:
+def test_a_full_disk_is_an_error_and_keeps_what_was_whole(small_disk: Path) -> None:
     write((small_disk / "old.png").as_uri(), b"x" * 500_000)
     for name in ("new.png", "old.png"):
         with pytest.raises(OutputFull, match="no space left"):
@@ -252,7 +252,7 @@ def test_a_full_disk_is_told_and_keeps_what_was_whole(small_disk: Path) -> None:
 
 
 def test_a_worker_on_a_full_disk_fails_its_jobs_and_lives(site: Site) -> None:
-    """No file of this worker's may have more than 100 kB: what is written beyond fails as on a full disk."""
+    """This worker may write no file over 100 kB: a write beyond that fails as on a full disk."""
     site.picture.write_bytes(os.urandom(200_000))  # the stub writes it back as the edges
     small = site.folder / "small.png"
     small.write_bytes(b"small")
@@ -298,7 +298,7 @@ def test_what_kill_9_leaves_is_hidden_and_swept_when_it_is_old(tmp_path: Path) -
     left = list(parts.iterdir())
     assert left
     write((tmp_path / "b.png").as_uri(), b"new")
-    assert list(parts.iterdir()) == left  # young: it may be another worker's
+    assert list(parts.iterdir()) == left  # new ones are kept: another worker may be writing them
     age(left)
     (parts / "0000000001-notes.part").write_text("not ours")
     write((tmp_path / "b.png").as_uri(), b"newer")
@@ -306,14 +306,14 @@ def test_what_kill_9_leaves_is_hidden_and_swept_when_it_is_old(tmp_path: Path) -
 
 
 def age(paths: list[Path]) -> None:
-    """As if they had been begun before the limit."""
+    """Date them as if they had been started before the limit."""
     for path in paths:
         begun, _, rest = path.name.partition("-")
         path.rename(path.with_name(f"{int(begun) - int(files.ABANDONED_SECONDS) - 1:010d}-{rest}"))
 
 
 def test_a_worker_killed_in_mid_write_leaves_no_half_result_and_its_successor_sweeps(site: Site) -> None:
-    site.picture.write_bytes(os.urandom(30_000_000))  # long enough to be met
+    site.picture.write_bytes(os.urandom(30_000_000))  # large, so that the kill comes during a write
     jobs = [site.job(row) for row in range(1, 5)]
     enqueue(site.ledger, jobs)
     folder = site.folder / "out" / "b"

@@ -1,4 +1,4 @@
-"""A message from a stranger, who can write to the queue: a real worker reads and writes only where it may."""
+"""The access policy of a real worker: a stranger who can write to the queue reads and writes nothing else."""
 
 from __future__ import annotations
 

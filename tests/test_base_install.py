@@ -1,0 +1,101 @@
+"""The base install in a bare environment: the producer, without numpy, OpenCV, torch and Celery.
+
+It is built as a wheel and installed from the package index, so what a wheel leaves out is missed here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.import_graph import ROOT
+
+PACKAGES = ("jobs", "producer", "worker", "engines")
+ABSENT = ("numpy", "cv2", "torch", "celery", "kombu", "onnxruntime")
+CSV = "image,prompt\na.png,a house\nb.png,a tree\n"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment with the base install. Skips at a desk without a package index; fails in CI."""
+    folder = tmp_path_factory.mktemp("base-install")
+    tree, environment = folder / "tree", folder / "environment"
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy2(ROOT / name, tree / name)
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    command = [
+        environment / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--retries",
+        "1",
+        tree,
+    ]
+    done = subprocess.run(command, env=plain(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        _skip(f"the base install needs a package index:\n{done.stderr[-2000:]}")
+    return environment
+
+
+def _skip(reason: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def plain() -> dict[str, str]:
+    """The environment without what would lead Python back to this tree."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+
+def test_no_heavy_package_is_installed(environment: Path) -> None:
+    code = f"import importlib.util as u; print([name for name in {ABSENT!r} if u.find_spec(name)])"
+    done = subprocess.run([environment / "bin" / "python", "-c", code], env=plain(), capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_templates_scripts_and_kernels_are_in_the_wheel(environment: Path) -> None:
+    installed = next((environment / "lib").glob("python*/site-packages"))
+    data = {
+        path.relative_to(ROOT)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert {".j2", ".cu"} <= {path.suffix for path in data}
+    assert sorted(path for path in data if not (installed / path).is_file()) == []
+    modules = {path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert sorted(path for path in modules if not (installed / path).is_file()) == []
+
+
+def test_the_producer_works_from_another_folder(environment: Path, redis_url: str, tmp_path: Path) -> None:
+    settings = {"RENDER_REDIS_URL": redis_url, "RENDER_OUTPUT_URI": str(tmp_path / "renders")}
+
+    def producer(*arguments: str) -> str:
+        command = [environment / "bin" / "producer", *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=plain() | settings, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (tmp_path / "jobs.csv").write_text(CSV)
+    assert "submit" in producer("--help")
+    assert json.loads(producer("submit", "jobs.csv", "--dry-run"))["rows"] == 2
+    assert json.loads(producer("submit", "jobs.csv", "--batch", "b"))["enqueued"] == 2
+    assert json.loads(producer("status", "b", "--json"))["counts"]["queued"] == 2
+    producer("gallery", "b", "--out", "gallery")
+    assert (tmp_path / "gallery" / "index.html").read_text().startswith("<!doctype html>")

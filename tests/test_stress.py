@@ -1,0 +1,42 @@
+"""What tools/stress.py counts as shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from tools.stress import Goal, Run, counted, goals, in_a_row, read_log
+
+PASSED = Run("timing", "root", number=1, passed=9, failed=0, skipped=1, seconds=1.5, commit="abc")
+FAILED = replace(PASSED, failed=1)
+GOAL = Goal("timing", "root", 5)
+
+
+def test_a_failure_begins_the_count_anew() -> None:
+    assert in_a_row([PASSED, PASSED, FAILED, PASSED], GOAL, "abc") == 1
+    assert in_a_row([PASSED, FAILED], GOAL, "abc") == 0
+
+
+def test_only_runs_of_this_kind_user_and_commit_count() -> None:
+    others = [replace(PASSED, what="suite"), replace(FAILED, user="nobody"), replace(FAILED, commit="older")]
+    assert in_a_row([PASSED, *others, PASSED], GOAL, "abc") == 2
+
+
+def test_both_users_share_the_ten_runs_and_one_user_alone_gets_them_all() -> None:
+    for plan in (goals("root", "nobody"), goals("me", None)):
+        assert sum(goal.times for goal in plan if goal.what == "timing") == 10
+
+
+def test_the_log_is_read_back_without_a_half_written_line(tmp_path: Path) -> None:
+    log = tmp_path / "stress.jsonl"
+    assert read_log(log) == []
+    log.write_text("".join(json.dumps({"stress": asdict(run)}) + "\n" for run in (PASSED, FAILED)) + '{"stress": {"wh')
+    assert read_log(log) == [PASSED, FAILED]
+
+
+def test_errors_count_as_failures(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    assert counted(report) == (0, 0, 0)
+    report.write_text('<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>')
+    assert counted(report) == (3, 3, 3)
