@@ -142,7 +142,7 @@ def whole_file(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[BinaryIO]:
-    """whole_file, in a folder that is made where there is none.
+    """whole_file, for results: it creates the folder, and raises the Output errors.
 
     Raises:
         OutputForbidden, OutputFull, OutputUnavailable: as their names say. Nothing has changed then.
@@ -173,7 +173,7 @@ def source_file(path: Path) -> Iterator[SourceFile]:
 
 
 class SourceFile:
-    """Reads a local file and raises the Source errors. It has no `seek`, so that nobody reads a part twice."""
+    """Reads a local file and raises the Source errors. It has no `seek`: a hash must see every byte once."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path

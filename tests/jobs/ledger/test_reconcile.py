@@ -12,7 +12,7 @@ from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX
 from jobs.ledger.ledger import Counts, Ledger
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
 from jobs.ledger.redis_client import SCAN_COUNT
-from jobs.settings import Settings
+from jobs.settings import load_settings
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
@@ -222,7 +222,7 @@ def test_garbage_among_the_delivered_messages_and_the_workers_is_passed_over(led
     client.zadd(UNACKED_INDEX, {b"\xff\xfe": 1.0, "nobody": 2.0})
     client.lpush(ledger.queue, b"\xff\x00\xfe")
     client.set("render:worker:stranger", b"\xff not json")
-    tolerant = Ledger.connect(Settings(redis_url=redis_url))
+    tolerant = Ledger.connect(load_settings(redis_url=redis_url))
     assert run(tolerant) == Reconciled(restored=1)
     assert tolerant.workers() == {}
     tolerant.client.close()
