@@ -77,8 +77,10 @@ class FileStore:
 
     def names(self, folder: str) -> Iterator[str]:
         """Names in the folder."""
-        for entry in _entries(path_of(folder)):
-            yield entry.name + ("/" if entry.is_dir() else "")
+        path = path_of(folder)
+        with _output_errors(path):  # is_dir, too, may have to ask the file system
+            for entry in _entries(path):
+                yield entry.name + ("/" if entry.is_dir() else "")
 
     def names_below(self, folder: str) -> Iterator[str]:
         """Names of the files below the folder, without unfinished ones. Links to folders are not followed."""
@@ -254,12 +256,13 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:
-    for entry in _entries(folder):
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name != PARTS:
-                yield from _names_below(folder / entry.name, f"{prefix}{entry.name}/")
-        elif entry.is_file():
-            yield prefix + entry.name
+    with _output_errors(folder):
+        for entry in _entries(folder):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != PARTS:
+                    yield from _names_below(folder / entry.name, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield prefix + entry.name
 
 
 def _is_missing(error: Exception) -> bool:
