@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
@@ -178,15 +179,20 @@ def job_id(parameters: RenderParameters, *, batch: str, row: int) -> str:
 
     Parameters that are not in ALWAYS_IN_ID are left out where they have their default.
     """
-    fields = type(parameters).model_fields
-    values = {
-        name: value
-        for name, value in parameters.model_dump().items()
-        if name in ALWAYS_IN_ID or getattr(parameters, name) != fields[name].get_default(call_default_factory=True)
-    }
+    values = parameters.model_dump()
+    for name, default in _later_defaults(type(parameters)).items():
+        if getattr(parameters, name) == default:
+            del values[name]
     identity = [batch, row, values]
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@cache
+def _later_defaults(kind: type[RenderParameters]) -> dict[str, Any]:
+    """The parameters that are not in ALWAYS_IN_ID, with their defaults."""
+    later = {name: field for name, field in kind.model_fields.items() if name not in ALWAYS_IN_ID}
+    return {name: field.get_default(call_default_factory=True) for name, field in later.items()}
 
 
 def drawn_seed(id_: str) -> int:

@@ -1,4 +1,4 @@
-"""Settings: one frozen object a process; the only file that reads the environment."""
+"""Settings: one frozen object per process. No other file reads the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIB = 2**20
 
 
 def _comma_separated(value: Any) -> Any:
-    """`a,b` -> ('a', 'b'): lists in the environment are written the way people write them."""
+    """`a,b` -> ('a', 'b'), as people write lists in the environment."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -26,7 +26,7 @@ def _lower(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
-Bucket = Annotated[str, Field(pattern=r"^[^/]+$")]  # s3://name/prefix would never equal a bucket, and so allow none
+Bucket = Annotated[str, Field(pattern=r"^[^/]+$")]  # s3://name/prefix would match no bucket
 Buckets = Annotated[tuple[Bucket, ...], NoDecode, BeforeValidator(_comma_separated)]
 RedisUrl = Annotated[str, AfterValidator(checked_url)]
 Hosts = Annotated[CommaSeparated, AfterValidator(_lower)]
@@ -50,9 +50,9 @@ class Settings(BaseSettings):
     max_batch: int | None = Field(None, ge=1, description="samples in one engine call (default: the engine set's)")
     low_vram: bool = Field(False, description="never hold diffusion and text/decoder engines together")
 
-    jobs_in_flight: int = Field(16, ge=1, le=512, description="jobs a worker holds at once; also the prefetch")
-    visibility_timeout_seconds: int = Field(3600, ge=5, description="until Redis offers a held message again")
-    heartbeat_seconds: float = Field(3.0, gt=0, description="between two signs of life of a worker")
+    jobs_in_flight: int = Field(16, ge=1, le=512, description="jobs in flight per worker; also the prefetch")
+    visibility_timeout_seconds: int = Field(3600, ge=5, description="until Redis redelivers an unacknowledged message")
+    heartbeat_seconds: float = Field(3.0, gt=0, description="between two heartbeats of a worker")
     lease_seconds: float = Field(10.0, gt=0, description="silence after which a worker counts as dead")
     grace_seconds: float = Field(30.0, ge=0, description="for finishing running samples after SIGTERM")
     max_attempts: int = Field(3, ge=1, description="starts of one job before it is failed or quarantined")
@@ -92,7 +92,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _sentence(problem: Any) -> str:
-    variable = "RENDER_" + str(problem["loc"][0]).upper()  # what follows is the place in a list
+    variable = "RENDER_" + str(problem["loc"][0]).upper()  # the rest is an index in a list
     # A URL's password must not reach a log through an error text.
     shown = "" if variable == "RENDER_REDIS_URL" else f" (got {problem['input']!r})"
     return f"{variable}: {problem['msg'].removeprefix('Value error, ')}{shown}"

@@ -77,8 +77,10 @@ class FileStore:
 
     def names(self, folder: str) -> Iterator[str]:
         """Names in the folder."""
-        for entry in _entries(path_of(folder)):
-            yield entry.name + ("/" if entry.is_dir() else "")
+        path = path_of(folder)
+        with _output_errors(path):  # is_dir, too, may have to ask the file system
+            for entry in _entries(path):
+                yield entry.name + ("/" if entry.is_dir() else "")
 
     def names_below(self, folder: str) -> Iterator[str]:
         """Names of the files below the folder, without unfinished ones. Links to folders are not followed."""
@@ -142,7 +144,7 @@ def whole_file(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[BinaryIO]:
-    """whole_file, in a folder that is made where there is none.
+    """whole_file, for results: it creates the folder, and raises the Output errors.
 
     Raises:
         OutputForbidden, OutputFull, OutputUnavailable: as their names say. Nothing has changed then.
@@ -173,7 +175,7 @@ def source_file(path: Path) -> Iterator[SourceFile]:
 
 
 class SourceFile:
-    """Reads a local file and raises the Source errors. It has no `seek`, so that nobody reads a part twice."""
+    """Reads a local file and raises the Source errors. It has no `seek`: a hash must see every byte once."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
@@ -254,12 +256,13 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:
-    for entry in _entries(folder):
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name != PARTS:
-                yield from _names_below(folder / entry.name, f"{prefix}{entry.name}/")
-        elif entry.is_file():
-            yield prefix + entry.name
+    with _output_errors(folder):
+        for entry in _entries(folder):
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name != PARTS:
+                    yield from _names_below(folder / entry.name, f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                yield prefix + entry.name
 
 
 def _is_missing(error: Exception) -> bool:

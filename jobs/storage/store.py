@@ -16,7 +16,7 @@ __all__ = ["OWN_MAX_BYTES", "Source", "Store", "read_bytes", "source_for", "stor
 
 
 class Source(Protocol):
-    """A store that can be read. How much, how long and from where is the FetchLimits that it was made with."""
+    """A store that can be read. The FetchLimits that it was created with say how much, how long and from where."""
 
     def read(self, uri: str) -> bytes:
         """All bytes behind a URI.

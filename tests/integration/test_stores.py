@@ -159,6 +159,14 @@ def test_a_source_obeys_its_limits_and_its_policy(bucket: str, tmp_path: Path) -
             source_for(uri, FetchLimits(policy=policy)).read(uri)
 
 
+def test_a_link_that_cannot_be_followed_is_told_with_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    store = store_for("file://")
+    for names in (store.names, store.names_below):
+        with pytest.raises(OutputForbidden, match="symbolic links"):
+            list(names(tmp_path.as_uri()))
+
+
 def test_links_to_folders_are_not_followed_and_unfinished_files_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / "root" / "loop").mkdir(parents=True)
     (tmp_path / "root" / "loop" / "back").symlink_to(tmp_path / "root")

@@ -1,7 +1,7 @@
 -- Decide whether a worker renders a job, and record that it does.
 -- KEYS states counts jobs replaced cancels
--- ARGV id, job, worker, now, max_attempts, worker key prefix, and the attempt from which on a start is only reported, not made
--- (0: none)
+-- ARGV id, job, worker, now, max_attempts, worker key prefix, and the attempt from which on a start is only reported,
+-- not made (0: none)
 -- Returns the decision, the attempts, and 1 where the ledger did not know the job.
 local id, worker = ARGV[1], ARGV[3]
 local old = redis.call('HGET', KEYS[1], id)

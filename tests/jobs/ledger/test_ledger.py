@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import get_args
 
 import pytest
 import redis
 
-from jobs.errors import LedgerUnavailable
+from jobs.errors import LedgerUnavailable, NewerMessage
+from jobs.ledger import lua
 from jobs.ledger.ledger import Counts, Ledger
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
@@ -65,7 +68,7 @@ def test_a_job_of_a_dead_worker_is_taken_over(ledger: Ledger) -> None:
     assert ledger.counts("b") == Counts(running=1)
 
 
-def test_a_last_start_is_told_before_it_is_made_and_costs_nothing(ledger: Ledger) -> None:
+def test_a_last_start_is_reported_before_it_happens_and_costs_nothing(ledger: Ledger) -> None:
     job = make_job()
     enqueue(ledger, [job])
     for attempt in range(2):
@@ -116,7 +119,7 @@ def test_a_terminal_state_is_entered_once_and_never_left(ledger: Ledger) -> None
     assert [result.state for result in ledger.results("b")] == ["done"]
 
 
-def test_of_many_threads_that_start_one_job_one_runs_it(ledger: Ledger) -> None:
+def test_only_one_of_many_threads_that_start_a_job_runs_it(ledger: Ledger) -> None:
     job = make_job()
     enqueue(ledger, [job])
     names = [f"w{n}" for n in range(8)]
@@ -187,6 +190,38 @@ def test_a_worker_that_stops_beating_is_gone_after_its_lease(ledger: Ledger) -> 
     assert ledger.workers()["w1"].in_flight == ("a", "b")
     ledger.retire("w1")
     assert ledger.workers() == {}
+
+
+def test_fields_that_a_newer_worker_adds_to_its_heartbeat_or_its_line_are_ignored(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.client.set("render:worker:new", '{"worker":"new","held":["a"],"at":1.5,"engine_sets":["x"]}')
+    assert ledger.workers()["new"].in_flight == ("a",)
+    ledger.client.hset("render:batch:b:states", job.id, "running 2 new 17.5 warm")
+    line = ledger.state("b", job.id)
+    assert line is not None
+    assert (line.state, line.attempts, line.worker, line.since) == ("running", 2, "new", 17.5)
+
+
+def test_jobs_of_a_newer_version_are_queued_again_as_they_were_written(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    newer = job.model_dump_json().replace('"version":1', '"version":2,"model":"anime"')
+    ledger.client.hset("render:batch:b:jobs", job.id, newer)
+    ledger.client.delete(ledger.queue)
+    ledger.finish(make_result(job, "failed"))
+    assert ledger.retry("b") == 1
+    body = json.loads(json.loads(str(ledger.client.rpop(ledger.queue)))["body"])
+    assert body[0] == [newer]
+    with pytest.raises(NewerMessage):
+        ledger.job("b", job.id)
+
+
+def test_all_lua_files_are_scripts_that_redis_takes(ledger: Ledger) -> None:
+    files = {path.stem for path in (Path(lua.__file__).parent / "scripts").glob("*.lua")}
+    assert files - {"prelude"} == set(get_args(lua.ScriptName))
+    for name in get_args(lua.ScriptName):
+        assert ledger.client.script_load(lua.source(name))
 
 
 def test_batches_are_listed_and_keep_what_was_first_noted(ledger: Ledger) -> None:

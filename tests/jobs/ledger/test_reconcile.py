@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX
 from jobs.ledger.ledger import Counts, Ledger
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
 from jobs.ledger.redis_client import SCAN_COUNT
-from jobs.settings import Settings
+from jobs.settings import load_settings
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
@@ -125,7 +126,7 @@ def test_a_lost_message_is_found_in_a_queue_of_any_length(ledger: Ledger) -> Non
     enqueue(ledger, jobs)
     lost = jobs[SCAN_COUNT + 7]
     (text,) = (text for text in ledger.client.lrange(ledger.queue, 0, -1) if f'"{lost.id}"' in text)
-    ledger.client.lrem(ledger.queue, 1, text)
+    ledger.client.lrem(ledger.queue, 1, str(text))
     assert run(ledger) == Reconciled(requeued=1)
     assert deliver(ledger) == lost.id
     assert run(ledger) == Reconciled()
@@ -219,10 +220,11 @@ def test_garbage_among_the_delivered_messages_and_the_workers_is_passed_over(led
     client = ledger.client
     client.hset(UNACKED, mapping={b"\xff\xfe": b"\xff", "tag": "not json", "other": f'"correlation_id": "{"0" * 20}"'})
     client.hset(UNACKED, b"\xfd", f'"correlation_id": "{job.id}"')
-    client.zadd(UNACKED_INDEX, {b"\xff\xfe": 1.0, "nobody": 2.0})
+    times: dict[Any, float] = {b"\xff\xfe": 1.0, "nobody": 2.0}
+    client.zadd(UNACKED_INDEX, times)
     client.lpush(ledger.queue, b"\xff\x00\xfe")
     client.set("render:worker:stranger", b"\xff not json")
-    tolerant = Ledger.connect(Settings(redis_url=redis_url))
+    tolerant = Ledger.connect(load_settings(redis_url=redis_url))
     assert run(tolerant) == Reconciled(restored=1)
     assert tolerant.workers() == {}
     tolerant.client.close()

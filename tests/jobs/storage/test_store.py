@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from jobs.storage.file import FileStore, whole_file, write_whole
 from jobs.storage.http import FetchLimits
 from jobs.storage.memory import MemoryStore
 from jobs.storage.store import read_bytes, store_for
+from tests.worker_process import ROOT
 
 LIMITS = FetchLimits(max_bytes=10)
 
@@ -79,7 +82,25 @@ def test_an_unknown_scheme_is_refused() -> None:
         read_bytes("ftp://host/a", LIMITS)
 
 
-def test_the_memory_writer_remembers_the_order() -> None:
+def test_boto3_is_imported_only_where_a_bucket_is_named(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from jobs.ledger.rebuild import rebuild
+from jobs.storage.http import FetchLimits
+from jobs.storage.store import read_bytes, store_for
+from jobs.submission import SubmissionWriter
+uri = Path(sys.argv[1]).as_uri()
+store_for(uri).write(uri, b"data", "image/png")
+read_bytes(uri, FetchLimits())
+assert "boto3" not in sys.modules
+store_for("s3://bucket")
+assert "boto3" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "a"], check=True, cwd=ROOT)
+
+
+def test_the_memory_store_remembers_the_order() -> None:
     writer = MemoryStore()
     writer.write("b", b"1", "image/png")
     writer.write("a", b"2", "image/png")
