@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +62,9 @@ class CheckedRows:
     """Good rows on their way from the check to the ledger. Use as a context manager.
 
     They wait in a temporary file, a line each, so memory stays flat and the CSV, which may be a pipe, is read once.
+
+    Raises:
+        OSError: the temporary file cannot be written; it names the folder.
     """
 
     def __init__(self) -> None:
@@ -69,11 +72,17 @@ class CheckedRows:
 
     def add(self, row: int, parameters: RenderParameters) -> None:
         """Append a row."""
-        self._file.write(b"%d " % row + parameters.model_dump_json(exclude_unset=True).encode() + b"\n")
+        try:
+            self._file.write(b"%d " % row + parameters.model_dump_json(exclude_unset=True).encode() + b"\n")
+        except OSError as error:
+            raise _in_temporary_folder(error) from error
 
     def __iter__(self) -> Iterator[tuple[int, RenderParameters]]:
         """All rows, in the order in which they were added."""
-        self._file.seek(0)
+        try:
+            self._file.seek(0)  # writes what is buffered
+        except OSError as error:
+            raise _in_temporary_folder(error) from error
         for line in self._file:
             row, _, text = line.partition(b" ")
             yield int(row), RenderParameters.model_validate_json(text)
@@ -82,7 +91,12 @@ class CheckedRows:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # a full disk has been reported by `add`
+            self._file.close()
+
+
+def _in_temporary_folder(error: OSError) -> OSError:
+    return OSError(error.errno, error.strerror, tempfile.gettempdir())
 
 
 class RejectedRows:

@@ -61,10 +61,9 @@ def test_a_pipe_larger_than_its_buffer_is_read_whole(run: Run, ledger: Ledger) -
 def test_a_named_pipe_is_submitted(run: Run, ledger: Ledger, tmp_path: Path) -> None:
     fifo = tmp_path / "rows"
     os.mkfifo(fifo)
-    writer = threading.Thread(target=fifo.write_text, args=(GOOD,))
+    writer = threading.Thread(target=fifo.write_text, args=(GOOD,), daemon=True)  # waits for ever without a reader
     writer.start()
     ran = run("submit", fifo, "--batch", "nightly")
-    writer.join()
     assert (ran.code, ran.record["enqueued"]) == (0, 3)
     info = ledger.batch("nightly")
     assert info is not None

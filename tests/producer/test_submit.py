@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -183,6 +186,14 @@ def test_a_folder_in_place_of_a_file_is_an_error_without_a_traceback(run: Run, t
     ran = run("submit", tmp_path, "--batch", "b")
     assert ran.code == 6
     assert "Is a directory" in ran.stderr
+
+
+def test_a_full_temporary_folder_is_named(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    write(tmp_path, "image,prompt\n" + "a.png,a cat\n" * 2_000)
+    limited = f"ulimit -f 8; exec {sys.executable} -m producer submit jobs.csv"  # blocks of 1,024 bytes in any file
+    ended = subprocess.run(["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ledger.batches()) == (6, [])
+    assert ended.stderr.strip() == f"{tempfile.gettempdir()}: File too large"
 
 
 def test_redis_away_has_its_own_exit_code(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
