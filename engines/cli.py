@@ -56,22 +56,22 @@ def _known_backend(name: str) -> str:
 
 
 def _usual_precisions() -> str:
-    """'fp16 for a, b; fp32 for c': backends with the same usual precision stand together."""
+    """'a, b: fp16; c: fp32': backends with the same usual precision stand together."""
     named: dict[str, list[str]] = {}
     for each in registry.backends():
         named.setdefault(each.precision_help, []).append(each.name)
-    return "; ".join(f"{precision} for {', '.join(names)}" for precision, names in named.items())
+    return "; ".join(f"{', '.join(names)}: {precision}" for precision, names in named.items())
 
 
 Backend = Annotated[
     str,
     typer.Option(
         callback=_known_backend,
-        metavar=f"[{'|'.join((registry.AUTO, *registry.names()))}]",
+        metavar=f"<{'|'.join((registry.AUTO, *registry.names()))}>",
         help="auto: the best that runs on this machine.",
     ),
 ]
-Precision = Annotated[Literal["fp16", "fp32"] | None, typer.Option(help=f"Without: {_usual_precisions()}.")]
+Precision = Annotated[Literal["fp16", "fp32"] | None, typer.Option(help=f"Without it: {_usual_precisions()}.")]
 Capability = Annotated[
     str | None,
     typer.Option(

@@ -14,11 +14,13 @@ import torch
 
 from engines.backends import registry
 from engines.backends.tensorrt.package import is_best
+from engines.backends.triton.kernel_keys import check_kernels, current_keys
 from engines.build.builder import BuildRequest, build_set
 from engines.check.score import psnr
 from engines.check.verify import verify
 from engines.engine_set import EngineSet, load_engine_set
-from engines.errors import BackendUnavailable
+from engines.errors import BackendUnavailable, EngineSetRefused
+from engines.manifest import load_manifest
 from engines.spec import Profile
 from tests.models import CACHE, ROOT
 from tests.worker.samples import sample_spec
@@ -90,6 +92,23 @@ def test_a_second_build_has_nothing_to_do(folder: Path) -> None:
     built = build_set(request_for(folder, "triton", "fp16"))
     assert built.steps == 0
     assert not built.changed
+
+
+def test_the_manifest_records_the_keys_of_the_kernels_that_a_worker_asks_for(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = load_manifest(folder)
+    assert manifest.kernels == current_keys(manifest.architecture)
+    check_kernels(folder, manifest, can_compile=lambda: False)
+    assert caplog.records == []
+
+
+def test_kernels_of_other_code_are_warned_of_or_refused(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    other = load_manifest(folder).model_copy(update={"kernels": {}})
+    check_kernels(folder, other, can_compile=lambda: True)
+    assert "will be compiled at first use" in caplog.text
+    with pytest.raises(EngineSetRefused, match="build the set again: engines build --model"):
+        check_kernels(folder, other, can_compile=lambda: False)
 
 
 def test_float32_is_refused_with_a_sentence(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""SD1.5's networks written for one GPU: channels last, few passes over memory, kernels of our own in between."""
+"""The triton backend: SD1.5's networks for NVIDIA GPUs, with few passes over memory and Triton kernels of our own."""

@@ -25,7 +25,7 @@ from engines.files import write_whole
 from engines.manifest import Manifest, Precision, load_manifest
 from engines.spec import COMPONENTS, ComponentSpec, Profile
 from tests.engines.conftest import Ended
-from tests.engines.sets import request_for
+from tests.engines.sets import copy_of_set, edit_manifest, request_for
 from tests.models import tiny_model
 
 
@@ -134,16 +134,14 @@ def test_a_set_of_a_backend_that_is_defined_here_is_built_loaded_and_verified(fo
         assert [engines.batch_size(images, 64, 64) for images in (1, 2)] == [2, 2]
     findings = list(verify(folder, device="cpu"))
     assert {finding.component for finding in findings} == set(COMPONENTS)
-    assert all(finding.ok and finding.absolute_error == 0 for finding in findings)
+    assert all(finding.ok and finding.absolute_error < 1e-5 for finding in findings)
 
 
-def test_its_sets_are_refused_where_it_is_not_registered(folder: Path) -> None:
-    registry.unregister("toy")
-    try:
-        with pytest.raises(EngineSetRefused, match="is not valid at backend: Input should be 'tensorrt'"):
-            load_engine_set(folder)
-    finally:
-        registry.register(ToyBackend())
+def test_its_sets_are_refused_where_it_is_not_registered(tmp_path: Path) -> None:
+    folder = copy_of_set(tmp_path)
+    edit_manifest(folder, lambda manifest: manifest.update(backend="toy"))
+    with pytest.raises(EngineSetRefused, match="is not valid at backend: Input should be 'tensorrt'"):
+        load_engine_set(folder)
 
 
 def test_the_command_line_knows_it(toy: None, engines: Callable[..., Ended], tmp_path: Path) -> None:

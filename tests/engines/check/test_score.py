@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engines.build.builder import build_set
-from engines.check.score import ScoreRequest, distance, edges_for, pictures, score
+from engines.check.score import ScoreRequest, distance, edges_for, pictures, psnr, score
 from engines.engine_set import load_engine_set
 from engines.errors import EngineSetRefused
 from tests.engines.conftest import Ended
@@ -24,7 +24,7 @@ ONE = ScoreRequest(height=64, width=64, samples=1, steps=2)
 
 def test_the_distance_is_the_psnr_of_eight_bit_pictures() -> None:
     black = np.zeros((4, 4, 3), np.uint8)
-    assert distance(black, black).psnr_db == math.inf
+    assert distance(black, black).psnr_db == psnr(black, black) == math.inf
     assert distance(black, black).to_json() == {"psnr_db": None, "largest": 0}
     white = np.full_like(black, 255)
     assert (distance(black, white).psnr_db, distance(white, black).largest) == (0.0, 255)
