@@ -85,7 +85,7 @@ def test_the_producer_works_from_another_folder(environment: Path, redis_url: st
     settings = {"RENDER_REDIS_URL": redis_url, "RENDER_OUTPUT_URI": str(tmp_path / "renders")}
 
     def producer(*arguments: str) -> str:
-        command = [environment / "bin" / "producer", *arguments]
+        command = [str(environment / "bin" / "producer"), *arguments]
         done = subprocess.run(
             command, cwd=tmp_path, env=plain() | settings, capture_output=True, text=True, timeout=120, check=False
         )
