@@ -33,17 +33,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, tree / name)
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    command = [
-        environment / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-compile",
-        "--retries",
-        "1",
-        tree,
-    ]
+    python = str(environment / "bin" / "python")
+    command = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--retries", "1", str(tree)]
     done = subprocess.run(command, env=plain(), capture_output=True, text=True, check=False)
     if done.returncode:
         _skip(f"the base install needs a package index:\n{done.stderr[-2000:]}")
