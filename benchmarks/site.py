@@ -122,9 +122,7 @@ class _Worker:
 
 def write_pictures(folder: Path, *, count: int, side: int) -> list[Path]:
     """Write `count` square pictures of `side` pixels: the example photographs, again and again."""
-    from examples.photos import write_photos
-
-    write_photos(folder / "photos")
+    subprocess.run([sys.executable, "examples/photos.py", "--out", str(folder / "photos")], cwd=ROOT, check=True)
     originals = sorted((folder / "photos").iterdir())
     paths = [folder / f"{n}.png" for n in range(count)]
     for path, original in zip(paths, originals, strict=False):

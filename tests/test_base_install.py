@@ -33,17 +33,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy2(ROOT / name, tree / name)
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-    command = [
-        environment / "bin" / "python",
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-compile",
-        "--retries",
-        "1",
-        tree,
-    ]
+    python = str(environment / "bin" / "python")
+    command = [python, "-m", "pip", "install", "--quiet", "--no-compile", "--retries", "1", str(tree)]
     done = subprocess.run(command, env=plain(), capture_output=True, text=True, check=False)
     if done.returncode:
         _skip(f"the base install needs a package index:\n{done.stderr[-2000:]}")
@@ -85,7 +76,7 @@ def test_the_producer_works_from_another_folder(environment: Path, redis_url: st
     settings = {"RENDER_REDIS_URL": redis_url, "RENDER_OUTPUT_URI": str(tmp_path / "renders")}
 
     def producer(*arguments: str) -> str:
-        command = [environment / "bin" / "producer", *arguments]
+        command = [str(environment / "bin" / "producer"), *arguments]
         done = subprocess.run(
             command, cwd=tmp_path, env=plain() | settings, capture_output=True, text=True, timeout=120, check=False
         )

@@ -121,4 +121,5 @@ def run(*arguments: str, environment: dict[str, str] | None = None, capture: boo
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Redis and the worker are stopped too
     sys.exit(main())
