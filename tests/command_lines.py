@@ -2,8 +2,8 @@
 
     python -m tests.command_lines < commands.json
 
-reads a JSON list of commands and prints a JSON object: command -> why it cannot be, or null. It is a process of its own
-because it makes argparse, Typer and Celery stop where a command would begin its work.
+reads a JSON list of commands and prints a JSON object: command -> what is wrong with it, or null. It runs as a process
+of its own, because it runs the programs' modules up to the point where their work would begin.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import runpy
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import click
 import typer.core
@@ -45,29 +46,39 @@ class NotACommand(Exception):
 
 def main() -> None:
     """Read the list, print the object."""
-    stop_before_work()
-    print(json.dumps({command: problem(command) for command in json.load(sys.stdin)}))
+    json.dump({command: problem(command) for command in json.load(sys.stdin)}, sys.stdout)
 
 
-def stop_before_work() -> None:
-    """Make every command line raise Parsed once its arguments are parsed."""
-    parse = argparse.ArgumentParser.parse_args
+@contextlib.contextmanager
+def stopped_before_work() -> Iterator[None]:
+    """Within it, every command line of argparse, Typer and click raises Parsed once its arguments are parsed."""
+    parse, parse_known = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args
+    invoke = click.Command.invoke
 
     def parse_and_stop(self: argparse.ArgumentParser, *arguments: Any, **options: Any) -> NoReturn:
-        parse(self, *arguments, **options)
+        with patch.object(argparse.ArgumentParser, "parse_known_args", parse_known):  # parse_args calls it
+            parse(self, *arguments, **options)
+        raise Parsed
+
+    def parse_known_and_stop(self: argparse.ArgumentParser, *arguments: Any, **options: Any) -> NoReturn:
+        parse_known(self, *arguments, **options)
         raise Parsed
 
     def stop(self: object, context: object) -> NoReturn:
         raise Parsed
 
-    group = click.Command.invoke
-
     def stop_unless_group(self: click.Command, context: click.Context) -> Any:
-        return group(self, context) if isinstance(self, click.Group) else stop(self, context)
+        if isinstance(self, click.Group):  # its own part, before the subcommand is parsed
+            return invoke(self, context)
+        raise Parsed
 
-    argparse.ArgumentParser.parse_args = parse_and_stop  # type: ignore[method-assign, assignment]
-    typer.core.TyperCommand.invoke = stop  # type: ignore[method-assign]
-    click.Command.invoke = stop_unless_group  # type: ignore[method-assign]
+    with (
+        patch.object(argparse.ArgumentParser, "parse_args", parse_and_stop),
+        patch.object(argparse.ArgumentParser, "parse_known_args", parse_known_and_stop),
+        patch.object(typer.core.TyperCommand, "invoke", stop),
+        patch.object(click.Command, "invoke", stop_unless_group),
+    ):
+        yield
 
 
 def problem(command: str) -> str | None:
@@ -149,7 +160,7 @@ def parse(program: str, arguments: list[str], run: Callable[[], object]) -> None
     sys.argv = [program, *arguments]
     words = io.StringIO()
     try:
-        with contextlib.redirect_stderr(words), contextlib.redirect_stdout(words):
+        with stopped_before_work(), contextlib.redirect_stderr(words), contextlib.redirect_stdout(words):
             run()
     except Parsed:
         return
@@ -186,16 +197,11 @@ def check_make(arguments: list[str]) -> None:
 
 def check_pip(arguments: list[str]) -> None:
     """`pip install`: our extras must be in pyproject.toml."""
-    parser = argparse.ArgumentParser("pip")
-    parser.add_argument("command", choices=["install"])
-    parser.add_argument("-e", "--editable", action="append", default=[])
-    parser.add_argument("--extra-index-url")
-    parser.add_argument("packages", nargs="*")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        refuse(f"pip: {unknown}")
+    words = [word for word in arguments if word not in ("install", "-e", "--extra-index-url")]
+    if arguments[0] != "install" or any(word.startswith("-") for word in words):
+        refuse(f"pip: {arguments}")
     extras = set(pyproject()["project"]["optional-dependencies"])
-    for package in [*options.editable, *options.packages]:
+    for package in words:
         name, _, rest = package.partition("[")
         if name in (".", "batch-renderer") and (wrong := set(filter(None, rest.rstrip("]").split(","))) - extras):
             refuse(f"pip: no extra {sorted(wrong)} in pyproject.toml")
@@ -211,7 +217,8 @@ def check_export(arguments: list[str]) -> None:
     try:
         Settings(**{names[name]: value for name, value in values.items() if name in names})  # type: ignore[arg-type]
     except ValueError as error:
-        raise NotACommand(str(error)) from error
+        if "no such file" not in str(error):  # a certificate, on the reader's machine
+            raise NotACommand(str(error)) from error
 
 
 def pyproject() -> dict[str, Any]:
