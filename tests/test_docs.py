@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import typer.main
 
 from jobs.settings import Settings
+from tests.pages import LANGUAGES, PAGES, ROOT, blocks, commands, outside_blocks, text_of
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md")])
 OPERATIONS = ROOT / "docs" / "operations.md"
-
-
-def text_of(*pages: Path) -> str:
-    return "\n".join(page.read_text() for page in pages)
+README = ROOT / "README.md"
+README_LINES = 150
+PICTURE_BYTES = 150_000
 
 
 def variables() -> set[str]:
@@ -45,7 +42,11 @@ def test_every_command_has_help_and_is_documented(module: str) -> None:
 def test_no_page_names_a_command_that_does_not_exist(module: str) -> None:
     app = __import__(module, fromlist=["app"]).app
     program = module.split(".")[0]
-    named = set(re.findall(rf"^    {program} ([a-z]+)", text_of(*PAGES), re.MULTILINE))
+    shown = "\n".join(command.text for page in PAGES for command in commands(page))
+    named = set(re.findall(rf"(?:^|[|;&] *){program} ([a-z]+)", shown, re.MULTILINE))
+    # In the text, too: `producer submit`, as code.
+    named |= set(re.findall(rf"`{program} ([a-z]+)", "\n".join(map(outside_blocks, PAGES))))
+    assert named
     assert named - set(typer.main.get_group(app).commands) == set()
 
 
@@ -58,5 +59,27 @@ def test_every_metric_is_documented_and_no_other() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_links_to_a_heading_find_it() -> None:
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            other = (page.parent / target).resolve() if target else page
+            titles = re.findall(r"^#+ (.+)$", outside_blocks(other), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in anchors, f"{page.name} links to {target}#{anchor}"
+
+
+def test_code_blocks_say_whether_they_hold_commands() -> None:
+    """Otherwise a command in them would be neither run nor parsed."""
+    for page in PAGES:
+        for language, _ in blocks(page):
+            assert language in LANGUAGES, f"{page.name}: a code block of {language!r}; there are {sorted(LANGUAGES)}"
+        assert not re.search(r"^ {4}\S", outside_blocks(page), re.MULTILINE), f"{page.name}: an indented code block"
+
+
+def test_readme_is_short_and_its_picture_small() -> None:
+    assert len(README.read_text().splitlines()) < README_LINES
+    assert (ROOT / "docs" / "demo.webp").stat().st_size < PICTURE_BYTES
