@@ -12,13 +12,26 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from engines.files import archive
 
 CACHE = "TRITON_CACHE_DIR"  # Triton reads it at each lookup
 GROUP = "__grp__"  # prefix of the files that list the parts of one kernel
+
+
+@contextmanager
+def empty_cache() -> Iterator[Path]:
+    """An empty cache for Triton inside the block; the folder is removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+    os.environ[CACHE] = str(folder)
+    try:
+        yield folder
+    finally:
+        del os.environ[CACHE]
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def archive_kernels(folder: Path, path: Path) -> None:

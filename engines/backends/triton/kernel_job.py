@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +10,7 @@ from pathlib import Path
 import torch
 
 from engines.backends.triton.components import ENGINES
-from engines.backends.triton.kernel_cache import CACHE, archive_kernels
+from engines.backends.triton.kernel_cache import archive_kernels, empty_cache
 from engines.backends.triton.parameters import Parameters
 from engines.errors import BuildFailed
 from engines.model.libraries import quiet_libraries
@@ -45,16 +42,12 @@ class KernelJob:
             BuildFailed: a kernel does not compile or run.
         """
         began = time.monotonic()
-        folder = Path(tempfile.mkdtemp(prefix="kernels-"))
-        os.environ[CACHE] = str(folder)
         try:
-            self._run()
-            archive_kernels(folder, self.path)
+            with empty_cache() as folder:
+                self._run()
+                archive_kernels(folder, self.path)
         except Exception as error:  # Triton's own errors have no common root with torch's
             raise BuildFailed(f"{self.component}'s kernels could not be compiled: {error}") from error
-        finally:
-            del os.environ[CACHE]
-            shutil.rmtree(folder, ignore_errors=True)
         return time.monotonic() - began
 
     def _run(self) -> None:
