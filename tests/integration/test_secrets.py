@@ -99,7 +99,7 @@ def submit(site: Site, web: str) -> str:
 def push_garbage(site: Site, web: str) -> None:
     """What is no job, and says secrets all the same."""
     job = make_job(99, image=f"{web}/a.png?{AWS}")
-    broken = job.model_dump_json().replace('"version":1', '"version":7,"password":"hunter2-key"')
+    broken = job.model_dump_json().replace('"version":1', '"version":0,"password":"hunter2-key"')
     site.ledger.client.lpush(
         "render",
         "not json redis://:hunter2@h",

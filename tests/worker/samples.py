@@ -15,7 +15,7 @@ def sample_spec(number: int = 0, *, steps: int = 3, size: tuple[int, int] = (64,
     """A spec whose edges, prompt and seed follow from its number; values override."""
     edges = np.zeros(size, np.uint8)
     edges[number % size[0], :] = 255
-    fields = {
+    fields: dict[str, Any] = {
         "job_id": str(number),
         "sample": 0,
         "edges": edges,

@@ -9,7 +9,7 @@ from typing import Any, cast
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from jobs.errors import NotAnImage, SourceTooLarge
 from jobs.job import RenderJob
@@ -40,7 +40,8 @@ def prepared(job: RenderJob, data: bytes | None = None) -> Prepared:
 
 
 def job(**parameters: Any) -> RenderJob:
-    return make_job(1, **({"prompt": "a house", "image_resolution": 128, "seed": 5} | parameters))
+    values: dict[str, Any] = {"prompt": "a house", "image_resolution": 128, "seed": 5} | parameters
+    return make_job(1, **values)
 
 
 def test_one_request_a_sample_and_each_has_its_own_seed() -> None:
@@ -117,6 +118,7 @@ def test_equal_jobs_are_prepared_to_equal_files() -> None:
 
 def chunks(data: bytes) -> dict[str, str]:
     with Image.open(io.BytesIO(data)) as image:
+        assert isinstance(image, PngImagePlugin.PngImageFile)
         return dict(image.text)
 
 

@@ -56,7 +56,7 @@ class Toy:
         while time.monotonic() < deadline:
             line = self.client.blpop("log", 1.0)
             if line is not None:
-                event, who, at = line[1].split()
+                event, who, at = str(line[1]).split()
                 self.diary.append((event, who, float(at)))
                 if event == what:
                     return float(at)
@@ -226,7 +226,7 @@ def test_a_killed_workers_messages_come_back_after_the_visibility_timeout(toy: T
     assert toy.unacknowledged == 2
     toy.diary.clear()
     for tag in toy.client.zrange("unacked_index", 0, -1):
-        toy.client.zincrby("unacked_index", -10, tag)  # as if the messages had been delivered ten seconds earlier
+        toy.client.zincrby("unacked_index", -10, str(tag))  # as if the messages had been delivered ten seconds earlier
     start_toy(prefetch=2, visibility=5)
     toy.wait_for("begin")
     toy.wait_for("begin")

@@ -39,7 +39,8 @@ def colours(width: int = 6, height: int = 4) -> Image.Image:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_that_is_named_is_read(format: str) -> None:
-    options = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}.get(format, {})
+    careful: dict[str, dict[str, object]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+    options = careful.get(format, {})
     picture = decode(encoded(Image.new("RGB", (12, 8), (200, 30, 60)), format, **options))
     pixels = picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels[:, :, :3]
     assert pixels.shape == (8, 12, 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from worker.image.png import as_json, encode_png
 
@@ -24,6 +24,7 @@ def test_a_png_keeps_every_pixel(shape: tuple[int, ...]) -> None:
 def test_a_png_carries_any_text(text: str) -> None:
     data = encode_png(np.zeros((1, 1), np.uint8), {"parameters": text, "render": as_json({"prompt": text})})
     with Image.open(io.BytesIO(data)) as image:
+        assert isinstance(image, PngImagePlugin.PngImageFile)
         assert image.text["parameters"] == text
         assert image.text["render"] == as_json({"prompt": text})
 

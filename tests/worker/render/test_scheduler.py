@@ -56,7 +56,8 @@ class Turns:
 
 
 def error(future: Future[np.ndarray]) -> type[BaseException] | None:
-    return type(future.exception(0)) if future.exception(0) else None
+    exception = future.exception(0)
+    return None if exception is None else type(exception)
 
 
 def test_it_needs_no_torch() -> None:
