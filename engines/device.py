@@ -5,6 +5,7 @@ torch is imported only by the functions that need it: a machine without a GPU ne
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +98,13 @@ def cuda_value(result: tuple[Any, ...], describe: Callable[[Any], str]) -> Any:
     if int(error) != 0:
         raise RuntimeError(f"CUDA error: {describe(error)}")
     return values[0] if values else None
+
+
+def cpu_name() -> str:
+    """The CPU's model, as the kernel names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())

@@ -216,6 +216,9 @@ def first_problem(error: ValidationError) -> str:
     """One sentence for the first of a validation error's problems, with long input cut short."""
     problem: Any = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
+    sentence = f"{where or 'message'}: {problem['msg']}"
+    if problem["type"] == "extra_forbidden":
+        return sentence  # the value of a key that we do not know may be a secret
     shown = repr(problem.get("input"))
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f"{where or 'message'}: {problem['msg']} (got {shown})"
+    return f"{sentence} (got {shown})"

@@ -1,6 +1,6 @@
 """Render rows of a CSV with diffusers' own pipeline and scheduler. Nothing of ours is imported here.
 
-from tests.reference import Reference, psnr
+from tests.reference import Reference
 """
 
 from __future__ import annotations
@@ -53,13 +53,6 @@ class Reference:
             generator=generator,
         )
         return np.asarray(done.images[0])
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite for equal ones."""
-    assert one.shape == other.shape, f"{one.shape} and {other.shape}"
-    error = np.mean((one.astype(np.float64) - other.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def _pipeline(weights: Path) -> Any:

@@ -298,7 +298,7 @@ def test_watching_and_repairing_a_batch(shell: Shell) -> None:
 @pytest.mark.slow
 def test_a_set_is_checked_with_the_output_that_the_page_shows(shell: Shell) -> None:
     for name, backend in (("engine-set", "onnxruntime"), ("torch-set", "torch")):
-        (shell.folder / name).symlink_to(tiny_engine_set(backend, shapes=("256x384",)))  # type: ignore[arg-type]
+        (shell.folder / name).symlink_to(tiny_engine_set(backend, shapes=("256x384",)))
     session = [command for command in console(ENGINES) if command.text.startswith("engines ")]
     session = [command for command in session if not command.text.startswith("engines build ")]
     assert {command.text for command in session} == run_by(ENGINES_SESSION)

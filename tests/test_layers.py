@@ -52,6 +52,7 @@ ENGINE_LAYERS = (
     "engines/engine_set.py",
     "engines/build",
     "engines/check",
+    "engines/console.py",
     "engines/cli.py",
 )
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from torch import Tensor
 from engines.check.flops import guided_step_flops
 from engines.check.verify import likely_inputs
 from engines.cuda_graph import Graphed
+from engines.device import cpu_name
 from engines.engine_set import EngineSet
 from engines.errors import EngineSetRefused
 from engines.spec import COMPONENTS
@@ -130,13 +129,3 @@ def hardware(device: torch.device) -> dict[str, object]:
     if device.type == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(device), "gpu_capability": torch.cuda.get_device_capability(device)}
     return facts
-
-
-def cpu_name() -> str:
-    """The CPU's model, as the kernel names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.machine())

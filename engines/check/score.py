@@ -70,6 +70,7 @@ def score(path: Path, reference: Path, request: ScoreRequest, *, device: str = "
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
     """Peak signal-to-noise ratio of two uint8 pictures in dB; infinite if they are equal."""
+    assert one.shape == other.shape, f"{one.shape} and {other.shape}"
     error = float(((one.astype(np.float64) - other.astype(np.float64)) ** 2).mean())
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 

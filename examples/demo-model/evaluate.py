@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from data import canny, held_out
 from diffusers import AutoencoderKL
-from measure import colour_distance, edge_f1, psnr, saturation
+from measure import colour_distance, edge_f1, saturation
 from palette import colour_name
 from product import EngineRenderer
 from render import Request
 from scenes import Scene
 from testset import PROMPTS, TEST_PHOTOGRAPHS, photograph
 
+from engines.check.score import psnr
 from engines.engine_set import load_engine_set
 from worker.render.denoiser import EngineDenoiser
 

@@ -1,4 +1,4 @@
-"""What is measured: edges that agree within a tolerance, colours by name, decibels."""
+"""What is measured: edges that agree within a tolerance, colours by name."""
 
 import cv2
 import numpy as np
@@ -18,12 +18,6 @@ def edge_f1(output: np.ndarray, control: np.ndarray, *, tolerance: int = 2) -> f
     near_drawn = cv2.dilate(drawn.astype(np.uint8), disc).astype(bool)
     precision, recall = float(near_control[drawn].mean()), float(near_drawn[control].mean())
     return 2 * precision * recall / max(precision + recall, 1e-9)
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two uint8 pictures, in dB."""
-    error = float(((a.astype(np.float32) - b.astype(np.float32)) ** 2).mean())
-    return float(10 * np.log10(255**2 / max(error, 1e-6)))
 
 
 def saturation(image: np.ndarray) -> float:

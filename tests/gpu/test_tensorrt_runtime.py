@@ -5,7 +5,7 @@ python -m pytest -m gpu tests/gpu/test_tensorrt_runtime.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -126,9 +126,9 @@ def test_shapes_and_profiles_may_alternate(engines: EngineSet) -> None:
 def test_a_step_of_two_engines_is_captured_as_one_graph(engines: EngineSet) -> None:
     """What the worker does: the engines' kernels become part of the step's own graph."""
 
-    def step(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    def step(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
         controls = engines.engine("controlnet")(given)
-        return {"latents": given["x_noisy"] - 0.1 * engines.engine("unet")(given | controls)["latent"]}
+        return {"latents": given["x_noisy"] - 0.1 * engines.engine("unet")({**given, **controls})["latent"]}
 
     graphed = Graphed(step, engines.device)
     for size in ((2, 128, 128), (1, 64, 128), (2, 128, 128)):

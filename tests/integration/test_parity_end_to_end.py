@@ -16,9 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from engines.check.score import psnr
 from tests.integration.conftest import REAL, Site
 from tests.models import tiny_engine_set, tiny_model
-from tests.reference import Reference, psnr
+from tests.reference import Reference
 
 ENOUGH_DB = 50.0
 

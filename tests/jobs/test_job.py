@@ -156,3 +156,10 @@ def test_files_lie_under_output_and_batch() -> None:
     assert job().sidecar_uri == f"file:///out/b/{job().id}.json"
     assert job().sample_uri(1) == f"file:///out/b/{job().id}_1.png"
     assert job().canny_uri == f"file:///out/b/{job().id}_canny.png"
+
+
+def test_the_value_of_an_unknown_key_is_not_shown_since_it_may_be_a_secret() -> None:
+    text = job().model_dump_json().replace('"version":1', '"version":1,"password":"hunter2"')
+    with pytest.raises(InvalidJob, match="password: Extra inputs are not permitted") as caught:
+        RenderJob.from_json(text)
+    assert "hunter2" not in str(caught.value)

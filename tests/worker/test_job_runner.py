@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def bench(ledger: Ledger) -> Iterator[Bench]:
     thread.join()
 
 
-def queued(bench: Bench, **parameters: object) -> RenderJob:
+def queued(bench: Bench, **parameters: Any) -> RenderJob:
     job = make_job(**parameters)
     enqueue(bench.ledger, [job])
     return job

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from engines.backends import stages
 from engines.build.builder import Step, build_set
 from engines.engine_set import load_engine_set
 from engines.errors import BuildFailed, EngineSetRefused, ModelRefused
-from engines.manifest import MANIFEST, check_files, load_manifest
+from engines.manifest import MANIFEST, check_files, installed_version, load_manifest
 from tests.engines.sets import copy_of_model, edit_manifest, request_for, train_a_little
 
 # torch sets: tokenizer, text encoder, ControlNet (for hint and controlnet at once), U-Net, VAE.
@@ -40,7 +41,7 @@ class Stop(Exception):
     """A build is stopped by its own report."""
 
 
-def stop_at(state: str, component: str, stage: str = "weights"):
+def stop_at(state: str, component: str, stage: str = "weights") -> Callable[[Step], None]:
     def report(step: Step) -> None:
         if (step.state, step.component, step.stage) == (state, component, stage):
             raise Stop
@@ -84,7 +85,7 @@ def test_another_precision_is_built_anew(weights: Path, out: Path) -> None:
 def test_another_version_of_a_library_builds_what_it_makes_anew(
     weights: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed = stages.installed_version
+    installed = installed_version
     monkeypatch.setattr(stages, "installed_version", lambda name: "0.0.1" if name == "diffusers" else installed(name))
     built = build_set(request_for(weights, out))
     assert built.steps == ALL_STAGES - 1  # the tokenizer is transformers' work

@@ -35,7 +35,8 @@ class Scaled(nn.Module):
         nn.init.dirac_(self.conv.weight).data.mul_(2)
 
     def forward(self, hint: Tensor, scale: Tensor) -> Tensor:
-        return self.conv(hint) * scale if self.uses_scale else self.conv(hint)
+        output: Tensor = self.conv(hint) * scale if self.uses_scale else self.conv(hint)
+        return output
 
 
 def dimension(dim: onnx.TensorShapeProto.Dimension) -> Dimension:
@@ -86,10 +87,16 @@ def test_an_axis_that_tracing_made_a_number_is_noticed(tmp_path: Path) -> None:
 
 def export_traced(module: nn.Module, folder: Path) -> onnx.ModelProto:
     path = folder / "traced.onnx"
-    names = {"input_names": ["hint", "scale"], "output_names": ["guided_hint"]}
-    names["dynamic_axes"] = {tensor.name: tensor.dynamic for tensor in HINT.inputs}
     with quiet_libraries():
-        torch.onnx.export(module, example_inputs(HINT, torch.float32), str(path), dynamo=False, **names)
+        torch.onnx.export(
+            module,
+            example_inputs(HINT, torch.float32),
+            str(path),
+            dynamo=False,
+            input_names=["hint", "scale"],
+            output_names=["guided_hint"],
+            dynamic_axes={tensor.name: tensor.dynamic for tensor in HINT.inputs},
+        )
     return onnx.load(path)
 
 

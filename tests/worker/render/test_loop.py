@@ -313,7 +313,7 @@ def test_stats_count_steps_samples_and_pictures() -> None:
 
 def test_stats_tell_from_within_that_a_turn_is_under_way() -> None:
     seen: list[Any] = []
-    device = Device(trouble=lambda *_: seen.append(loop.stats().busy_since))  # type: ignore[func-returns-value]
+    device = Device(trouble=lambda *_: seen.append(loop.stats().busy_since))
     loop = RenderLoop(device)
     loop.submit(sample_spec(1, steps=1))
     run(loop)

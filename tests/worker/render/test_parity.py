@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from engines.check.score import psnr
 from engines.engine_set import EngineSet, load_engine_set
 from tests.models import tiny_engine_set
-from tests.reference import psnr
 from worker.prepare import GUESS_DECAY
 from worker.render.denoiser import EngineDenoiser
 from worker.render.loop import RenderLoop
@@ -39,9 +40,14 @@ def edges(kind: int, height: int, width: int) -> np.ndarray:
     return canvas
 
 
-def request(number: int, *, steps: int = 6, size: tuple[int, int] = (64, 128), **values: object) -> ImageSpec:
+def request(number: int, *, steps: int = 6, size: tuple[int, int] = (64, 128), **values: Any) -> ImageSpec:
     ids = np.full(77, 300 + number, np.int64)
-    fields = {"eta": 0.0, "scale": 7.0, "cond_control_scales": (1.0,) * 13, "uncond_control_scales": (1.0,) * 13}
+    fields: dict[str, Any] = {
+        "eta": 0.0,
+        "scale": 7.0,
+        "cond_control_scales": (1.0,) * 13,
+        "uncond_control_scales": (1.0,) * 13,
+    }
     return ImageSpec(
         job_id=str(number),
         sample=0,
@@ -54,7 +60,7 @@ def request(number: int, *, steps: int = 6, size: tuple[int, int] = (64, 128), *
     )
 
 
-GUESS = {
+GUESS: dict[str, Any] = {
     "cond_control_scales": tuple(GUESS_DECAY ** (12 - i) for i in range(13)),
     "uncond_control_scales": (0.0,) * 13,
 }

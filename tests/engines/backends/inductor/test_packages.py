@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from engines.backends import registry
-from engines.backends.inductor.packages import SUFFIX, PackageJob, compile_package, load_code, load_constants
+from engines.backends.inductor.packages import SUFFIX, Package, PackageJob, compile_package, load_code, load_constants
 from engines.backends.inductor.runtime import InductorEngine, InductorRuntime, open_set
 from engines.backends.inductor.sizes import Size, batch_sizes, check_profiles, sizes_of
 from engines.build.compile import compile_all
 from engines.build.recipe import recipe_for
 from engines.device import Placement
 from engines.errors import BackendUnavailable, BuildFailed, EngineSetRefused
+from engines.manifest import Manifest
 from engines.model.constants import save_constants
 from engines.model.locate import find_weights
 from engines.model.networks import load_component
@@ -83,7 +85,7 @@ def test_packages_fit_every_checkpoint_of_the_same_widths(tmp_path: Path) -> Non
     assert other.config_digest == weights.config_digest
 
 
-def _doubling(size: Size, calls: list[Size]) -> object:
+def _doubling(size: Size, calls: list[Size]) -> Package:
     def package(*inputs: Tensor) -> tuple[Tensor, ...]:
         assert inputs[0].shape[0] == 2 * size.batch
         calls.append(size)
@@ -104,9 +106,13 @@ def test_a_batch_runs_in_the_smallest_package_that_takes_it(images: int, used: i
     assert torch.equal(outputs["control0"], inputs["x_noisy"] * 2)
 
 
+def _not_needed(size: Size) -> Package:
+    pytest.fail(f"{size.stage} was opened")
+
+
 def test_a_size_that_was_not_built_is_named_with_those_that_were() -> None:
     spec = component_specs(Geometry())["decoder"]
-    engine = InductorEngine([Size(2, 64, 64)], pytest.fail, spec)
+    engine = InductorEngine([Size(2, 64, 64)], _not_needed, spec)
     with pytest.raises(ValueError, match="decoder was not built for 64x128-batch1, only: 64x64-batch2"):
         engine({"latent": torch.zeros(1, 4, 8, 16)})
 
@@ -127,7 +133,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     model = tiny_model()
     weights = find_weights(str(model / "model"), str(model / "controlnet"))
     module = load_component("clip", weights, torch.float32)
-    spec = component_specs(Geometry(context_width=module.text_encoder.config.hidden_size))["clip"]
+    text_encoder: Any = module.text_encoder
+    spec = component_specs(Geometry(context_width=text_encoder.config.hidden_size))["clip"]
     path = folder / "packages" / f"clip-batch2{SUFFIX}"
     job = PackageJob("clip", Size(2), spec, weights, torch.float32, "cpu", path)
     ((done, seconds),) = compile_all([job], processes=1)
@@ -136,7 +143,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     constants = save_constants(module, folder / "constants" / "clip.safetensors")
     files = {"constants": constants, Size(2).stage: path}
     stages = {stage: SimpleNamespace(files={str(each.relative_to(folder)): ""}) for stage, each in files.items()}
-    manifest = SimpleNamespace(components={"clip": SimpleNamespace(spec=spec, stages=stages)})
+    manifest = cast(Manifest, SimpleNamespace(components={"clip": SimpleNamespace(spec=spec, stages=stages)}))
     runtime = open_set(folder, manifest, Placement(torch.device("cpu"), threads=None))
     return Clip(module, runtime, path, constants)
 

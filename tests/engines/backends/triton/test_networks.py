@@ -56,8 +56,8 @@ def test_a_network_agrees_with_the_one_it_was_made_from(
     for tensor in spec.outputs:
         assert found[tensor.name].shape == tensor.sized(batch, height=height, width=width)
         assert distance(found[tensor.name], expected[tensor.name]) < 1e-5
-    for key, tensor in inputs.items():
-        assert torch.equal(given[key], tensor), f"{name} wrote into {key}"
+    for key, before in inputs.items():
+        assert torch.equal(given[key], before), f"{name} wrote into {key}"
 
 
 def test_a_prediction_is_that_of_the_two_networks_one_after_the_other(
