@@ -59,8 +59,8 @@ def test_a_skip_joins_with_its_scaled_control_and_rows_of_one_half_serve_both() 
     hidden, skip, control = noise(4, 2, 3, 5), noise(2, 2, 3, 7, seed=1), noise(2, 2, 3, 7, seed=2)
     biases = [noise(width, seed=width) for width in (5, 7, 8)]
     scale = torch.tensor([0.0, 0.5, 1.0, 2.0])
-    left, right, steer = Features(hidden, biases[0]), Features(skip, biases[1]), Features(control, biases[2][:7])
-    found = ops.joined(left, right, steer, scale)
+    skipped, steer = Features(skip, biases[1]), Features(control, biases[2][:7])
+    found = ops.joined(Features(hidden, biases[0]), skipped, steer, scale)
     for row in range(4):
         right = skip[row % 2] + biases[1] + scale[row] * (control[row % 2] + biases[2][:7])
         torch.testing.assert_close(found[row], torch.cat([hidden[row] + biases[0], right], dim=-1))
