@@ -71,8 +71,8 @@ def heavy_imports() -> list[str]:
     """The heavy packages that a new process has loaded after importing all of the producer."""
     code = (
         "import sys, pkgutil, importlib, producer\n"
-        "[importlib.import_module('producer.' + m.name) for m in pkgutil.iter_modules(producer.__path__)"
-        " if m.name != '__main__']\n"
+        "[importlib.import_module(m.name) for m in pkgutil.walk_packages(producer.__path__, 'producer.')"
+        " if not m.name.endswith('__main__')]\n"
         "print(*sorted({'torch', 'celery', 'kombu', 'numpy', 'cv2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)

@@ -109,7 +109,7 @@ def test_a_supervisor_that_asks_again_and_again_reads_no_crash_in_the_exit_code(
 
 def test_sigterm_finishes_what_runs_within_the_grace_period(site: Site) -> None:
     site.enqueue(8, seconds=2)
-    worker = site.start(jobs_in_flight=4, grace_seconds=20, metrics_port=0)
+    worker = site.start(jobs_in_flight=4, grace_seconds=300, metrics_port=0)
     site.wait_until_in_the_loop(4)
     worker.terminate()
     assert worker.exit_code() == 0

@@ -1,4 +1,4 @@
-"""Three channels, a size that the networks take, and edges: the rules of DESIGN.md section 3."""
+"""Three channels, a size that the networks take, and edges: as ControlNet's canny2image has them."""
 
 from __future__ import annotations
 

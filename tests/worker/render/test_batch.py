@@ -15,7 +15,7 @@ from worker.render.trajectory import Trajectory
 
 
 def draws(seed: int, number: int) -> list[torch.Tensor]:
-    """What DESIGN.md says: one CPU generator a sample, float32, the initial latent first, then one draw a step."""
+    """One CPU generator a sample, float32, the initial latent first, then one draw a step."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return [torch.randn((1, 4, 8, 8), generator=generator)[0] for _ in range(number)]
 
