@@ -89,7 +89,7 @@ class SimulatedWorker(threading.Thread):
     def _beat(self) -> None:
         if time.monotonic() >= self._next_beat:
             held = [job.id for _, job, _ in self._running]
-            self._ledger.beat(self.name, held=held, lease_seconds=self._settings.lease_seconds)
+            self._ledger.beat(self.name, in_flight=held, lease_seconds=self._settings.lease_seconds)
             if held:
                 self._ledger.cancels(BATCH)
             self._next_beat = time.monotonic() + self._settings.heartbeat_seconds

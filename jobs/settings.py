@@ -9,7 +9,7 @@ from pydantic.functional_validators import AfterValidator, BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobs.errors import SettingsError
-from jobs.ledger.redis_url import checked_url
+from jobs.redis_url import checked_url
 
 MIB = 2**20
 

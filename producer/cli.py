@@ -88,7 +88,7 @@ def status(
 ) -> None:
     """Show how far a batch is, or all of them.
 
-    With --watch it also puts back what died with its worker; exit code 1 then says that jobs failed.
+    With --watch it also requeues the jobs of workers that died; exit code 1 then says that jobs failed.
     """
     if watch and batch is None:
         raise typer.BadParameter("--watch needs the name of a batch")

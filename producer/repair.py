@@ -75,7 +75,7 @@ def rebuild(session: Session, batch: str, output: str) -> Rebuilt | None:
         RenderError: storage or Redis does not answer.
     """
     settle = session.settings.heartbeat_seconds
-    rebuilt = rebuild_batch(session.ledger, batch, output=output, writer=store_for(output), settle_seconds=settle)
+    rebuilt = rebuild_batch(session.ledger, batch, output=output, store=store_for(output), settle_seconds=settle)
     if rebuilt is None:
         return None
     say(

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 
 from jobs.errors import LedgerUnavailable, RenderError
 from jobs.job import RenderJob, RenderParameters
-from jobs.ledger.enqueue import CHUNK_JOBS, enqueue
+from jobs.ledger.chunks import chunks
+from jobs.ledger.enqueue import enqueue
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo
 from jobs.ledger.sidecars import Sidecars
@@ -100,7 +100,7 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     through = 0
     try:
         with known_to_storage as sidecars, row_progress("Enqueueing", outcome.good) as tick:
-            for jobs in _chunks(jobs_of(rows, request)):
+            for jobs in chunks(jobs_of(rows, request)):
                 outcome.enqueued += enqueue(ledger, jobs, row_prefix=row_prefix, sidecars=sidecars).enqueued
                 manifest.add(jobs)
                 through += len(jobs)
@@ -112,11 +112,6 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
         raise
     except LedgerUnavailable as error:
         raise CommandFailed(Exit.NO_REDIS, f"{error}\n{GO_ON}") from error
-
-
-def _chunks(jobs: Iterator[RenderJob]) -> Iterator[list[RenderJob]]:
-    while chunk := list(islice(jobs, CHUNK_JOBS)):
-        yield chunk
 
 
 def _check_same_batch(info: BatchInfo, request: Request) -> None:

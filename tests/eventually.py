@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(true: Callable[[], object], *, seconds: float = 120.0, what: str = "") -> float:
+def eventually(true: Callable[[], object], *, seconds: float = 60.0, what: str = "") -> float:
     """Wait until `true()` is true, and return the seconds that it took.
 
     `seconds` is when to give up, not what is expected: on a busy machine everything takes longer.

@@ -56,7 +56,7 @@ class Heartbeat:
     def _beat(self) -> None:
         try:
             lease_seconds = self._settings.lease_seconds
-            self._ledger.beat(self._worker, held=self._in_flight.ids(), lease_seconds=lease_seconds)
+            self._ledger.beat(self._worker, in_flight=self._in_flight.ids(), lease_seconds=lease_seconds)
             for batch in self._in_flight.batches():
                 # Repeated at every beat: a job that was being fetched at the last one may be in the loop now.
                 for job_id in self._in_flight.cancel(batch, self._ledger.cancels(batch)):

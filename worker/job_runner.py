@@ -8,8 +8,8 @@ What can happen to a job, and what becomes of its message:
 
     rendered, failed for good, cancelled, quarantined    the ledger gets the result; acknowledged
     finished before, or in flight in another worker      acknowledged
-    the worker stops, or an error that may pass          queued in the ledger, then put back
-    a message of a newer version                         put back, for a newer worker
+    the worker stops, or an error that may pass          queued in the ledger, then requeued
+    a message of a newer version                         requeued, for a newer worker
     a message that holds no job                          logged; acknowledged
 """
 
@@ -37,7 +37,7 @@ from jobs.errors import (
     TransientError,
 )
 from jobs.job import RenderJob, RenderResult
-from jobs.ledger.ledger import Start
+from jobs.ledger.records import Start
 from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.http import FetchLimits
@@ -80,7 +80,7 @@ class JobRunner:
         try:
             job = RenderJob.from_json(text)
         except NewerMessage as error:
-            return self._put_back(error)
+            return self._requeue_newer(error)
         except InvalidJob as error:
             log.error("bad_message", error=str(error))
             return self.ledger.count("invalid", error.kind, Outcome.INVALID)
@@ -96,7 +96,7 @@ class JobRunner:
                 self.in_flight.release(job.id, outcome)
             return outcome
 
-    def _put_back(self, error: NewerMessage) -> Outcome:
+    def _requeue_newer(self, error: NewerMessage) -> Outcome:
         log.warning("message_is_newer", error=str(error), consequence="it goes back to the queue, for a newer worker")
         self.shutdown.wait(NEWER_MESSAGE_PAUSE_SECONDS)
         return self.ledger.count("requeued", error.kind, Outcome.REQUEUED)

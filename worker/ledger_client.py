@@ -11,7 +11,8 @@ import structlog
 
 from jobs.errors import LedgerUnavailable, RenderError
 from jobs.job import RenderJob, RenderResult
-from jobs.ledger.ledger import Ledger, Start
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Start
 from worker.observe.metrics import JobMetrics
 from worker.outcome import Outcome
 from worker.shutdown import Shutdown
@@ -51,7 +52,7 @@ class LedgerClient:
         return start
 
     def nack(self, job: RenderJob, error: RenderError, *, refund: bool) -> Outcome:
-        """Queue the job again. Call before its message is put back: whoever gets that must find the job queued."""
+        """Queue the job again. Call it before its message is requeued: the next worker must find the job queued."""
         self._insist(lambda: self.ledger.nack(job, worker=self.worker, refund=refund))
         return self.count("requeued", error.kind, Outcome.REQUEUED)
 

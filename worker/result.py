@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import Cancelled, RenderError
 from jobs.job import RenderJob, RenderResult
-from jobs.ledger.ledger import Start
+from jobs.ledger.records import Start
 from jobs.uri import redacted
 from worker.observe.logs import without_secrets
 

@@ -12,8 +12,8 @@ CHUNK_JOBS = 250
 Item = TypeVar("Item")
 
 
-def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """At most CHUNK_JOBS items at a time, in order, without loading all of them into memory."""
+def chunks(items: Iterable[Item], size: int | None = None) -> Iterator[list[Item]]:
+    """At most `size` items at a time (None: CHUNK_JOBS), in order, without loading all of them into memory."""
     remaining = iter(items)
-    while chunk := list(islice(remaining, CHUNK_JOBS)):
+    while chunk := list(islice(remaining, CHUNK_JOBS if size is None else size)):
         yield chunk

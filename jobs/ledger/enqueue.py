@@ -10,12 +10,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from jobs.job import RenderJob
-from jobs.ledger.chunks import CHUNK_JOBS
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Enqueued
 from jobs.ledger.sidecars import Sidecars
-
-__all__ = ["CHUNK_JOBS", "Entered", "enqueue"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ def enqueue(
     sidecars: Sidecars | None = None,
     withheld: Collection[str] = (),
 ) -> Entered:
-    """Enter jobs of one batch, at most CHUNK_JOBS at a time.
+    """Enter jobs of one batch, at most chunks.CHUNK_JOBS at a time.
 
     Pass `sidecars` where storage may know more than the ledger: a job that the ledger does not know is then recorded as
     done where its sidecar exists, and as running where a live worker holds it. All other unknown jobs are queued.
@@ -52,7 +49,7 @@ def enqueue(
     if sidecars is None or not jobs:
         return Entered(ledger.enqueue(jobs, row_prefix=row_prefix))
     unknown = ledger.unknown(jobs[0].batch, [job.id for job in jobs])
-    held = ledger.held_jobs()
+    held = ledger.jobs_in_flight()
     finished = sidecars.of([job for job in jobs if job.id in unknown])
     complete = [job for job in jobs if job.id not in withheld or job.id in finished]
     missing = unknown - finished.keys()

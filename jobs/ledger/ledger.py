@@ -26,21 +26,15 @@ from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
 from jobs.ledger.records import (
     TERMINAL,
-    BatchInfo,
     Counts,
     Enqueued,
-    Heartbeat,
     JobState,
     Start,
-    State,
-    parse_state,
 )
 from jobs.ledger.redis_client import connected
 from jobs.ledger.workers import Workers
 from jobs.settings import Settings
 from jobs.uri import redacted
-
-__all__ = ["BatchInfo", "Counts", "Enqueued", "Heartbeat", "JobState", "Ledger", "Start", "State", "parse_state"]
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 

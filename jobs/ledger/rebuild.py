@@ -14,7 +14,8 @@ from jobs.errors import InvalidJob
 from jobs.job import RenderJob
 from jobs.ledger.chunks import chunks
 from jobs.ledger.enqueue import enqueue
-from jobs.ledger.ledger import BatchInfo, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import BatchInfo
 from jobs.ledger.sidecars import Sidecars
 from jobs.storage.store import Store
 from jobs.submission import Part, jobs_of, part_uris, read_head
@@ -41,7 +42,7 @@ def rebuild(
     batch: str,
     *,
     output: str,
-    writer: Store,
+    store: Store,
     settle_seconds: float,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Rebuilt | None:
@@ -54,17 +55,17 @@ def rebuild(
         RenderError: storage or Redis does not answer. Call again to continue.
     """
     rebuilt = Rebuilt()
-    parts = _parts(writer, output, batch, rebuilt)
+    parts = _parts(store, output, batch, rebuilt)
     if not parts:
         return rebuilt if rebuilt.damaged else None
     ledger.begin_rebuilding(batch)
     info = ledger.open_batch(batch, output=output, source=parts[0].head.source)
     sleep(settle_seconds)
-    with Sidecars(writer) as sidecars:
+    with Sidecars(store) as sidecars:
         rebuilding = _Rebuilding(ledger, info, sidecars, rebuilt)
         for part in parts:
             try:
-                for chunk in chunks(jobs_of(writer, part, output=output)):
+                for chunk in chunks(jobs_of(store, part, output=output)):
                     rebuilding.enter(chunk, source=part.head.source)
             except InvalidJob as error:
                 rebuilt.damaged.append(str(error))
@@ -73,12 +74,12 @@ def rebuild(
     return rebuilt
 
 
-def _parts(writer: Store, output: str, batch: str, rebuilt: Rebuilt) -> list[Part]:
+def _parts(store: Store, output: str, batch: str, rebuilt: Rebuilt) -> list[Part]:
     """Oldest first: a later part may correct rows of an earlier one."""
     parts = []
-    for uri in part_uris(writer, output, batch):
+    for uri in part_uris(store, output, batch):
         try:
-            parts.append(read_head(writer, uri))
+            parts.append(read_head(store, uri))
         except InvalidJob as error:
             rebuilt.damaged.append(str(error))
     return sorted((part for part in parts if part.head.batch == batch), key=lambda part: part.head.submitted_at)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from jobs.ledger.idset import IdSet
 from jobs.ledger.kombu_view import Delivered
-from jobs.ledger.ledger import Heartbeat, JobState, Ledger, State
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Heartbeat, JobState, State
 
 # The most that one pass repairs; the next one goes on. Keeps a pass over a lost queue of millions flat in memory.
 MAX_REPAIRS = 50_000

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import redis
 
 from jobs.errors import LedgerUnavailable
-from jobs.ledger.redis_url import why_unavailable
+from jobs.redis_url import why_unavailable
 
 SCAN_COUNT = 1000  # items that one request reads of a long hash, list or key space
 

@@ -23,9 +23,9 @@ class Workers:
 
     client: redis.Redis
 
-    def beat(self, worker: str, *, held: Collection[str], lease_seconds: float) -> None:
+    def beat(self, worker: str, *, in_flight: Collection[str], lease_seconds: float) -> None:
         """Say that a worker lives, and which jobs it holds. It counts as dead `lease_seconds` after its last beat."""
-        beat = Heartbeat(worker=worker, in_flight=tuple(held), at=time.time())
+        beat = Heartbeat(worker=worker, in_flight=tuple(in_flight), at=time.time())
         with answering():
             self.client.set(WORKER_PREFIX + worker, beat.model_dump_json(by_alias=True), px=int(lease_seconds * 1000))
 
@@ -42,7 +42,7 @@ class Workers:
         beats = [_heartbeat(text) for text in texts if text]
         return {beat.worker: beat for beat in beats if beat is not None}
 
-    def held_jobs(self) -> dict[str, str]:
+    def jobs_in_flight(self) -> dict[str, str]:
         """Job id -> the live worker that holds it."""
         return {id_: name for name, beat in self.workers().items() for id_ in beat.in_flight}
 

@@ -34,6 +34,7 @@ from jobs.storage.limits import OWN_LIMITS, FetchLimits
 from jobs.uri import path_of
 
 PARTS = ".part"
+LONGEST_NAME = 200  # characters of a file's name in the name of its part; file systems allow 255 bytes
 # The time at which a part was begun is in its name, so that no file server's clock and no stat call is needed.
 _PART = re.compile(r"(\d{10})-[0-9a-f]{16}\.part")
 ABANDONED_SECONDS = 3600.0  # no write takes so long; clocks of machines that share a folder differ by less
@@ -116,30 +117,40 @@ class FileStore:
         with _output_errors(path):
             parts.mkdir(parents=True, exist_ok=True)
             _sweep(parts)
-            with _whole_file(path, parts / f"{int(time.time()):010d}-{secrets.token_hex(8)}.part") as file:
+            part = parts / f"{int(time.time()):010d}-{secrets.token_hex(8)}.part"
+            with _whole_file(path, part, durable=True) as file:
                 yield file
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is visible whole or not at all, and flushed to disk. Its folder must exist.
+def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file that is visible whole or not at all. Its folder must exist. `durable`: as in whole_file.
 
     Raises:
         OSError: it cannot be written. Nothing has changed then.
     """
-    with whole_file(path) as file:
+    with whole_file(path, durable=durable) as file:
         file.write(data)
 
 
-def whole_file(path: Path) -> contextlib.AbstractContextManager[BinaryIO]:
-    """A file to write to. It becomes visible, whole and flushed to disk, when the block ends without an error.
+@contextmanager
+def whole_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to. It becomes visible, whole, when the block ends without an error.
 
-    Do not close it inside the block; detach a TextIOWrapper around it. The folder must exist. Until the end the data is
-    in a hidden file in the same folder.
+    `durable` flushes it to disk first, so that it survives a power cut; a file that can be made again, such as a
+    thumbnail, does without. Do not close the file inside the block; detach a TextIOWrapper around it. The folder must
+    exist. Until the end the data is in a hidden file beside it, `.<name>.part`, which the next attempt replaces.
 
     Raises:
         OSError: it cannot be written. Nothing has changed then.
     """
-    return _whole_file(path, path.parent / f".{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{path.name[:LONGEST_NAME]}.part")
+    try:
+        with _whole_file(path, part, durable=durable) as file:
+            yield file
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename = str(path)  # people know the file by this name
+        raise
 
 
 @contextmanager
@@ -151,7 +162,9 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
     """
     with _output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
+        # A name of its own: two processes may fetch the same object.
+        part = path.with_name(f".{path.name[:LONGEST_NAME]}.{secrets.token_hex(8)}.part")
+        with _whole_file(path, part, durable=True) as file:
             yield file
 
 
@@ -214,17 +227,20 @@ def _copy(source: SourceFile, target: BinaryIO) -> str:
 
 
 @contextmanager
-def _whole_file(path: Path, part: Path) -> Iterator[BinaryIO]:
+def _whole_file(path: Path, part: Path, *, durable: bool) -> Iterator[BinaryIO]:
     try:
-        with part.open("xb") as file:
+        with part.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -89,7 +89,7 @@ def gallery(batch: str, out: Path) -> Exit:
             page = _Page(pages, first=shown + 1, more=more)
             page_cards = list(pool.map(cards.card, results))
             text = template.render(info=info, counts=counts, page=page, cards=page_cards, output=place(info.output))
-            write_whole(out / _file_name(pages), text.encode())
+            write_whole(out / _file_name(pages), text.encode(), durable=False)
             shown += len(page_cards)
             tick(shown)
     index = (out / _file_name(1)).absolute()

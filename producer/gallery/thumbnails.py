@@ -62,7 +62,7 @@ class Thumbnails:
             return Thumbnail(None, problem=str(error))
         except UNREADABLE as error:
             return Thumbnail(None, problem=f"not a readable picture ({type(error).__name__})")
-        write_whole(path, _webp(picture))
+        write_whole(path, _webp(picture), durable=False)
         return Thumbnail(path, *picture.size)
 
 

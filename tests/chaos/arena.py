@@ -18,7 +18,8 @@ import redis
 from PIL import Image, ImageDraw
 
 from jobs.job import RenderJob
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Counts
 from jobs.settings import load_settings
 from producer.submission import Outcome, Request
 from producer.submit import jobs_of

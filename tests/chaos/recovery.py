@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jobs.ledger.ledger import JobState
+from jobs.ledger.records import JobState
 from jobs.settings import Settings
 from tests.chaos.arena import BATCH, Arena, Plan
 

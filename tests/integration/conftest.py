@@ -56,6 +56,7 @@ class Site:
             "heartbeat_seconds": 0.2,
             "lease_seconds": 1.0,
             "retry_base_seconds": 0.01,
+            "grace_seconds": 300,  # longer than any wait of a test: a worker that sits it out fails the test
         } | settings
         environment = {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
         log = self.folder / f"worker-{len(self.started)}.log"

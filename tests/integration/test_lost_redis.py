@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import redis
 
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.rebuild import Rebuilt, rebuild
+from jobs.ledger.records import Counts
 from jobs.storage.store import store_for
 from jobs.submission import SubmissionHead, SubmissionWriter
 from tests.integration.conftest import Site, StartSite
@@ -158,7 +159,5 @@ def test_a_batch_in_a_bucket_is_rebuilt(ledger: Ledger, bucket: str) -> None:
     writer.write(jobs[2].sidecar_uri, make_result(jobs[2]).model_dump_json().encode(), "application/json")
     assert set(writer.names(f"{output}/b")) == {"manifest/", f"{jobs[2].id}.json"}
     assert list(writer.names(f"{output}/nothing")) == []
-    assert rebuild(ledger, "b", output=output, writer=writer, settle_seconds=0) == Rebuilt(
-        jobs=5, recovered=1, queued=4
-    )
+    assert rebuild(ledger, "b", output=output, store=writer, settle_seconds=0) == Rebuilt(jobs=5, recovered=1, queued=4)
     assert ledger.counts("b") == Counts(queued=4, done=1)

@@ -106,6 +106,7 @@ def push_garbage(site: Site, web: str) -> None:
         json.dumps({"body": f"{web}/?sig=hunter2", "headers": {"token": "hunter2"}}),
         celery_message(job, queue="render").replace('"task": "render"', '"task": "nobody.knows"'),
         message_for("9" * 20, broken, queue="render"),
+        message_for("8" * 20, broken.replace('"version":0', '"version":7'), queue="render"),
     )
 
 
@@ -132,6 +133,7 @@ def test_planted_secrets_come_out_nowhere(site: Site, web: str, level: str) -> N
         "gallery": producer(site, "gallery", "b", "--out", "gallery"),
         "bad row": bad_rows(site, web),
     }
+    eventually(lambda: site.events("message_is_newer"))
     worker.terminate()
     worker.exit_code()
     # Cancelled while no worker is there: the ledger's own record of a job that was never read.

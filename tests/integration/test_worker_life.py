@@ -33,7 +33,7 @@ def metric_is(site: Site, line: str) -> bool:
 
 
 def test_as_many_jobs_render_at_once_as_may_be_in_flight(site: Site) -> None:
-    site.enqueue(6, seconds=60)
+    site.enqueue(6, seconds=600)
     site.start(jobs_in_flight=4)
     eventually(lambda: site.ledger.counts("b").running == 4)
     eventually(lambda: [len(beat.in_flight) for beat in site.ledger.workers().values()] == [4])
@@ -41,7 +41,7 @@ def test_as_many_jobs_render_at_once_as_may_be_in_flight(site: Site) -> None:
 
 
 def test_a_cancelled_running_job_ends_at_the_next_heartbeat(site: Site) -> None:
-    site.enqueue(2, seconds=60)
+    site.enqueue(2, seconds=600)
     site.start(jobs_in_flight=1)
     eventually(lambda: site.ledger.counts("b").running == 1)
     site.ledger.cancel("b")

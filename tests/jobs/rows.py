@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.job import RenderJob, RenderParameters, RenderResult
-from jobs.ledger.ledger import Enqueued, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Enqueued
 
 
 def make_job(row: int = 1, *, batch: str = "b", output: str = "file:///out", **parameters: Any) -> RenderJob:

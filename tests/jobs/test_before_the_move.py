@@ -22,10 +22,11 @@ import pytest
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.keys import batch_key
 from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.message import message_for
 from jobs.ledger.rebuild import Rebuilt, rebuild
 from jobs.ledger.reconcile import Reconciled, reconcile
+from jobs.ledger.records import Counts
 from jobs.storage.memory import MemoryStore
 from tests.eventually import eventually
 from tests.jobs.rows import make_result
@@ -85,7 +86,7 @@ def test_todays_ledger_reads_all_of_it(old: Ledger) -> None:
         (7, "cancelled", "cancelled"),
     ]
     assert old.workers()["gpu-1"].in_flight == (ids()[3],)
-    assert old.held_jobs() == {ids()[3]: "gpu-1"}
+    assert old.jobs_in_flight() == {ids()[3]: "gpu-1"}
     assert set(old.kombu.delivered()) == {ids()[row] for row in (3, 4, 5)}
     assert set(old.kombu.queued_ids()) == {job.id for job in queued_jobs(old)}
     assert old.queue_length() == len(queued_jobs(old)) == 5  # rows 6, 8 and 9 in both versions, and row 7, cancelled
@@ -115,7 +116,7 @@ def test_a_message_is_the_same_to_the_byte_but_for_its_tag(row: int) -> None:
 
 def test_a_heartbeat_is_written_as_it_was(old: Ledger) -> None:
     before = RECORDED["redis"]["render:worker:gpu-1"]["value"]
-    old.beat("gpu-1", held=[ids()[3]], lease_seconds=10)
+    old.beat("gpu-1", in_flight=[ids()[3]], lease_seconds=10)
     now = str(old.client.get("render:worker:gpu-1"))
     assert now.partition('"at":')[0] == before.partition('"at":')[0]
 
@@ -156,7 +157,7 @@ def test_a_ledger_that_was_lost_is_rebuilt_from_the_old_files(ledger: Ledger) ->
     store = MemoryStore()
     for name, data in RECORDED["files"].items():
         store.write(f"{OUTPUT}/{name}", base64.b64decode(data), "application/octet-stream")
-    rebuilt = rebuild(ledger, "spring", output=OUTPUT, writer=store, settle_seconds=0)
+    rebuilt = rebuild(ledger, "spring", output=OUTPUT, store=store, settle_seconds=0)
     # The URLs of rows 3 and 4 have a query, which may be a secret and is not kept. There are two parts of nine jobs,
     # because row 9 was corrected.
     assert rebuilt == Rebuilt(jobs=18, recovered=1, queued=7, withheld=4)

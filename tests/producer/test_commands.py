@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Counts
 from producer.exits import Exit
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
@@ -105,7 +106,7 @@ def test_status_shows_every_batch(run: Run, ledger: Ledger, submitted: None) -> 
 
 
 def test_status_as_json_has_counts_and_workers(run: Run, ledger: Ledger, submitted: None) -> None:
-    ledger.beat("gpu@1", held=["x", "y"], lease_seconds=60)
+    ledger.beat("gpu@1", in_flight=["x", "y"], lease_seconds=60)
     (record,) = run("status", "--json").records
     assert (record["batch"], record["total"], record["counts"]["queued"]) == ("jobs", 4, 4)
     assert record["workers"] == {"gpu@1": 2}

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Counts
 from tests.producer.conftest import Run
 from tests.producer.tables import write
 

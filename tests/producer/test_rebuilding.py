@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Counts
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
 from tests.producer.tables import write
@@ -163,7 +164,7 @@ def test_a_running_version_that_is_superseded_ends_and_is_not_counted(run: Run, 
     write(tmp_path, GOOD)
     run("submit", "jobs.csv")
     job = next(job for line in ledger.states("jobs") if (job := ledger.job("jobs", line.id)) and job.row == 2)
-    ledger.beat("w", held=[job.id], lease_seconds=60)
+    ledger.beat("w", in_flight=[job.id], lease_seconds=60)
     ledger.start(job, worker="w")
     write(tmp_path, GOOD.replace("a dog", "a big dog"))
     assert run("submit", "jobs.csv").record["replaced"] == 1

@@ -16,7 +16,9 @@ import pytest
 
 from jobs.errors import LedgerUnavailable
 from jobs.job import RenderJob, RenderParameters
-from jobs.ledger.ledger import Counts, Enqueued, Ledger
+from jobs.ledger import chunks as chunks_module
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Counts, Enqueued
 from producer import submit as submit_module
 from producer.submission import Request, batch_name
 from producer.submit import jobs_of
@@ -282,7 +284,7 @@ def test_enqueueing_that_was_cut_short_says_how_to_go_on(
     run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
     write(tmp_path, GOOD)
-    monkeypatch.setattr(submit_module, "CHUNK_JOBS", 1)
+    monkeypatch.setattr(chunks_module, "CHUNK_JOBS", 1)
     through = Ledger.enqueue
 
     def cut_short(self: Ledger, jobs: Sequence[RenderJob], **rest: Any) -> Enqueued:

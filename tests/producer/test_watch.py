@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from jobs.errors import LedgerUnavailable
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Counts
 from jobs.settings import Settings
 from producer import watch as watch_module
 from producer.display import sentence
@@ -65,7 +66,7 @@ def test_workers_that_come_back_are_said(
 
     def on_look(look: int) -> None:
         if look == 10:
-            session.ledger.beat("gpu@1", held=[], lease_seconds=60)
+            session.ledger.beat("gpu@1", in_flight=[], lease_seconds=60)
 
     end_after(session, monkeypatch, looks=20, on_look=on_look)
     watch(session, "b")

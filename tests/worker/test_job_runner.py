@@ -82,7 +82,7 @@ class Bench:
 @pytest.fixture
 def bench(ledger: Ledger) -> Iterator[Bench]:
     bench = Bench(ledger)
-    ledger.beat(WORKER, held=(), lease_seconds=60)
+    ledger.beat(WORKER, in_flight=(), lease_seconds=60)
     thread = threading.Thread(target=bench.loop.run, args=(bench.stop,))
     thread.start()
     yield bench
@@ -196,7 +196,7 @@ def test_a_finished_job_is_not_rendered_again(bench: Bench) -> None:
 
 def test_a_job_that_another_live_worker_holds_is_left_to_it(bench: Bench) -> None:
     job = queued(bench)
-    bench.ledger.beat("other", held=[job.id], lease_seconds=60)
+    bench.ledger.beat("other", in_flight=[job.id], lease_seconds=60)
     bench.ledger.start(job, worker="other")
     assert bench.run(job) is Outcome.ENDED
     assert bench.state(job) == ("running", 1)

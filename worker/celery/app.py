@@ -21,7 +21,7 @@ from celery.exceptions import CPendingDeprecationWarning
 
 from jobs.errors import SettingsError
 from jobs.ledger.message import TASK_NAME
-from jobs.ledger.redis_url import tls_options
+from jobs.redis_url import tls_options
 from jobs.settings import Settings, load_settings
 from worker.celery import transport
 from worker.celery.task import render

@@ -12,7 +12,8 @@ import redis
 
 from jobs.errors import LedgerUnavailable, NewerMessage
 from jobs.ledger import lua
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Counts
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
 
@@ -53,7 +54,7 @@ def test_a_start_is_noted_with_its_worker_and_counted(ledger: Ledger) -> None:
 def test_a_job_that_a_live_worker_holds_is_not_started_again(ledger: Ledger) -> None:
     job = make_job()
     enqueue(ledger, [job])
-    ledger.beat("w1", held=[job.id], lease_seconds=10)
+    ledger.beat("w1", in_flight=[job.id], lease_seconds=10)
     ledger.start(job, worker="w1")
     assert ledger.start(job, worker="w2").decision == "held"
     assert ledger.start(job, worker="w1").decision == "held"
@@ -124,7 +125,7 @@ def test_only_one_of_many_threads_that_start_a_job_runs_it(ledger: Ledger) -> No
     enqueue(ledger, [job])
     names = [f"w{n}" for n in range(8)]
     for name in names:
-        ledger.beat(name, held=[], lease_seconds=10)
+        ledger.beat(name, in_flight=[], lease_seconds=10)
     with ThreadPoolExecutor(8) as pool:
         decisions = list(pool.map(lambda name: ledger.start(job, worker=name).decision, names))
     assert sorted(decisions) == ["held"] * 7 + ["run"]
@@ -186,7 +187,7 @@ def test_thousands_of_jobs_are_cancelled_and_retried_each_once(ledger: Ledger) -
 
 
 def test_a_worker_that_stops_beating_is_gone_after_its_lease(ledger: Ledger) -> None:
-    ledger.beat("w1", held=["a", "b"], lease_seconds=10)
+    ledger.beat("w1", in_flight=["a", "b"], lease_seconds=10)
     assert ledger.workers()["w1"].in_flight == ("a", "b")
     ledger.retire("w1")
     assert ledger.workers() == {}

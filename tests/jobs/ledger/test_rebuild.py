@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from jobs.job import RenderJob
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.rebuild import Rebuilt, rebuild
+from jobs.ledger.records import Counts
 from jobs.storage.memory import MemoryStore
 from jobs.submission import SubmissionHead, SubmissionWriter
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
@@ -31,7 +32,7 @@ def rendered(writer: MemoryStore, job: RenderJob) -> None:
 
 
 def run(ledger: Ledger, writer: MemoryStore) -> Rebuilt | None:
-    return rebuild(ledger, "b", output=OUTPUT, writer=writer, settle_seconds=0, sleep=lambda seconds: None)
+    return rebuild(ledger, "b", output=OUTPUT, store=writer, settle_seconds=0, sleep=lambda seconds: None)
 
 
 def test_finished_jobs_are_done_and_the_others_are_queued(ledger: Ledger, writer: MemoryStore) -> None:
@@ -59,7 +60,7 @@ def test_rebuilding_twice_changes_nothing(ledger: Ledger, writer: MemoryStore) -
 def test_what_a_live_worker_holds_is_not_queued(ledger: Ledger, writer: MemoryStore) -> None:
     jobs = make_jobs(2)
     submitted(writer, jobs)
-    ledger.beat("w", held=[jobs[0].id], lease_seconds=10)
+    ledger.beat("w", in_flight=[jobs[0].id], lease_seconds=10)
     assert run(ledger, writer) == Rebuilt(jobs=2, queued=1, held=1)
     assert ledger.counts("b") == Counts(queued=1, running=1)
     assert ledger.start(jobs[0], worker="w2").decision == "held"

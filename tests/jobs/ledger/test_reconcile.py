@@ -10,8 +10,9 @@ import pytest
 
 from jobs.job import RenderJob
 from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX
-from jobs.ledger.ledger import Counts, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
+from jobs.ledger.records import Counts
 from jobs.ledger.redis_client import SCAN_COUNT
 from jobs.settings import load_settings
 from tests.eventually import eventually
@@ -53,7 +54,7 @@ def started(ledger: Ledger, job: RenderJob, *, worker: str) -> None:
 def test_a_batch_in_order_is_left_alone(ledger: Ledger) -> None:
     jobs = make_jobs(4)
     enqueue(ledger, jobs)
-    ledger.beat("w", held=[jobs[0].id], lease_seconds=10)
+    ledger.beat("w", in_flight=[jobs[0].id], lease_seconds=10)
     deliver(ledger)
     ledger.start(jobs[0], worker="w")
     deliver(ledger)  # on its way to a worker
@@ -153,7 +154,7 @@ def test_messages_as_others_write_them_are_found_too(ledger: Ledger) -> None:
 
 def test_a_worker_that_began_during_the_look_keeps_its_job(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     started(ledger, make_job(), worker="new")
-    ledger.beat("new", held=[], lease_seconds=60)
+    ledger.beat("new", in_flight=[], lease_seconds=60)
     looks = iter([dict, ledger.workers])  # none there yet, and then one
     monkeypatch.setattr(ledger, "workers", lambda: next(looks)())
     assert run(ledger) == Reconciled()
@@ -166,7 +167,7 @@ def test_what_a_dead_worker_holds_is_taken_back_without_reading_the_batch(
     dead, alive, other = make_job(1), make_job(2), make_job(3, batch="c")
     for job, worker in ((dead, "dead"), (alive, "alive"), (other, "dead")):
         started(ledger, job, worker=worker)
-    ledger.beat("alive", held=[alive.id], lease_seconds=60)
+    ledger.beat("alive", in_flight=[alive.id], lease_seconds=60)
     monkeypatch.setattr(ledger, "states", None)
     monkeypatch.setattr(ledger.kombu, "queued_ids", None)
     assert take_back(ledger, batch="b", lease_seconds=LEASE_SECONDS) == Reconciled(restored=1)
@@ -197,7 +198,7 @@ def test_a_job_that_its_live_worker_has_forgotten_is_sent_again(ledger: Ledger) 
     enqueue(ledger, [job])
     ledger.client.delete(ledger.queue)
     ledger.start(job, worker="w")
-    ledger.beat("w", held=[], lease_seconds=60)
+    ledger.beat("w", in_flight=[], lease_seconds=60)
     assert run(ledger) == Reconciled()  # it may have been started after the beat was made up
     line = ledger.state("b", job.id)
     assert line is not None

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from jobs.errors import SettingsError
-from jobs.ledger.redis_url import tls_options, why_unavailable
+from jobs.redis_url import tls_options, why_unavailable
 from jobs.settings import load_settings
 
 
