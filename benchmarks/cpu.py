@@ -103,7 +103,7 @@ class BareLoop:
         loop = self._renderer.loop
         prepared = [self._renderer.prepare(job, Path(job.parameters.image).read_bytes()) for job in jobs]
         began = time.monotonic()
-        futures = [loop.submit(one.requests[0]) for one in prepared]
+        futures = [loop.submit(one.specs[0]) for one in prepared]
         while loop.step():
             pass
         return time.monotonic() - began, [future.result(0) for future in futures]

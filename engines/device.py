@@ -88,11 +88,11 @@ def choose_device(wanted: str, *, backend: str, architecture: str | None) -> tor
 
 
 def cuda_value(result: tuple[Any, ...], describe: Callable[[Any], str]) -> Any:
-    """What a cuda-python call returned beside its error code; None where that is nothing.
+    """The value that a cuda-python call returned after its error code, or None.
 
     Raises:
-        RuntimeError: 'CUDA error: ' and `describe(error)`. A worker tells by this text whether memory ran out or the
-            device was lost.
+        RuntimeError: 'CUDA error: ' and `describe(error)`. A worker recognises memory that ran out, or a lost device,
+            by this text.
     """
     error, *values = result
     if int(error) != 0:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # What is read and hashed at a time. Before and after each piece the thread waits for Python's lock, up to 5 ms while
-# another runs Python code, as a worker's main thread does that imports torch: with small pieces it would hash few.
+# another runs Python code, as a worker's main thread does that imports torch: small pieces would make hashing slow.
 HASH_BYTES = 2**24
 _OLDEST = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip file can hold
 

@@ -56,6 +56,9 @@ FULL_SIZE = "--model sd15-sized/model --controlnet sd15-sized/controlnet"
 RANDOM = "--model random-model/model --controlnet random-model/controlnet"
 DEMO = "--model examples/demo-model/weights/model --controlnet examples/demo-model/weights/controlnet"
 PARSED = {
+    # They run the tests themselves.
+    "make stress",
+    "make test-fast",
     # They install packages, or need the network.
     "pip install 'batch-renderer'",
     "pip install 'batch-renderer[cpu]'",

@@ -16,6 +16,8 @@ from worker.observe.metrics import JobMetrics
 
 log = structlog.get_logger(__name__)
 
+STOP_SECONDS = 5.0  # for a beat that is under way
+
 
 class Heartbeat:
     """A thread that beats every RENDER_HEARTBEAT_SECONDS."""
@@ -41,7 +43,10 @@ class Heartbeat:
         """End the thread, and retire from the ledger: jobs that this worker still has are free at once."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(self._settings.heartbeat_seconds)
+            self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive():  # inside a beat, which would bring the worker back after its retirement
+            log.warning("not_retired", error="the last beat has not returned", consequence="its lease ends by itself")
+            return
         try:
             self._ledger.retire(self._worker)
         except (LedgerUnavailable, redis.RedisError) as error:

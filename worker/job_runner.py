@@ -71,7 +71,7 @@ class JobRunner:
     shutdown: Shutdown
     metrics: JobMetrics
     read: Callable[[str, FetchLimits], bytes] = read_bytes
-    writer: Callable[[str], Store] = store_for
+    open_store: Callable[[str], Store] = store_for
     access_policy: AccessPolicy = field(default_factory=AccessPolicy)
     last_start: threading.Lock = field(default_factory=threading.Lock)
 
@@ -158,7 +158,7 @@ class JobRunner:
                 self._check(job)
                 prepared = self.renderer.prepare(job, picture)
             self._check(job)
-            futures = [self.renderer.loop.submit(spec) for spec in prepared.requests]
+            futures = [self.renderer.loop.submit(spec) for spec in prepared.specs]
         with timer.measure("render"):
             samples = self._wait_for_samples(job, futures)
         with timer.measure("encode"):
@@ -180,7 +180,7 @@ class JobRunner:
         return self._with_retries(lambda: self.read(job.parameters.image, limits))
 
     def _wait_for_samples(self, job: RenderJob, futures: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
-        """uint8 pictures [H, W, 3], one a sample. An error in one ends all: a job is done whole or not at all."""
+        """uint8 pictures [H, W, 3], one per sample. An error in one ends all: a job is done whole or not at all."""
         done, unfinished = wait(futures, return_when=FIRST_EXCEPTION)
         if unfinished:
             self.renderer.loop.cancel(job.id)
@@ -191,7 +191,7 @@ class JobRunner:
     def _store(self, job: RenderJob) -> Store:
         """For the job's folder. A message may come from a stranger, who may name any folder or bucket."""
         self.access_policy.check_output(job.folder)
-        return self.writer(job.folder)
+        return self.open_store(job.folder)
 
     def _write(self, store: Store, uri: str, data: bytes, content_type: str) -> None:
         self._with_retries(lambda: store.write(uri, data, content_type))

@@ -6,8 +6,8 @@ from enum import Enum
 
 
 class Outcome(Enum):
-    """Told by JobRunner, acted upon by the Celery task."""
+    """JobRunner returns it; the Celery task acts on it."""
 
     ENDED = "ended"  # acknowledge: the job is in a terminal state, or another worker has it
-    REQUEUED = "requeued"  # put the message back: the job is queued in the ledger, or this version cannot read it
+    REQUEUED = "requeued"  # requeue the message: the job is queued in the ledger, or this version cannot read it
     INVALID = "invalid"  # acknowledge: the message holds no job, and would otherwise come back for ever

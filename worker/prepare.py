@@ -23,7 +23,7 @@ GUESS_DECAY = 0.825
 class Prepared:
     """What to draw for a job, one spec a sample, and its edge map."""
 
-    requests: tuple[ImageSpec, ...]
+    specs: tuple[ImageSpec, ...]
     canny_png: bytes
     warnings: tuple[str, ...]
     width: int  # of the rendered pictures, in pixels
@@ -43,7 +43,7 @@ def prepare(job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: in
     prompt = tokenizer.encode(full_prompt(parameters))
     negative = tokenizer.encode(parameters.n_prompt)
     return Prepared(
-        requests=_specs(job, edges, prompt.ids, negative.ids),
+        specs=_specs(job, edges, prompt.ids, negative.ids),
         canny_png=encode_png(edges, {"render": as_json({"job": job.id, "canny": True})}),
         warnings=picture.warnings + _cut("prompt", prompt) + _cut("n_prompt", negative),
         width=int(edges.shape[1]),

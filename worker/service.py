@@ -117,6 +117,7 @@ class RenderService:
         if self._gpu_thread.is_alive():
             self._gpu_thread.join(GPU_THREAD_STOP_SECONDS)
         self._heartbeat.stop()
+        self._ledger.close()
         if self._renderer is not None and not self._gpu_thread.is_alive():
             self._renderer.close()  # never under a thread that may be inside an engine
         if self.health is not None:

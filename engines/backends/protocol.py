@@ -96,7 +96,7 @@ class Backend(ABC):
     def batch_sizes(self, max_batch: int) -> tuple[int, ...]:
         """The batches (images) it compiles for, ascending to `max_batch`: it pads a batch to the next of them.
 
-        None of them: any batch runs as it is.
+        An empty tuple means that any batch runs unpadded.
         """
         del max_batch
         return ()

@@ -96,7 +96,7 @@ class CompileJob(Protocol):
 class BuildStage:
     """One stage of one component. It has either `make` or `job`.
 
-    `inputs` is everything that its files depend on, beside the files that it reads: other inputs, other files.
+    `inputs` is everything that its files depend on besides the files that it reads: if they change, the files change.
     `make` runs in the build's process, reads what the stage before it wrote (the first one: the weights), and returns
     the files that it wrote. `job` gives a compilation that runs beside others; its file depends on the networks'
     configuration, not on the weights.

@@ -88,7 +88,7 @@ def publish(folder: Path, out: Path, listed: Collection[str]) -> None:
 
 
 def _sweep(folder: Path, kept: Collection[str]) -> None:
-    """Remove what an interrupted build left behind, and make the rest readable for everybody."""
+    """Remove what an interrupted build left behind, and make the rest readable for all users."""
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         if path.relative_to(folder).as_posix() not in kept:
             path.unlink()

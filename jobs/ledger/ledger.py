@@ -58,6 +58,10 @@ class Ledger(Batches, Workers):
         """A ledger on the Redis that the settings name. It connects at its first call."""
         return cls(connected(settings.redis_url), queue=settings.queue, max_attempts=settings.max_attempts)
 
+    def close(self) -> None:
+        """Close the connections. A later call opens new ones."""
+        self.client.close()
+
     def queue_length(self) -> int:
         """Messages waiting in the queue."""
         return self.kombu.queue_length()

@@ -138,12 +138,12 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
     `durable` flushes it to disk first, so that it survives a power cut; a file that can be made again, such as a
     thumbnail, does without. Do not close the file inside the block; detach a TextIOWrapper around it. The folder must
-    exist. Until the end the data is in a hidden file beside it, `.<name>.part`, which the next attempt replaces.
+    exist. Until the end the data is in a hidden file of its own beside it, `.<name>.<random>.part`.
 
     Raises:
         OSError: it cannot be written. Nothing has changed then.
     """
-    part = path.with_name(f".{path.name[:LONGEST_NAME]}.part")
+    part = path.with_name(f".{path.name[:LONGEST_NAME]}.{secrets.token_hex(8)}.part")
     try:
         with _whole_file(path, part, durable=durable) as file:
             yield file
@@ -162,9 +162,7 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
     """
     with _output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: two processes may fetch the same object.
-        part = path.with_name(f".{path.name[:LONGEST_NAME]}.{secrets.token_hex(8)}.part")
-        with _whole_file(path, part, durable=True) as file:
+        with whole_file(path) as file:
             yield file
 
 

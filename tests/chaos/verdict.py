@@ -98,7 +98,7 @@ def _of_the_pictures(done: list[RenderJob]) -> list[str]:
             started: list[tuple[RenderJob, Prepared, list[Future[np.ndarray]]]] = []
             for job in done[begin : begin + AT_ONCE]:
                 prepared = renderer.prepare(job, path_of(job.parameters.image).read_bytes())
-                started.append((job, prepared, [renderer.loop.submit(request) for request in prepared.requests]))
+                started.append((job, prepared, [renderer.loop.submit(request) for request in prepared.specs]))
             for job, prepared, samples in started:
                 pictures = [renderer.encode(job, prepared, k, sample.result(60)) for k, sample in enumerate(samples)]
                 wanted = {job.canny_uri: prepared.canny_png}

@@ -72,7 +72,7 @@ def drawn(renderer: Renderer, drawing: np.ndarray, asked: list[tuple[str, float]
             image="circle.png", prompt=prompt, strength=strength, image_resolution=SIDE, ddim_steps=10, seed=1
         )
         job = RenderJob.create(parameters, batch="b", row=1, output="out")
-        futures.append(renderer.loop.submit(renderer.prepare(job, data).requests[0]))
+        futures.append(renderer.loop.submit(renderer.prepare(job, data).specs[0]))
     while renderer.loop.step():
         pass
     return [future.result() for future in futures]

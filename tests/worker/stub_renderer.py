@@ -142,9 +142,7 @@ def prepare(job: RenderJob, picture: bytes) -> SimpleNamespace:
         )
         for sample in range(job.parameters.num_samples)
     ]
-    return SimpleNamespace(
-        requests=specs, canny_png=b"canny of " + picture, warnings=("stub",), width=SIDE, height=SIDE
-    )
+    return SimpleNamespace(specs=specs, canny_png=b"canny of " + picture, warnings=("stub",), width=SIDE, height=SIDE)
 
 
 def encode(job: RenderJob, prepared: SimpleNamespace, sample: int, pixels: np.ndarray) -> bytes:

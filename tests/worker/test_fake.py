@@ -27,7 +27,7 @@ def test_a_fake_renders_pictures_that_depend_on_the_seed_alone() -> None:
     stop = threading.Event()
     thread = threading.Thread(target=renderer.loop.run, args=(stop,))
     thread.start()
-    same, again, other = (renderer.loop.submit(one.requests[0]).result(10) for one in prepared)
+    same, again, other = (renderer.loop.submit(one.specs[0]).result(10) for one in prepared)
     stop.set()
     renderer.loop.wake()
     thread.join()

@@ -56,7 +56,7 @@ class Bench:
             shutdown=shutdown,
             metrics=metrics,
             read=self._read,
-            writer=lambda _: self.storage,
+            open_store=lambda _: self.storage,
             access_policy=AccessPolicy(output="file:///out"),
         )
 
@@ -227,7 +227,7 @@ def test_jobs_on_their_last_start_run_one_at_a_time_and_waiting_costs_no_attempt
     with ThreadPoolExecutor(2) as threads:
         endings = [threads.submit(bench.run, job) for job in jobs]
         eventually(lambda: sorted(bench.state(job) for job in jobs) == [("queued", 1), ("running", 2)])
-        assert [ending.result(5) for ending in endings] == [Outcome.ENDED, Outcome.ENDED]
+        assert [ending.result(30) for ending in endings] == [Outcome.ENDED, Outcome.ENDED]
     assert [bench.state(job) for job in jobs] == [("done", 2), ("done", 2)]
 
 
@@ -263,7 +263,7 @@ def test_stopping_at_once_requeues_what_is_in_the_loop(bench: Bench) -> None:
         ending = threads.submit(bench.run, job)
         eventually(lambda: bench.loop.submitted)
         bench.runner.shutdown.requeue_all()
-        assert ending.result(5) is Outcome.REQUEUED
+        assert ending.result(30) is Outcome.REQUEUED
     assert bench.state(job) == ("queued", 0)
 
 
@@ -273,7 +273,7 @@ def test_a_lost_device_counts_against_the_jobs_that_it_was_lost_under(bench: Ben
         ending = threads.submit(bench.run, job)
         eventually(lambda: bench.loop.stats().active == 1)
         bench.loop.lose_device()
-        assert ending.result(5) is Outcome.REQUEUED
+        assert ending.result(30) is Outcome.REQUEUED
     assert bench.state(job) == ("queued", 1)
 
 
@@ -284,7 +284,7 @@ def test_a_cancelled_job_ends_as_cancelled_before_it_is_fetched_or_in_the_loop(b
         eventually(lambda: len(bench.loop.submitted) == 3)
         assert bench.runner.in_flight.cancel("b", ["nobody", job.id]) == [job.id]
         bench.loop.cancel(job.id)
-        assert ending.result(5) is Outcome.ENDED
+        assert ending.result(30) is Outcome.ENDED
     assert bench.state(job)[0] == "cancelled"
     assert bench.result(job).error_kind == "cancelled"
 

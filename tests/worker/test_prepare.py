@@ -45,7 +45,7 @@ def job(**parameters: Any) -> RenderJob:
 
 
 def test_one_request_a_sample_and_each_has_its_own_seed() -> None:
-    requests = prepared(job(num_samples=3, ddim_steps=7, eta=0.5, scale=0.0)).requests
+    requests = prepared(job(num_samples=3, ddim_steps=7, eta=0.5, scale=0.0)).specs
     assert [(one.sample, one.seed) for one in requests] == [(0, 5), (1, 6), (2, 7)]
     assert {(one.job_id, one.steps, one.eta, one.scale) for one in requests} == {(job_id(requests), 7, 0.5, 0.0)}
 
@@ -59,14 +59,14 @@ def test_edges_are_those_of_the_resized_picture_at_the_job_s_thresholds() -> Non
     resized = cv2.resize(photograph(), (192, 128), interpolation=cv2.INTER_LANCZOS4)
     expected = cv2.Canny(resized, 30, 90)
     assert (result.height, result.width) == (128, 192)
-    assert all(np.array_equal(one.edges, expected) for one in result.requests)
+    assert all(np.array_equal(one.edges, expected) for one in result.specs)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(result.canny_png))), expected)
 
 
 def test_prompts_are_put_together_as_canny2image_does() -> None:
     assert full_prompt(job(a_prompt="sharp").parameters) == "a house, sharp"
     assert full_prompt(job(a_prompt="").parameters) == "a house"
-    (request,) = prepared(job(a_prompt="sharp", n_prompt="dull")).requests
+    (request,) = prepared(job(a_prompt="sharp", n_prompt="dull")).specs
     tokenizer = FakeTokenizer()
     assert np.array_equal(request.cond_ids, tokenizer.encode("a house, sharp").ids)
     assert np.array_equal(request.uncond_ids, tokenizer.encode("dull").ids)

@@ -78,7 +78,7 @@ def test_heartbeats_name_the_jobs_in_flight(started: Started, ledger: Ledger, tm
         outcome = threads.submit(started.service.run_job, job.model_dump_json())
         eventually(lambda: (beat := ledger.workers().get(started.service.name)) and beat.in_flight == (job.id,))
         started.service.shutdown.requeue_all()
-        assert outcome.result(5) is Outcome.REQUEUED
+        assert outcome.result(30) is Outcome.REQUEUED
 
 
 def test_draining_is_alive_and_not_ready(started: Started) -> None:
@@ -96,14 +96,14 @@ def test_a_stopped_service_has_left_the_ledger_its_port_and_its_threads(started:
 
 def test_a_lost_device_ends_the_process_and_is_no_longer_alive(started: Started) -> None:
     started.loop.broken = DeviceLost("ECC error")
-    assert started.told_to_end.wait(5)
+    assert started.told_to_end.wait(30)
     assert started.codes == [ExitCode.DEVICE_LOST]
     assert started.get("/healthz") == (503, "device_lost: ECC error")
 
 
 def test_a_loop_that_breaks_ends_the_process_with_another_code(started: Started) -> None:
     started.loop.broken = ZeroDivisionError("oops")
-    assert started.told_to_end.wait(5)
+    assert started.told_to_end.wait(30)
     assert started.codes == [ExitCode.FAILED]
 
 

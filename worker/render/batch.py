@@ -92,8 +92,8 @@ class RequestBatch:
         self._latents = latents
         self._index += 1
         rows = latents[: len(self.requests)].unbind(0)
-        for trajectory, row in zip(self._trajectories, rows, strict=False):  # without the padding
-            trajectory.advance(row)
+        for request, row in zip(self.requests, rows, strict=True):
+            request.trajectory.advance(row)
 
     def _noise(self) -> torch.Tensor | None:
         if not self._noisy:

@@ -1,6 +1,6 @@
 """RenderLoop: admit, advance, retire. Continuous batching, by the one thread that owns the GPU.
 
-Each turn belongs to one shape. Its waiting requests are admitted to the places that are free, all that run advance by
+Each turn belongs to one shape. Its waiting requests fill the batch's free places, all running requests advance by
 one DDIM step in one engine call, and those that have taken their last step are decoded and leave. Requests at different
 steps, with different step counts, scales and seeds, share the call; only the shape must agree.
 """

@@ -179,7 +179,7 @@ class Scheduler:
             return bucket
 
     def admit(self, bucket: Bucket) -> list[ImageRequest]:
-        """Take from those waiting as many as there are free places, first come, first served.
+        """Take as many waiting requests as the batch has room for, first come, first served.
 
         They belong to the caller now, who adds to `running` those that could be started.
         """

@@ -1,4 +1,4 @@
-"""inductor, as the registry knows it: packages that torch.compile made ahead of time, one a size."""
+"""inductor, as the registry knows it: packages that torch.compile made ahead of time, one per size."""
 
 from __future__ import annotations
 

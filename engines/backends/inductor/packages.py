@@ -53,11 +53,6 @@ class PackageJob:
     path: Path
 
     @property
-    def stage(self) -> str:
-        """The stage that it compiles."""
-        return self.size.stage
-
-    @property
     def effort(self) -> int:
         """How long it takes, roughly."""
         return self.size.batch * self.size.height * self.size.width

@@ -51,7 +51,7 @@ class TritonBackend(Backend):
         return constants_stage(recipe, component), _kernels_stage(recipe, component)
 
     def kernel_keys(self, recipe: Recipe) -> dict[str, str]:
-        """The keys under which Triton's cache, and so the set's archives, hold the kernels."""
+        """A digest of each kernel's source, which is part of its key in Triton's cache."""
         from engines.backends.triton.kernel_keys import current_keys
 
         return current_keys(recipe.architecture)

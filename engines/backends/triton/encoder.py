@@ -19,7 +19,7 @@ from engines.backends.triton.parameters import Parameters
 
 
 class Conditions(NamedTuple):
-    """What blocks take beside features: [R,C] for each resnet, and all keys and values of the prompts."""
+    """What blocks take besides features: [R,C] for each resnet, and all keys and values of the prompts."""
 
     times: list[Tensor]
     contexts: Tensor

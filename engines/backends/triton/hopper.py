@@ -25,7 +25,7 @@ SOURCE = Path(__file__).with_name("attention_sm90.cu")
 OPTIONS = ("--gpu-architecture=sm_90a", "-default-device", "--std=c++17")
 NAME, FILE = "attention_sm90", "attention_sm90.cubin"
 CAPABILITY = (9, 0)  # the only one that runs sm_90a code
-ARCHITECTURE = "sm90"  # the same, as manifests write it
+ARCHITECTURE = "sm{}{}".format(*CAPABILITY)  # as manifests write it
 
 # These sizes are the source's (test_hopper.py compares them).
 HEAD_DIM = 40

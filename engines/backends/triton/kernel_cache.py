@@ -1,7 +1,7 @@
 """Compiled kernels as files: one archive a component, with the contents of Triton's cache after a run at every size.
 
 Triton finds a kernel by a digest of its source, its specialization, Triton's own version and the GPU. An archive serves
-wherever these are the same; elsewhere Triton compiles, which takes a second a kernel.
+wherever these are the same; elsewhere Triton compiles, which takes a second per kernel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether a set's compiled kernels are the ones that this version of the code asks for.
 
 Triton's cache finds a kernel by a key that holds its source and line number. Kernels of an older version of this code
-are simply not found: Triton then compiles at first use, which takes a second a kernel and needs a C compiler. So a set
+are simply not found: Triton then compiles at first use, which takes a second per kernel and needs a C compiler. So a set
 records the keys that it was built with, and they are compared when it is loaded.
 """
 
@@ -20,7 +20,7 @@ log = logging.getLogger("engines")
 
 
 def current_keys(architecture: str | None) -> dict[str, str]:
-    """Kernel name -> its key in Triton's cache, for the code that is installed here. Needs triton, but no GPU."""
+    """Kernel name -> a digest of its source, which is part of its key in Triton's cache. Needs triton, but no GPU."""
     from engines.backends.triton.kernels import KERNELS
 
     keys = {kernel.__name__: kernel.cache_key for kernel in KERNELS}
@@ -47,6 +47,7 @@ def check_kernels(
         return
     which = f"{len(stale)} of {len(keys)} kernels in {folder} were compiled from another version of this code"
     command = manifest.build_command(folder)
-    if not can_compile():
+    needs_compiler = stale != [hopper.NAME]  # NVRTC compiles that one, without a C compiler
+    if needs_compiler and not can_compile():
         raise EngineSetRefused(f"{which}, and there is no C compiler here; build the set again: {command}")
     log.warning("%s and will be compiled at first use; building the set again saves that: %s", which, command)

@@ -1,4 +1,4 @@
-"""What the operations take beside plain tensors: a norm's weights, and feature maps with a deferred bias."""
+"""What the operations take besides plain tensors: a norm's weights, and feature maps with a deferred bias."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_a_second_sigterm_requeues_at_once(toy: Toy, start_toy: StartToy) -> Non
     worker.terminate()
     toy.wait_for("drain")
     worker.terminate()
-    assert worker.exit_code(seconds=5) == 0
+    assert worker.exit_code(seconds=30) == 0
     assert (toy.unacknowledged, toy.waiting) == (0, 1)
 
 
@@ -211,7 +211,7 @@ def test_sigquit_requeues_everything_at_once(toy: Toy, start_toy: StartToy, firs
         worker.signal(first)
         toy.wait_for("drain")
     worker.signal(signal.SIGQUIT)
-    worker.exit_code(seconds=5)
+    worker.exit_code(seconds=30)
     assert toy.rest_of_diary()[-4:] == ["requeued", "requeued", "requeued", "stop"]
     assert (toy.unacknowledged, toy.waiting) == (0, 4)
     assert "Unrecoverable" not in worker.output

@@ -130,3 +130,10 @@ def test_a_batch_can_step_until_its_first_request_is_finished(steps: list[int]) 
     assert any(one.trajectory.finished for one in requests)
     with pytest.raises(IndexError):
         batch.next_step()
+
+
+def test_a_step_that_returns_too_few_rows_is_an_error() -> None:
+    batch = RequestBatch([running_request(0), running_request(1)])
+    batch.next_step()
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        batch.advance(torch.zeros(1, 4, 8, 8))
