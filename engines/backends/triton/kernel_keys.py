@@ -1,7 +1,7 @@
 """Whether a set's compiled kernels are the ones that this version of the code asks for.
 
 Triton's cache finds a kernel by a key that holds its source and line number. Kernels of an older version of this code
-are simply not found: Triton then compiles at first use, which takes a second per kernel and needs a C compiler. So a set
+are not found: Triton then compiles at first use, which takes a second per kernel and needs a C compiler. So a set
 records the keys that it was built with, and they are compared when it is loaded.
 """
 
