@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tools.stress import Goal, Run, counted, goals, in_a_row, read_log
+from tools.stress import Goal, Run, counted, goals, in_a_row, next_goal, read_log
 
 PASSED = Run("timing", "root", number=1, passed=9, failed=0, skipped=1, seconds=1.5, commit="abc")
 FAILED = replace(PASSED, failed=1)
@@ -40,3 +40,20 @@ def test_errors_count_as_failures(tmp_path: Path) -> None:
     assert counted(report) == (0, 0, 0)
     report.write_text('<testsuites><testsuite tests="9" failures="1" errors="2" skipped="3"/></testsuites>')
     assert counted(report) == (3, 3, 3)
+
+
+def test_kinds_and_users_take_turns() -> None:
+    plan = [Goal("timing", "root", 2), Goal("timing", "nobody", 2), Goal("suite", "root", 1)]
+    runs: list[Run] = []
+    order = []
+    while (pair := next_goal(plan, runs, "c1")) is not None:
+        goal, done = pair
+        order.append((goal.what, goal.user, done))
+        runs.append(replace(PASSED, what=goal.what, user=goal.user, commit="c1"))
+    assert order == [
+        ("timing", "root", 0),
+        ("timing", "nobody", 0),
+        ("suite", "root", 0),
+        ("timing", "root", 1),
+        ("timing", "nobody", 1),
+    ]

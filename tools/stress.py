@@ -198,17 +198,27 @@ def counted(report: Path) -> tuple[int, int, int]:
     return tests - failures - errors - skipped, failures + errors, skipped
 
 
+def next_goal(plan: Sequence[Goal], runs: Sequence[Run], commit: str) -> tuple[Goal, int] | None:
+    """The goal of which the smallest share is shown, with the runs it has; None if all are reached.
+
+    In turn, so that a session that ends early has run something of every kind and as every user.
+    """
+    done = [(goal, in_a_row(runs, goal, commit)) for goal in plan]
+    missing = [(goal, count) for goal, count in done if count < goal.times]
+    return min(missing, key=lambda pair: pair[1] / pair[0].times, default=None)
+
+
 def work(plan: Sequence[Goal], runner: Runner, *, log: Path, commit: str, until: float) -> int:
     """Run until every goal is reached, a run fails, or the time is over; returns the exit code."""
-    for goal in plan:
-        while (done := in_a_row(read_log(log), goal, commit)) < goal.times:
-            if time.monotonic() > until:
-                return CODE_TO_DO
-            run = runner.run(goal, done + 1)
-            say(f"{goal.what} {done + 1}/{goal.times} as {goal.user}: {run.passed} passed, {run.failed} failed, "
-                f"{run.skipped} skipped in {run.seconds:g} s")  # fmt: skip
-            if run.failed:
-                return CODE_FAILED
+    while (pair := next_goal(plan, read_log(log), commit)) is not None:
+        goal, done = pair
+        if time.monotonic() > until:
+            return CODE_TO_DO
+        run = runner.run(goal, done + 1)
+        say(f"{goal.what} {done + 1}/{goal.times} as {goal.user}: {run.passed} passed, {run.failed} failed, "
+            f"{run.skipped} skipped in {run.seconds:g} s")  # fmt: skip
+        if run.failed:
+            return CODE_FAILED
     return CODE_SHOWN
 
 
