@@ -88,6 +88,12 @@ class Site:
         eventually(lambda: active in self.get("/metrics"), what=f"{number} samples active")
 
     @property
+    def workers_waiting(self) -> int:
+        """How many workers are blocked in BRPOP, which serves them in turn."""
+        clients = self.ledger.client.client_list()
+        return sum(client["cmd"] == "brpop" and "b" in client["flags"] for client in clients)
+
+    @property
     def held(self) -> int:
         return int(self.ledger.client.hlen("unacked"))
 

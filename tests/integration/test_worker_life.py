@@ -60,9 +60,11 @@ def test_a_cancelled_queued_job_is_not_rendered(site: Site) -> None:
 
 
 def test_jobs_of_two_workers_do_not_overlap(site: Site) -> None:
-    jobs = site.enqueue(30, seconds=0.1)
     site.start()
     site.start()
+    # On a busy machine one worker could end all jobs before the other has started.
+    eventually(lambda: site.workers_waiting == 2, what="both workers wait at the queue")
+    jobs = site.enqueue(30, seconds=0.5)
     site.wait_until_done(30)
     site.assert_all_done_once(jobs)
     assert len(site.events("job_done")) == 30
