@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,7 +35,12 @@ def test_a_wheel_holds_every_script_and_they_load_from_it(tmp_path: Path) -> Non
     assert [str(path) for path in sorted(data) if not (installed / path).is_file()] == []
     command = [sys.executable, "-P", "-c", LOAD]
     done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(installed)}, capture_output=True, text=True, check=True
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.startswith(str(installed))
     scripts = [path.stem for path in (ROOT / "jobs" / "ledger" / "scripts").glob("*.lua") if path.stem != "prelude"]
