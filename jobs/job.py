@@ -159,7 +159,7 @@ class RenderResult(BaseModel):
     image: str
     prompt: str
     seed: int
-    samples: tuple[str, ...] = ()  # URIs, one a sample
+    samples: tuple[str, ...] = ()  # URIs, one per sample
     canny: str | None = None
     width: int | None = None  # of the rendered pictures, in pixels
     height: int | None = None
@@ -212,13 +212,18 @@ def _version(text: str | bytes) -> int:
         return 0
 
 
+# Problems whose input is the value of an unknown key, or stands where an object should be.
+HIDES_INPUT = ("extra_forbidden", "model_type", "json_invalid")
+
+
 def first_problem(error: ValidationError) -> str:
     """One sentence for the first of a validation error's problems, with long input cut short."""
     problem: Any = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     sentence = f"{where or 'message'}: {problem['msg']}"
-    if problem["type"] == "extra_forbidden":
-        return sentence  # the value of a key that we do not know may be a secret
-    shown = repr(problem.get("input"))
+    value = problem.get("input")
+    if not where or problem["type"] in HIDES_INPUT or isinstance(value, (dict, list)):
+        return sentence  # what is not the value of a field that we know may be a secret
+    shown = repr(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
     return f"{sentence} (got {shown})"

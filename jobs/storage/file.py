@@ -34,7 +34,7 @@ from jobs.storage.limits import OWN_LIMITS, FetchLimits
 from jobs.uri import path_of
 
 PARTS = ".part"
-LONGEST_NAME = 200  # characters of a file's name in the name of its part; file systems allow 255 bytes
+LONGEST_NAME = 50  # characters of a file's name in its part's name: up to 200 of the 255 bytes that file systems allow
 # The time at which a part was begun is in its name, so that no file server's clock and no stat call is needed.
 _PART = re.compile(r"(\d{10})-[0-9a-f]{16}\.part")
 ABANDONED_SECONDS = 3600.0  # no write takes so long; clocks of machines that share a folder differ by less
@@ -227,7 +227,7 @@ def _copy(source: SourceFile, target: BinaryIO) -> str:
 @contextmanager
 def _whole_file(path: Path, part: Path, *, durable: bool) -> Iterator[BinaryIO]:
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             yield file
             if durable:
                 file.flush()

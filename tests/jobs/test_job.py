@@ -158,8 +158,27 @@ def test_files_lie_under_output_and_batch() -> None:
     assert job().canny_uri == f"file:///out/b/{job().id}_canny.png"
 
 
-def test_the_value_of_an_unknown_key_is_not_shown_since_it_may_be_a_secret() -> None:
-    text = job().model_dump_json().replace('"version":1', '"version":1,"password":"hunter2"')
-    with pytest.raises(InvalidJob, match="password: Extra inputs are not permitted") as caught:
+@pytest.mark.parametrize(
+    "text",
+    [
+        job().model_dump_json().replace('"version":1', '"version":1,"password":"hunter2"'),
+        job().model_dump_json().replace('"image":', '"token":"hunter2","image":'),
+        '{"version":1,"password":"hunter2"',
+        '["hunter2"]',
+        '"hunter2"',
+        '{"version":1,"parameters":"hunter2"}',
+        '{"version":1,"parameters":["hunter2"]}',
+        '{"version":1,"id":{"password":"hunter2"}}',
+    ],
+    ids=["key", "parameter", "cut short", "list", "text", "parameters as text", "parameters as list", "id as object"],
+)
+def test_a_value_that_is_not_a_known_fields_is_not_shown_since_it_may_be_a_secret(text: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
         RenderJob.from_json(text)
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_unknown_key_is_named() -> None:
+    text = job().model_dump_json().replace('"version":1', '"version":1,"password":"hunter2"')
+    with pytest.raises(InvalidJob, match="password: Extra inputs are not permitted"):
+        RenderJob.from_json(text)

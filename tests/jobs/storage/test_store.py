@@ -142,3 +142,15 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
         first.write(b"first")
         second.write(b"second")
     assert path.read_bytes() == b"first"  # the outer block ends last
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\u732b" * 85, "\U0001f408" * 63])
+def test_a_file_may_have_the_longest_name_that_the_file_system_takes(tmp_path: Path, name: str) -> None:
+    write_whole(tmp_path / name, b"whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_is_not_there_is_reported_by_the_files_own_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole(tmp_path / "gone" / "a.csv", b"")
+    assert caught.value.filename == str(tmp_path / "gone" / "a.csv")
