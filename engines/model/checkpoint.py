@@ -7,8 +7,6 @@ is done here. Nothing is downloaded.
 from __future__ import annotations
 
 import inspect
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor
 
 from engines.errors import ModelRefused
+from engines.model import tensor_files
 from engines.model.libraries import library
 
 PREFIXES = {
@@ -70,48 +69,20 @@ def load_part(part: str, path: Path, *, config: Path | None) -> Any:
 
 
 def read_tensors(path: Path, part: str) -> dict[str, Tensor]:
-    """The tensors of one part, by their names in the file. A pickle is read with weights_only=True: it runs no code.
+    """The tensors of one part, by their names in the file.
 
     Raises:
         ModelRefused: the file is unreadable, holds more than tensors, or has no such part.
     """
-    everything = _read_safetensors(path, part) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
-    tensors = {name: tensor for name, tensor in everything.items() if name.startswith(PREFIXES[part])}
-    if part == "controlnet" and not tensors and "input_hint_block.0.weight" in everything:
-        tensors = dict(everything)  # a ControlNet that was saved by itself
+    tensors = tensor_files.read_tensors(path, lambda name: name.startswith(PREFIXES[part]))
+    if part == "controlnet" and not tensors:
+        tensors = tensor_files.read_tensors(path)
+        if "input_hint_block.0.weight" not in tensors:  # not a ControlNet that was saved by itself
+            tensors = {}
     if not tensors:
         hint = "; name a ControlNet with --controlnet" if part == "controlnet" else ""
         raise ModelRefused(f"{path} holds no {part}: it has no tensors named {PREFIXES[part]}*{hint}")
     return tensors
-
-
-def _read_safetensors(path: Path, part: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            wanted = [name for name in names if name.startswith(PREFIXES[part])]
-            return {name: file.get_tensor(name) for name in (wanted or names)}
-    except SafetensorError as error:
-        raise ModelRefused(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _read_pickle(path: Path) -> Mapping[str, Tensor]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
-    except pickle.UnpicklingError as error:
-        raise ModelRefused(
-            f"{path} holds more than tensors, and loading that could run anybody's code; "
-            "get it as .safetensors, or convert it on a machine where you trust it"
-        ) from error
-    except (EOFError, RuntimeError, ValueError) as error:
-        raise ModelRefused(f"{path} is not a whole checkpoint: {error}") from error
-    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict):
-        raise ModelRefused(f"{path} is not a checkpoint: it holds a {type(loaded).__name__}, no tensors by name")
-    return {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
 
 
 def read_config(path: Path) -> dict[str, Any]:
