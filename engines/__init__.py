@@ -2,7 +2,8 @@
 
 Each layer imports only from those above it in this list (within a layer, files import each other without circles):
 
-    errors, spec, files, manifest       data and files; no torch
+    errors, spec, noise_schedule        data; no torch
+    files, manifest                     a set's files; no torch
     device, cuda_graph                  devices, and functions captured as CUDA graphs
     model/                              weights -> torch modules, constants, ONNX
     backends/                           recipe and protocol; one folder a backend; the registry imports them all

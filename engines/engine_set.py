@@ -14,6 +14,7 @@ from engines.backends.registry import backend_of
 from engines.device import Placement, architecture_of, dtype_of
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import FileCheck, Manifest, installed_version, load_manifest
+from engines.noise_schedule import SD15, NoiseSchedule
 from engines.spec import Geometry
 
 
@@ -36,6 +37,11 @@ class EngineSet:
     def geometry(self) -> Geometry:
         """The model's sizes."""
         return self.manifest.geometry
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The model's noise levels and timesteps; SD1.5's for a set that was built before manifests had them."""
+        return self.manifest.schedule or SD15
 
     @property
     def max_batch(self) -> int:
@@ -74,7 +80,7 @@ class EngineSet:
         return self._engines[name]
 
     def predict(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """ControlNet and U-Net of a guided batch: the controlnet's inputs -> `latent`, the predicted noise [R,4,h,w].
+        """ControlNet and U-Net of a guided batch: the controlnet's inputs -> `latent`, the prediction [R,4,h,w].
 
         Rows n and N+n hold the same sample (spec.py).
         """

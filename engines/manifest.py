@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from engines.errors import EngineSetRefused
 from engines.files import file_sha256, write_whole
+from engines.noise_schedule import SD15, NoiseSchedule
 from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
 
 FORMAT = 1
@@ -70,6 +71,7 @@ class Manifest(_Record):
     `versions` are the packages that made the files; the one in `runtime` ('onnxruntime', 'tensorrt', ...) must be the
     same where the set is loaded. `architecture` is None for files that run anywhere, else 'sm89', 'cpu-avx2', ...
     `kernels` has the keys by which a backend finds its compiled kernels; it is not part of the digest.
+    `schedule` is None in sets that were built before schedules were read: they are rendered with SD1.5's.
     """
 
     format: int = FORMAT
@@ -84,13 +86,15 @@ class Manifest(_Record):
     tokenizer: Stage
     components: dict[str, Component]
     kernels: dict[str, str] = {}
+    schedule: NoiseSchedule | None = None
 
     @model_serializer(mode="wrap")
-    def _without_empty_kernels(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A set without kernels is written as before this field existed, so that older versions read it."""
+    def _without_empty_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A set without kernels or schedule is written as before these fields existed: older versions read it."""
         fields: dict[str, Any] = serialize(self)
-        if not fields.get("kernels"):
-            fields.pop("kernels", None)
+        for name in ("kernels", "schedule"):
+            if not fields.get(name):
+                fields.pop(name, None)
         return fields
 
     @property
@@ -98,7 +102,9 @@ class Manifest(_Record):
         """Names this set in logs and sidecars: the same for the same contents, wherever it was built."""
         fields = self.model_dump(include={"format", "backend", "runtime", "precision", "architecture", "versions"})
         sizes = [self.geometry.model_dump(), *(profile.model_dump() for profile in self.profiles)]
-        return json_key(fields, sizes, self.source.weights, self.files)
+        # SD1.5's schedule is left out, so that a set keeps the name it had before manifests held schedules.
+        other = [] if self.schedule in (None, SD15) else [self.schedule.model_dump()]
+        return json_key(fields, sizes, self.source.weights, self.files, *other)
 
     @property
     def max_batch(self) -> int:

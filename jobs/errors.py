@@ -15,6 +15,7 @@
     │   ├── OutputForbidden        worker     missing bucket, no permission, or a folder that this worker may not write
     │   ├── OutputFull             store      no space left where results go
     │   ├── ShapeNotBuilt          worker     its engine set holds no engine for this picture's size
+    │   ├── StepsNotTrained        worker     its engine set's model has fewer timesteps than the job's steps
     │   ├── OutOfMemory            worker     one sample alone does not fit in its device's memory
     │   ├── RenderFailed           worker     its engines raised, or gave NaN
     │   └── Quarantined            job        the job took its worker down too many times
@@ -141,6 +142,13 @@ class ShapeNotBuilt(PermanentError):
     """The engine set holds no engine for this picture's size."""
 
     kind = "shape_not_built"
+    fault = "worker"
+
+
+class StepsNotTrained(PermanentError):
+    """The engine set's model has too few training timesteps for the job's steps."""
+
+    kind = "steps_not_trained"
     fault = "worker"
 
 

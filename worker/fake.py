@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+from engines.noise_schedule import SD15, NoiseSchedule
 from worker.image.tokens import Tokens
 from worker.render import ddim
 from worker.render.batch import StepBatch
@@ -81,6 +82,11 @@ class FakeDenoiser:
         self._predict = predict or _towards_the_hint
         self._limit = max_batch
         self._seconds = seconds
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """SD1.5's."""
+        return SD15
 
     def max_batch(self, height: int, width: int) -> int:  # noqa: ARG002 (the same for all)
         """The limit given."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import structlog
 
-from jobs.errors import RenderError, ShapeNotBuilt
+from jobs.errors import RenderError, ShapeNotBuilt, StepsNotTrained
 from jobs.job import RenderJob
 from jobs.settings import Settings
 from worker.shutdown import Shutdown
@@ -88,7 +88,7 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     )
     return _assemble(
         denoiser,
-        _refusing_other_shapes(partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels), engines),
+        _refusing_other_jobs(partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels), engines),
         shutdown,
         digest=engines.digest,
         close=engines.close,
@@ -96,10 +96,16 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     )
 
 
-def _refusing_other_shapes(prepare: Prepare, engines: EngineSet) -> Prepare:
-    """`prepare`, except that it raises ShapeNotBuilt for a picture of a size that the set has no engine for."""
+def _refusing_other_jobs(prepare: Prepare, engines: EngineSet) -> Prepare:
+    """`prepare`, except that it raises ShapeNotBuilt or StepsNotTrained for a job that the set cannot render."""
+    from worker.render import ddim
 
     def prepare_if_built(job: RenderJob, picture: bytes) -> Prepared:
+        try:
+            ddim.timesteps_of(engines.noise_schedule, job.parameters.ddim_steps)
+        except ValueError as error:
+            timesteps = engines.noise_schedule.num_train_timesteps
+            raise StepsNotTrained(f"the engine set's model has {timesteps} training timesteps: {error}") from error
         prepared = prepare(job, picture)
         height, width = prepared.height, prepared.width
         if not engines.supports(height, width):

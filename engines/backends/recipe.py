@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engines.device import dtype_of
 from engines.manifest import TOKENIZER, Precision
 from engines.model.locate import Weights
+from engines.noise_schedule import NoiseSchedule
 from engines.spec import ComponentSpec, Geometry, Profile, component_specs
 
 if TYPE_CHECKING:
@@ -51,6 +52,16 @@ class BuildContext:
         from engines.model.networks import geometry_of
 
         return geometry_of(self.networks(), self.save_tokenizer())
+
+    def read_schedule(self) -> NoiseSchedule:
+        """Read the model's noise schedule.
+
+        Raises:
+            ModelRefused: it cannot be read, or asks for mathematics that are not supported.
+        """
+        from engines.model.scheduler_config import read_schedule
+
+        return read_schedule(self.weights)
 
     def save_tokenizer(self) -> SpecialTokens:
         """Write tokenizer.json into the folder; the ids of its special tokens."""

@@ -18,11 +18,15 @@ from engines.backends import registry
 from engines.backends.recipe import BuildContext, BuildStage, CompileJob, Recipe
 from engines.build.recipe import recipe_for, tokenizer_stage
 from engines.build.staging import PROGRESS, check_target, link, publish, staging
-from engines.errors import EngineSetRefused
+from engines.errors import EngineSetRefused, ModelRefused
 from engines.files import file_sha256, write_whole
 from engines.manifest import Component, Manifest, Precision, Source, Stage, json_key, load_manifest
 from engines.model.locate import find_weights
+from engines.noise_schedule import NoiseSchedule
 from engines.spec import COMPONENTS, Geometry, Profile
+
+# Every whole number up to this one is a float16.
+HALF_PRECISION_INTEGERS = 2048
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Progress(BaseModel):
 
     weights: str
     geometry: Geometry | None = None
+    schedule: NoiseSchedule | None = None
     stages: dict[str, Stage] = {}  # by key
 
 
@@ -87,8 +92,9 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
     with staging(request.out) as folder:
         builder = _Builder(request, recipe, BuildContext(weights, folder, request.precision), report)
         manifest = builder.manifest()
-        if builder.ran == 0 and builder.old is not None and builder.old.digest == manifest.digest:
-            return Built(builder.old, steps=0, changed=False)
+        old = builder.old
+        if builder.ran == 0 and old is not None and (old.digest, old.schedule) == (manifest.digest, manifest.schedule):
+            return Built(old, steps=0, changed=False)
         manifest.save(folder)
         publish(folder, request.out, [name for stage in _stages_of(manifest).values() for name in stage.files])
         return Built(manifest, builder.ran, changed=True)
@@ -112,7 +118,7 @@ class _Builder:
     def manifest(self) -> Manifest:
         """Run or reuse every stage."""
         tokenizer = self._stage("tokenizer", tokenizer_stage(self.recipe), ())
-        geometry = self._geometry()
+        geometry, schedule = self._model()
         self.context.describe(geometry)
         planned = {name: self._backend.stages(self.recipe, name) for name in COMPONENTS}
         self._compile(planned)
@@ -132,6 +138,7 @@ class _Builder:
             tokenizer=tokenizer,
             components=components,
             kernels=self._backend.kernel_keys(self.recipe),
+            schedule=schedule,
         )
 
     def _stages(self, component: str, planned: Sequence[BuildStage]) -> dict[str, Stage]:
@@ -208,13 +215,34 @@ class _Builder:
     def _save_progress(self) -> None:
         write_whole(self.folder / PROGRESS, self.progress.model_dump_json())
 
-    def _geometry(self) -> Geometry:
-        """The model's sizes: from an earlier build of these weights, or else from the networks."""
-        if self.progress.geometry is None:
-            same = self.old is not None and self.old.source.weights == self.digest
-            self.progress.geometry = self.old.geometry if same and self.old else self.context.read_geometry()
+    def _model(self) -> tuple[Geometry, NoiseSchedule]:
+        """The model's sizes and schedule: from an earlier build of these weights, or else from the weights.
+
+        A set without a schedule was built before the weights were checked completely, so they are read once more.
+        """
+        progress, old = self.progress, self.old
+        if progress.geometry is None or progress.schedule is None:
+            if old is not None and old.source.weights == self.digest and old.schedule is not None:
+                progress.geometry, progress.schedule = old.geometry, old.schedule
+            else:
+                progress.schedule = self.context.read_schedule()
+                progress.geometry = self.context.read_geometry()
             self._save_progress()
-        return self.progress.geometry
+        check_timesteps(progress.schedule, self.recipe.precision)
+        return progress.geometry, progress.schedule
+
+
+def check_timesteps(schedule: NoiseSchedule, precision: Precision) -> None:
+    """Refuse a schedule whose timesteps the engines' inputs cannot hold.
+
+    Raises:
+        ModelRefused: half precision has every whole number up to 2048 only.
+    """
+    if precision == "fp16" and schedule.num_train_timesteps > HALF_PRECISION_INTEGERS:
+        raise ModelRefused(
+            f"the model has {schedule.num_train_timesteps} training timesteps, and fp16 engines take at most "
+            f"{HALF_PRECISION_INTEGERS}; build with --precision fp32"
+        )
 
 
 def _source(request: BuildRequest, digest: str) -> Source:

@@ -19,6 +19,7 @@ from torch import Tensor
 from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import EngineSetRefused
 from engines.model.libraries import library, quiet_libraries
+from engines.noise_schedule import NoiseSchedule
 from engines.spec import CONTROLS
 
 PROMPTS = (
@@ -106,7 +107,7 @@ def _picture(engines: EngineSet, request: ScoreRequest, seed: int) -> np.ndarray
         "guided_hint": engines.engine("hint")({"hint": hint})["guided_hint"].repeat(2, 1, 1, 1),
         "control_scales": torch.ones(2, CONTROLS, device=engines.device, dtype=dtype),
     }
-    scheduler = _scheduler(request.steps)
+    scheduler = _scheduler(engines.noise_schedule, request.steps)
     for time in scheduler.timesteps:
         step = {
             "x_noisy": latents.to(dtype).repeat(2, 1, 1, 1),
@@ -145,17 +146,15 @@ def _context(engines: EngineSet, prompt: str) -> Tensor:
     return torch.cat([encode({"input_ids": text})["last_hidden_state"] for text in texts])
 
 
-def _scheduler(steps: int) -> Any:
-    with quiet_libraries():
-        scheduler = library("diffusers").DDIMScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        )
-    scheduler.set_timesteps(steps)
+def _scheduler(schedule: NoiseSchedule, steps: int) -> Any:
+    try:
+        with quiet_libraries():
+            scheduler = library("diffusers").DDIMScheduler(**schedule.model_dump(), clip_sample=False)
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise EngineSetRefused(f"{steps} steps cannot be rendered: {error}") from error
+    if int(scheduler.timesteps.max()) >= schedule.num_train_timesteps:
+        raise EngineSetRefused(f"{steps} steps cannot be rendered: the first would be after the last training timestep")
     return scheduler
 
 

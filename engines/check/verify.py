@@ -11,9 +11,11 @@ from torch import Tensor
 
 from engines.backends.torch.runtime import TorchEngine
 from engines.engine_set import EngineSet, check_weights, load_engine_set
+from engines.errors import EngineSetRefused
 from engines.manifest import Manifest
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import load_component
+from engines.model.scheduler_config import read_schedule
 from engines.spec import BOTH_HALVES, COMPONENTS, ComponentSpec, TensorSpec
 
 # (rtol, atol), tightest first; a component that fits none is wrong.
@@ -59,7 +61,7 @@ def verify(
     `weights` default to those that the manifest names; `within` is as in Finding.
 
     Raises:
-        EngineSetRefused: the set does not load, or was built from other weights.
+        EngineSetRefused: the set does not load, was built from other weights, or has another noise schedule.
         ModelRefused: the weights are no longer there.
     """
     with load_engine_set(path, device=device) as engines:
@@ -68,12 +70,33 @@ def verify(
             source.model, source.controlnet, tokenizer=source.tokenizer, original_config=source.original_config
         )
         check_weights(engines.manifest, weights.digest)
+        check_schedule(engines, weights)
         for name in COMPONENTS:
             spec = engines.manifest.components[name].spec
             reference = TorchEngine(load_component(name, weights, torch.float32).to(engines.device), spec)
             for batch, height, width in sizes(engines.manifest):
                 yield replace(compare(engines, reference, spec, (batch, height, width)), within=within)
             engines.unload([name])
+
+
+def check_schedule(engines: EngineSet, weights: Weights) -> None:
+    """Refuse a set that is rendered with another noise schedule than its model's.
+
+    Raises:
+        EngineSetRefused: the set was built before schedules were read, and the model's is not SD1.5's.
+        ModelRefused: the model's schedule is not supported.
+    """
+    trained = read_schedule(weights)
+    if engines.noise_schedule != trained:
+        differing = [
+            f"{name} {getattr(trained, name)!r}, not {value!r}"
+            for name, value in engines.noise_schedule
+            if getattr(trained, name) != value
+        ]
+        raise EngineSetRefused(
+            f"{engines.folder} is rendered with another noise schedule than its model's ({differing[0]}): "
+            "build it again"
+        )
 
 
 def sizes(manifest: Manifest) -> list[tuple[int, int, int]]:

@@ -39,6 +39,9 @@ CONFIG: dict[str, Any] = {
     "model": {
         "target": "cldm.cldm.ControlLDM",
         "params": {
+            "linear_start": 0.00085,
+            "linear_end": 0.012,
+            "timesteps": 1000,
             "scale_factor": 0.18215,
             "control_stage_config": {
                 "target": "cldm.cldm.ControlNet",

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from engines.noise_schedule import SD15
+from worker.render import ddim
 from worker.render.request import ImageRequest, ImageSpec
 from worker.render.trajectory import Conditioning, Trajectory
 
@@ -42,5 +44,6 @@ def running_request(number: int = 0, **values: Any) -> ImageRequest:
 def started(spec: ImageSpec, conditioning: Conditioning) -> ImageRequest:
     """A request that the loop has started with this conditioning."""
     request = ImageRequest(spec)
-    request.start(Trajectory(conditioning, seed=spec.seed, steps=spec.steps, eta=spec.eta))
+    schedule = ddim.schedule(SD15, spec.steps, spec.eta)
+    request.start(Trajectory(conditioning, schedule, seed=spec.seed, eta=spec.eta))
     return request

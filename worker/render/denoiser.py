@@ -11,6 +11,7 @@ import torch
 
 from engines.cuda_graph import Graphed
 from engines.engine_set import EngineSet
+from engines.noise_schedule import NoiseSchedule
 from worker.render import ddim
 from worker.render.batch import StepBatch
 from worker.render.decoding import Decoding
@@ -19,6 +20,10 @@ from worker.render.device import Pace, to_device, translated_errors
 
 class Denoiser(Protocol):
     """Called by one thread only. Raises DeviceOutOfMemory or DeviceLost; any other error concerns this call alone."""
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The model's: it gives the timesteps and the coefficients of every step."""
 
     def max_batch(self, height: int, width: int) -> int:
         """How many samples one step takes at this size in pixels. Any thread may call this."""
@@ -55,6 +60,11 @@ class EngineDenoiser:
         self._pace = Pace(engines.device)
         if not low_vram:
             engines.load((*self.DIFFUSION, *self.TEXT_AND_DECODER))
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The engine set's."""
+        return self._engines.noise_schedule
 
     def max_batch(self, height: int, width: int) -> int:  # noqa: ARG002 (a set has one limit for all its shapes)
         """The engine set's limit, or RENDER_MAX_BATCH."""

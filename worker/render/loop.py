@@ -18,6 +18,7 @@ import structlog
 import torch
 
 from jobs.errors import OutOfMemory, RenderFailed, Requeued
+from worker.render import ddim
 from worker.render.batch import RequestBatch
 from worker.render.decoding import Decoding, Deliveries
 from worker.render.denoiser import Denoiser
@@ -26,7 +27,7 @@ from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.request import ImageRequest, ImageSpec, Shape, fail_all
 from worker.render.scheduler import Bucket, Scheduler
 from worker.render.stats import LoopCounters, LoopStats
-from worker.render.trajectory import Trajectory
+from worker.render.trajectory import Conditioning, Trajectory
 from worker.shutdown import Shutdown
 
 log = structlog.get_logger(__name__)
@@ -132,12 +133,16 @@ class RenderLoop:
         with self._failing(requests, doing="encoding prompt and edges"):
             conditionings = self._encodings.encode([request.spec for request in requests])
             trajectories = [
-                Trajectory(conditioning, seed=request.spec.seed, steps=request.spec.steps, eta=request.spec.eta)
+                self._trajectory(request.spec, conditioning)
                 for request, conditioning in zip(requests, conditionings, strict=True)
             ]
             for request, trajectory in zip(requests, trajectories, strict=True):
                 request.start(trajectory)
             bucket.running += requests
+
+    def _trajectory(self, spec: ImageSpec, conditioning: Conditioning) -> Trajectory:
+        schedule = ddim.schedule(self._denoiser.noise_schedule, spec.steps, spec.eta)
+        return Trajectory(conditioning, schedule, seed=spec.seed, eta=spec.eta)
 
     def _advance(self, bucket: Bucket) -> None:
         """Take one DDIM step with the oldest requests, all of them unless memory has run short."""

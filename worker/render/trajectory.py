@@ -32,9 +32,9 @@ class Trajectory:
     So the picture is the same whatever the batch, the backend or the GPU.
     """
 
-    def __init__(self, conditioning: Conditioning, *, seed: int, steps: int, eta: float) -> None:
+    def __init__(self, conditioning: Conditioning, schedule: ddim.Schedule, *, seed: int, eta: float) -> None:
         self.conditioning = conditioning
-        self.schedule = ddim.schedule(steps, eta)
+        self.schedule = schedule
         self.index = 0  # of the next step
         self._eta = eta
         self._generator = torch.Generator("cpu").manual_seed(seed)

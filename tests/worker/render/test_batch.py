@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engines.noise_schedule import SD15
 from tests.worker.samples import running_request, sample_spec
 from worker.render import ddim
 from worker.render.batch import RequestBatch
@@ -52,7 +53,7 @@ def test_a_sample_is_finished_after_its_own_number_of_steps() -> None:
     one.advance(torch.ones(4, 8, 8))
     assert not one.finished
     assert one.remaining[:, 0].tolist() == [1.0]
-    assert np.array_equal(one.remaining[:, 1:], ddim.schedule(2, 0.0).coefficients[1:])
+    assert np.array_equal(one.remaining[:, 1:], ddim.schedule(SD15, 2, 0.0).coefficients[1:])
     one.advance(torch.zeros(4, 8, 8))
     assert one.finished
     assert len(one.remaining) == 0
@@ -79,7 +80,7 @@ def test_a_batch_shares_steps_of_different_schedules() -> None:
         late.trajectory.advance(late.trajectory.latents)
     batch = RequestBatch([early, late]).next_step()
     assert batch.timestep.tolist() == [751.0, 301.0]
-    expected = np.stack([ddim.schedule(4, 0.0).coefficients[0], ddim.schedule(10, 0.0).coefficients[6]])
+    expected = np.stack([ddim.schedule(SD15, 4, 0.0).coefficients[0], ddim.schedule(SD15, 10, 0.0).coefficients[6]])
     assert np.array_equal(batch.coefficients.numpy(), expected)
 
 
@@ -124,7 +125,7 @@ def test_a_batch_can_step_until_its_first_request_is_finished(steps: list[int]) 
     requests = [running_request(number, steps=count) for number, count in enumerate(steps)]
     batch = RequestBatch(requests)
     for index in range(min(steps)):
-        expected = [float(ddim.schedule(count, 0.0).timesteps[index]) for count in steps]
+        expected = [float(ddim.schedule(SD15, count, 0.0).timesteps[index]) for count in steps]
         assert batch.next_step().timestep.tolist() == expected
         batch.advance(batch.next_step().latents)
     assert any(one.trajectory.finished for one in requests)
