@@ -93,6 +93,7 @@ def make_original(folder: Path) -> Original:
         parts[part].save_pretrained(model / part)
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(tiny_model() / "model" / part, model / part)
+    shutil.copy(tiny_model() / "model" / "model_index.json", model)  # diffusers' pipeline begins with it
     parts["controlnet"].save_pretrained(folder / "controlnet")
     (folder / "cldm.yaml").write_text(yaml.safe_dump(CONFIG))
     tensors: dict[str, Tensor] = {"betas": torch.zeros(1000)}  # the original has the schedule in it

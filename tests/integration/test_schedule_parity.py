@@ -1,0 +1,218 @@
+"""Weights and configuration -> engine set -> job -> PNG, against diffusers' pipeline with the same configuration.
+
+One case for each thing that a scheduler_config.json, an original .yaml or a checkpoint may say about the mathematics.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from engines.build.builder import BuildRequest, build_set
+from engines.check.score import psnr
+from engines.manifest import load_manifest
+from engines.noise_schedule import NoiseSchedule
+from engines.spec import Profile
+from jobs.job import RenderJob, RenderParameters
+from jobs.settings import load_settings
+from tests.engines.original import CONFIG, Original, make_original, save
+from tests.integration.test_parity_end_to_end import picture
+from tests.models import tiny_model
+from tests.reference import Reference
+from worker.renderer import load_renderer
+
+ENOUGH_DB = 50.0
+APART_DB = 45.0  # what another configuration's picture must stay below, for the comparison to mean something
+ROWS = (
+    {"prompt": "a painting of a house", "seed": "42", "ddim_steps": "7", "image_resolution": "64"},
+    {"prompt": "a painting of a cat", "seed": "5", "ddim_steps": "4", "image_resolution": "64", "eta": "0.5"},
+)
+BASE: dict[str, Any] = {
+    "_class_name": "DDIMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+V = {"prediction_type": "v_prediction"}
+ZERO_SNR = V | {"rescale_betas_zero_snr": True}
+FOLDERS: dict[str, dict[str, Any]] = {
+    "epsilon": {},
+    "PNDM's file": {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+    "v_prediction": V,
+    "sample": {"prediction_type": "sample"},
+    "linear betas": {"beta_schedule": "linear"},
+    "cosine betas": {"beta_schedule": "squaredcos_cap_v2"},
+    "other betas": {"beta_start": 0.0001, "beta_end": 0.02},
+    "trained betas": {"trained_betas": np.geomspace(0.0005, 0.02, 1000).tolist()},
+    "zero SNR": ZERO_SNR,
+    "zero SNR, trailing": ZERO_SNR | {"timestep_spacing": "trailing"},
+    "trailing": {"timestep_spacing": "trailing"},
+    "linspace": {"timestep_spacing": "linspace"},
+    "no offset": {"steps_offset": 0},
+    "offset 20": {"steps_offset": 20},
+    "alpha one": {"set_alpha_to_one": True},
+    "400 timesteps": {"num_train_timesteps": 400},
+}
+
+
+@cache
+def source_picture() -> bytes:
+    buffer = io.BytesIO()
+    picture((110, 110), "RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def ours(engine_set: Path) -> list[np.ndarray]:
+    """The rows as a worker draws them, together in one batch."""
+    renderer = load_renderer(load_settings(engine_dir=str(engine_set), device="cpu", threads=1))
+    try:
+        jobs = [
+            RenderJob.create(
+                RenderParameters.model_validate({"image": "file:///picture.png", **row}), batch="b", row=1, output="out"
+            )
+            for row in ROWS
+        ]
+        prepared = [renderer.prepare(job, source_picture()) for job in jobs]
+        futures = [renderer.loop.submit(one.specs[0]) for one in prepared]
+        while renderer.loop.step():
+            pass
+        pngs = [
+            renderer.encode(job, one, 0, future.result(60))
+            for job, one, future in zip(jobs, prepared, futures, strict=True)
+        ]
+        return [np.asarray(Image.open(io.BytesIO(png))) for png in pngs]
+    finally:
+        renderer.close()
+
+
+def theirs(weights: Path) -> list[np.ndarray]:
+    """The rows as diffusers draws them."""
+    path = weights / "picture.png"
+    path.write_bytes(source_picture())
+    reference = Reference(weights)
+    return [reference.render(path, row)[0] for row in ROWS]
+
+
+def built(out: Path, model: Path, controlnet: Path | None, **options: Path) -> Path:
+    build_set(
+        BuildRequest(
+            model=str(model),
+            controlnet=None if controlnet is None else str(controlnet),
+            out=out,
+            backend="torch",
+            precision="fp32",
+            profiles=(Profile.parse("64x64", max_batch=2),),
+            **{name: str(path) for name, path in options.items()},
+        )
+    )
+    return out
+
+
+def model_with(folder: Path, scheduler: dict[str, Any], *, vae: dict[str, Any] | None = None) -> Path:
+    """The tiny model with other configurations, at folder/weights."""
+    weights = Path(shutil.copytree(tiny_model(), folder / "weights"))
+    (weights / "model" / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    path = weights / "model" / "vae" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | (vae or {})))
+    return weights
+
+
+def worst(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+    return min(psnr(mine, yours) for mine, yours in zip(one, other, strict=True))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    """The rows with SD1.5's configuration, as diffusers draws them."""
+    return theirs(model_with(tmp_path_factory.mktemp("plain"), BASE))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_is_rendered_as_its_scheduler_says(case: str, tmp_path: Path, plain: list[np.ndarray]) -> None:
+    weights = model_with(tmp_path, BASE | FOLDERS[case])
+    pictures = ours(built(tmp_path / "set", weights / "model", weights / "controlnet"))
+    assert worst(pictures, theirs(weights)) >= ENOUGH_DB
+    if case not in ("epsilon", "PNDM's file"):
+        assert worst(pictures, plain) < APART_DB
+
+
+@pytest.mark.slow
+def test_the_vaes_scaling_factor_is_the_models(tmp_path: Path, plain: list[np.ndarray]) -> None:
+    weights = model_with(tmp_path, BASE, vae={"scaling_factor": 0.13025})
+    pictures = ours(built(tmp_path / "set", weights / "model", weights / "controlnet"))
+    assert worst(pictures, theirs(weights)) >= ENOUGH_DB
+    assert worst(pictures, plain) < APART_DB
+
+
+@pytest.mark.slow
+def test_a_set_without_a_schedule_is_rendered_as_before(tmp_path: Path, plain: list[np.ndarray]) -> None:
+    """Manifests of before had none, whatever the model said."""
+    weights = model_with(tmp_path, BASE | V)
+    out = built(tmp_path / "set", weights / "model", weights / "controlnet")
+    load_manifest(out).model_copy(update={"schedule": None}).save(out)
+    assert worst(ours(out), plain) >= ENOUGH_DB
+    built(out, weights / "model", weights / "controlnet")
+    assert load_manifest(out).schedule == NoiseSchedule(prediction_type="v_prediction")
+
+
+YAMLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what the .yaml has, and the same for diffusers
+    "eps": ({}, {}),
+    "v": ({"parameterization": "v"}, V),
+    "x0": ({"parameterization": "x0"}, {"prediction_type": "sample"}),
+    "linear_end": ({"linear_end": 0.02}, {"beta_end": 0.02}),
+    "sqrt_linear": ({"beta_schedule": "sqrt_linear"}, {"beta_schedule": "linear"}),
+    "cosine": ({"beta_schedule": "cosine"}, {"beta_schedule": "squaredcos_cap_v2"}),
+    "timesteps": ({"timesteps": 400}, {"num_train_timesteps": 400}),
+}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
+    return make_original(tmp_path_factory.mktemp("original"))
+
+
+def drawn_by_diffusers(original: Original, scheduler: dict[str, Any]) -> list[np.ndarray]:
+    (original.model / "scheduler" / "scheduler_config.json").write_text(json.dumps(BASE | scheduler))
+    return theirs(original.model.parent)
+
+
+def set_of_file(original: Original, folder: Path, params: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
+    model = save(original.tensors | tensors, folder / "model.safetensors")
+    config = folder / "model.yaml"
+    config.write_text(
+        yaml.safe_dump({"model": CONFIG["model"] | {"params": CONFIG["model"]["params"] | params}}, sort_keys=False)
+    )
+    return built(folder / "set", model, None, tokenizer=original.tokenizer, original_config=config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", YAMLS)
+def test_a_single_file_is_rendered_as_its_yaml_says(case: str, original: Original, tmp_path: Path) -> None:
+    params, scheduler = YAMLS[case]
+    pictures = ours(set_of_file(original, tmp_path, params, {}))
+    assert worst(pictures, drawn_by_diffusers(original, scheduler)) >= ENOUGH_DB
+    if scheduler:
+        assert worst(pictures, drawn_by_diffusers(original, {})) < APART_DB
+
+
+@pytest.mark.slow
+def test_a_single_file_is_rendered_with_its_own_alphas(original: Original, tmp_path: Path) -> None:
+    betas = np.geomspace(0.0005, 0.02, 1000)
+    own = {"alphas_cumprod": torch.from_numpy(np.cumprod(1 - betas)).float()}
+    pictures = ours(set_of_file(original, tmp_path, {}, own))
+    assert worst(pictures, drawn_by_diffusers(original, {"trained_betas": betas.tolist()})) >= ENOUGH_DB
+    assert worst(pictures, drawn_by_diffusers(original, {})) < APART_DB
