@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,17 @@ from tests.models import tiny_model
 from tests.reference import Reference
 from worker.renderer import load_renderer
 
+Rows = Sequence[Mapping[str, str]]
+
 ENOUGH_DB = 50.0
 APART_DB = 45.0  # what another configuration's picture must stay below, for the comparison to mean something
 ROWS = (
     {"prompt": "a painting of a house", "seed": "42", "ddim_steps": "7", "image_resolution": "64"},
     {"prompt": "a painting of a cat", "seed": "5", "ddim_steps": "4", "image_resolution": "64", "eta": "0.5"},
 )
+# The weights of the single files are not scaled as trained ones are. With x0 and the default guidance of 9 they enlarge
+# every rounding error from step to step, in diffusers too.
+LOW_GUIDANCE = tuple(row | {"scale": "2"} for row in ROWS)
 BASE: dict[str, Any] = {
     "_class_name": "DDIMScheduler",
     "beta_start": 0.00085,
@@ -66,6 +72,7 @@ FOLDERS: dict[str, dict[str, Any]] = {
     "alpha one": {"set_alpha_to_one": True},
     "400 timesteps": {"num_train_timesteps": 400},
 }
+LIKE_SD15 = ("epsilon", "PNDM's file", "alpha one")  # the last one differs by less than a level in most pixels
 
 
 @cache
@@ -75,7 +82,7 @@ def source_picture() -> bytes:
     return buffer.getvalue()
 
 
-def ours(engine_set: Path) -> list[np.ndarray]:
+def ours(engine_set: Path, rows: Rows = ROWS) -> list[np.ndarray]:
     """The rows as a worker draws them, together in one batch."""
     renderer = load_renderer(load_settings(engine_dir=str(engine_set), device="cpu", threads=1))
     try:
@@ -83,7 +90,7 @@ def ours(engine_set: Path) -> list[np.ndarray]:
             RenderJob.create(
                 RenderParameters.model_validate({"image": "file:///picture.png", **row}), batch="b", row=1, output="out"
             )
-            for row in ROWS
+            for row in rows
         ]
         prepared = [renderer.prepare(job, source_picture()) for job in jobs]
         futures = [renderer.loop.submit(one.specs[0]) for one in prepared]
@@ -98,12 +105,12 @@ def ours(engine_set: Path) -> list[np.ndarray]:
         renderer.close()
 
 
-def theirs(weights: Path) -> list[np.ndarray]:
+def theirs(weights: Path, rows: Rows = ROWS) -> list[np.ndarray]:
     """The rows as diffusers draws them."""
     path = weights / "picture.png"
     path.write_bytes(source_picture())
     reference = Reference(weights)
-    return [reference.render(path, row)[0] for row in ROWS]
+    return [reference.render(path, row)[0] for row in rows]
 
 
 def built(out: Path, model: Path, controlnet: Path | None, **options: Path) -> Path:
@@ -146,7 +153,7 @@ def test_a_folder_is_rendered_as_its_scheduler_says(case: str, tmp_path: Path, p
     weights = model_with(tmp_path, BASE | FOLDERS[case])
     pictures = ours(built(tmp_path / "set", weights / "model", weights / "controlnet"))
     assert worst(pictures, theirs(weights)) >= ENOUGH_DB
-    if case not in ("epsilon", "PNDM's file"):
+    if case not in LIKE_SD15:
         assert worst(pictures, plain) < APART_DB
 
 
@@ -187,7 +194,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
 
 def drawn_by_diffusers(original: Original, scheduler: dict[str, Any]) -> list[np.ndarray]:
     (original.model / "scheduler" / "scheduler_config.json").write_text(json.dumps(BASE | scheduler))
-    return theirs(original.model.parent)
+    return theirs(original.model.parent, LOW_GUIDANCE)
 
 
 def set_of_file(original: Original, folder: Path, params: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
@@ -203,7 +210,7 @@ def set_of_file(original: Original, folder: Path, params: dict[str, Any], tensor
 @pytest.mark.parametrize("case", YAMLS)
 def test_a_single_file_is_rendered_as_its_yaml_says(case: str, original: Original, tmp_path: Path) -> None:
     params, scheduler = YAMLS[case]
-    pictures = ours(set_of_file(original, tmp_path, params, {}))
+    pictures = ours(set_of_file(original, tmp_path, params, {}), LOW_GUIDANCE)
     assert worst(pictures, drawn_by_diffusers(original, scheduler)) >= ENOUGH_DB
     if scheduler:
         assert worst(pictures, drawn_by_diffusers(original, {})) < APART_DB
@@ -213,6 +220,6 @@ def test_a_single_file_is_rendered_as_its_yaml_says(case: str, original: Origina
 def test_a_single_file_is_rendered_with_its_own_alphas(original: Original, tmp_path: Path) -> None:
     betas = np.geomspace(0.0005, 0.02, 1000)
     own = {"alphas_cumprod": torch.from_numpy(np.cumprod(1 - betas)).float()}
-    pictures = ours(set_of_file(original, tmp_path, {}, own))
+    pictures = ours(set_of_file(original, tmp_path, {}, own), LOW_GUIDANCE)
     assert worst(pictures, drawn_by_diffusers(original, {"trained_betas": betas.tolist()})) >= ENOUGH_DB
     assert worst(pictures, drawn_by_diffusers(original, {})) < APART_DB
