@@ -54,8 +54,9 @@ def test_a_sample_s_png_says_how_it_was_made() -> None:
     assert settings == (
         "Steps: 20, Sampler: DDIM, CFG scale: 9, Seed: 6, Size: 192x128, Model hash: 0123456789, Model: dreamshaper_8, "
         'RNG: CPU, ControlNet 0: "Module: canny, Model: control_v11p_sd15_canny, Weight: 0.8, '
-        "Resize Mode: Just Resize, Processor Res: 128, Threshold A: 100, Threshold B: 200, Guidance Start: 0, Guidance End: 1, "
-        'Pixel Perfect: False, Control Mode: ControlNet is more important", Eta DDIM: 0.5'
+        "Resize Mode: Just Resize, Processor Res: 128, Threshold A: 100, Threshold B: 200, "
+        "Guidance Start: 0, Guidance End: 1, Pixel Perfect: False, "
+        'Control Mode: ControlNet is more important", Eta DDIM: 0.5'
     )
 
 
