@@ -25,7 +25,7 @@ def engine_sets(counters: Mapping[str, str], *, done: int) -> EngineSets | None:
         digest, _, model = field.partition(" ")
         if int(number) > 0:
             jobs[digest] += int(number)
-            models.setdefault(digest, model)
+            _note_model(models, digest, model)
     return _summed(jobs, models, done=done) if jobs.total() <= done else None
 
 
@@ -40,11 +40,17 @@ def engine_sets_of(results: Iterable[RenderResult]) -> EngineSets:
         ids.add(result.id)
         if result.engine_set:
             jobs[result.engine_set] += 1
-            models.setdefault(result.engine_set, result.model_name or "")
+            _note_model(models, result.engine_set, result.model_name)
     return _summed(jobs, models, done=len(ids))
+
+
+def _note_model(models: dict[str, str], digest: str, model: str | None) -> None:
+    """One name a set. The same set may be built from a model under another name; results of before have no name."""
+    if model and model < models.get(digest, "\U0010ffff"):
+        models[digest] = model
 
 
 def _summed(jobs: Counter[str], models: Mapping[str, str], *, done: int) -> EngineSets:
     ordered = sorted(jobs.items(), key=lambda item: (-item[1], item[0]))
-    sets = tuple(EngineSetJobs(engine_set=digest, model=models[digest] or None, jobs=n) for digest, n in ordered)
+    sets = tuple(EngineSetJobs(engine_set=digest, model=models.get(digest), jobs=number) for digest, number in ordered)
     return EngineSets(sets=sets, unknown=done - jobs.total())
