@@ -171,6 +171,7 @@ class RenderResult(BaseModel):
     engine_set: str | None = None  # the manifest's digest
     finished_at: float | None = None  # seconds since the epoch
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage: fetch, prepare, render, encode, upload
+    model_name: str | None = None  # of the engine set, for people: no path and no address
     parameters: RenderParameters | None = None
 
 

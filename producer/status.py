@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from rich.table import Table
 
-from jobs.ledger.records import BatchInfo, Counts, Heartbeat
+from jobs.ledger.records import BatchInfo, Counts, EngineSets, Heartbeat
 from jobs.uri import redacted
 from producer.console import STATES, count, people, place, say, write_json
+from producer.engine_sets import engine_sets_record, say_engine_sets
 from producer.exits import Exit
-from producer.session import open_session
+from producer.session import Session, open_session
 
 NOT_A_TERMINAL_COLUMNS = 200
 STYLES = {"failed": "red", "done": "green", "cancelled": "yellow"}
@@ -25,13 +27,29 @@ def status(batch: str | None, *, as_json: bool) -> Exit:
     session = open_session()
     infos = [session.batch(batch)] if batch else session.ledger.batches()
     workers = session.ledger.workers()
-    counted = [(info, session.ledger.counts(info.name)) for info in infos]
+    counted = [_counted(session, info, alone=batch is not None) for info in infos]
     if as_json:
-        for info, counts in counted:
-            write_json(record(info, counts, workers))
+        for each in counted:
+            write_json(record(each, workers))
     else:
         _print(counted, workers)
     return Exit.OK
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A batch with its counts."""
+
+    info: BatchInfo
+    counts: Counts
+    engine_sets: EngineSets
+
+
+def _counted(session: Session, info: BatchInfo, *, alone: bool) -> Counted:
+    """Among others, no batch is counted from its results: there may be hundreds."""
+    ledger = session.ledger
+    sets = ledger.engine_sets(info.name) if alone else ledger.engine_sets(info.name, read_up_to=0)
+    return Counted(info, ledger.counts(info.name), sets)
 
 
 def watch_status(batch: str, *, as_json: bool) -> Exit:
@@ -42,12 +60,14 @@ def watch_status(batch: str, *, as_json: bool) -> Exit:
     info = session.batch(batch)
     end = watch_to_end(session, batch)
     if as_json:
-        write_json(record(info, end.counts, session.ledger.workers()) | {"failures": end.failures})
+        counted = Counted(info, end.counts, end.engine_sets)
+        write_json(record(counted, session.ledger.workers()) | {"failures": end.failures})
     return end.exit_code
 
 
-def record(info: BatchInfo, counts: Counts, workers: dict[str, Heartbeat]) -> dict[str, object]:
+def record(counted: Counted, workers: dict[str, Heartbeat]) -> dict[str, object]:
     """One batch as JSON."""
+    info, counts = counted.info, counted.counts
     return {
         "batch": info.name,
         "source": redacted(info.source),
@@ -55,34 +75,41 @@ def record(info: BatchInfo, counts: Counts, workers: dict[str, Heartbeat]) -> di
         "created_at": info.created_at,
         "total": counts.total,
         "counts": counts.model_dump(),
+        **engine_sets_record(counted.engine_sets),
         "workers": {beat.worker: len(beat.in_flight) for beat in workers.values()},
     }
 
 
-def _print(counted: list[tuple[BatchInfo, Counts]], workers: dict[str, Heartbeat]) -> None:
+def _print(counted: list[Counted], workers: dict[str, Heartbeat]) -> None:
     console = people()
     if not counted:
         say("Nothing has been submitted to this Redis yet.", console=console)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("batch", overflow="fold", min_width=6)
-    states = (*STATES, "superseded") if any(counts.superseded for _, counts in counted) else STATES
-    for name in ("total", *states):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("begun", justify="right", no_wrap=True)
-    for info, counts in counted:
-        numbers = [_number(state, getattr(counts, state)) for state in states]
-        ago = _ago(time.time() - info.created_at)
-        table.add_row(info.name, f"{counts.total:,}", *numbers, ago)
     if not console.is_terminal:
         console.width = NOT_A_TERMINAL_COLUMNS
-    console.print(table)
+    console.print(_table(counted))
     if len(counted) == 1:
-        info = counted[0][0]
+        info = counted[0].info
         say(f"from {place(info.source)} to {place(info.output)}/{info.name}", console=console)
+    for each in counted:
+        say_engine_sets(each.engine_sets, batch=each.info.name if len(counted) > 1 else None, console=console)
     in_flight = sum(len(beat.in_flight) for beat in workers.values())
     at_work = f"{count(len(workers), 'worker')} at work, holding {count(in_flight, 'job')}"
     say(at_work if workers else "No worker is at work.", "note" if workers else "warning", console)
+
+
+def _table(counted: list[Counted]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("batch", overflow="fold", min_width=6)
+    states = (*STATES, "superseded") if any(each.counts.superseded for each in counted) else STATES
+    for name in ("total", *states):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("begun", justify="right", no_wrap=True)
+    for each in counted:
+        numbers = [_number(state, getattr(each.counts, state)) for state in states]
+        ago = _ago(time.time() - each.info.created_at)
+        table.add_row(each.info.name, f"{each.counts.total:,}", *numbers, ago)
+    return table
 
 
 def _number(state: str, number: int) -> str:

@@ -191,10 +191,12 @@ def _storage_knows(store: Store, folder: str) -> bool:
 
 
 def _wait(session: Session, batch: str, summary: dict[str, object]) -> Exit:
+    from producer.engine_sets import engine_sets_record
     from producer.watch import watch_to_end
 
     end = watch_to_end(session, batch)
-    write_json(summary | {"counts": end.counts.model_dump(), "failures": end.failures})
+    ended = {"counts": end.counts.model_dump(), **engine_sets_record(end.engine_sets), "failures": end.failures}
+    write_json(summary | ended)
     return end.exit_code
 
 

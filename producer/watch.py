@@ -12,9 +12,10 @@ from rich.console import Console
 
 from jobs.errors import LedgerUnavailable, RenderError
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
-from jobs.ledger.records import Counts
+from jobs.ledger.records import Counts, EngineSets
 from producer.console import count, people, place, say
 from producer.display import Display, display_for, sentence
+from producer.engine_sets import say_engine_sets
 from producer.exits import CommandFailed, Exit
 from producer.repair import rebuild
 from producer.session import Session
@@ -28,9 +29,10 @@ SUBMIT_AGAIN = "Submit the CSV to the same batch again: what is done is not redo
 
 
 class End(NamedTuple):
-    """How a batch ended: its last counts, and the first failures as records for JSON."""
+    """How a batch ended: its last counts, the engine sets that drew it, and the first failures as records for JSON."""
 
     counts: Counts
+    engine_sets: EngineSets
     failures: list[dict[str, object]]
 
     @property
@@ -44,7 +46,9 @@ def watch_to_end(session: Session, batch: str) -> End:
     counts = watch(session, batch)
     failures = report_failures(session, batch, counts)
     report_end(session, batch, counts)
-    return End(counts, failures)
+    engine_sets = session.ledger.engine_sets(batch)
+    say_engine_sets(engine_sets)
+    return End(counts, engine_sets, failures)
 
 
 def watch(session: Session, batch: str) -> Counts:

@@ -236,7 +236,8 @@ class JobRunner:
 
     @cached_property
     def _results(self) -> ResultWriter:
-        return ResultWriter(self.ledger.worker, engine_set=self.renderer.digest)
+        renderer = self.renderer
+        return ResultWriter(self.ledger.worker, engine_set=renderer.digest, model_name=renderer.model_name)
 
 
 def _quarantined(attempts: int) -> Quarantined:

@@ -1,4 +1,4 @@
-"""A job and its picture -> what to draw; and a drawn sample -> its PNG. Pure: no storage, no engines."""
+"""A job and its picture -> what to draw. Pure: no storage, no engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from engines.spec import CONTROLS
 from jobs.job import RenderJob, RenderParameters
-from jobs.uri import redacted
 from worker.image.canny import canny_edges, resize_image, three_channels
 from worker.image.decode import decode_image
 from worker.image.png import as_json, encode_png
@@ -65,39 +64,6 @@ def control_scales(parameters: RenderParameters) -> tuple[tuple[float, ...], tup
     if not parameters.guess_mode:
         return (strength,) * CONTROLS, (strength,) * CONTROLS
     return (0.0,) * CONTROLS, tuple(strength * GUESS_DECAY ** (CONTROLS - 1 - i) for i in range(CONTROLS))
-
-
-def encode_sample(job: RenderJob, prepared: Prepared, sample: int, pixels: np.ndarray) -> bytes:
-    """PNG of one sample, uint8 [H, W, 3], with its parameters in text chunks: as image tools read them, and as JSON."""
-    seed = job.seed + sample
-    texts = {
-        "parameters": readable_parameters(job, seed=seed, width=prepared.width, height=prepared.height),
-        "render": as_json(
-            # A signed URL would let everyone who gets the picture read the input.
-            job.parameters.model_dump() | {"image": redacted(job.parameters.image), "job": job.id, "seed": seed}
-        ),
-    }
-    return encode_png(pixels, texts)
-
-
-def readable_parameters(job: RenderJob, *, seed: int, width: int, height: int) -> str:
-    """The text that Stable Diffusion web interfaces write and read: prompt, negative prompt, one line of settings."""
-    parameters = job.parameters
-    settings = {
-        "Steps": parameters.ddim_steps,
-        "Sampler": "DDIM",
-        "CFG scale": f"{parameters.scale:g}",
-        "Seed": seed,
-        "Size": f"{width}x{height}",
-        "Eta": f"{parameters.eta:g}",
-        "ControlNet": f'"Module: canny, Weight: {parameters.strength:g}, Threshold A: {parameters.low_threshold}, '
-        f'Threshold B: {parameters.high_threshold}, Guess mode: {parameters.guess_mode}"',
-    }
-    lines = [full_prompt(parameters)]
-    if parameters.n_prompt:
-        lines.append(f"Negative prompt: {parameters.n_prompt}")
-    lines.append(", ".join(f"{name}: {value}" for name, value in settings.items()))
-    return "\n".join(lines)
 
 
 def _specs(job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray) -> tuple[ImageSpec, ...]:

@@ -22,6 +22,7 @@ from worker.shutdown import Shutdown
 if TYPE_CHECKING:
     from engines.engine_set import EngineSet
     from worker.image.tokens import Tokenizer
+    from worker.infotext import ModelLabel
     from worker.prepare import Prepared
     from worker.render.denoiser import Denoiser
     from worker.render.loop import RenderLoop
@@ -47,6 +48,7 @@ class Renderer:
     prepare: Prepare
     encode: Callable[[RenderJob, Prepared, int, np.ndarray], bytes]  # one sample, uint8 [H, W, 3], as PNG
     digest: str  # of the engine set; every result names it
+    model_name: str | None = None  # of the engine set, for people
     close: Callable[[], None] = lambda: None
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the log
 
@@ -71,6 +73,7 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
         check = FileCheck.of(folder)  # hashes while torch is imported, which takes longer than anything else here
         from engines.engine_set import load_engine_set
         from worker.image.tokens import Tokenizer
+        from worker.infotext import ModelLabel
         from worker.prepare import prepare
         from worker.render.denoiser import EngineDenoiser
 
@@ -78,7 +81,7 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
         denoiser = EngineDenoiser(engines, max_batch=settings.max_batch, low_vram=settings.low_vram)
     except EngineError as error:
         raise RendererRefused(f"RENDER_ENGINE_DIR={settings.engine_dir}: {error}") from error
-    geometry = engines.geometry
+    geometry, source = engines.geometry, engines.manifest.source
     tokenizer = Tokenizer(
         engines.tokenizer_path,
         length=geometry.context_length,
@@ -91,6 +94,7 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
         _refusing_other_jobs(partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels), engines),
         shutdown,
         digest=engines.digest,
+        label=ModelLabel.of(source.model, source.controlnet, weights=source.weights),
         close=engines.close,
         facts={"device": str(engines.device), "shapes": engines.shapes_text(), "max_batch": engines.max_batch},
     )
@@ -120,6 +124,7 @@ def _refusing_other_jobs(prepare: Prepare, engines: EngineSet) -> Prepare:
 
 def _fake_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     from worker.fake import DIGEST, FakeDenoiser, FakeTiming, FakeTokenizer
+    from worker.infotext import ModelLabel
     from worker.prepare import prepare
 
     text = settings.engine_dir.removeprefix(FAKE_PREFIX)
@@ -132,7 +137,11 @@ def _fake_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     # `prepare` calls nothing but `encode`, and a real tokenizer would need an engine set.
     tokenizer = cast("Tokenizer", FakeTokenizer())
     return _assemble(
-        denoiser, partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels), shutdown, digest=DIGEST
+        denoiser,
+        partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels),
+        shutdown,
+        digest=DIGEST,
+        label=ModelLabel(DIGEST, DIGEST),
     )
 
 
@@ -142,11 +151,19 @@ def _assemble(
     shutdown: Shutdown | None,
     *,
     digest: str,
+    label: ModelLabel,
     close: Callable[[], None] = lambda: None,
     facts: Mapping[str, Any] | None = None,
 ) -> Renderer:
-    from worker.prepare import encode_sample
+    from worker.infotext import encode_sample
     from worker.render.loop import RenderLoop
 
-    loop = RenderLoop(denoiser, shutdown)
-    return Renderer(loop, prepare, encode_sample, digest=digest, close=close, facts=facts or {})
+    return Renderer(
+        RenderLoop(denoiser, shutdown),
+        prepare,
+        partial(encode_sample, label=label),
+        digest=digest,
+        model_name=label.model or None,
+        close=close,
+        facts=facts or {},
+    )

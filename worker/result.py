@@ -22,6 +22,7 @@ class ResultWriter:
 
     worker: str
     engine_set: str  # digest
+    model_name: str | None = None  # the model in it, for people
 
     def done(
         self, job: RenderJob, start: Start, prepared: Prepared, *, samples: int, seconds: dict[str, float]
@@ -58,6 +59,7 @@ class ResultWriter:
             attempts=start.attempts,
             worker=self.worker,
             engine_set=self.engine_set,
+            model_name=self.model_name,
             finished_at=time.time(),
             **fields,
         )

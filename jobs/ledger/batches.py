@@ -10,8 +10,9 @@ from typing import cast
 import redis
 
 from jobs.job import RenderJob, RenderResult
+from jobs.ledger.engine_sets import READ_UP_TO, engine_sets, engine_sets_of
 from jobs.ledger.keys import BATCHES, batch_key
-from jobs.ledger.records import BatchInfo, Counts, JobState, State, parse_state
+from jobs.ledger.records import BatchInfo, Counts, EngineSets, JobState, State, parse_state
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 
 
@@ -63,6 +64,23 @@ class Batches:
         with answering():
             numbers = cast("dict[str, str]", self.client.hgetall(batch_key(batch, "counts")))
         return Counts(**{state: int(number) for state, number in numbers.items()})
+
+    def engine_sets(self, batch: str, *, read_up_to: int | None = READ_UP_TO) -> EngineSets:
+        """Which engine sets drew the done jobs, in O(1) where all of them were counted.
+
+        Where some were not, the results are read instead, of at most `read_up_to` done jobs (None: however many); of
+        more jobs, the answer is what was counted.
+        """
+        with answering(), self.client.pipeline() as together:  # one transaction: both are of the same moment
+            together.hgetall(batch_key(batch, "engine_sets"))
+            together.hget(batch_key(batch, "counts"), "done")
+            counters, text = cast("tuple[dict[str, str], str | None]", together.execute())
+        done = int(text or 0)
+        counted = engine_sets(counters, done=done)
+        is_complete = counted is not None and counted.unknown == 0
+        if not is_complete and (read_up_to is None or done <= read_up_to):
+            return engine_sets_of(self.results(batch))
+        return EngineSets(unknown=done) if counted is None else counted
 
     def state(self, batch: str, job_id: str) -> JobState | None:
         """One job's line, or None."""

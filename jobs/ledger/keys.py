@@ -9,6 +9,7 @@
     batch:<name>:superseded hash   job id -> RenderResult as JSON, of earlier versions of corrected rows that had ended
     batch:<name>:replaced   set    ids of earlier versions that were running when their row was corrected
     batch:<name>:cancels    set    ids of running jobs that shall stop
+    batch:<name>:engine_sets hash  '<digest> <model>' of an engine set -> number of done jobs that it drew
     batch:<name>:rebuilding string set while the batch is rebuilt from storage
     worker:<name>           string Heartbeat as JSON; expires with the worker's lease
 
@@ -23,7 +24,9 @@ from typing import Literal
 BATCHES = "render:batches"
 WORKER_PREFIX = "render:worker:"
 
-BatchPart = Literal["states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels", "rebuilding"]
+BatchPart = Literal[
+    "states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels", "engine_sets", "rebuilding"
+]
 
 
 def batch_key(batch: str, part: BatchPart) -> str:

@@ -94,7 +94,8 @@ class Ledger(Batches, Workers):
             message = message_for(job.id, text, queue=self.queue)
             arguments += (job.id, f"{row_prefix}{job.row}", text, message, result, line)
         keys = batch_keys(
-            jobs[0].batch, "states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels"
+            *(jobs[0].batch, "states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels"),
+            "engine_sets",
         )
         return Enqueued(**_tally(self._scripts.run("enqueue", keys=[*keys, self.queue], arguments=arguments)))
 
@@ -174,7 +175,9 @@ class Ledger(Batches, Workers):
 
     def finish(self, result: RenderResult) -> bool:
         """Enter a terminal state. True the first time; a terminal state never changes."""
-        keys = batch_keys(result.batch, "states", "counts", "jobs", "results", "cancels", "superseded", "replaced")
+        keys = batch_keys(
+            *(result.batch, "states", "counts", "jobs", "results", "cancels", "superseded", "replaced"), "engine_sets"
+        )
         return bool(self._scripts.run("finish", keys=keys, arguments=[result.id, result.state, _record(result)]))
 
 

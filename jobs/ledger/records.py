@@ -53,6 +53,30 @@ class Counts(_Record):
         return self.done + self.failed + self.cancelled
 
 
+class EngineSetJobs(_Record):
+    """One engine set, named by its digest and the model in it, and how many done jobs of a batch it drew."""
+
+    engine_set: str
+    model: str | None = None
+    jobs: int
+
+
+class EngineSets(_Record):
+    """The engine sets that drew the done jobs of a batch, those of the most jobs first.
+
+    `unknown` are done jobs of which only their results say which set drew them: workers of an earlier version ended
+    them without counting.
+    """
+
+    sets: tuple[EngineSetJobs, ...] = ()
+    unknown: int = 0
+
+    @property
+    def differ(self) -> bool:
+        """Whether more than one set drew the batch, as far as is known."""
+        return len(self.sets) > 1
+
+
 class Enqueued(_Record):
     """What `enqueue` did, in jobs.
 

@@ -22,6 +22,7 @@ from jobs.storage.http import FetchLimits
 from jobs.storage.store import read_bytes
 from jobs.uri import path_of, redacted
 from producer.console import count, place, row_progress, say, write_json
+from producer.engine_sets import difference, engine_set_name, engine_sets_record, say_engine_sets
 from producer.exits import Exit
 from producer.gallery.thumbnails import Thumbnails, text_chunk
 from producer.results import ended_results
@@ -65,6 +66,12 @@ class Card:
     seconds: float | None
 
     @property
+    def engine_set(self) -> str | None:
+        """The engine set that drew the pictures, by name; None where nothing was drawn, or nothing is known of it."""
+        digest = self.result.engine_set
+        return engine_set_name(digest, self.result.model_name) if digest and self.result.state == "done" else None
+
+    @property
     def ratio(self) -> float:
         """Width / height of the card's frames: that of the first picture, clamped."""
         shapes = [picture.width / picture.height for picture in self.pictures if picture.height]
@@ -80,6 +87,8 @@ def gallery(batch: str, out: Path) -> Exit:
     """
     session = open_session()
     info, counts = session.batch(batch), session.ledger.counts(batch)
+    sets = session.ledger.engine_sets(batch, read_up_to=None)  # all results are read below anyway
+    shared = {"info": info, "counts": counts, "output": place(info.output), "difference": difference(sets)}
     out.mkdir(parents=True, exist_ok=True)
     cards = _Cards(session, info, out.absolute())
     template = _environment().get_template("gallery.html.j2")
@@ -88,13 +97,14 @@ def gallery(batch: str, out: Path) -> Exit:
         for pages, (results, more) in enumerate(_paged(ended_results(session, batch)), 1):
             page = _Page(pages, first=shown + 1, more=more)
             page_cards = list(pool.map(cards.card, results))
-            text = template.render(info=info, counts=counts, page=page, cards=page_cards, output=place(info.output))
+            text = template.render(page=page, cards=page_cards, **shared)
             write_whole(out / _file_name(pages), text.encode(), durable=False)
             shown += len(page_cards)
             tick(shown)
     index = (out / _file_name(1)).absolute()
     say(f"{count(shown, 'job')} on {count(pages, 'page')}: {index}", "good")
-    write_json({"batch": batch, "index": str(index), "jobs": shown, "pages": pages})
+    say_engine_sets(sets)
+    write_json({"batch": batch, "index": str(index), "jobs": shown, "pages": pages, **engine_sets_record(sets)})
     return Exit.OK
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from collections.abc import Collection
+from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -17,13 +18,24 @@ from jobs.storage.file import FileStore
 WORKER = "test@worker"
 
 
-def render_batch(ledger: Ledger, batch: str, *, failing: Collection[int] = (), error: str = "no such picture") -> None:
-    """End every queued job of a batch: done, or failed for the rows named."""
+SETS = ("0" * 64, "some-model"), ("1" * 64, "another-model")
+
+
+def render_batch(
+    ledger: Ledger,
+    batch: str,
+    *,
+    failing: Collection[int] = (),
+    error: str = "no such picture",
+    others: Collection[int] = (),
+) -> None:
+    """End every queued job of a batch: done, or failed for the rows named. A second engine set draws `others`."""
     for line in list(ledger.states(batch)):
         job = ledger.job(batch, line.id)
         if line.state == "queued" and job is not None:
             ledger.start(job, worker=WORKER)
-            ledger.finish(_failed(job, error) if job.row in failing else _done(job))
+            common = _common(job, *SETS[job.row in others])
+            ledger.finish(_failed(error, common) if job.row in failing else _done(job, common))
 
 
 def png(color: str, size: tuple[int, int] = (96, 64), render: str | None = None) -> bytes:
@@ -35,24 +47,24 @@ def png(color: str, size: tuple[int, int] = (96, 64), render: str | None = None)
     return buffer.getvalue()
 
 
-def _failed(job: RenderJob, error: str) -> RenderResult:
-    return RenderResult(**_common(job), state="failed", error_kind="source_not_found", error=error)
+def _failed(error: str, common: dict[str, Any]) -> RenderResult:
+    return RenderResult(**common, state="failed", error_kind="source_not_found", error=error)
 
 
-def _done(job: RenderJob) -> RenderResult:
+def _done(job: RenderJob, common: dict[str, Any]) -> RenderResult:
     writer = FileStore()
     samples = tuple(job.sample_uri(sample) for sample in range(job.parameters.num_samples))
     for uri in samples:
         writer.write(uri, png("teal", render=json.dumps(job.parameters.model_dump())), "image/png")
     writer.write(job.canny_uri, png("black"), "image/png")
     result = RenderResult(
-        **_common(job), state="done", samples=samples, canny=job.canny_uri, width=96, height=64, seconds={"render": 0.5}
+        **common, state="done", samples=samples, canny=job.canny_uri, width=96, height=64, seconds={"render": 0.5}
     )
     writer.write(job.sidecar_uri, result.model_dump_json().encode(), "application/json")
     return result
 
 
-def _common(job: RenderJob) -> dict[str, object]:
+def _common(job: RenderJob, engine_set: str, model: str) -> dict[str, Any]:
     return {
         "id": job.id,
         "batch": job.batch,
@@ -62,5 +74,7 @@ def _common(job: RenderJob) -> dict[str, object]:
         "seed": job.seed,
         "attempts": 1,
         "worker": WORKER,
+        "engine_set": engine_set,
+        "model_name": model,
         "finished_at": time.time() - 1,
     }

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.storage.http import FetchLimits
 from producer.gallery import page as gallery_module
@@ -62,7 +63,14 @@ def test_a_job_shows_input_edges_and_every_result(run: Run, ledger: Ledger, tmp_
         "Result 1 of row 1: a cat",
         "Result 2 of row 1: a cat",
     ]
-    assert ran.record == {"batch": "jobs", "index": str(tmp_path / "page/index.html"), "jobs": 1, "pages": 1}
+    assert ran.record == {
+        "batch": "jobs",
+        "index": str(tmp_path / "page/index.html"),
+        "jobs": 1,
+        "pages": 1,
+        "engine_sets": [{"engine_set": "0" * 64, "model": "some-model", "jobs": 1}],
+        "engine_sets_unknown": 0,
+    }
 
 
 def test_every_picture_and_link_is_relative_and_there(run: Run, ledger: Ledger, tmp_path: Path) -> None:
@@ -198,3 +206,27 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(thumbnails: Thumbnails, tmp
     assert copy.path is None
     assert copy.problem is not None
     assert "not a readable picture" in copy.problem
+
+
+def test_a_page_of_two_engine_sets_says_so_and_names_each_picture_s(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    rows = ["photo.png,a cat,1", "photo.png,a dog,1", "photo.png,a fox,1"]
+    ran, page = make(run, ledger, tmp_path, rows, others=[2], failing=[3])
+    sentence = "2 different engine sets drew these pictures: 1 by 000000000000 (some-model), 1 by 111111111111 (another"
+    assert sentence in page.text
+    assert sentence in ran.stderr
+    assert [of["jobs"] for of in ran.record["engine_sets"]] == [1, 1]
+    named = re.findall(r"<dt>engine set</dt><dd>(.*?)</dd>", page.html)
+    assert named == ["000000000000 (some-model)", "111111111111 (another-model)"]
+
+
+def test_a_page_of_one_engine_set_does_not_name_it(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    ran, page = make(run, ledger, tmp_path, ["photo.png,a cat,1", "photo.png,a dog,1"])
+    assert "engine set" not in page.text + ran.stderr
+
+
+def test_a_page_knows_what_was_not_counted(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    """All results are read for a page, so it does not depend on the counters."""
+    rows = ["photo.png,a cat,1", "photo.png,a dog,1"]
+    make(run, ledger, tmp_path, rows, others=[2])
+    ledger.client.delete(batch_key("jobs", "engine_sets"))
+    assert "2 different engine sets" in run("gallery", "jobs", "--out", "page").stderr

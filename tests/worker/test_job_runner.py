@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from jobs.errors import OutputUnavailable, RenderFailed, SourceNotFound, SourceUnavailable
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import EngineSetJobs
 from jobs.settings import load_settings
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.http import FetchLimits
@@ -240,6 +241,31 @@ def test_a_sidecar_of_an_attempt_that_died_before_the_ledger_knew_is_taken_over(
     assert bench.run(job) is Outcome.ENDED
     assert bench.state(job)[0] == "done"
     assert len(bench.loop.submitted) == 1
+
+
+def test_results_name_the_engine_set_and_its_model_and_the_ledger_counts_them(bench: Bench) -> None:
+    bench.runner = replace(bench.runner, renderer=replace(bench.runner.renderer, model_name="some-model"))
+    job = queued(bench)
+    bench.run(job)
+    sidecar = RenderResult.model_validate_json(bench.storage.objects[job.sidecar_uri])
+    for result in (bench.result(job), sidecar):
+        assert (result.engine_set, result.model_name) == ("stub", "some-model")
+    expected = EngineSetJobs(engine_set="stub", model="some-model", jobs=1)
+    assert bench.ledger.engine_sets(job.batch, read_up_to=0).sets == (expected,)
+
+
+def test_a_picture_that_was_found_in_storage_counts_for_the_set_that_drew_it(bench: Bench) -> None:
+    job = queued(bench)
+    bench.run(job)
+    sidecar = RenderResult.model_validate_json(bench.storage.objects[job.sidecar_uri])
+    bench.ledger.client.flushall()
+    enqueue(bench.ledger, [job])
+    bench.ledger.start(job, worker="dead")
+    other = sidecar.model_copy(update={"engine_set": "another", "model_name": "another-model"})
+    bench.storage.write(job.sidecar_uri, other.model_dump_json().encode(), "application/json")
+    assert bench.run(job) is Outcome.ENDED
+    expected = EngineSetJobs(engine_set="another", model="another-model", jobs=1)
+    assert bench.ledger.engine_sets(job.batch, read_up_to=0).sets == (expected,)
 
 
 def test_two_deliveries_of_one_job_in_one_process_render_once_and_share_the_outcome(bench: Bench) -> None:

@@ -1,10 +1,10 @@
 -- Queue new jobs, record finished ones, and supersede the earlier versions of corrected rows.
--- KEYS states counts jobs results rows superseded replaced cancels queue
+-- KEYS states counts jobs results rows superseded replaced cancels engine_sets queue
 -- ARGV (id, row, job, message, result or '', running line or '')*
 -- Returns a flat list name, number, ...: the jobs by the state in which each was found, and those that were
 -- `added`, `recovered` and `replaced`.
 local states, counts, jobs, results, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local superseded, replaced, cancels, queue = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local superseded, replaced, cancels, engine_sets, queue = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local tally = {}
 local function count(what) tally[what] = (tally[what] or 0) + 1 end
 local function supersede(id)
@@ -21,6 +21,7 @@ local function supersede(id)
   if result then
     redis.call('HSET', superseded, id, result)
     redis.call('HDEL', results, id)
+    if parts[1] == 'done' then count_engine_set(engine_sets, result, -1) end
   end
   redis.call('HDEL', jobs, id)
   move(states, counts, id, old, 'superseded ' .. parts[2] .. ' ' .. parts[1])
@@ -32,6 +33,7 @@ local function revive(id, old)
   if parts[3] ~= 'done' or not result then return false end
   redis.call('HSET', results, id, result)
   move(states, counts, id, old, 'done ' .. parts[2])
+  count_engine_set(engine_sets, result, 1)
   return true
 end
 for i = 1, #ARGV, 6 do
@@ -50,6 +52,7 @@ for i = 1, #ARGV, 6 do
     redis.call('HSET', results, id, result)
     redis.call('HDEL', jobs, id)
     move(states, counts, id, old, 'done 1')
+    count_engine_set(engine_sets, result, 1)
     count('recovered')
   elseif old and state ~= 'superseded' then
     count(state)

@@ -1,5 +1,5 @@
 -- Enter a terminal state.
--- KEYS states counts jobs results cancels superseded replaced
+-- KEYS states counts jobs results cancels superseded replaced engine_sets
 -- ARGV id, state, result
 -- Returns 1 the first time.
 local id, state = ARGV[1], ARGV[2]
@@ -16,5 +16,8 @@ end
 move(KEYS[1], KEYS[2], id, old, state .. ' ' .. attempts)
 redis.call('HSET', KEYS[4], id, ARGV[3])
 -- A done job is never rendered again, so its message is not needed any more; a failed one may be retried.
-if state == 'done' then redis.call('HDEL', KEYS[3], id) end
+if state == 'done' then
+  redis.call('HDEL', KEYS[3], id)
+  count_engine_set(KEYS[8], ARGV[3], 1)
+end
 return 1

@@ -17,3 +17,15 @@ local function move(states, counts, id, old, new)
   redis.call('HSET', states, id, new)
 end
 local terminal = {done = true, failed = true, cancelled = true, superseded = true}
+-- Count a done job (by 1), or a done job that is superseded (by -1), for the engine set that its result names. Workers of
+-- an earlier version do not count, so there may be nothing to take away; a number below the true one is an answer, one
+-- below zero is not.
+local function count_engine_set(engine_sets, result, by)
+  local is_json, fields = pcall(cjson.decode, result)
+  local digest = is_json and type(fields) == 'table' and fields.engine_set
+  if type(digest) ~= 'string' or digest == '' then return end
+  local field = digest .. ' ' .. (type(fields.model_name) == 'string' and fields.model_name or '')
+  if by > 0 or tonumber(redis.call('HGET', engine_sets, field) or '0') > 0 then
+    redis.call('HINCRBY', engine_sets, field, by)
+  end
+end

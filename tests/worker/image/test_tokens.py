@@ -67,6 +67,31 @@ def test_ids_are_those_of_transformers_for_any_text(text: str) -> None:
     assert text.endswith(tokens.cut)
 
 
+@pytest.mark.parametrize(
+    ("written", "cleaned"),
+    [
+        ("the cat\u2019s \u201cbest\u201d hat", 'the cat\'s "best" hat'),
+        ("\uff23\uff41\uff54\uff0c blue", "Cat, blue"),
+        ("salt &amp; pepper", "salt & pepper"),
+        ("&lt;b&gt; &quot;x&quot;", '<b> "x"'),
+        ("\ufb01re", "fire"),
+        ("caf\u00c3\u00a9", "caf\u00e9"),
+    ],
+    ids=["curly quotes", "full width", "ampersand", "entities", "ligature", "wrong decoding"],
+)
+def test_text_is_not_cleaned_as_ftfy_would(written: str, cleaned: str) -> None:
+    """transformers 5 and the fast tokenizers of 4 do not clean; the original's tokenizer and open_clip do."""
+    assert ours().encode(written).ids.tolist() == reference_ids(written)
+    assert ours().encode(written).ids.tolist() != reference_ids(cleaned)
+
+
+@pytest.mark.parametrize(
+    ("written", "same"), [("cafe\u0301", "caf\u00e9"), ("a\u00a0cat\u3000b", "a cat b"), ("A CAT", "a cat")]
+)
+def test_composition_white_space_and_case_are_normalised(written: str, same: str) -> None:
+    assert ours().encode(written).ids.tolist() == ours().encode(same).ids.tolist()
+
+
 def test_what_does_not_fit_between_begin_and_end_is_cut_and_named() -> None:
     words = [f"{'cat' if n % 2 else 'dog'}" for n in range(100)]
     tokens = ours().encode(" ".join(words))

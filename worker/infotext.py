@@ -1,0 +1,116 @@
+"""A picture's own account of how it was made: infotext, which Stable Diffusion web interfaces read, and JSON.
+
+The names and the quoting are those of AUTOMATIC1111's web interface (modules/processing.py, create_infotext) and of its
+ControlNet extension (internal_controlnet/args.py, ControlNetUnit.serialize). Two of its fields are left out: `Version`,
+which it takes for its own version and adapts its sampling to, and `Schedule type`, which it does not write for DDIM.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.job import RenderJob, RenderParameters
+from jobs.uri import redacted
+from worker.image.png import as_json, encode_png
+from worker.prepare import Prepared, full_prompt
+
+HASH_DIGITS = 10  # of a model's hash, as web interfaces show it
+SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
+CACHED = "models--"  # how huggingface_hub's cache begins the folder of `org/name`: models--org--name
+BETWEEN_FOLDERS = re.compile(r"[/\\]+")
+NEEDS_QUOTES = re.compile(r'[,:"\x00-\x1f\x7f]')
+NOT_IN_A_UNIT = re.compile(r"[,:\x00-\x1f\x7f]")  # a ControlNet unit is quoted as a whole, its fields cannot be
+
+
+@dataclass(frozen=True)
+class ModelLabel:
+    """What pictures say of the networks that drew them: names without folders, and the digest of the weights."""
+
+    model: str
+    controlnet: str
+    weights: str | None = None
+
+    @classmethod
+    def of(cls, model: str, controlnet: str | None, *, weights: str) -> ModelLabel:
+        """From paths or hub ids, as a manifest has them. Without a ControlNet, the model brought its own."""
+        return cls(short_name(model), short_name(model if controlnet is None else controlnet), weights)
+
+
+def short_name(source: str) -> str:
+    """The last part of a path or a hub id, without a weight file's suffix: folders are this machine's business."""
+    parts = [part for part in BETWEEN_FOLDERS.split(source) if part]
+    cached = [part.rsplit("--", 1)[-1] for part in parts if part.startswith(CACHED)]
+    name = (cached or parts or [""])[-1].encode(errors="replace").decode()  # a file's name need not be text
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)].strip()
+
+
+def encode_sample(job: RenderJob, prepared: Prepared, sample: int, pixels: np.ndarray, *, label: ModelLabel) -> bytes:
+    """PNG of one sample, uint8 [H, W, 3], with its parameters in text chunks: as image tools read them, and as JSON."""
+    seed = job.seed + sample
+    texts = {
+        "parameters": infotext(job, seed=seed, width=prepared.width, height=prepared.height, label=label),
+        "render": as_json(
+            # A signed URL would let everyone who gets the picture read the input.
+            job.parameters.model_dump() | {"image": redacted(job.parameters.image), "job": job.id, "seed": seed}
+        ),
+    }
+    return encode_png(pixels, texts)
+
+
+def infotext(job: RenderJob, *, seed: int, width: int, height: int, label: ModelLabel) -> str:
+    """Prompt, negative prompt, and one line of settings. `width` and `height` are the picture's, in pixels."""
+    parameters = job.parameters
+    settings = {
+        "Steps": str(parameters.ddim_steps),
+        "Sampler": "DDIM",
+        "CFG scale": _number(parameters.scale),
+        "Seed": str(seed),
+        "Size": f"{width}x{height}",
+        "Model hash": (label.weights or "")[:HASH_DIGITS],
+        "Model": label.model,
+        "RNG": "CPU",  # where the noise is drawn, one generator a sample: theirs draws the same then
+        "ControlNet 0": _controlnet_unit(parameters, label),
+        "Eta DDIM": _number(parameters.eta) if parameters.eta else "",
+    }
+    lines = [full_prompt(parameters)]
+    if parameters.n_prompt:
+        lines.append(f"Negative prompt: {parameters.n_prompt}")
+    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value))
+    return "\n".join(lines).strip()
+
+
+def _controlnet_unit(parameters: RenderParameters, label: ModelLabel) -> str:
+    """ControlNet's settings by the extension's names.
+
+    Guess mode is the extension's `ControlNet is more important`: there too, the control's scales fall by 0.825 from
+    block to block, and the unconditional half gets no control.
+    """
+    fields = {
+        "Module": "canny",
+        "Model": NOT_IN_A_UNIT.sub("_", label.controlnet) or "None",
+        "Weight": _number(parameters.strength),
+        "Resize Mode": "Just Resize",
+        "Processor Res": str(parameters.image_resolution),
+        "Threshold A": str(parameters.low_threshold),
+        "Threshold B": str(parameters.high_threshold),
+        "Guidance Start": "0",
+        "Guidance End": "1",
+        "Pixel Perfect": "False",
+        "Control Mode": "ControlNet is more important" if parameters.guess_mode else "Balanced",
+    }
+    return ", ".join(f"{name}: {value}" for name, value in fields.items())
+
+
+def _number(value: float) -> str:
+    """`9`, `7.5`: every digit that is needed to read the same number back."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def _quoted(value: str) -> str:
+    """The value as it is, or as a JSON string where it would end early: web interfaces read both."""
+    return json.dumps(value, ensure_ascii=False) if NEEDS_QUOTES.search(value) else value
