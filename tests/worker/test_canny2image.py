@@ -17,6 +17,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
+from engines.noise_schedule import SD15
 from jobs.job import DEFAULT_A_PROMPT, DEFAULT_N_PROMPT
 from tests.worker.test_prepare import job, prepared
 from worker.image.canny import target_size, three_channels
@@ -42,7 +43,7 @@ def original_timesteps(steps: int) -> list[int]:
 
 
 def our_timesteps(steps: int) -> list[int]:
-    return [int(t) for t in ddim.schedule(steps, 0.0).timesteps[::-1]]
+    return [int(t) for t in ddim.schedule(SD15, steps, 0.0).timesteps[::-1]]
 
 
 def diffusers_timesteps(steps: int) -> list[int]:
