@@ -31,6 +31,7 @@ from producer.table.columns import COLUMNS
 PAGE_JOBS = 500
 THREADS = 8  # for pictures that come over a network
 THUMBNAILS = "thumbnails"
+EMPTY_TEXT = "(empty)"  # for a prompt that is empty on purpose
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def gallery(batch: str, out: Path) -> Exit:
         for pages, (results, more) in enumerate(_paged(ended_results(session, batch)), 1):
             page = _Page(pages, first=shown + 1, more=more)
             page_cards = list(pool.map(cards.card, results))
-            text = template.render(info=info, counts=counts, page=page, cards=page_cards, output=place(info.output))
+            text = template.render(
+                info=info, counts=counts, page=page, cards=page_cards, output=place(info.output), empty=EMPTY_TEXT
+            )
             write_whole(out / _file_name(pages), text.encode(), durable=False)
             shown += len(page_cards)
             tick(shown)
@@ -176,7 +179,7 @@ class _Cards:
 
 
 def _text(value: object) -> str:
-    return json.dumps(value) if isinstance(value, bool | float | int) else str(value)
+    return json.dumps(value) if isinstance(value, bool | float | int) else str(value) or EMPTY_TEXT
 
 
 def _paged(results: Iterator[RenderResult]) -> Iterator[tuple[list[RenderResult], bool]]:
