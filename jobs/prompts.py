@@ -6,7 +6,7 @@ It is said twice: by the producer as a count when a file is submitted, and by th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -38,16 +38,15 @@ def prompt_warnings(parameters: RenderParameters) -> tuple[str, ...]:
     return tuple(remark.sentence(column) for column, remark in remarks_of(parameters))
 
 
-def remarks_of(parameters: RenderParameters) -> Iterator[tuple[str, PromptRemark]]:
+def remarks_of(parameters: RenderParameters) -> Sequence[tuple[str, PromptRemark]]:
     """What is found in the prompts of a row, each with its column."""
-    for remark in prompt_remarks(parameters.prompt):
-        yield "prompt", remark
-    if parameters.a_prompt != DEFAULT_A_PROMPT:
-        for remark in _remembered(parameters.a_prompt):
-            yield "a_prompt", remark
-    if parameters.n_prompt != DEFAULT_N_PROMPT:
-        for remark in _remembered(parameters.n_prompt):
-            yield "n_prompt", remark
+    in_prompt, a_prompt, n_prompt = prompt_remarks(parameters.prompt), parameters.a_prompt, parameters.n_prompt
+    if not in_prompt and a_prompt == DEFAULT_A_PROMPT and n_prompt == DEFAULT_N_PROMPT:
+        return ()
+    in_a_prompt = () if a_prompt == DEFAULT_A_PROMPT else _remembered(a_prompt)
+    in_n_prompt = () if n_prompt == DEFAULT_N_PROMPT else _remembered(n_prompt)
+    columns = (("prompt", in_prompt), ("a_prompt", in_a_prompt), ("n_prompt", in_n_prompt))
+    return [(column, remark) for column, remarks in columns for remark in remarks]
 
 
 def prompt_remarks(text: str) -> tuple[PromptRemark, ...]:

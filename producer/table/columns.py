@@ -102,7 +102,7 @@ def parse_text(cell: str) -> str:
 
 def parse_prompt(cell: str) -> str:
     """The cell as it is; `<empty>`, in any case and with spaces around it, -> ''."""
-    return "" if cell.strip().lower() == EMPTY else cell
+    return "" if "<" in cell and cell.strip().lower() == EMPTY else cell
 
 
 def parse_main_prompt(cell: str) -> str:
