@@ -33,7 +33,7 @@ FOUND: dict[str, dict[str, str]] = {
     "keywords": {"a cat AND a dog": "AND", "1girl BREAK red hair": "BREAK", "best quality, 8K, BREAK, a cat": "BREAK"},
     "braces": {"{red|blue} cat": "{red|blue}", "a photo of {subject}": "{subject}", "{{cat}}": "{cat}"},
     "wildcards": {"a __animal__": "__animal__", "__scenes/night__": "__scenes/night__"},
-    "weights of compel": {"a cat++ here": "cat++", "(a cat)1.3": "cat)1.3", "(cats)++": "cats)++", "x, dog--": "dog--"},
+    "weights of compel": {"a cat++ here": "cat++", "(a cat)1.3": "cat)1.3", "(cats)++": "(cats)++", "x, dog--": "dog--"},
     "parameters of other programs": {"a cat --ar 16:9": "--ar 16:9", "--no text": "--no text", "cat::2 dog": "cat::2"},
     "escaped brackets": {r"saber \(fate\)": r"\(fate\)"},
     "values": {text: text for text in (
@@ -50,8 +50,8 @@ PLAIN = (
     "a C++ book", "happy, :3)", "a sad cat :(( ", "see [1]", "I <3 cats", "5 < 6 > 4", "a cat -- sitting",
     "snake_case_name", "fill in ____", "a banana", "None of them is red", "a nun, null and void", "undefined shapes",
     "(ISO:100)", "wide shot (ratio 2.35:1)", "R&B", "a painting: oil on canvas", "a man (age: 5)", "18+",
-    "Disney+", "50% off", "a $5 bill", "naïve café", "東京の猫", "a hand and a bandana", "close-up", "#cat", "#1 fan", "=^.^= cat",
-    "f/1.8", "f(x)", "5'10\"", "AND1 shoes", "true love", "a negative space", "x", "", " ", "the number 0",
+    "Disney+", "50% off", "a $5 bill", "naïve café", "東京の猫", "a hand and a bandana", "close-up", "#cat", "#1 fan",
+    "=^.^= cat", "f/1.8", "f(x)", "5'10\"", "AND1 shoes", "true love", "a negative space", "x", "", " ", "the number 0",
 )  # fmt: skip
 
 
