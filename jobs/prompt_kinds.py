@@ -183,11 +183,14 @@ KINDS = (
         "parameters of other programs",
         LITERALLY,
         "use the columns of the CSV",
-        ("--", "::"),
+        ("--", "::", "egative prompt:", "Steps: "),
         _first(
             r"(?<!\S)--(?:aspect|ar|version|v|niji|quality|q|stylize|style|s|chaos|c|no|seed|iw|[sc]ref|[sc]w|tile|weird"
             r"|stop|repeat|hd|test|raw|steps|cfg|neg|negative)(?![\w-])[^,]{0,20}",
             r"(?<=\w)::-?\d[\d.]{0,4}",
+            r"(?<!\S)-?\d[\d.]{0,4}::",
+            r"[Nn]egative prompt:",
+            r"(?<!\w)Steps: \d{1,4}, ",
             with_word_before=True,
         ),
     ),

@@ -33,8 +33,11 @@ FOUND: dict[str, dict[str, str]] = {
     "keywords": {"a cat AND a dog": "AND", "1girl BREAK red hair": "BREAK", "best quality, 8K, BREAK, a cat": "BREAK"},
     "braces": {"{red|blue} cat": "{red|blue}", "a photo of {subject}": "{subject}", "{{cat}}": "{cat}"},
     "wildcards": {"a __animal__": "__animal__", "__scenes/night__": "__scenes/night__"},
-    "weights of compel": {"a cat++ here": "cat++", "(a cat)1.3": "cat)1.3", "(cats)++": "(cats)++", "x, dog--": "dog--"},
-    "parameters of other programs": {"a cat --ar 16:9": "--ar 16:9", "--no text": "--no text", "cat::2 dog": "cat::2"},
+    "weights of compel": {"cat++ here": "cat++", "(a cat)1.3": "cat)1.3", "(cats)++": "(cats)++", "x, dog--": "dog--"},
+    "parameters of other programs": {
+        "a cat --ar 16:9": "--ar 16:9", "--no text": "--no text", "cat::2 dog": "cat::2", "a 1.3::cat::": "1.3::",
+        "a cat\nNegative prompt: dog": "cat\nNegative prompt:", "a cat Steps: 20, Sampler: Euler": "Steps: 20,",
+    },
     "escaped brackets": {r"saber \(fate\)": r"\(fate\)"},
     "values": {text: text for text in (
         "nan", "NaN", "#NAME?", "#REF!", "#N/A", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!", "#SPILL!", "#BEZUG!", "None",

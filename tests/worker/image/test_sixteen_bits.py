@@ -47,7 +47,8 @@ def values_below(limit: int, channels: int = 1) -> np.ndarray:
 
 
 def scaled(values: np.ndarray, bits: int) -> np.ndarray:
-    return np.round(values * (255 / (2**bits - 1))).astype(np.uint8)
+    eight: np.ndarray = np.round(values * (255 / (2**bits - 1))).astype(np.uint8)
+    return eight
 
 
 def grey(values: np.ndarray, format: str = "PNG") -> bytes:
