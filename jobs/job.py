@@ -8,7 +8,7 @@ import re
 from functools import cache
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
 
 from jobs.errors import InvalidJob, NewerMessage
 
@@ -19,8 +19,13 @@ SEED_MAX = 2**32 - 1  # what image tools accept; torch.Generator takes more
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
 DEFAULT_N_PROMPT = "longbody, lowres, bad anatomy, bad hands, missing fingers"
 
+# What `prompt` holds where the picture is rendered without one. RenderParameters and all workers of before refuse "",
+# and to CLIP's tokenizer both are the same: it drops spaces.
+EMPTY_PROMPT: Final = " "
+
 # Prompts are cut at 77 tokens anyway; the limit keeps a stray file in a cell out of Redis.
-Prompt = Annotated[str, Field(max_length=4000)]
+LONGEST_PROMPT: Final = 4000  # characters
+Prompt = Annotated[str, Field(max_length=LONGEST_PROMPT)]
 
 
 class RenderParameters(BaseModel):
@@ -33,7 +38,7 @@ class RenderParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image: Annotated[str, Field(min_length=1, max_length=4096)]
-    prompt: Annotated[str, Field(min_length=1, max_length=4000)]
+    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
     a_prompt: Prompt = DEFAULT_A_PROMPT
     n_prompt: Prompt = DEFAULT_N_PROMPT
     num_samples: Annotated[int, Field(ge=1, le=12)] = 1
@@ -173,6 +178,11 @@ class RenderResult(BaseModel):
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage: fetch, prepare, render, encode, upload
     model_name: str | None = None  # of the engine set, for people: no path and no address
     parameters: RenderParameters | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _empty_prompt_is_shown_as_such(cls, prompt: str) -> str:
+        return "" if prompt.isspace() else prompt
 
 
 def job_id(parameters: RenderParameters, *, batch: str, row: int) -> str:

@@ -36,6 +36,7 @@ def _epilog(examples: str, *codes: Exit) -> str:
 producer submit jobs.csv --wait --output s3://bucket/renders
 producer submit jobs.csv --dry-run
 producer submit jobs.csv --skip-invalid      # bad rows go to jobs.rejected.csv
+producer submit jobs.csv --n-prompt ''       # rows without a negative prompt have an empty one
 make-rows | producer submit - --batch nightly""",
         *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.INVALID_CSV),
         *(Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
@@ -47,6 +48,14 @@ def submit(
     batch: Annotated[str | None, typer.Option("--batch", "-b", help="The batch's name [default: the file's].")] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder, file:// or s3:// [default: RENDER_OUTPUT_URI].")
+    ] = None,
+    a_prompt: Annotated[
+        str | None,
+        typer.Option("--a-prompt", metavar="TEXT", help="What an empty a_prompt cell of this file means; '' for none."),
+    ] = None,
+    n_prompt: Annotated[
+        str | None,
+        typer.Option("--n-prompt", metavar="TEXT", help="What an empty n_prompt cell of this file means; '' for none."),
     ] = None,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave bad rows out; write them, with reasons, to a CSV.")
@@ -62,12 +71,29 @@ def submit(
     earlier version: that is not rendered any more if it has not been, and left out of the results if it has.
 
     Columns: image and prompt (required), a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode,
-    strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default.
+    strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default. In prompt, a_prompt and
+    n_prompt, the cell <empty> is an empty text.
+
+    --a-prompt and --n-prompt set the default of their column for this file; they become part of the jobs. Give the same
+    ones when you submit the file again: with others, its rows with an empty cell are new versions, and the earlier ones
+    are superseded.
+
+    Prompts with syntax that only other tools interpret, such as (cat:1.3), and values such as nan or #NAME? are counted
+    and shown, and rendered as they are.
     """
     with exit_codes():
         from producer.submit import submit as run
 
-        code = run(file, batch=batch, output=output, skip_invalid=skip_invalid, dry_run=dry_run, wait=wait)
+        code = run(
+            file,
+            batch=batch,
+            output=output,
+            a_prompt=a_prompt,
+            n_prompt=n_prompt,
+            skip_invalid=skip_invalid,
+            dry_run=dry_run,
+            wait=wait,
+        )
     raise typer.Exit(int(code))
 
 

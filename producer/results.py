@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import IO, Literal, TextIO
 
 from jobs.job import RenderResult
+from jobs.prompt_kinds import EMPTY
 from producer.console import count, say
 from producer.exits import Exit
 from producer.session import Session, open_session
@@ -80,12 +81,15 @@ def write_jsonl(results: Iterator[RenderResult], stream: TextIO) -> int:
 
 
 def write_csv(results: Iterator[RenderResult], stream: TextIO) -> int:
-    """One row a result; several samples or warnings share a cell, one a line. Returns how many."""
+    """One row a result; several samples or warnings share a cell, one a line. Returns how many.
+
+    An empty prompt is `<empty>`, as in the CSV that was submitted.
+    """
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     written = 0
     for result in results:
-        values = result.model_dump(exclude=set(NOT_IN_CSV))
+        values = result.model_dump(exclude=set(NOT_IN_CSV)) | {"prompt": result.prompt or EMPTY}
         writer.writerow(["\n".join(v) if isinstance(v, tuple) else v for v in values.values()])
         written += 1
     return written

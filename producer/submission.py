@@ -6,7 +6,7 @@ import hashlib
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,8 @@ from jobs.storage.store import store_for
 from jobs.uri import redacted, resolve_uri
 from producer.console import STATES
 from producer.exits import CommandFailed, Exit
+from producer.prompt_defaults import option, prompt_defaults
+from producer.prompt_warnings import PromptWarnings
 from producer.table.reader import Problem
 
 STDIN = Path("-")
@@ -33,6 +35,7 @@ class Request:
 
     `origin` is what the ledger calls the source of the rows, `base` the folder where relative image paths start.
     `fingerprint` is the size and time of the file when the command began; None for a stream (a pipe, standard input).
+    `prompts` has what empty cells of a_prompt and n_prompt mean in this file, where the command line says so.
     """
 
     file: Path
@@ -44,6 +47,7 @@ class Request:
     skip_invalid: bool = False
     dry_run: bool = False
     wait: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def resolve(
@@ -56,11 +60,13 @@ class Request:
         skip_invalid: bool = False,
         dry_run: bool = False,
         wait: bool = False,
+        a_prompt: str | None = None,
+        n_prompt: str | None = None,
     ) -> Request:
         """Fill in what the command line left out, and refuse what cannot work.
 
         Raises:
-            CommandFailed: a batch name or an output that cannot be used.
+            CommandFailed: a batch name, an output or a prompt that cannot be used.
             OSError: there is no such file.
         """
         is_stream = file == STDIN or _is_pipe(file)
@@ -74,12 +80,19 @@ class Request:
             skip_invalid=skip_invalid,
             dry_run=dry_run,
             wait=wait,
+            prompts=prompt_defaults({"a_prompt": a_prompt, "n_prompt": n_prompt}),
         )
 
     @property
     def name(self) -> str:
         """The source as people call it."""
         return "stdin" if self.file == STDIN else str(self.file)
+
+    @property
+    def again(self) -> str:
+        """What a sentence about submitting the file again goes on with: ` with the same --n-prompt`, or ''."""
+        options = [option(name) for name in self.prompts]
+        return f" with the same {' and '.join(options)}" if options else ""
 
     @property
     def rejected_to(self) -> Path | None:
@@ -107,7 +120,7 @@ class Request:
         """
         if self.fingerprint is not None and self.fingerprint != _fingerprint(self.file):
             raise InvalidCsv(
-                f"{self.name} changed while it was being read; submit it again when it is complete "
+                f"{self.name} changed while it was being read; submit it again{self.again} when it is complete "
                 "(what is queued stays)"
             )
 
@@ -124,6 +137,7 @@ class Outcome:
     remarks: tuple[str, ...] = ()  # on how the file was read
     absent: int = 0  # local pictures that are not on this machine, among the first rows (LOOKED_FOR in table/check.py)
     first_absent: tuple[int, str] | None = None  # line and path
+    prompt_warnings: PromptWarnings = field(default_factory=PromptWarnings)  # of the good rows
     enqueued: Enqueued = field(default_factory=Enqueued)
     manifest_files: int | None = 0  # None: storage could not be reached
     seconds: float = 0.0
@@ -162,6 +176,7 @@ class Outcome:
             "rejected": self.rejected,
             "rejected_file": str(request.rejected_to) if request.rejected_to and self.rejected else None,
             "problem_count": self.problem_count,
+            "prompt_warnings": self.prompt_warnings.as_list(),
         }
         if self.is_refused(request):
             return record | {"problems": [problem.as_dict() for problem in self.problems]}

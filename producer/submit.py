@@ -20,16 +20,25 @@ from jobs.ledger.records import BatchInfo
 from jobs.ledger.sidecars import Sidecars
 from jobs.storage.store import Store, store_for
 from jobs.submission import SubmissionHead, SubmissionWriter
-from producer.console import count, people, place, row_progress, say, write_json
+from producer.console import count, place, row_progress, say, write_json
 from producer.exits import CommandFailed, Exit
 from producer.session import Session, open_session
 from producer.submission import Outcome, Request
-from producer.table.check import LOOKED_FOR, CheckedRows, check
+from producer.submit_report import report_check, report_enqueued
+from producer.table.check import CheckedRows, check
 
-GO_ON = "What is enqueued stays; submit the same file to the same batch again, and the rest follows."
 
-
-def submit(file: Path, *, batch: str | None, output: str | None, skip_invalid: bool, dry_run: bool, wait: bool) -> Exit:
+def submit(
+    file: Path,
+    *,
+    batch: str | None,
+    output: str | None,
+    a_prompt: str | None = None,
+    n_prompt: str | None = None,
+    skip_invalid: bool,
+    dry_run: bool,
+    wait: bool,
+) -> Exit:
     """Run the command; prints, and returns the exit code.
 
     Raises:
@@ -44,6 +53,8 @@ def submit(file: Path, *, batch: str | None, output: str | None, skip_invalid: b
         skip_invalid=skip_invalid,
         dry_run=dry_run,
         wait=wait,
+        a_prompt=a_prompt,
+        n_prompt=n_prompt,
     )
     outcome = _check_and_enqueue(request, session)
     summary = outcome.as_dict(request)
@@ -59,7 +70,7 @@ def _check_and_enqueue(request: Request, session: Session) -> Outcome:
     begun = time.monotonic()
     with CheckedRows() as rows:
         _check(request, outcome, rows)
-        _report_check(request, outcome)
+        report_check(request, outcome)
         if outcome.is_refused(request):
             return outcome
         if request.dry_run:
@@ -70,7 +81,7 @@ def _check_and_enqueue(request: Request, session: Session) -> Outcome:
             _enqueue(rows, request, outcome, session)
             request.check_unchanged()
     outcome.seconds = time.monotonic() - begun
-    _report_enqueued(request, outcome)
+    report_enqueued(request, outcome)
     return outcome
 
 
@@ -108,10 +119,14 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
         manifest.close()
         outcome.manifest_files = manifest.files
     except KeyboardInterrupt:
-        say(f"Stopped. {GO_ON}", "warning")
+        say(f"Stopped. {_go_on(request)}", "warning")
         raise
     except LedgerUnavailable as error:
-        raise CommandFailed(Exit.NO_REDIS, f"{error}\n{GO_ON}") from error
+        raise CommandFailed(Exit.NO_REDIS, f"{error}\n{_go_on(request)}") from error
+
+
+def _go_on(request: Request) -> str:
+    return f"What is enqueued stays; submit the same file to the same batch again{request.again}, and the rest follows."
 
 
 def _check_same_batch(info: BatchInfo, request: Request) -> None:
@@ -130,7 +145,7 @@ class _Manifest:
 
     def __init__(self, store: Store, request: Request) -> None:
         head = SubmissionHead(batch=request.batch, source=request.origin, submitted_at=time.time())
-        self._output = request.output
+        self._request = request
         self._writer: SubmissionWriter | None = SubmissionWriter(store, request.output, head)
 
     @property
@@ -156,8 +171,9 @@ class _Manifest:
         except RenderError as error:
             self._writer = None
             say(
-                f"The manifest could not be written to {place(self._output)}: {error}. The batch goes on; should Redis "
-                "lose its data, it can be brought back by submitting this file again, not by producer reconcile.",
+                f"The manifest could not be written to {place(self._request.output)}: {error}. The batch goes on; "
+                "should Redis lose its data, it can be brought back by submitting this file again"
+                f"{self._request.again}, not by producer reconcile.",
                 "warning",
             )
 
@@ -198,55 +214,3 @@ def _wait(session: Session, batch: str, summary: dict[str, object]) -> Exit:
     ended = {"counts": end.counts.model_dump(), **engine_sets_record(end.engine_sets), "failures": end.failures}
     write_json(summary | ended)
     return end.exit_code
-
-
-def _report_check(request: Request, outcome: Outcome) -> None:
-    console = people()
-    for remark in outcome.remarks:
-        say(f"{request.name}: {remark}", console=console)
-    for problem in outcome.problems:
-        say(problem.sentence(request.name), "error", console)
-    hidden = outcome.problem_count - len(outcome.problems)
-    if hidden:
-        say(f"... and {count(hidden, 'more problem', 'more problems')}", "error", console)
-    if outcome.absent:
-        line, path = outcome.first_absent or (0, "")
-        say(
-            f"{count(outcome.absent, 'picture')} named in the first {count(min(outcome.rows, LOOKED_FOR), 'row')} "
-            f"cannot be found on this machine (line {line}: {path}); jobs whose worker cannot find theirs will fail",
-            "warning",
-            console,
-        )
-    _report_verdict(request, outcome)
-
-
-def _report_verdict(request: Request, outcome: Outcome) -> None:
-    if outcome.unreadable:
-        say("Nothing was enqueued.", "error")
-    elif outcome.is_refused(request):
-        bad = f"{count(outcome.problem_count, 'problem')} in {count(outcome.rejected, 'row')} of {outcome.rows:,}"
-        say(f"{bad}; nothing was enqueued. Correct the file, or leave these rows out with --skip-invalid.", "error")
-    elif outcome.rejected:
-        say(
-            f"{count(outcome.rejected, 'row')} of {outcome.rows:,} left out, written with the reasons to "
-            f"{request.rejected_to}. "
-            f"Correct them in {request.name} itself and submit it again: only they are new then.",
-            "warning",
-        )
-    elif not outcome.rows:
-        say(f"{request.name} has a header and no rows: there is nothing to do", "warning")
-
-
-def _report_enqueued(request: Request, outcome: Outcome) -> None:
-    enqueued = outcome.enqueued
-    known = [f"{number:,} {state}" for state, number in outcome.already.items() if number]
-    were = f"; there already: {', '.join(known)}" if known else ""
-    say(f"{count(enqueued.added, 'job')} enqueued in batch {request.batch!r}{were}", "good")
-    if enqueued.recovered:
-        say(f"{count(enqueued.recovered, 'job')} found finished in storage and recorded as done", "good")
-    if enqueued.replaced:
-        say(f"{count(enqueued.replaced, 'earlier version')} of corrected rows superseded", "warning")
-    if enqueued.failed + enqueued.cancelled:
-        say(f"Failed and cancelled jobs stay so until you ask: producer retry {request.batch}")
-    if not request.wait and enqueued.added:
-        say(f"Follow it with: producer status {request.batch} --watch")

@@ -8,7 +8,8 @@ import numpy as np
 
 from engines.spec import CONTROLS
 from jobs.job import RenderJob, RenderParameters
-from worker.image.canny import canny_edges, resize_image, three_channels
+from jobs.prompts import prompt_warnings
+from worker.image.canny import canny_edges, edge_warnings, resize_image, three_channels
 from worker.image.decode import decode_image
 from worker.image.png import as_json, encode_png
 from worker.image.tokens import Tokenizer, Tokens
@@ -44,15 +45,19 @@ def prepare(job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: in
     return Prepared(
         specs=_specs(job, edges, prompt.ids, negative.ids),
         canny_png=encode_png(edges, {"render": as_json({"job": job.id, "canny": True})}),
-        warnings=picture.warnings + _cut("prompt", prompt) + _cut("n_prompt", negative),
+        warnings=picture.warnings
+        + edge_warnings(edges, parameters.low_threshold, parameters.high_threshold)
+        + prompt_warnings(parameters)
+        + _cut("prompt", prompt)
+        + _cut("n_prompt", negative),
         width=int(edges.shape[1]),
         height=int(edges.shape[0]),
     )
 
 
 def full_prompt(parameters: RenderParameters) -> str:
-    """`prompt, a_prompt`; an empty a_prompt adds nothing."""
-    return f"{parameters.prompt}, {parameters.a_prompt}" if parameters.a_prompt else parameters.prompt
+    """`prompt, a_prompt`; one that is empty adds nothing, where canny2image would keep the comma."""
+    return ", ".join(part for part in (parameters.prompt, parameters.a_prompt) if part.strip())
 
 
 def control_scales(parameters: RenderParameters) -> tuple[tuple[float, ...], tuple[float, ...]]:

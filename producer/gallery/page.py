@@ -32,6 +32,7 @@ from producer.table.columns import COLUMNS
 PAGE_JOBS = 500
 THREADS = 8  # for pictures that come over a network
 THUMBNAILS = "thumbnails"
+EMPTY_TEXT = "(empty)"  # for a prompt that is empty on purpose
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,13 @@ def gallery(batch: str, out: Path) -> Exit:
     session = open_session()
     info, counts = session.batch(batch), session.ledger.counts(batch)
     sets = session.ledger.engine_sets(batch, read_up_to=None)  # all results are read below anyway
-    shared = {"info": info, "counts": counts, "output": place(info.output), "difference": difference(sets)}
+    shared = {
+        "info": info,
+        "counts": counts,
+        "output": place(info.output),
+        "difference": difference(sets),
+        "empty": EMPTY_TEXT,
+    }
     out.mkdir(parents=True, exist_ok=True)
     cards = _Cards(session, info, out.absolute())
     template = _environment().get_template("gallery.html.j2")
@@ -186,7 +193,7 @@ class _Cards:
 
 
 def _text(value: object) -> str:
-    return json.dumps(value) if isinstance(value, bool | float | int) else str(value)
+    return json.dumps(value) if isinstance(value, bool | float | int) else str(value) or EMPTY_TEXT
 
 
 def _paged(results: Iterator[RenderResult]) -> Iterator[tuple[list[RenderResult], bool]]:

@@ -34,7 +34,7 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
     try:
         with request.open() as stream, RejectedRows(request.rejected_to) as rejected, open_table(stream) as table:
             outcome.remarks = table.remarks
-            checker = RowChecker(table.columns, request.base)
+            checker = RowChecker(table.columns, request.base, defaults=request.prompts)
             for record in table.records:
                 outcome.rows += 1
                 result = checker.check(record)
@@ -44,6 +44,7 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
                     continue
                 if outcome.rows <= LOOKED_FOR:
                     _look_for_picture(result, record.line, outcome)
+                outcome.prompt_warnings.look_at(result, record.line)
                 yield record.row, result
     except CsvMistakes as mistakes:
         outcome.unreadable = True

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from jobs.job import RenderParameters
+from jobs.job import EMPTY_PROMPT, RenderParameters
+from jobs.prompt_kinds import EMPTY
 
 Value = str | int | float | bool
 
@@ -99,12 +100,23 @@ def parse_text(cell: str) -> str:
     return cell
 
 
+def parse_prompt(cell: str) -> str:
+    """The cell as it is; `<empty>`, in any case and with spaces around it, -> ''."""
+    return "" if "<" in cell and cell.strip().lower() == EMPTY else cell
+
+
+def parse_main_prompt(cell: str) -> str:
+    """As `parse_prompt`; an empty one as a job holds it."""
+    return parse_prompt(cell) or EMPTY_PROMPT
+
+
 PARSERS: dict[Any, Callable[[str], Value]] = {
     str: parse_text,
     int: parse_whole_number,
     float: parse_number,
     bool: parse_boolean,
 }
+PROMPT_PARSERS = {"prompt": parse_main_prompt, "a_prompt": parse_prompt, "n_prompt": parse_prompt}
 
 
 def meant(name: str, likeness: float = 0.45) -> str | None:
@@ -146,7 +158,7 @@ def _allowed(field: FieldInfo) -> str:
 
 
 COLUMNS: dict[str, Column] = {
-    name: Column(name, field.is_required(), PARSERS[field.annotation], _allowed(field))
+    name: Column(name, field.is_required(), PROMPT_PARSERS.get(name, PARSERS[field.annotation]), _allowed(field))
     for name, field in RenderParameters.model_fields.items()
 }
 REQUIRED = tuple(column.name for column in COLUMNS.values() if column.required)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,23 @@ PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-
 
 
 class RowChecker:
-    """Turns records of one table into parameters. Relative image paths resolve against `base`, the CSV's folder."""
+    """Turns records of one table into parameters.
 
-    def __init__(self, columns: Sequence[str], base: Path) -> None:
+    Relative image paths resolve against `base`, the CSV's folder. `defaults` are values for cells that are blank or
+    missing, by column.
+    """
+
+    def __init__(self, columns: Sequence[str], base: Path, *, defaults: Mapping[str, Value] | None = None) -> None:
         self._width = len(columns)
         self._columns = tuple(COLUMNS[name] for name in columns)
+        self._defaults = dict(defaults or {})
         self._base = base
         self._base_uri = base.absolute().as_uri().rstrip("/") + "/"
 
     def check(self, record: Record) -> RenderParameters | list[Problem]:
         """The row's parameters, or all of its problems. A blank or missing optional cell takes its default."""
         problems = self._surplus(record)
-        values: dict[str, Value] = {}
+        values: dict[str, Value] = self._defaults.copy()
         for column, cell in zip(self._columns, record.cells, strict=False):
             if not cell or cell.isspace():
                 continue

@@ -12,6 +12,8 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.sixteen_bit_files import png16, tiff16
+
 WIDTH, HEIGHT = 17, 13
 SAVED: tuple[tuple[str, tuple[str, ...], tuple[dict[str, Any], ...]], ...] = (
     ("PNG", ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), ({},)),
@@ -41,13 +43,17 @@ MAGIC = (
 
 @cache
 def pictures() -> tuple[bytes, ...]:
-    """One file for each format, mode and set of options."""
-    return tuple(
+    """One file for each format, mode and set of options; and colours of 12 bits in 16, which Pillow cannot write."""
+    written = tuple(
         _saved(_picture(mode), format_, options)
         for format_, modes, several in SAVED
         for mode in modes
         for options in several
     )
+    values = np.random.default_rng(2).integers(0, 4096, (HEIGHT, WIDTH, 4), dtype=np.uint16)
+    colours = np.ascontiguousarray(values[:, :, :3])
+    deep = (png16(colours), png16(values), png16(values[:, :, :2]), tiff16(colours), tiff16(colours, compressed=True))
+    return written + deep + (tiff16(colours, planes=True), tiff16(values, extra_sample=1))
 
 
 def _picture(mode: str) -> Image.Image:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.errors import InvalidJob, NewerMessage
-from jobs.job import ALWAYS_IN_ID, BATCH_NAME, SEED_MAX, RenderJob, RenderParameters, RenderResult, job_id
+from jobs.job import ALWAYS_IN_ID, BATCH_NAME, EMPTY_PROMPT, SEED_MAX, RenderJob, RenderParameters, RenderResult, job_id
 
 
 def job(row: int = 1, batch: str = "b", **parameters: object) -> RenderJob:
@@ -182,3 +182,12 @@ def test_an_unknown_key_is_named() -> None:
     text = job().model_dump_json().replace('"version":1', '"version":1,"password":"hunter2"')
     with pytest.raises(InvalidJob, match="password: Extra inputs are not permitted"):
         RenderJob.from_json(text)
+
+
+def test_an_empty_prompt_is_one_that_every_version_reads_and_a_result_shows_it_as_empty() -> None:
+    one = job(prompt=EMPTY_PROMPT)
+    assert RenderJob.from_json(one.model_dump_json()).parameters.prompt == EMPTY_PROMPT
+    assert one.version == 1
+    result = RenderResult(id="a", batch="b", row=1, state="done", image="i", prompt=EMPTY_PROMPT, seed=1)
+    assert result.prompt == ""
+    assert RenderResult.model_validate_json(result.model_dump_json()) == result

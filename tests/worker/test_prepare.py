@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from jobs.errors import NotAnImage, SourceTooLarge
-from jobs.job import RenderJob
+from jobs.job import EMPTY_PROMPT, RenderJob
 from tests.jobs.rows import make_job
+from tests.sixteen_bit_files import png16
 from worker.fake import FakeTokenizer
 from worker.image.tokens import Tokenizer
 from worker.prepare import Prepared, control_scales, full_prompt, prepare
@@ -93,6 +94,30 @@ def test_prompts_that_are_cut_are_warnings_that_show_what_was_cut() -> None:
     assert len(first) < 120
     assert second == "n_prompt is too long for 77 tokens; cut off: 'x x x x x'"
     assert prepared(job()).warnings == ()
+
+
+def test_an_empty_prompt_or_a_prompt_leaves_no_comma() -> None:
+    """canny2image renders `, sharp` and `a house, ` here."""
+    assert full_prompt(job(prompt=EMPTY_PROMPT, a_prompt="sharp").parameters) == "sharp"
+    assert full_prompt(job(prompt=EMPTY_PROMPT, a_prompt="").parameters) == ""
+    (request,) = prepared(job(prompt=EMPTY_PROMPT, a_prompt="", n_prompt="")).specs
+    assert np.array_equal(request.cond_ids, FakeTokenizer().encode("").ids)
+    assert np.array_equal(request.uncond_ids, FakeTokenizer().encode("").ids)
+
+
+def test_a_picture_without_edges_and_prompts_of_other_tools_are_warned_of() -> None:
+    result = prepared(job(prompt="(cat:1.3)", a_prompt="[sharp]", n_prompt="nan"), png(np.zeros((64, 64), np.uint8)))
+    kinds = [warning.partition(" such as ")[0] for warning in result.warnings[1:]]
+    assert result.warnings[0].startswith("no edges were found at low_threshold 100 and high_threshold 200")
+    assert kinds == ["prompt has prompt weights", "a_prompt has emphasis brackets", "n_prompt has values"]
+
+
+def test_a_12_bit_picture_in_16_has_edges() -> None:
+    values = np.round(photograph().astype(float) / 255 * 4095).astype(np.uint16)
+    result = prepared(job(), png16(values))
+    assert result.warnings[0].startswith("16 bits a channel were reduced to 8 as those of a 12-bit picture")
+    assert len(result.warnings) == 1
+    assert np.array_equal(result.specs[0].edges, prepared(job()).specs[0].edges)
 
 
 def test_what_decoding_lost_is_among_the_warnings() -> None:

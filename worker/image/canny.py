@@ -10,6 +10,9 @@ from jobs.errors import SourceTooLarge
 MULTIPLE = 64
 MAX_SIDE = 4096
 
+# Of the pixels of pure noise, Canny marks 35 to 37%; of photographs of gravel and grass, 26 and 31%.
+TOO_MANY_EDGES = 1 / 3
+
 
 def three_channels(image: np.ndarray) -> np.ndarray:
     """`HWC3`: uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] -> uint8 [H, W, 3].
@@ -61,3 +64,26 @@ def canny_edges(image: np.ndarray, low_threshold: int, high_threshold: int) -> n
     """uint8 [H, W, 3] -> uint8 [H, W], 0 or 255."""
     edges: np.ndarray = cv2.Canny(image, low_threshold, high_threshold)
     return edges
+
+
+def edge_warnings(edges: np.ndarray, low_threshold: int, high_threshold: int) -> tuple[str, ...]:
+    """At most one sentence on an edge map, uint8 [H, W], that cannot guide the picture; it names the thresholds.
+
+    There may be no edge at all; so few that together they are shorter than half the short side, which is the outline
+    of a square with an eighth of that side; or as many as in noise.
+    """
+    number = int(np.count_nonzero(edges))
+    found = f"at low_threshold {low_threshold} and high_threshold {high_threshold}"
+    more_contrast = "lower the thresholds, or use a picture with more contrast"
+    if not number:
+        return (f"no edges were found {found}, so the picture does not guide the result: {more_contrast}",)
+    if 2 * number < min(edges.shape):
+        return (
+            f"only {number:,} pixels of edges were found {found}, so they hardly guide the result: {more_contrast}",
+        )
+    if number > TOO_MANY_EDGES * edges.size:
+        share = round(100 * number / edges.size)
+        return (
+            f"{share}% of the pixels are edges {found}, as in noise: raise the thresholds, or use a smoother picture",
+        )
+    return ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import struct
 import warnings as python_warnings
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jobs.errors import NotAnImage, SourceTooLarge
+from worker.image.sixteen_bits import SixteenBitColours, grey_to_eight_bits, has_twelve_bit_grey
 
 # The decoders that strangers' bytes may reach: a short list, since each is an attack surface.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 READABLE = "PNG, JPEG, WebP, GIF, BMP and TIFF"
-SIXTEEN_BITS = "16 bits a channel were reduced to 8"
 
 # A progressive JPEG may pass over its picture any number of times. A pass takes a dozen bytes and, at 50 megapixels,
 # 10 ms: a file of 64 MiB would keep a core busy for half a day. Cameras and programs write a dozen passes.
@@ -65,25 +64,30 @@ def decode_image(data: bytes, *, max_pixels: int) -> Picture:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_size(image.size, max_pixels)
                 _check_passes(data, image.size, max_pixels)
-                return _decode(image)
+                return _decode(image, data)
         except UnidentifiedImageError as error:
             raise NotAnImage(f"not a picture that can be read: it begins with {data[:8]!r}; {READABLE} can") from error
         except DAMAGED as error:
             raise NotAnImage(f"the picture is truncated or damaged: {error}") from error
 
 
-def _decode(image: Image.Image) -> Picture:
+def _decode(image: Image.Image, data: bytes) -> Picture:
     notes: list[str] = []
     frames = _frames(image)
     if frames > 1:
         notes.append(f"the first of {frames}{' or more' * (frames == FRAMES_COUNTED)} frames was used")
     image.seek(0)
-    if _has_sixteen_bit_colours(image):
-        notes.append(SIXTEEN_BITS)
+    has_twelve, sixteen_bits = has_twelve_bit_grey(image), SixteenBitColours.of(image, data)
     image.load()
     upright = ImageOps.exif_transpose(image)
-    pixels, note = _eight_bit(upright)
-    return Picture(pixels, tuple(notes + ([note] if note else [])))
+    if upright.mode.startswith("I"):
+        pixels, note = grey_to_eight_bits(upright, has_twelve=has_twelve)
+        return Picture(pixels, (*notes, note))
+    if sixteen_bits is not None:
+        upright, note = sixteen_bits.by_range(upright)
+        notes.append(note)
+    pixels, lost = _eight_bit(upright)
+    return Picture(pixels, tuple(notes + ([lost] if lost else [])))
 
 
 def _frames(image: Image.Image) -> int:
@@ -97,20 +101,11 @@ def _frames(image: Image.Image) -> int:
     return number
 
 
-def _has_sixteen_bit_colours(image: Image.Image) -> bool:
-    """Pillow reduces these to 8 bits itself. Only the raw mode, before loading, shows what the file holds."""
-    tiles = getattr(image, "tile", ())
-    return not image.mode.startswith("I") and any(re.search(";16[BLN]", str(tile[3])) for tile in tiles)
-
-
 def _eight_bit(image: Image.Image) -> tuple[np.ndarray, str | None]:
     """Pixels as uint8 [H, W], [H, W, 3] or [H, W, 4], and what was lost on the way."""
     mode = image.mode
     if mode == "F":
         return _scaled_by_range(np.asarray(image)), "floating-point values were scaled to 8 bits by their range"
-    if mode.startswith("I"):
-        scaled = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255)
-        return scaled.astype(np.uint8), SIXTEEN_BITS
     if "transparency" in image.info or mode in ("LA", "PA", "La", "RGBa"):
         return np.asarray(image.convert("RGBA")), None
     if mode in ("L", "RGB", "RGBA"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.job import RenderParameters
+from jobs.job import DEFAULT_A_PROMPT, DEFAULT_N_PROMPT, EMPTY_PROMPT, RenderParameters
 from producer.submission import SHOWN_PROBLEMS
 from producer.table.rows import RowChecker
 from tests.producer.tables import checked, sentences, table
@@ -180,3 +180,30 @@ def test_pictures_that_are_not_here_are_counted_but_are_no_mistake(tmp_path: Pat
     (tmp_path / "here.png").touch()
     outcome = checked(tmp_path, "image,prompt\nhere.png,x\naway.png,x\ns3://b/k.png,x\n")
     assert (outcome.problems, outcome.absent, outcome.first_absent) == ([], 1, (3, str(tmp_path / "away.png")))
+
+
+@pytest.mark.parametrize("text", ["<empty>", "<EMPTY>", " <Empty> ", '"<empty>"', "<empty>\t"])
+def test_an_empty_prompt_is_asked_for_by_name(tmp_path: Path, text: str) -> None:
+    assert cell(tmp_path, "n_prompt", text) == ""
+    assert cell(tmp_path, "a_prompt", text) == ""
+    assert parameters(tmp_path, f"image,prompt\na.png,{text}\n").prompt == EMPTY_PROMPT
+
+
+@pytest.mark.parametrize("text", ["", '""', " ", '"   "'])
+def test_a_blank_prompt_cell_is_the_default_however_it_is_quoted(tmp_path: Path, text: str) -> None:
+    assert cell(tmp_path, "n_prompt", text) == DEFAULT_N_PROMPT
+    assert cell(tmp_path, "a_prompt", text) == DEFAULT_A_PROMPT
+
+
+@pytest.mark.parametrize("text", ["-", "none", "empty", "a cat, <empty>", "<empty", "<none>"])
+def test_nothing_else_is_taken_for_an_empty_prompt(tmp_path: Path, text: str) -> None:
+    assert cell(tmp_path, "n_prompt", f'"{text}"') == text
+
+
+def test_defaults_of_a_file_fill_blank_missing_and_short_cells_and_no_other(tmp_path: Path) -> None:
+    text = "image,prompt,n_prompt\na.png,x,\na.png,x\na.png,x,dull\na.png,x,<empty>\n"
+    with table(tmp_path, text) as opened:
+        checker = RowChecker(opened.columns, tmp_path, defaults={"n_prompt": "grey", "a_prompt": ""})
+        rows = [checker.check(record) for record in opened.records]
+    assert [row.n_prompt for row in rows if isinstance(row, RenderParameters)] == ["grey", "grey", "dull", ""]
+    assert {row.a_prompt for row in rows if isinstance(row, RenderParameters)} == {""}

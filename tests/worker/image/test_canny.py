@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import SourceTooLarge
-from worker.image.canny import MAX_SIDE, MULTIPLE, canny_edges, resize_image, target_size, three_channels
+from worker.image.canny import (
+    MAX_SIDE,
+    MULTIPLE,
+    canny_edges,
+    edge_warnings,
+    resize_image,
+    target_size,
+    three_channels,
+)
 
 SIDES = st.integers(1, 10_000)
 RESOLUTIONS = st.integers(1, 32).map(lambda n: 64 * n)
@@ -108,3 +116,37 @@ def test_higher_thresholds_find_no_more_edges() -> None:
 
 def test_a_flat_picture_has_no_edges() -> None:
     assert not canny_edges(np.full((64, 64, 3), 128, np.uint8), 100, 200).any()
+
+
+def edges_of(*, pixels: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """An edge map with so many pixels set."""
+    edges = np.zeros(height * width, np.uint8)
+    edges[:pixels] = 255
+    return edges.reshape(height, width)
+
+
+def test_a_picture_without_edges_is_warned_of_with_its_thresholds_and_what_to_change() -> None:
+    (warning,) = edge_warnings(canny_edges(np.full((64, 64, 3), 128, np.uint8), 90, 180), 90, 180)
+    assert warning == (
+        "no edges were found at low_threshold 90 and high_threshold 180, so the picture does not guide the result: "
+        "lower the thresholds, or use a picture with more contrast"
+    )
+
+
+def test_edges_shorter_than_half_the_short_side_are_warned_of() -> None:
+    (warning,) = edge_warnings(edges_of(pixels=31), 100, 200)
+    assert warning.startswith("only 31 pixels of edges were found at low_threshold 100 and high_threshold 200")
+    assert edge_warnings(edges_of(pixels=32), 100, 200) == ()
+
+
+def test_more_edges_than_a_third_of_the_pixels_are_warned_of() -> None:
+    assert edge_warnings(edges_of(pixels=64 * 32), 100, 200) == ()
+    (warning,) = edge_warnings(edges_of(pixels=64 * 32 + 1), 100, 200)
+    assert warning.startswith("33% of the pixels are edges at low_threshold 100 and high_threshold 200, as in noise")
+
+
+@pytest.mark.parametrize("spread", [40, 60, 100])
+def test_noise_has_too_many_edges_and_shapes_have_not(spread: int) -> None:
+    noise = np.random.default_rng(0).normal(128, spread, (256, 256, 3)).clip(0, 255).astype(np.uint8)
+    assert "as in noise" in edge_warnings(canny_edges(noise, 100, 200), 100, 200)[0]
+    assert edge_warnings(canny_edges(shaded(256, 256), 100, 200), 100, 200) == ()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from jobs.errors import NotAnImage, RenderError, SourceTooLarge
-from worker.image.decode import FORMATS, SIXTEEN_BITS, Picture, decode_image
+from worker.image.decode import FORMATS, Picture, decode_image
+from worker.image.sixteen_bits import SIXTEEN_BITS
 
 MAX_PIXELS = 1_000_000
 

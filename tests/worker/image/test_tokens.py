@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.manifest import load_manifest
+from jobs.job import EMPTY_PROMPT
 from tests.models import tiny_engine_set, tiny_model
 from worker.image.tokens import Tokenizer
 
@@ -57,6 +58,10 @@ def test_ids_are_those_of_transformers(text: str) -> None:
     ids = ours().encode(text).ids
     assert ids.dtype == np.int64
     assert ids.tolist() == reference_ids(text)
+
+
+def test_the_empty_prompt_that_a_job_holds_has_the_tokens_of_no_text() -> None:
+    assert ours().encode(EMPTY_PROMPT).ids.tolist() == ours().encode("").ids.tolist() == reference_ids("")
 
 
 @given(WORDS.map(" ".join) | st.text(st.characters(exclude_categories=["Cs", "Cc", "Cn"]), max_size=120))
