@@ -37,7 +37,7 @@ test-fast: $(VENV)/.dev
 STRESS ?=
 
 stress: $(VENV)/.dev
-	@$(BIN)/python -m tools.stress --log build/stress.jsonl $(STRESS)
+	@$(BIN)/python -m tools.stress $(STRESS)
 
 check: $(VENV)/.dev
 	@tools/check.sh

@@ -6,7 +6,17 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from tools.stress import Goal, Run, counted, goals, in_a_row, next_goal, read_log
+from tools.stress import (
+    Goal,
+    Run,
+    commit_name,
+    commits_until_now,
+    counted,
+    goals,
+    in_a_row,
+    next_goal,
+    read_log,
+)
 
 PASSED = Run("timing", "root", number=1, passed=9, failed=0, skipped=1, seconds=1.5, commit="abc")
 FAILED = replace(PASSED, failed=1)
@@ -14,13 +24,23 @@ GOAL = Goal("timing", "root", 5)
 
 
 def test_a_failure_begins_the_count_anew() -> None:
-    assert in_a_row([PASSED, PASSED, FAILED, PASSED], GOAL, "abc") == 1
-    assert in_a_row([PASSED, FAILED], GOAL, "abc") == 0
+    assert in_a_row([PASSED, PASSED, FAILED, PASSED], GOAL, {"abc"}) == 1
+    assert in_a_row([PASSED, FAILED], GOAL, {"abc"}) == 0
 
 
-def test_only_runs_of_this_kind_user_and_commit_count() -> None:
-    others = [replace(PASSED, what="suite"), replace(FAILED, user="nobody"), replace(FAILED, commit="older")]
-    assert in_a_row([PASSED, *others, PASSED], GOAL, "abc") == 2
+def test_only_runs_of_this_kind_user_and_history_count() -> None:
+    others = [replace(PASSED, what="suite"), replace(FAILED, user="nobody"), replace(FAILED, commit="elsewhere")]
+    assert in_a_row([PASSED, *others, PASSED], GOAL, {"abc"}) == 2
+
+
+def test_runs_at_earlier_commits_of_this_history_count_and_so_do_their_failures() -> None:
+    earlier, changed = replace(PASSED, commit="earlier"), replace(PASSED, commit="abc+12345678")
+    assert in_a_row([earlier, PASSED, changed], GOAL, {"earlier", "abc"}) == 3
+    assert in_a_row([PASSED, replace(FAILED, commit="earlier"), PASSED], GOAL, {"earlier", "abc"}) == 1
+
+
+def test_the_history_holds_the_commit_that_runs_are_logged_with() -> None:
+    assert commit_name().partition("+")[0] in commits_until_now()
 
 
 def test_both_users_share_the_ten_runs_and_one_user_alone_gets_them_all() -> None:
@@ -46,7 +66,7 @@ def test_kinds_and_users_take_turns() -> None:
     plan = [Goal("timing", "root", 2), Goal("timing", "nobody", 2), Goal("suite", "root", 1)]
     runs: list[Run] = []
     order = []
-    while (pair := next_goal(plan, runs, "c1")) is not None:
+    while (pair := next_goal(plan, runs, {"c1"})) is not None:
         goal, done = pair
         order.append((goal.what, goal.user, done))
         runs.append(replace(PASSED, what=goal.what, user=goal.user, commit="c1"))

@@ -1,14 +1,14 @@
 """Run the tests again and again, on a busy machine and as two users, until they have passed often enough in a row.
 
-    python -m tools.stress --log stress.jsonl                  go on until everything is shown, or a run fails
-    python -m tools.stress --log stress.jsonl --minutes 50     start no further run after so many minutes
-    python -m tools.stress --log stress.jsonl --status         only say what is still to do
+    python -m tools.stress                  go on until everything is shown, or a run fails
+    python -m tools.stress --minutes 50     start no further run after so many minutes
+    python -m tools.stress --status         only say what is still to do
 
 What is to be shown: the tests with processes or timing (the marker `processes`) pass ten times in a row beside two
 busy processes, five times as root and five times as another user; the whole suite passes twice as root and once as
-the other user. Each run adds one JSON line to the log. Runs of the same commit (and the same uncommitted changes) that
-are in the log already count, so the work may be spread over several sessions. After a failure the count of that kind
-begins anew; the output of the failed run lies beside the log.
+the other user. Each run adds one JSON line to the log, with the commit that it ran at. The log is in the repository, so
+the runs may be spread over days: those of this commit and of the commits that it grew from count. After a failure the
+count of that kind and user begins anew. The output of a failed run lies in build/.
 
 The other user works in a copy of the tree. Without root there is only one user, and the other's runs are left out.
 Prints one JSON line at the end. Exit code 0: everything is shown; 1: a run failed; 2: some runs are still to do.
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ from tools.progress import say
 BUSY_PROCESSES = 2
 RUN_LIMIT_SECONDS = 3600.0
 STOP_SECONDS = 60.0
+LOG = ROOT / "docs" / "notes" / "stress.jsonl"
+OUTPUTS = ROOT / "build"
 SELECTED = {"timing": "processes and not gpu", "suite": "not gpu"}
 VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 CODE_SHOWN, CODE_FAILED, CODE_TO_DO = 0, 1, 2
@@ -75,11 +77,11 @@ def goals(user: str, other: str | None) -> list[Goal]:
     return [Goal("timing", user, 5), Goal("timing", other, 5), Goal("suite", user, 2), Goal("suite", other, 1)]
 
 
-def in_a_row(runs: Sequence[Run], goal: Goal, commit: str) -> int:
-    """How often the last runs of this kind, user and commit have passed without a failure between them."""
+def in_a_row(runs: Sequence[Run], goal: Goal, history: Collection[str]) -> int:
+    """How often the last runs of this kind and user, at commits of this history, passed without a failure between."""
     count = 0
     for run in runs:
-        if (run.what, run.user, run.commit) == (goal.what, goal.user, commit):
+        if (run.what, run.user) == (goal.what, goal.user) and run.commit.partition("+")[0] in history:
             count = 0 if run.failed else count + 1
     return count
 
@@ -91,16 +93,23 @@ def read_log(log: Path) -> list[Run]:
 
 
 def commit_name() -> str:
-    """The commit, with a digest of what was changed since; a copy without git is "unknown"."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-
+    """The commit, with a digest of what was changed since, the log aside; a copy without git is "unknown"."""
     with suppress(subprocess.CalledProcessError, FileNotFoundError):
-        commit = git("rev-parse", "--short=12", "HEAD").strip()
-        changes = git("diff", "HEAD")  # of files that git knows: the log may lie in the tree
+        commit = _git("rev-parse", "--short=12", "HEAD").strip()
+        changes = _git("diff", "HEAD", "--", ".", f":(exclude){LOG.relative_to(ROOT)}")
         return f"{commit}+{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if changes else commit
     return "unknown"
+
+
+def commits_until_now() -> frozenset[str]:
+    """This commit and those that it grew from, as `commit_name` writes them without changes."""
+    with suppress(subprocess.CalledProcessError, FileNotFoundError):
+        return frozenset(commit[:12] for commit in _git("rev-list", "HEAD").split())
+    return frozenset({"unknown"})
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 @contextmanager
@@ -141,7 +150,8 @@ class Runner:
         return run
 
     def _pytest(self, goal: Goal, number: int) -> tuple[int, int, int]:
-        output = self._log.with_name(f"{self._log.stem}-{goal.what}-{goal.user}-{number}.txt")
+        OUTPUTS.mkdir(exist_ok=True)
+        output = OUTPUTS / f"{self._log.stem}-{goal.what}-{goal.user}-{number}.txt"
         python, tree, arguments, folder = self._surroundings(goal.user)
         report = folder / "report.xml"
         report.unlink(missing_ok=True)
@@ -198,19 +208,19 @@ def counted(report: Path) -> tuple[int, int, int]:
     return tests - failures - errors - skipped, failures + errors, skipped
 
 
-def next_goal(plan: Sequence[Goal], runs: Sequence[Run], commit: str) -> tuple[Goal, int] | None:
+def next_goal(plan: Sequence[Goal], runs: Sequence[Run], history: Collection[str]) -> tuple[Goal, int] | None:
     """The goal of which the smallest share is shown, with the runs it has; None if all are reached.
 
     In turn, so that a session that ends early has run something of every kind and as every user.
     """
-    done = [(goal, in_a_row(runs, goal, commit)) for goal in plan]
+    done = [(goal, in_a_row(runs, goal, history)) for goal in plan]
     missing = [(goal, count) for goal, count in done if count < goal.times]
     return min(missing, key=lambda pair: pair[1] / pair[0].times, default=None)
 
 
-def work(plan: Sequence[Goal], runner: Runner, *, log: Path, commit: str, until: float) -> int:
+def work(plan: Sequence[Goal], runner: Runner, *, log: Path, history: Collection[str], until: float) -> int:
     """Run until every goal is reached, a run fails, or the time is over; returns the exit code."""
-    while (pair := next_goal(plan, read_log(log), commit)) is not None:
+    while (pair := next_goal(plan, read_log(log), history)) is not None:
         goal, done = pair
         if time.monotonic() > until:
             return CODE_TO_DO
@@ -226,11 +236,11 @@ def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description="Run the tests until they have passed often enough in a row.",
-        epilog="examples: python -m tools.stress --log stress.jsonl --minutes 50;  "
+        epilog="examples: python -m tools.stress --minutes 50;  "
         "python -m tools.stress --log quick.jsonl --only timing tests/integration/test_worker_life.py",
     )
     parser.add_argument("tests", nargs="*", help="files or folders for pytest (default: all)")
-    parser.add_argument("--log", type=Path, required=True, help="one JSON line a run is added here, and counted again")
+    parser.add_argument("--log", type=Path, default=LOG, help="one JSON line a run is added here, and counted again")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after these (default: none)")
     parser.add_argument("--user", default="nobody", help="the other user (default: nobody)")
     parser.add_argument("--only", choices=sorted(SELECTED), help="only the tests with timing, or only the whole suite")
@@ -244,17 +254,17 @@ def main() -> int:
     log: Path = chosen.log.absolute()
     other = chosen.user if os.geteuid() == 0 else None
     plan = [goal for goal in goals(getpass.getuser(), other) if chosen.only in (None, goal.what)]
-    commit = commit_name()
+    commit, history = commit_name(), commits_until_now()
     code = CODE_TO_DO
     if not chosen.status:
         runner = Runner(log, commit, tests=chosen.tests)
         try:
             until = time.monotonic() + 60 * chosen.minutes
-            code = work(plan, runner, log=log, commit=commit, until=until)
+            code = work(plan, runner, log=log, history=history, until=until)
         finally:
             runner.close()
     runs = read_log(log)
-    shown = [asdict(goal) | {"in_a_row": in_a_row(runs, goal, commit)} for goal in plan]
+    shown = [asdict(goal) | {"in_a_row": in_a_row(runs, goal, history)} for goal in plan]
     if chosen.status and all(goal["in_a_row"] >= goal["times"] for goal in shown):
         code = CODE_SHOWN
     print(json.dumps({"stress": {"commit": commit, "one_user": other is None, "goals": shown}}))
