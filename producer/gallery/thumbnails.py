@@ -19,6 +19,8 @@ from producer.console import place
 LONGEST_SIDE = 448  # pixels: sharp at the 224 CSS pixels of a narrow column on a dense screen
 WEBP_QUALITY = 80
 
+SMALLER_DEPTHS = (10, 12, 14)  # bits of a picture that is kept in 16: worker/image/sixteen_bits.py
+
 # What Pillow raises for files that are not pictures, or are damaged.
 UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
 
@@ -88,7 +90,16 @@ def _small(data: bytes, max_pixels: int) -> Image.Image:
             raise ValueError(f"{image.width} x {image.height} pixels")
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         upright = ImageOps.exif_transpose(image)
-        return _on_white(upright)
+        return _on_white(_eight_bit(upright))
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey of 10 to 16 bits by its depth, as workers read it; Pillow alone would make all but the darkest white."""
+    if not image.mode.startswith("I"):
+        return image
+    _, largest = image.getextrema()
+    bits = next((depth for depth in SMALLER_DEPTHS if largest < 2**depth), 16)
+    return image.convert("I").point(lambda value: value * (255 / (2**bits - 1))).convert("L")
 
 
 def _webp(picture: Image.Image) -> bytes:

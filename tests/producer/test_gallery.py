@@ -200,6 +200,20 @@ def test_pictures_of_every_mode_get_a_small_copy(thumbnails: Thumbnails, tmp_pat
     assert thumbnails.of(path.as_uri(), "x", made_at=0).problem is None
 
 
+@pytest.mark.parametrize("depth", [10, 12, 14, 16])
+def test_grey_of_more_than_eight_bits_is_shown_by_its_depth(thumbnails: Thumbnails, tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "deep.png"
+    half, full = 2 ** (depth - 1), 2**depth - 1
+    picture = Image.new("I;16", (64, 64), half)
+    picture.paste(full, (0, 0, 8, 8))
+    picture.save(path)
+    small = thumbnails.of(path.as_uri(), "deep", made_at=time.time())
+    assert small.path is not None
+    with Image.open(small.path) as copy:
+        red = copy.convert("RGB").getpixel((40, 40))[0]
+    assert red == pytest.approx(128, abs=4)
+
+
 def test_a_picture_of_too_many_pixels_is_not_decoded(thumbnails: Thumbnails, tmp_path: Path) -> None:
     Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
     copy = thumbnails.of((tmp_path / "bomb.png").as_uri(), "x", made_at=0)
