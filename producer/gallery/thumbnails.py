@@ -88,9 +88,9 @@ def _small(data: bytes, max_pixels: int) -> Image.Image:
     with _opened(data) as image:
         if image.width * image.height > max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels")
-        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-        upright = ImageOps.exif_transpose(image)
-        return _on_white(_eight_bit(upright))
+        picture = _eight_bit(image)
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        return _on_white(ImageOps.exif_transpose(picture))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
