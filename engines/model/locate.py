@@ -9,17 +9,16 @@ from pathlib import Path
 
 from engines.errors import ModelRefused
 from engines.files import file_sha256
+from engines.model.weight_files import files_to_fetch
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Component -> the network that it is made from.
 PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controlnet", "unet": "unet", "decoder": "vae"}
-SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt")
+SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 # SD1.5's single files carry no tokenizer; the original code takes this one for all of them.
 USUAL_TOKENIZER = "openai/clip-vit-large-patch14"
 _PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
 _TEXTS = ("*.json", "*.txt")
-# Not downloaded from the hub: other precisions, other frameworks, the safety checker.
-_NOT_FETCHED = ("*.fp16.*", "*non_ema*", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "safety_checker/*")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "tokenizer/*")
 
 
@@ -82,7 +81,7 @@ def find_weights(
         ModelRefused: the weights are not there, have another layout, or the hub does not answer.
     """
     path = _path_of(model)
-    tokens = None if tokenizer is None else _tokenizer(_path_of(tokenizer))
+    tokens = None if tokenizer is None else _tokenizer(_path_of(tokenizer, _TOKENIZER_FILES))
     if path.is_dir():
         missing = [part for part in MODEL_PARTS if not (path / part).is_dir() and (part != "tokenizer" or not tokens)]
         if missing:
@@ -129,7 +128,7 @@ def _config(name: str | None, *weights: Path) -> Path | None:
     return path
 
 
-def _path_of(name: str) -> Path:
+def _path_of(name: str, patterns: Sequence[str] | None = None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -140,18 +139,30 @@ def _path_of(name: str) -> Path:
     is_path = path.suffix in SINGLE_FILES or name.startswith((".", "/", "~")) or name.endswith("/")
     if is_path or name.count("/") > 1:
         raise ModelRefused(f"{name} is neither a folder, nor a file, nor a hub id")
-    return _snapshot(name)
+    return _snapshot(name, patterns)
 
 
-def _snapshot(hub_id: str, patterns: Sequence[str] = _PATTERNS) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def _snapshot(hub_id: str, patterns: Sequence[str] | None = None) -> Path:
+    """A repository's folder in the hub's cache, with the files that are needed; `patterns` names others.
+
+    Where the hub does not answer, what the cache has is taken.
+    """
+    from huggingface_hub import HfApi, snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=list(_NOT_FETCHED)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
+        wanted = patterns or [_literal(name) for name in files_to_fetch(HfApi().list_repo_files(hub_id))]
+        return Path(snapshot_download(hub_id, allow_patterns=list(wanted)))
+    except Exception as error:  # the client's own errors differ from version to version
+        try:
+            return Path(snapshot_download(hub_id, local_files_only=True))
+        except Exception:
+            reason = " ".join(str(error).split())
+            raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
+
+
+def _literal(name: str) -> str:
+    """A pattern that only this name fits."""
+    return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in name)
 
 
 def _listed(folder: Path, label: str, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:

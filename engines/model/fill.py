@@ -1,0 +1,116 @@
+"""A network without values gets every one of them from a file, or the file is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.errors import ModelRefused
+from engines.model.surplus import is_harmless, list_surplus, refuse_other_kinds
+
+
+class Named(NamedTuple):
+    """A tensor and its name in the file."""
+
+    name: str
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file or a folder has for one network.
+
+    `tensors` are by the network's names, `surplus` those without a place, by their names inside the part. `strict`:
+    surplus is refused unless it is known to be harmless; else it is listed, unless it stands among the network's own
+    layers. `sizes` says where sizes come from, for a sentence about others.
+    """
+
+    part: str
+    path: Path
+    tensors: Mapping[str, Named]
+    surplus: Mapping[str, Tensor]
+    sizes: str
+    strict: bool
+
+
+def fill(network: Any, contents: Contents, dtype: torch.dtype) -> Any:
+    """Give a network on torch's meta device its values, in memory of their own and in `dtype`; returns it.
+
+    Raises:
+        ModelRefused: naming the first tensor that is missing, has another size, has no place, is not made of
+            floating-point numbers, or has a value that is NaN or infinite (in `dtype` as well).
+    """
+    expected = network.state_dict()
+    refuse_other_kinds(contents.part, contents.path, contents.surplus)
+    _check_sizes(contents, expected)
+    _check_missing(contents, expected)
+    _check_surplus(contents, {name.split(".")[0] for name in expected})
+    list_surplus(contents.part, contents.path, contents.surplus)
+    values = {name: _value(contents, contents.tensors[name], dtype) for name in expected}
+    network.load_state_dict(values, assign=True)
+    _count_positions(network)
+    assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
+    return network
+
+
+def _check_sizes(contents: Contents, expected: Mapping[str, Tensor]) -> None:
+    shapes = {name: tuple(each.tensor.shape) for name, each in contents.tensors.items()}
+    other = sorted(name for name in set(expected) & set(shapes) if tuple(expected[name].shape) != shapes[name])
+    if other:
+        name = contents.tensors[other[0]].name
+        more = f", and {len(other) - 1} more" if len(other) > 1 else ""
+        raise ModelRefused(
+            f"{contents.path} has a {contents.part} of other sizes: {name} is {shapes[other[0]]}, not "
+            f"{tuple(expected[other[0]].shape)}{more}; {contents.sizes}"
+        )
+
+
+def _check_missing(contents: Contents, expected: Mapping[str, Tensor]) -> None:
+    if missing := sorted(set(expected) - set(contents.tensors)):
+        raise _refused(contents, missing, "is missing")
+
+
+def _check_surplus(contents: Contents, own: set[str]) -> None:
+    """`own`: the first words of the network's names."""
+    names = [name for name in contents.surplus if not is_harmless(contents.part, name)]
+    among = sorted(name for name in names if contents.strict or name.removeprefix("text_model.").split(".")[0] in own)
+    if among:
+        raise _refused(contents, among, "has no place")
+
+
+def _refused(contents: Contents, names: list[str], problem: str) -> ModelRefused:
+    more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+    return ModelRefused(f"{contents.path} cannot be read as SD1.5's {contents.part}: {names[0]} {problem}{more}")
+
+
+def _value(contents: Contents, named: Named, dtype: torch.dtype) -> Tensor:
+    """A copy: the file may be replaced while the network is in use."""
+    tensor = named.tensor.detach()
+    if not tensor.is_floating_point() or tensor.is_quantized or tensor.is_sparse or tensor.is_meta:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise _refused(
+            contents, [named.name], f"holds no floating-point numbers ({kind}): quantised files are not read"
+        )
+    value = tensor.to(dtype, copy=True).contiguous()
+    # A sum in float32 is finite only where every element is: one pass, where isfinite makes a mask of each tensor.
+    if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
+        if torch.isfinite(tensor.to(torch.float64)).all():
+            kind = str(dtype).removeprefix("torch.")
+            problem = f"has values that are too large for {kind}: build with --precision fp32"
+        else:
+            problem = "has values that are NaN or infinite"
+        raise _refused(contents, [named.name], problem)
+    return value
+
+
+def _count_positions(network: Any) -> None:
+    """CLIP's position_ids are in no file that transformers writes today: a buffer that it counts when it is made."""
+    for name, buffer in list(network.named_buffers()):
+        if buffer.is_meta and name.endswith("position_ids"):
+            module = network.get_submodule(name.rpartition(".")[0])
+            module.position_ids = torch.arange(buffer.shape[-1]).expand(1, -1)
