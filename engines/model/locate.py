@@ -152,10 +152,10 @@ def _snapshot(hub_id: str, patterns: Sequence[str] | None = None) -> Path:
     try:
         wanted = patterns or [_literal(name) for name in files_to_fetch(HfApi().list_repo_files(hub_id))]
         return Path(snapshot_download(hub_id, allow_patterns=list(wanted)))
-    except Exception as error:  # the client's own errors differ from version to version
+    except Exception as error:  # noqa: BLE001 (the client's errors differ from version to version: all are the hub's)
         try:
             return Path(snapshot_download(hub_id, local_files_only=True))
-        except Exception:
+        except Exception:  # noqa: BLE001
             reason = " ".join(str(error).split())
             raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
 

@@ -72,6 +72,8 @@ def load_part(part: str, path: Path, *, description: Description, dtype: torch.d
         original = {**original, UNET: description.unet}
     empty = {name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items()}
     network, renamed = _made(part, path, empty, original, description)
+    expected = network.state_dict()
+    renamed = {name: tensor for name, tensor in renamed.items() if name in expected}
     named, surplus = _traced(part, tensors, empty, renamed)
     contents = Contents(part, path, named, surplus, description.says(part), strict=True)
     return fill(network, contents, dtype)

@@ -84,7 +84,7 @@ def _not_whole(path: Path, error: Exception) -> ModelRefused:
 
 def _load_pickle(path: Path) -> Mapping[Any, Any]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        loaded = _torch_load(path)
     except pickle.UnpicklingError as error:
         if any(word in str(error) for word in _CUT):
             raise ModelRefused(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
@@ -100,6 +100,13 @@ def _load_pickle(path: Path) -> Mapping[Any, Any]:
     if not isinstance(loaded, dict):
         raise ModelRefused(f"{path} is not a checkpoint: it holds a {type(loaded).__name__}, no tensors by name")
     return loaded
+
+
+def _torch_load(path: Path) -> Any:
+    if path.suffix == ".safetensors":  # torch goes by the name, where it has one
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
 
 
 def _first_line(error: Exception) -> str:
