@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -11,6 +13,7 @@ from engines.errors import ModelRefused
 Kind = Literal["safetensors", "pickle"]
 _HEAD_BYTES = 512
 _LARGEST_HEADER = 100_000_000  # bytes of JSON, as the safetensors library allows them
+_LARGEST_PICKLE = 2**26  # bytes that are searched for names
 _WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<!--")
 _GIT_LFS = b"version https://git-lfs"
 _ARCHIVES = {
@@ -111,3 +114,26 @@ def _zip_kind(path: Path) -> Kind:
     if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
         raise ModelRefused(f"{path} is a zip archive, not a checkpoint: unpack it and name the file inside")
     return "pickle"
+
+
+def strings_of(path: Path) -> list[str]:
+    """The strings in a file of either kind, the tensors' names among them, without loading it; none if it is damaged.
+
+    A pickle's operations are read, not run. One in torch's format from before 2020 is no zip file: none.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            return _pickled_strings(path)
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            return list(json.loads(file.read(size))) if size <= _LARGEST_HEADER else []
+    except (zipfile.BadZipFile, OSError, ValueError, StopIteration, RecursionError):
+        return []
+
+
+def _pickled_strings(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as file:
+        name = next(name for name in file.namelist() if name.endswith("data.pkl"))
+        with file.open(name) as part:
+            data = part.read(_LARGEST_PICKLE)
+    return [value for _, value, _ in pickletools.genops(data) if isinstance(value, str)]

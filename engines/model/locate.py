@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engines.errors import ModelRefused
 from engines.files import file_sha256
+from engines.model.file_kinds import strings_of
 from engines.model.weight_files import files_to_fetch
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -17,6 +18,7 @@ PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controln
 SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 # SD1.5's single files carry no tokenizer; the original code takes this one for all of them.
 USUAL_TOKENIZER = "openai/clip-vit-large-patch14"
+_OWN_HINT = "controlnet_cond_embedding."
 _PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
 _TEXTS = ("*.json", "*.txt")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "tokenizer/*")
@@ -43,7 +45,15 @@ class Weights:
     def config_digest(self) -> str:
         """SHA-256 over the networks' configurations: the same for every checkpoint of the same widths."""
         configs = ("config.json", self.original_config.name if self.original_config else "")
-        return files_digest([(name, path) for name, path in self._files() if path.name in configs])
+        own = self.controlnet if self._has_own_hint() else None
+        return files_digest([(name, path) for name, path in self._files() if path.name in configs or path == own])
+
+    def _has_own_hint(self) -> bool:
+        """Whether the ControlNet is a file with diffusers' names: its tensors alone say the widths of its hint."""
+        if not self.controlnet.is_file():
+            return False
+        names = strings_of(self.controlnet)
+        return not names or any(name.startswith(_OWN_HINT) for name in names)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -85,7 +95,9 @@ def find_weights(
     if path.is_dir():
         missing = [part for part in MODEL_PARTS if not (path / part).is_dir() and (part != "tokenizer" or not tokens)]
         if missing:
-            raise ModelRefused(f"{path} is not in diffusers' layout: it has no {', '.join(missing)}")
+            files = sorted(each.name for each in path.iterdir() if each.suffix.lower() in SINGLE_FILES)
+            hint = f"; it holds {files[0]}, which may be named itself" if files else ""
+            raise ModelRefused(f"{path} is not in diffusers' layout: it has no {', '.join(missing)}{hint}")
     elif tokens is None:
         tokens = _usual_tokenizer(path)
     control = _controlnet(path, controlnet)

@@ -34,6 +34,10 @@ _BY_BEGINNING = (
         ("text_model.", "vision_model.", "cond_stage_model.transformer."),
         "a CLIP text encoder saved by itself: name the whole model",
     ),
+    (
+        ("model_ema.",),
+        "the averaged weights (EMA) of a checkpoint alone: name the checkpoint with the weights themselves",
+    ),
 )
 _EMBEDDING = ("<", "clip_l", "clip_g", "emb")
 

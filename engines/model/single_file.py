@@ -24,7 +24,7 @@ from engines.model.tensor_files import TensorFile, open_tensors
 _BARE_CONTROLNET = ("input_hint_block.", "zero_convs.", "controlnet_cond_embedding.", "controlnet_down_blocks.")
 _DIFFERENCE = "difference"
 _NORM = re.compile(r"(in_layers\.0|out_layers\.0|resnets\.\d+\.norm\d)\.weight$")
-_NORM_OF_DIFFERENCES = 0.1
+_NORM_OF_DIFFERENCES = 0.03
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ The file's contents decide which of the two it is, whatever its ending says.
 from __future__ import annotations
 
 import pickle
-import pickletools
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,13 +17,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from engines.errors import ModelRefused
-from engines.model.file_kinds import kind_of
+from engines.model.file_kinds import kind_of, strings_of
 from engines.model.look_alikes import look_of
 
 # What torch.load raises for a damaged file, beside UnpicklingError.
 _BROKEN = (EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OSError)
 _CUT = ("truncated", "invalid load key", "Ran out of input")
-_LARGEST_PICKLE = 2**26  # bytes that are searched for names
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _load_pickle(path: Path) -> Mapping[Any, Any]:
     except pickle.UnpicklingError as error:
         if any(word in str(error) for word in _CUT):
             raise ModelRefused(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
-        look = look_of(_strings_of(path))
+        look = look_of(strings_of(path))
         raise ModelRefused(
             f"{path} holds more than tensors, and loading that could run anybody's code; "
             "get it as .safetensors, or convert it on a machine where you trust it" + (f" ({look})" if look else "")
@@ -103,7 +101,7 @@ def _load_pickle(path: Path) -> Mapping[Any, Any]:
 
 
 def _torch_load(path: Path) -> Any:
-    if path.suffix == ".safetensors":  # torch goes by the name, where it has one
+    if path.suffix.lower() == ".safetensors":  # torch goes by the name, where it has one
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
@@ -111,15 +109,3 @@ def _torch_load(path: Path) -> Any:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _strings_of(path: Path) -> list[str]:
-    """The strings in a pickle that cannot be loaded, read without running it; none where it is no zip file."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            name = next(name for name in file.namelist() if name.endswith("data.pkl"))
-            with file.open(name) as part:
-                data = part.read(_LARGEST_PICKLE)
-        return [value for _, value, _ in pickletools.genops(data) if isinstance(value, str)]
-    except (zipfile.BadZipFile, OSError, ValueError, StopIteration):
-        return []

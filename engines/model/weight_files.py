@@ -49,7 +49,10 @@ def weight_files(part: str, folder: Path) -> list[Path]:
     Raises:
         ModelRefused: there are none, or the index is damaged or names what is not there.
     """
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    try:
+        present = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise ModelRefused(f"{folder} cannot be read: {error.strerror}") from error
     name = next((name for name in _candidates(part) if name in present), None)
     if name is None:
         weights = sorted(other for other in present if PurePosixPath(other).suffix not in _TEXTS)
