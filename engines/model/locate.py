@@ -20,6 +20,8 @@ SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 USUAL_TOKENIZER = "openai/clip-vit-large-patch14"
 _OWN_HINT = "controlnet_cond_embedding."
 _PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
+# The hub's client finds a cached repository complete if it has these, of those that the repository has.
+_MARKS = ("model_index.json", "config.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
 _TEXTS = ("*.json", "*.txt")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "tokenizer/*")
 
@@ -161,15 +163,18 @@ def _snapshot(hub_id: str, patterns: Sequence[str] | None = None) -> Path:
     """
     from huggingface_hub import HfApi, snapshot_download
 
+    unanswered: Exception | None = None
     try:
-        wanted = patterns or [_literal(name) for name in files_to_fetch(HfApi().list_repo_files(hub_id))]
-        return Path(snapshot_download(hub_id, allow_patterns=list(wanted)))
-    except Exception as error:  # noqa: BLE001 (the client's errors differ from version to version: all are the hub's)
-        try:
-            return Path(snapshot_download(hub_id, local_files_only=True))
-        except Exception:  # noqa: BLE001
-            reason = " ".join(str(error).split())
-            raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
+        if patterns is None:
+            files = HfApi().model_info(hub_id).siblings or []
+            patterns = [_literal(name) for name in files_to_fetch([file.rfilename for file in files])]
+    except Exception as error:  # noqa: BLE001 (the client's errors differ from version to version)
+        unanswered, patterns = error, _MARKS
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=unanswered is not None))
+    except Exception as error:
+        reason = " ".join(str(unanswered or error).split())
+        raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
 
 
 def _literal(name: str) -> str:
