@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,22 @@ def _check_sizes(contents: Contents, expected: Mapping[str, Tensor]) -> None:
 
 def _check_missing(contents: Contents, expected: Mapping[str, Tensor]) -> None:
     if missing := sorted(set(expected) - set(contents.tensors)):
+        missing[0] = _name_in_file(missing[0], contents.tensors)
         raise _refused(contents, missing, "is missing")
+
+
+def _name_in_file(missing: str, tensors: Mapping[str, Named]) -> str:
+    """What the file would call a missing tensor, told from a neighbour in the same layer; else the network's name."""
+    best, told = -1, missing
+    words = missing.split(".")
+    for name, each in tensors.items():
+        others = name.split(".")
+        shared = next(i for i, pair in enumerate(zip_longest(words, others)) if pair[0] != pair[1])
+        own, neighbour = words[shared:], ".".join(others[shared:])
+        numbered = any(word.isdigit() for word in own + others[shared:])  # another layer's name may end the same way
+        if shared > best and each.name.endswith(neighbour) and not numbered:
+            best, told = shared, each.name.removesuffix(neighbour) + ".".join(own)
+    return told
 
 
 def _check_surplus(contents: Contents, own: set[str]) -> None:

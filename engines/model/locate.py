@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engines.errors import ModelRefused
 from engines.files import file_sha256
-from engines.model.file_kinds import strings_of
+from engines.model.file_kinds import kind_of, strings_of
 from engines.model.weight_files import files_to_fetch
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -90,7 +90,7 @@ def find_weights(
     """Locate weights; without `controlnet`, the model's own `controlnet` folder, or the single file that has both.
 
     Raises:
-        ModelRefused: the weights are not there, have another layout, or the hub does not answer.
+        ModelRefused: the weights are not there, have another layout, are no weights, or the hub does not answer.
     """
     path = _path_of(model)
     tokens = None if tokenizer is None else _tokenizer(_path_of(tokenizer, _TOKENIZER_FILES))
@@ -147,9 +147,10 @@ def _path_of(name: str, patterns: Sequence[str] | None = None) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        if path.suffix.lower() in SINGLE_FILES:
-            return path
-        raise ModelRefused(f"{name} is a file of a kind that is not read; known are {', '.join(SINGLE_FILES)}")
+        if path.suffix.lower() not in SINGLE_FILES:
+            raise ModelRefused(f"{name} is a file of a kind that is not read; known are {', '.join(SINGLE_FILES)}")
+        kind_of(path)  # a web page is refused before anything is fetched for it
+        return path
     is_path = path.suffix in SINGLE_FILES or name.startswith((".", "/", "~")) or name.endswith("/")
     if is_path or name.count("/") > 1:
         raise ModelRefused(f"{name} is neither a folder, nor a file, nor a hub id")

@@ -312,3 +312,11 @@ def test_a_textual_inversion_in_a_pickle_is_named(original: Original, tmp_path: 
         ModelRefused, match=r"style.pt holds (no unet|more than tensors).* looks like a textual inversion"
     ):
         load("unet", path, original)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_missing_tensor_is_named_as_the_file_would_name_it(original: Original, tmp_path: Path, part: str) -> None:
+    name = PREFIX[part] + TENSOR[part]
+    tensors = {each: tensor for each, tensor in original.tensors.items() if each != name}
+    with pytest.raises(ModelRefused, match=rf"cannot be read as SD1.5's {part}: {name} is missing$"):
+        load(part, save(tensors, tmp_path / "lacking.safetensors"), original, config=original.config)
