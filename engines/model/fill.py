@@ -107,19 +107,20 @@ def _refused(contents: Contents, names: list[str], problem: str) -> ModelRefused
 def _value(contents: Contents, named: Named, dtype: torch.dtype) -> Tensor:
     """A copy: the file may be replaced while the network is in use."""
     tensor = named.tensor.detach()
-    if not tensor.is_floating_point() or tensor.is_quantized or tensor.is_sparse or tensor.is_meta:
-        kind = str(tensor.dtype).removeprefix("torch.")
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if not tensor.is_floating_point():
         raise _refused(
             contents, [named.name], f"holds no floating-point numbers ({kind}): quantised files are not read"
         )
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise _refused(contents, [named.name], "is sparse or has no values: only plain tensors are read")
     value = tensor.to(dtype, copy=True).contiguous()
     # A sum in float32 is finite only where every element is: one pass, where isfinite makes a mask of each tensor.
     if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
+        problem = "has values that are NaN or infinite"
         if torch.isfinite(tensor.to(torch.float64)).all():
-            kind = str(dtype).removeprefix("torch.")
-            problem = f"has values that are too large for {kind}: build with --precision fp32"
-        else:
-            problem = "has values that are NaN or infinite"
+            advice = ": build with --precision fp32" if dtype == torch.float16 else ""
+            problem = f"has values that are too large for {str(dtype).removeprefix('torch.')}{advice}"
         raise _refused(contents, [named.name], problem)
     return value
 

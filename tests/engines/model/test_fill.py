@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from engines.errors import ModelRefused
 from engines.model.folder import load_folder
@@ -154,7 +155,7 @@ def test_every_floating_point_number_is_read(original: Original, tmp_path: Path,
 def test_numbers_of_another_kind_are_refused(original: Original, tmp_path: Path, stored: torch.dtype) -> None:
     folder = changed(original, "unet", tmp_path, put("unet", lambda tensor: tensor.to(stored)))
     kind = str(stored).removeprefix("torch.")
-    with pytest.raises(ModelRefused, match=rf"to_k.weight holds no floating-point numbers \({kind}\): quantised files"):
+    with pytest.raises(ModelRefused, match=rf"to_k.weight holds no floats \({kind}\): quantised files"):
         load_folder("unet", folder, torch.float32)
 
 
@@ -166,3 +167,13 @@ def test_two_loads_share_no_memory_with_the_file(original: Original, tmp_path: P
     weights_in(folder).write_bytes(b"\0" * weights_in(folder).stat().st_size)
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_tensors_that_are_no_plain_ones_are_refused(original: Original, tmp_path: Path) -> None:
+    folder = copied(original, "vae", tmp_path)
+    tensors = load_file(weights_in(folder))
+    weights_in(folder).unlink()
+    for value in (tensors["quant_conv.bias"].to_sparse(), tensors["quant_conv.bias"].to("meta")):
+        torch.save(tensors | {"quant_conv.bias": value}, folder / "diffusion_pytorch_model.bin")
+        with pytest.raises(ModelRefused, match=r"quant_conv.bias is sparse or has no values"):
+            load_folder("vae", folder, torch.float32)
