@@ -155,7 +155,7 @@ def test_every_floating_point_number_is_read(original: Original, tmp_path: Path,
 def test_numbers_of_another_kind_are_refused(original: Original, tmp_path: Path, stored: torch.dtype) -> None:
     folder = changed(original, "unet", tmp_path, put("unet", lambda tensor: tensor.to(stored)))
     kind = str(stored).removeprefix("torch.")
-    with pytest.raises(ModelRefused, match=rf"to_k.weight holds no floats \({kind}\): quantised files"):
+    with pytest.raises(ModelRefused, match=rf"to_k.weight holds no floating-point numbers \({kind}\): quantised files"):
         load_folder("unet", folder, torch.float32)
 
 
