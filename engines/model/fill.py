@@ -50,7 +50,7 @@ def fill(network: Any, contents: Contents, dtype: torch.dtype) -> Any:
     refuse_other_kinds(contents.part, contents.path, contents.surplus)
     _check_sizes(contents, expected)
     _check_missing(contents, expected)
-    _check_surplus(contents, {name.split(".")[0] for name in expected})
+    _check_surplus(contents, {_place(name) for name in expected})
     list_surplus(contents.part, contents.path, contents.surplus)
     values = {name: _value(contents, contents.tensors[name], dtype) for name in expected}
     network.load_state_dict(values, assign=True)
@@ -92,11 +92,16 @@ def _name_in_file(missing: str, tensors: Mapping[str, Named]) -> str:
 
 
 def _check_surplus(contents: Contents, own: set[str]) -> None:
-    """`own`: the first words of the network's names."""
+    """`own`: the places of the network's own tensors."""
     names = [name for name in contents.surplus if not is_harmless(contents.part, name)]
-    among = sorted(name for name in names if contents.strict or name.removeprefix("text_model.").split(".")[0] in own)
+    among = sorted(name for name in names if contents.strict or _place(name) in own)
     if among:
         raise _refused(contents, among, "has no place")
+
+
+def _place(name: str) -> str:
+    """The first word of a name, as in 'down_blocks'; the level `text_model` is not in every version's names."""
+    return name.removeprefix("text_model.").split(".")[0]
 
 
 def _refused(contents: Contents, names: list[str], problem: str) -> ModelRefused:
