@@ -18,6 +18,7 @@ from engines.errors import ModelRefused
 from engines.model.checkpoint import MAKERS, PREFIXES, SD15, UNET, read_config
 from engines.model.fill import Contents, Named, fill
 from engines.model.look_alikes import CHECKPOINT, look_of
+from engines.model.surplus import check_beside
 from engines.model.tensor_files import TensorFile, open_tensors
 
 # A ControlNet that was saved by itself, with the original names or with diffusers'.
@@ -67,6 +68,8 @@ def load_part(part: str, path: Path, *, description: Description, dtype: torch.d
         raise ModelRefused(
             f"{path} holds no {part}: it has no tensors named {PREFIXES[part]}*{_hint(file, part, description)}"
         )
+    if part == "unet":
+        check_beside(path, file.names, tuple(PREFIXES.values()))
     original = description.original()
     if part == "controlnet" and description.config is None and description.unet is not None:
         original = {**original, UNET: description.unet}

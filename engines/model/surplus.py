@@ -23,6 +23,12 @@ _HARMLESS = {
     # The discriminator and the averages of training.
     "vae": r"loss\..*|model_ema\..*",
 }
+# Beside a checkpoint's parts: the schedule's buffers and marks, which are read elsewhere, averages, training's state.
+_BESIDE = re.compile(
+    r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_.*|posterior_.*|logvar|lvlb_weights|scale_factor|denoiser\..*"
+    r"|v_pred|ztsnr|edm_.*|model_ema\..*|cond_stage_model\.(logit_scale|text_projection)|epoch|global_step|optimizer.*"
+    r"|lr_schedulers|callbacks|loops|hparams.*|pytorch-lightning_version|state_dict"
+)
 _POSITIONS = re.compile(r"(.*\.)?embeddings\.position_ids")
 # Found anywhere in a name: the network that such tensors belong to.
 _OTHER_KINDS = (
@@ -38,7 +44,7 @@ _OTHER_KINDS = (
     (r"cond_proj", "an embedding of the guidance scale, as LCM models have"),
     (r"task_embedding|control_add_embedding|transformer_layes|spatial_ch_projs", "a ControlNet for several conditions"),
     (r"add_embedding|add_time", "conditions that SDXL adds"),
-    (r"class_embedding|label_emb", "an embedding of classes"),
+    (r"class_embedding|label_emb", "an embedding of classes, or of sizes as in SDXL"),
     (r"to_[kv]_ip|ip_adapter|image_proj|encoder_hid_proj|ip_layers", "an IP-Adapter's layers"),
     (r"position_net|\.fuser\.", "GLIGEN's layers"),
     (r"attn\d?\.processor", "attention layers of another kind"),
@@ -75,6 +81,18 @@ def list_surplus(part: str, path: Path, surplus: Mapping[str, Tensor]) -> None:
         counted = torch.arange(tensor.numel())
         if not torch.equal(tensor.flatten().to(torch.float64), counted.to(torch.float64)):
             log.warning("%s has %s other than 0, 1, 2, ...: they are counted here, as diffusers does", path, name)
+
+
+def check_beside(path: Path, names: Collection[str], parts: tuple[str, ...]) -> None:
+    """Look at what a checkpoint has beside its parts (`parts`: how their names begin): one warning lists it.
+
+    Raises:
+        ModelRefused: a name says that this is another kind of model, such as one with a LoRA that is not merged.
+    """
+    others = sorted(name for name in names if not name.startswith(parts) and not _BESIDE.fullmatch(name))
+    refuse_other_kinds("checkpoint", path, others)
+    if others:
+        log.warning("%s has tensors that are in no part of SD1.5: %s", path, _some(others, _LISTED))
 
 
 def _some(names: list[str], most: int) -> str:

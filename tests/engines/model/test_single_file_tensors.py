@@ -134,3 +134,26 @@ def test_a_missing_tensor_is_named_as_the_file_would_name_it(original: Original,
     tensors = {each: tensor for each, tensor in original.tensors.items() if each != name}
     with pytest.raises(ModelRefused, match=rf"cannot be read as SD1.5's {part}: {name} is missing$"):
         load(part, save(tensors, tmp_path / "lacking.safetensors"), original, config=original.config)
+
+
+def test_what_lies_beside_the_parts_is_listed(
+    original: Original, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    usual = ("alphas_cumprod", "sqrt_recip_alphas_cumprod", "model_ema.decay", "cond_stage_model.logit_scale", "v_pred")
+    path = save(original.tensors | {name: torch.ones(1) for name in usual}, tmp_path / "usual.ckpt")
+    assert load("unet", path, original, config=original.config)
+    assert caplog.records == []
+    path = save(original.tensors | {"embedding_manager.token": torch.ones(1)}, tmp_path / "unusual.safetensors")
+    assert load("unet", path, original, config=original.config)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} has tensors that are in no part of SD1.5: embedding_manager.token"
+    ]
+
+
+def test_a_lora_beside_the_parts_is_refused(original: Original, tmp_path: Path) -> None:
+    name = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"
+    path = save(original.tensors | {name: torch.ones(1)}, tmp_path / "unmerged.safetensors")
+    with pytest.raises(
+        ModelRefused, match=rf"is not SD1.5's checkpoint: {name} says that it has a LoRA's layers: merge"
+    ):
+        load("unet", path, original, config=original.config)
