@@ -97,13 +97,21 @@ def find_weights(
     if path.is_dir():
         missing = [part for part in MODEL_PARTS if not (path / part).is_dir() and (part != "tokenizer" or not tokens)]
         if missing:
-            files = sorted(each.name for each in path.iterdir() if each.suffix.lower() in SINGLE_FILES)
-            hint = f"; it holds {files[0]}, which may be named itself" if files else ""
-            raise ModelRefused(f"{path} is not in diffusers' layout: it has no {', '.join(missing)}{hint}")
+            raise ModelRefused(
+                f"{path} is not in diffusers' layout: it has no {', '.join(missing)}{_other_layout(path)}"
+            )
     elif tokens is None:
         tokens = _usual_tokenizer(path)
     control = _controlnet(path, controlnet)
     return Weights(path, control, tokens, _config(original_config, path, control))
+
+
+def _other_layout(folder: Path) -> str:
+    """The end of a sentence: what the folder is instead."""
+    if (folder / "config.json").is_file():
+        return "; it is the folder of one network: name that of the whole model"
+    files = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in SINGLE_FILES)
+    return f"; it holds {files[0]}, which may be named itself" if files else ""
 
 
 def _controlnet(model: Path, name: str | None) -> Path:

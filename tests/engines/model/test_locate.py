@@ -92,6 +92,15 @@ def test_a_folder_with_a_single_file_in_it_says_that_the_file_may_be_named(tmp_p
         find_weights(str(tmp_path), None)
 
 
+def test_the_folder_of_one_network_is_no_model(tmp_path: Path) -> None:
+    folder = copy_of_model(tmp_path)
+    for network in (folder / "model" / "unet", folder / "controlnet"):
+        with pytest.raises(
+            ModelRefused, match=r"it has no unet, .*; it is the folder of one network: name that of the"
+        ):
+            find_weights(str(network))
+
+
 def test_a_model_in_the_hubs_cache_is_read_without_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copy_of_model(tmp_path)
     cached = tmp_path / "hub" / "models--somebody--tiny"
