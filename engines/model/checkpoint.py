@@ -1,21 +1,22 @@
-"""Original single-file checkpoints such as `control_sd15_canny.pth` with `cldm_v15.yaml`, as diffusers' networks.
+"""The original layout, as in `control_sd15_canny.pth` with `cldm_v15.yaml`: its sizes, and its tensors renamed.
 
 diffusers' own functions rename the tensors. They do not check that every tensor is there and has the right shape; that
-is done here. Nothing is downloaded.
+is done in fill.py.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from engines.errors import ModelRefused
-from engines.model import tensor_files
+from engines.model.config_rules import check_original
+from engines.model.folder import empty_network, own_name
 from engines.model.libraries import library
 
 PREFIXES = {
@@ -24,7 +25,11 @@ PREFIXES = {
     "vae": "first_stage_model.",
     "controlnet": "control_model.",
 }
+_OWN_CONTROLNET = "controlnet_"  # how the names begin that diffusers added
+UNET = "diffusers' unet"  # beside "model": a U-Net's configuration that is no .yaml
 _CLIP_HEAD_WIDTH = 64
+# The text encoder of every SD1.5 is 768 wide and has 12 layers; only another width may have another number of them.
+_CLIP_WIDTH, _CLIP_LAYERS = 768, 12
 # The sizes in v1-inference.yaml and cldm_v15.yaml, for checkpoints that come without one.
 _UNET = {
     "in_channels": 4,
@@ -50,41 +55,6 @@ SD15: dict[str, Any] = {
 }
 
 
-def load_part(part: str, path: Path, *, config: Path | None) -> Any:
-    """One network of a single file, in the file's precision. `config`: its .yaml, None for SD1.5's sizes.
-
-    Raises:
-        ModelRefused: the file cannot be read safely, has no such part, or has other sizes.
-    """
-    tensors = read_tensors(path, part)
-    original = SD15 if config is None else read_config(config)
-    try:
-        network, renamed = MAKERS[part](tensors, original)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        described = "SD1.5" if config is None else str(config)
-        raise ModelRefused(f"{path} has a {part} that {described} does not describe ({error!r})") from error
-    _check(path, part, network.state_dict(), renamed)
-    network.load_state_dict(renamed, assign=True)
-    return network
-
-
-def read_tensors(path: Path, part: str) -> dict[str, Tensor]:
-    """The tensors of one part, by their names in the file.
-
-    Raises:
-        ModelRefused: the file is unreadable, holds more than tensors, or has no such part.
-    """
-    tensors = tensor_files.read_tensors(path, lambda name: name.startswith(PREFIXES[part]))
-    if part == "controlnet" and not tensors:
-        tensors = tensor_files.read_tensors(path)
-        if "input_hint_block.0.weight" not in tensors:  # not a ControlNet that was saved by itself
-            tensors = {}
-    if not tensors:
-        hint = "; name a ControlNet with --controlnet" if part == "controlnet" else ""
-        raise ModelRefused(f"{path} holds no {part}: it has no tensors named {PREFIXES[part]}*{hint}")
-    return tensors
-
-
 def read_config(path: Path) -> dict[str, Any]:
     """Read an original .yaml. Only its sizes are used; the classes that it names are not loaded.
 
@@ -94,19 +64,18 @@ def read_config(path: Path) -> dict[str, Any]:
     yaml = library("yaml")
     try:
         config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         raise ModelRefused(f"{path} is not yaml: {error}") from error
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or "params" not in model:
         raise ModelRefused(f"{path} does not describe a model: it has no model.params")
+    check_original(path, {"model": model})
     return {"model": model}
 
 
 def _unet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     config = _unet_config(original)
-    with torch.device("meta"):
-        network = library("diffusers").UNet2DConditionModel(**config)
-    return network, _renaming().convert_ldm_unet_checkpoint(dict(tensors), config)
+    return empty_network("unet", config), _given(_renaming().convert_ldm_unet_checkpoint(dict(tensors), config))
 
 
 def _unet_config(original: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,48 +84,69 @@ def _unet_config(original: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _controlnet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
-    """diffusers' own function for this configuration omits an argument that the U-Net's function needs."""
+    """A .yaml without a ControlNet, such as v1-inference.yaml, says its sizes by the U-Net, of which it copies half."""
     params = original["model"]["params"]
-    control = params["control_stage_config"]["params"]
-    config = _unet_config({"model": {"params": {**params, "unet_config": {"params": {"out_channels": 4} | control}}}})
-    network_class = library("diffusers").ControlNetModel
-    known = inspect.signature(network_class.__init__).parameters
+    control = params["control_stage_config" if "control_stage_config" in params else "unet_config"]["params"]
+    if (config := original.get(UNET)) is None:
+        # diffusers' own function for this configuration omits an argument that the U-Net's function needs.
+        config = _unet_config(
+            {"model": {"params": {**params, "unet_config": {"params": {"out_channels": 4} | control}}}}
+        )
+    known = inspect.signature(library("diffusers").ControlNetModel.__init__).parameters
     config = {name: value for name, value in config.items() if name in known}
-    with torch.device("meta"):
-        network = network_class(**config, conditioning_channels=control["hint_channels"])
-    renamed = _renaming().convert_controlnet_checkpoint(dict(tensors), config)
-    return network, {name: tensor for name, tensor in renamed.items() if tensor is not None}
+    config["conditioning_channels"] = control.get("hint_channels", 3)
+    if any(name.startswith(_OWN_CONTROLNET) for name in tensors):
+        config["conditioning_embedding_out_channels"] = _hint_widths(tensors)
+        return empty_network("controlnet", config), dict(tensors)
+    network = empty_network("controlnet", config)
+    prefix = PREFIXES["controlnet"]
+    prefixed = {prefix + name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return network, _given(_renaming().convert_controlnet_checkpoint(prefixed, dict(network.config)))
+
+
+def _hint_widths(tensors: Mapping[str, Tensor]) -> list[int]:
+    """Of a ControlNet with diffusers' names: the U-Net does not say them, and every second layer changes the width."""
+    hint = "controlnet_cond_embedding"
+    blocks = [int(match[1]) for name in tensors if (match := re.match(rf"{hint}\.blocks\.(\d+)\.", name))]
+    layers = [f"{hint}.conv_in", *(f"{hint}.blocks.{i}" for i in range(1, max(blocks, default=0) + 1, 2))]
+    return [tensors[f"{layer}.bias" if f"{layer}.bias" in tensors else f"{layer}.weight"].shape[0] for layer in layers]
+
+
+def _given(renamed: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    """Without the names that diffusers' functions wrote for tensors that are not there."""
+    return {name: tensor for name, tensor in renamed.items() if tensor is not None}
 
 
 def _vae(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     config = _renaming().create_vae_diffusers_config_from_ldm(original, {})
-    with torch.device("meta"):
-        network = library("diffusers").AutoencoderKL(**config)
-    return network, _renaming().convert_ldm_vae_checkpoint(dict(tensors), config)
+    return empty_network("vae", config), _given(_renaming().convert_ldm_vae_checkpoint(dict(tensors), config))
 
 
 def _text_encoder(tensors: Mapping[str, Tensor], _original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
-    """The .yaml does not describe the text encoder, so its sizes are read from its tensors."""
-    transformers = library("transformers")
+    """The .yaml does not describe the text encoder, so its sizes are read from its tensors.
+
+    Merges from before transformers had the level `text_model.` lack it in their names.
+    """
     named = {name.removeprefix(PREFIXES["text_encoder"]): tensor for name, tensor in tensors.items()}
+    named = {"text_model." + name.removeprefix("text_model."): tensor for name, tensor in named.items()}
     embeddings = named["text_model.embeddings.token_embedding.weight"]
-    layers = {name.split(".")[3] for name in named if name.startswith("text_model.encoder.layers.")}
-    config = transformers.CLIPTextConfig(
-        vocab_size=embeddings.shape[0],
-        hidden_size=embeddings.shape[1],
-        intermediate_size=named["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-        max_position_embeddings=named["text_model.embeddings.position_embedding.weight"].shape[0],
-        num_hidden_layers=len(layers),
-        num_attention_heads=embeddings.shape[1] // _CLIP_HEAD_WIDTH,
-        hidden_act="quick_gelu",
-        attn_implementation="eager",
+    vocabulary, width = embeddings.shape
+    layers = {int(name.split(".")[3]) for name in named if name.startswith("text_model.encoder.layers.")}
+    network = empty_network(
+        "text_encoder",
+        {
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "intermediate_size": named["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+            "max_position_embeddings": named["text_model.embeddings.position_embedding.weight"].shape[0],
+            "num_hidden_layers": _CLIP_LAYERS if width == _CLIP_WIDTH else max(layers) + 1,
+            "num_attention_heads": width // _CLIP_HEAD_WIDTH,
+            "hidden_act": "quick_gelu",
+        },
     )
-    network = transformers.CLIPTextModel(config)
-    wanted = network.state_dict().keys()
-    renamed = {name: tensor for name, tensor in named.items() if not name.endswith("position_ids")}
-    if not any(name.startswith("text_model.") for name in wanted):  # transformers 5 has one level less
-        renamed = {name.removeprefix("text_model."): tensor for name, tensor in renamed.items()}
-    return network, renamed
+    expected = network.state_dict()
+    renamed = {own_name(name, expected): tensor for name, tensor in named.items()}
+    return network, {name: tensor for name, tensor in renamed.items() if name in expected}
 
 
 def _renaming() -> Any:
@@ -165,19 +155,3 @@ def _renaming() -> Any:
 
 # Part -> the function that gives its network (without values where that saves time) and its renamed tensors.
 MAKERS = {"text_encoder": _text_encoder, "unet": _unet, "vae": _vae, "controlnet": _controlnet}
-
-
-def _check(path: Path, part: str, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    other = sorted(name for name in set(expected) & set(tensors) if expected[name].shape != tensors[name].shape)
-    if other:
-        sizes = f"{tuple(tensors[other[0]].shape)}, not {tuple(expected[other[0]].shape)}"
-        raise ModelRefused(
-            f"{path} has a {part} of other sizes: {other[0]} is {sizes}; the model's .yaml says them: --original-config"
-        )
-    for problem, names in (
-        ("is missing", set(expected) - set(tensors)),
-        ("has no place", set(tensors) - set(expected)),
-    ):
-        if names:
-            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ModelRefused(f"{path} cannot be read as SD1.5's {part}: {min(names)} {problem}{more}")

@@ -9,17 +9,20 @@ from pathlib import Path
 
 from engines.errors import ModelRefused
 from engines.files import file_sha256
+from engines.model.file_kinds import kind_of, strings_of
+from engines.model.weight_files import files_to_fetch
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Component -> the network that it is made from.
 PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controlnet", "unet": "unet", "decoder": "vae"}
-SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt")
+SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 # SD1.5's single files carry no tokenizer; the original code takes this one for all of them.
 USUAL_TOKENIZER = "openai/clip-vit-large-patch14"
+_OWN_HINT = "controlnet_cond_embedding."
 _PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
+# The hub's client finds a cached repository complete if it has these, of those that the repository has.
+_MARKS = ("model_index.json", "config.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
 _TEXTS = ("*.json", "*.txt")
-# Not downloaded from the hub: other precisions, other frameworks, the safety checker.
-_NOT_FETCHED = ("*.fp16.*", "*non_ema*", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "safety_checker/*")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "tokenizer/*")
 
 
@@ -44,7 +47,15 @@ class Weights:
     def config_digest(self) -> str:
         """SHA-256 over the networks' configurations: the same for every checkpoint of the same widths."""
         configs = ("config.json", self.original_config.name if self.original_config else "")
-        return files_digest([(name, path) for name, path in self._files() if path.name in configs])
+        own = self.controlnet if self._has_own_hint() else None
+        return files_digest([(name, path) for name, path in self._files() if path.name in configs or path == own])
+
+    def _has_own_hint(self) -> bool:
+        """Whether the ControlNet is a file with diffusers' names: its tensors alone say the widths of its hint."""
+        if not self.controlnet.is_file():
+            return False
+        names = strings_of(self.controlnet)
+        return not names or any(name.startswith(_OWN_HINT) for name in names)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -79,18 +90,28 @@ def find_weights(
     """Locate weights; without `controlnet`, the model's own `controlnet` folder, or the single file that has both.
 
     Raises:
-        ModelRefused: the weights are not there, have another layout, or the hub does not answer.
+        ModelRefused: the weights are not there, have another layout, are no weights, or the hub does not answer.
     """
     path = _path_of(model)
-    tokens = None if tokenizer is None else _tokenizer(_path_of(tokenizer))
+    tokens = None if tokenizer is None else _tokenizer(_path_of(tokenizer, _TOKENIZER_FILES))
     if path.is_dir():
         missing = [part for part in MODEL_PARTS if not (path / part).is_dir() and (part != "tokenizer" or not tokens)]
         if missing:
-            raise ModelRefused(f"{path} is not in diffusers' layout: it has no {', '.join(missing)}")
+            raise ModelRefused(
+                f"{path} is not in diffusers' layout: it has no {', '.join(missing)}{_other_layout(path)}"
+            )
     elif tokens is None:
         tokens = _usual_tokenizer(path)
     control = _controlnet(path, controlnet)
     return Weights(path, control, tokens, _config(original_config, path, control))
+
+
+def _other_layout(folder: Path) -> str:
+    """The end of a sentence: what the folder is instead."""
+    if (folder / "config.json").is_file():
+        return "; it is the folder of one network: name that of the whole model"
+    files = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in SINGLE_FILES)
+    return f"; it holds {files[0]}, which may be named itself" if files else ""
 
 
 def _controlnet(model: Path, name: str | None) -> Path:
@@ -129,29 +150,45 @@ def _config(name: str | None, *weights: Path) -> Path | None:
     return path
 
 
-def _path_of(name: str) -> Path:
+def _path_of(name: str, patterns: Sequence[str] | None = None) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.is_file():
-        if path.suffix.lower() in SINGLE_FILES:
-            return path
-        raise ModelRefused(f"{name} is a file of a kind that is not read; known are {', '.join(SINGLE_FILES)}")
+        if path.suffix.lower() not in SINGLE_FILES:
+            raise ModelRefused(f"{name} is a file of a kind that is not read; known are {', '.join(SINGLE_FILES)}")
+        kind_of(path)  # a web page is refused before anything is fetched for it
+        return path
     is_path = path.suffix in SINGLE_FILES or name.startswith((".", "/", "~")) or name.endswith("/")
     if is_path or name.count("/") > 1:
         raise ModelRefused(f"{name} is neither a folder, nor a file, nor a hub id")
-    return _snapshot(name)
+    return _snapshot(name, patterns)
 
 
-def _snapshot(hub_id: str, patterns: Sequence[str] = _PATTERNS) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def _snapshot(hub_id: str, patterns: Sequence[str] | None = None) -> Path:
+    """A repository's folder in the hub's cache, with the files that are needed; `patterns` names others.
 
+    Where the hub does not answer, what the cache has is taken.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    unanswered: Exception | None = None
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), ignore_patterns=list(_NOT_FETCHED)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
+        if patterns is None:
+            files = HfApi().model_info(hub_id).siblings or []
+            patterns = [_literal(name) for name in files_to_fetch([file.rfilename for file in files])]
+    except Exception as error:  # noqa: BLE001 (the client's errors differ from version to version)
+        unanswered, patterns = error, _MARKS
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=unanswered is not None))
+    except Exception as error:
+        reason = " ".join(str(unanswered or error).split())
         raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
+
+
+def _literal(name: str) -> str:
+    """A pattern that only this name fits."""
+    return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in name)
 
 
 def _listed(folder: Path, label: str, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import ModelRefused
-from engines.model.checkpoint import load_part
+from engines.model.folder import load_folder, read_folder_config
 from engines.model.libraries import library, quiet_libraries
 from engines.model.locate import PART_OF, Weights
+from engines.model.single_file import Description, load_part
 from engines.spec import COMPONENTS, CONTROLS, Geometry
 
 
@@ -92,9 +93,7 @@ class Decoder(nn.Module):
         return image
 
 
-# torch exports a causal scaled_dot_product_attention with a float32 mask, whatever the dtype. TensorRT's strongly typed
-# networks reject such a graph in fp16. Eager attention has no such mask, and costs nothing for 77 tokens.
-_OPTIONS = {"text_encoder": {"attn_implementation": "eager"}}
+PARTS = ("text_encoder", "unet", "vae", "controlnet")  # in the order of Networks' fields
 
 
 @dataclass(frozen=True)
@@ -139,38 +138,34 @@ def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Ne
     Raises:
         ModelRefused: unreadable files, or networks that are not SD1.5's with a ControlNet.
     """
-    networks = Networks(*(load_network(part, weights, dtype) for part in ("text_encoder", "unet", "vae", "controlnet")))
+    for part in PARTS:  # all configurations are looked at before minutes are spent on gigabytes
+        if weights.path_of(part).is_dir():
+            read_folder_config(part, weights.path_of(part))
+    networks = Networks(*(load_network(part, weights, dtype) for part in PARTS))
     check_networks(networks)
     return networks
 
 
 def load_network(part: str, weights: Weights, dtype: torch.dtype) -> Any:
-    """Read one network, in eval mode and without gradients.
+    """Read one network, in eval mode and without gradients; every tensor comes from the files.
 
     Raises:
         ModelRefused: the files cannot be read as this network.
     """
     path = weights.path_of(part)
-    try:
-        with quiet_libraries():
-            if path.is_file():
-                network = load_part(part, path, config=weights.original_config).to(dtype)
-            else:
-                network = _loader(part)(path, torch_dtype=dtype, **_OPTIONS.get(part, {}))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ModelRefused(f"{path} cannot be read as SD1.5's {part}: {error}") from error
+    with quiet_libraries():
+        if path.is_file():
+            both = weights.controlnet == weights.model
+            description = Description(weights.original_config, _unet_config(weights), both)
+            network = load_part(part, path, description=description, dtype=dtype)
+        else:
+            network = load_folder(part, path, dtype)
     return network.eval().requires_grad_(False)
 
 
-def _loader(part: str) -> Callable[..., Any]:
-    module, network_class = {
-        "text_encoder": ("transformers", "CLIPTextModel"),
-        "unet": ("diffusers", "UNet2DConditionModel"),
-        "vae": ("diffusers", "AutoencoderKL"),
-        "controlnet": ("diffusers", "ControlNetModel"),
-    }[part]
-    loader: Callable[..., Any] = getattr(library(module), network_class).from_pretrained
-    return loader
+def _unet_config(weights: Weights) -> dict[str, Any] | None:
+    folder = weights.path_of("unet")
+    return read_folder_config("unet", folder) if folder.is_dir() else None
 
 
 def check_networks(networks: Networks) -> None:

@@ -34,7 +34,7 @@ def on_paper(unet: dict[str, Any] | None = None, vae: dict[str, Any] | None = No
     with torch.device("meta"):
         network = UNet2DConditionModel(**UNET | (unet or {}))
         return Networks(
-            CLIPTextModel(CLIPTextConfig(hidden_size=text, num_hidden_layers=1, num_attention_heads=text // 64)),
+            CLIPTextModel(CLIPTextConfig(hidden_size=text, num_hidden_layers=12, num_attention_heads=text // 64)),
             network,
             AutoencoderKL(**VAE | (vae or {})),
             ControlNetModel.from_unet(network, load_weights_from_unet=False),
