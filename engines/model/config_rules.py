@@ -1,23 +1,97 @@
-"""What is done with every configuration field of the networks: used, must have one value, or changes nothing."""
+"""What is done with every configuration field of the networks: used, must have one value, or changes nothing.
+
+What no table here names is refused. docs/engines.md shows the tables; tools/fields.py writes them there.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from engines.errors import ModelRefused
+from engines.model.fields import Rules, check_fields, shown
+from engines.model.libraries import library, quiet_libraries
+from engines.model.rules.controlnet import CONTROLNET_RULES
+from engines.model.rules.original import ORIGINAL_RULES
+from engines.model.rules.text_encoder import TEXT_ENCODER_RULES
+from engines.model.rules.unet import UNET_RULES
+from engines.model.rules.vae import VAE_RULES
+
+# Part -> the library and class that its configuration belongs to, and its rules.
+PARTS: dict[str, tuple[str, str, Rules]] = {
+    "unet": ("diffusers", "UNet2DConditionModel", UNET_RULES),
+    "vae": ("diffusers", "AutoencoderKL", VAE_RULES),
+    "controlnet": ("diffusers", "ControlNetModel", CONTROLNET_RULES),
+    "text_encoder": ("transformers", "CLIPTextConfig", TEXT_ENCODER_RULES),
+}
+# Title -> rules: what docs/engines.md shows.
+TABLES: dict[str, Rules] = {
+    "U-Net: `unet/config.json`": UNET_RULES,
+    "ControlNet: `config.json`": CONTROLNET_RULES,
+    "VAE: `vae/config.json`": VAE_RULES,
+    "Text encoder: `text_encoder/config.json`": TEXT_ENCODER_RULES,
+    "Original `.yaml`": ORIGINAL_RULES,
+}
 
 
 def check_config(part: str, path: Path, config: Mapping[str, Any]) -> None:
     """Hold the configuration of "unet", "vae", "controlnet" or "text_encoder" against its rules; `path` is its file.
 
+    What it does not name has the default of the installed library, which is held against the rules as well.
+
     Raises:
         ModelRefused: naming the first field that is not known, or whose value is not built here.
     """
+    _, _, rules = PARTS[part]
+    defaults = defaults_of(part)
+    check_fields(str(path), config, rules, defaults=defaults)
+    full = {**defaults, **config}
+    if part == "text_encoder":
+        _check_divides(path, "hidden_size", [full["hidden_size"]], "num_attention_heads", full["num_attention_heads"])
+        return
+    widths = list(full["block_out_channels"])
+    _check_divides(path, "block_out_channels", widths, "norm_num_groups", full["norm_num_groups"])
+    if part != "vae":
+        _check_divides(path, "block_out_channels", widths, "attention_head_dim", full["attention_head_dim"])
 
 
 def check_original(path: Path, config: Mapping[str, Any]) -> None:
-    """Hold an original .yaml (its "model" entry) against its rules.
+    """Hold an original .yaml (its "model" entry) against its rules. What it does not name is SD1.5's.
 
     Raises:
         ModelRefused: naming the first field that is not known, or whose value is not built here.
     """
+    check_fields(str(path), {"model": config}, ORIGINAL_RULES)
+    params = config.get("params") or {}
+    vae = params.get("first_stage_config")
+    if vae is None:
+        return
+    if "scale_factor" not in params:
+        raise ModelRefused(
+            f"{path} does not name model.params.scale_factor, which then is 1.0; SD1.5's is 0.18215: add the right one"
+        )
+    of_vae = vae.get("params") or {}
+    embedded, given = of_vae.get("embed_dim"), (of_vae.get("ddconfig") or {}).get("z_channels")
+    if None not in (embedded, given) and embedded != given:
+        raise ModelRefused(f"{path} has a VAE with embed_dim {embedded} and z_channels {given}; here they are equal")
+
+
+def defaults_of(part: str) -> dict[str, Any]:
+    """The fields of a part's class in the installed library, with their defaults: what it takes for absent ones."""
+    module, name, _ = PARTS[part]
+    with quiet_libraries():
+        signature = inspect.signature(getattr(library(module), name).__init__)
+    given = (parameter for parameter in signature.parameters.values() if parameter.default is not parameter.empty)
+    return {parameter.name: parameter.default for parameter in given}
+
+
+def _check_divides(path: Path, name: str, widths: list[int], divisor_name: str, divisors: int | list[int]) -> None:
+    """Networks would be built with other widths, or not at all."""
+    by_width = divisors if isinstance(divisors, list | tuple) else [divisors] * len(widths)
+    for width, divisor in zip(widths, by_width, strict=True):
+        if width % divisor:
+            raise ModelRefused(
+                f"{path} has {name} {shown(widths)}, and {width} cannot be divided by its {divisor_name}, {divisor}"
+            )
