@@ -158,8 +158,8 @@ def _check_pieces(folder: Path, saved: dict[str, Any], ids: dict[str, int], spec
     }
     if unmade := set(ids) - words - named:
         raise ModelRefused(
-            f"{folder}: {len(unmade)} pieces of the tokenizer's vocabulary, such as {min(unmade)!r}, are neither special "
-            "tokens nor made by a merge: prompts would be cut into other tokens"
+            f"{folder}: {len(unmade)} pieces of the tokenizer's vocabulary, such as {min(unmade)!r}, are neither "
+            "special tokens nor made by a merge: prompts would be cut into other tokens"
         )
     for name in ("bos", "eos"):
         if (piece := next(piece for piece, number in ids.items() if number == special[name])) in words:
