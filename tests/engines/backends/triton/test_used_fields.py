@@ -1,0 +1,109 @@
+"""Fields of the configurations that are used: the networks written for one GPU honour another value of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from engines.backends.torch.runtime import TorchEngine
+from engines.backends.triton.components import ENGINES
+from engines.backends.triton.parameters import Parameters
+from engines.check.verify import likely_inputs
+from engines.model.config_rules import PARTS
+from engines.model.fields import Used
+from engines.model.networks import Networks, check_networks, geometry_of
+from engines.model.tokenizer import SpecialTokens
+from engines.spec import component_specs
+
+UNET: dict[str, Any] = {
+    "block_out_channels": (16, 32, 32, 32),
+    "norm_num_groups": 8,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 32,
+}
+HINT = {"conditioning_embedding_out_channels": (8, 8, 16, 16)}
+VAE: dict[str, Any] = {
+    "block_out_channels": (8, 16, 16, 16),
+    "norm_num_groups": 8,
+    "layers_per_block": 1,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+TEXT: dict[str, Any] = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+# Part -> field -> another value, and what has to change with it in other parts.
+OTHERS: dict[tuple[str, str], tuple[Any, Mapping[str, Mapping[str, Any]]]] = {
+    ("unet", "in_channels"): (8, {"unet": {"out_channels": 8}, "vae": {"latent_channels": 8}}),
+    ("unet", "out_channels"): (8, {"unet": {"in_channels": 8}, "vae": {"latent_channels": 8}}),
+    ("unet", "block_out_channels"): ([32, 16, 64, 16], {}),
+    ("unet", "cross_attention_dim"): (48, {"text_encoder": {"hidden_size": 48}}),
+    ("unet", "attention_head_dim"): ([2, 4, 8, 1], {}),
+    ("unet", "norm_num_groups"): (4, {}),
+    ("unet", "norm_eps"): (0.3, {}),
+    ("controlnet", "conditioning_embedding_out_channels"): ((16, 8, 32, 8), {}),
+    ("vae", "block_out_channels"): ((16, 8, 32, 24), {}),
+    ("vae", "layers_per_block"): (3, {}),
+    ("vae", "latent_channels"): (8, {"unet": {"in_channels": 8, "out_channels": 8}}),
+    ("vae", "norm_num_groups"): (2, {}),
+    ("vae", "scaling_factor"): (0.5, {}),
+    ("text_encoder", "hidden_size"): (48, {"unet": {"cross_attention_dim": 48}}),
+    ("text_encoder", "intermediate_size"): (40, {}),
+    ("text_encoder", "num_hidden_layers"): (1, {}),
+    ("text_encoder", "num_attention_heads"): (2, {}),
+    ("text_encoder", "max_position_embeddings"): (50, {}),
+    ("text_encoder", "vocab_size"): (514, {}),
+    ("text_encoder", "layer_norm_eps"): (0.3, {}),
+}
+OF_THE_UNET = {"in_channels", "block_out_channels", "cross_attention_dim", "attention_head_dim", "norm_num_groups"}
+
+
+def test_every_used_field_has_another_value_here() -> None:
+    used = {(part, name) for part in PARTS for name, rule in PARTS[part][2].items() if isinstance(rule, Used)}
+    # A ControlNet's are those of the U-Net that it is made from.
+    used -= {("controlnet", name) for name in (*OF_THE_UNET, "norm_eps")}
+    assert used == set(OTHERS)
+
+
+def networks(changes: Mapping[str, Mapping[str, Any]]) -> Networks:
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**UNET | dict(changes.get("unet", {})))
+    controlnet = ControlNetModel.from_unet(unet, **HINT | dict(changes.get("controlnet", {})))
+    for parameter in controlnet.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)  # zero convolutions hide what is wrong
+    made = Networks(
+        CLIPTextModel(CLIPTextConfig(**TEXT | dict(changes.get("text_encoder", {})))),
+        unet,
+        AutoencoderKL(**VAE | dict(changes.get("vae", {}))),
+        controlnet,
+    )
+    for network in (made.text_encoder, made.unet, made.vae, made.controlnet):
+        network.eval().requires_grad_(False)
+    check_networks(made)
+    return made
+
+
+@pytest.mark.parametrize(("part", "name"), OTHERS)
+def test_another_value_of_a_used_field_gives_what_diffusers_gives(part: str, name: str) -> None:
+    value, others = OTHERS[part, name]
+    made = networks({**others, part: {**others.get(part, {}), name: value}})
+    specs = component_specs(geometry_of(made, SpecialTokens(0, 1, 1)))
+    for component, module in made.modules().items():
+        spec = specs[component]
+        engine = ENGINES[component](Parameters.of(module))
+        inputs = likely_inputs(spec, 1, height=64, width=128)
+        expected, found = TorchEngine(module, spec)(inputs), engine(inputs)
+        for tensor in spec.outputs:
+            want = expected[tensor.name]
+            assert float((found[tensor.name] - want).norm() / want.norm()) < 1e-5, (component, tensor.name)
