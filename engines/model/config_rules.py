@@ -6,16 +6,16 @@ What no table here names is refused. docs/engines.md shows the tables; tools/fie
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engines.errors import ModelRefused
-from engines.model.fields import Rules, check_fields, shown
+from engines.model.fields import Rules, check_fields, check_mapping, shown
 from engines.model.libraries import library, quiet_libraries
+from engines.model.rules import original
 from engines.model.rules.controlnet import CONTROLNET_RULES
-from engines.model.rules.original import ORIGINAL_RULES
-from engines.model.rules.text_encoder import TEXT_ENCODER_RULES
+from engines.model.rules.text_encoder import TEXT_ENCODER_RULES, WHOLE_CLIP_RULES
 from engines.model.rules.unet import UNET_RULES
 from engines.model.rules.vae import VAE_RULES
 
@@ -32,7 +32,12 @@ TABLES: dict[str, Rules] = {
     "ControlNet: `config.json`": CONTROLNET_RULES,
     "VAE: `vae/config.json`": VAE_RULES,
     "Text encoder: `text_encoder/config.json`": TEXT_ENCODER_RULES,
-    "Original `.yaml`": ORIGINAL_RULES,
+    'Text encoder in a whole CLIP: `"model_type": "clip"`': WHOLE_CLIP_RULES,
+    "Original `.yaml`: `model`": original.MODEL_RULES,
+    "Original `.yaml`: `model.params.unet_config`": original.UNET_RULES,
+    "Original `.yaml`: `model.params.control_stage_config`": original.CONTROL_RULES,
+    "Original `.yaml`: `model.params.first_stage_config`": original.VAE_RULES,
+    "Original `.yaml`: `model.params.cond_stage_config`": original.CLIP_RULES,
 }
 
 
@@ -44,26 +49,51 @@ def check_config(part: str, path: Path, config: Mapping[str, Any]) -> None:
     Raises:
         ModelRefused: naming the first field that is not known, or whose value is not built here.
     """
-    _, _, rules = PARTS[part]
+    check_mapping(str(path), config)
+    where, given = str(path), config
+    if part == "text_encoder" and config.get("model_type") == "clip":
+        check_fields(where, config, WHOLE_CLIP_RULES)
+        where, given = f"{path}: text_config", config.get("text_config", {})
     defaults = defaults_of(part)
-    check_fields(str(path), config, rules, defaults=defaults)
-    full = {**defaults, **config}
+    check_fields(where, given, PARTS[part][2], defaults=defaults)
+    _check_divisors(part, where, {**defaults, **given})
+
+
+def _check_divisors(part: str, where: str, config: Mapping[str, Any]) -> None:
+    """Heads and groups divide the widths: libraries would build a network with other widths, or fail."""
     if part == "text_encoder":
-        _check_divides(path, "hidden_size", [full["hidden_size"]], "num_attention_heads", full["num_attention_heads"])
+        _check_divides(where, config, "hidden_size", "num_attention_heads")
         return
-    widths = list(full["block_out_channels"])
-    _check_divides(path, "block_out_channels", widths, "norm_num_groups", full["norm_num_groups"])
+    _check_divides(where, config, "block_out_channels", "norm_num_groups")
     if part != "vae":
-        _check_divides(path, "block_out_channels", widths, "attention_head_dim", full["attention_head_dim"])
+        _check_divides(where, config, "block_out_channels", "attention_head_dim")
+
+
+def _check_divides(where: str, config: Mapping[str, Any], name: str, divisor_name: str) -> None:
+    widths, divisors = (_listed(config[field]) for field in (name, divisor_name))
+    divisors = divisors * len(widths) if len(divisors) == 1 else divisors
+    for width, divisor in zip(widths, divisors, strict=True):
+        if width % divisor:
+            raise ModelRefused(
+                f"{where} has {name} {shown(config[name])}, and {width} cannot be divided by its {divisor_name}, "
+                f"{divisor}"
+            )
+
+
+def _listed(value: int | Sequence[int]) -> list[int]:
+    return [value] if isinstance(value, int) else list(value)
 
 
 def check_original(path: Path, config: Mapping[str, Any]) -> None:
-    """Hold an original .yaml (its "model" entry) against its rules. What it does not name is SD1.5's.
+    """Hold an original .yaml (its "model" entry) against its rules.
+
+    What it does not name is taken for what is built here, and the schedule's fields have the defaults of ldm's classes.
 
     Raises:
         ModelRefused: naming the first field that is not known, or whose value is not built here.
     """
-    check_fields(str(path), {"model": config}, ORIGINAL_RULES)
+    check_mapping(f"{path}: model", config)
+    check_fields(str(path), {"model": config}, original.ORIGINAL_RULES)
     params = config.get("params") or {}
     vae = params.get("first_stage_config")
     if vae is None:
@@ -85,13 +115,3 @@ def defaults_of(part: str) -> dict[str, Any]:
         signature = inspect.signature(getattr(library(module), name).__init__)
     given = (parameter for parameter in signature.parameters.values() if parameter.default is not parameter.empty)
     return {parameter.name: parameter.default for parameter in given}
-
-
-def _check_divides(path: Path, name: str, widths: list[int], divisor_name: str, divisors: int | list[int]) -> None:
-    """Networks would be built with other widths, or not at all."""
-    by_width = divisors if isinstance(divisors, list | tuple) else [divisors] * len(widths)
-    for width, divisor in zip(widths, by_width, strict=True):
-        if width % divisor:
-            raise ModelRefused(
-                f"{path} has {name} {shown(widths)}, and {width} cannot be divided by its {divisor_name}, {divisor}"
-            )

@@ -153,6 +153,7 @@ def _check_pieces(folder: Path, saved: dict[str, Any], ids: dict[str, int], spec
         )
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     words = alphabet | {"".join(pair) for pair in pairs}
+    _check_special(folder, ids, special, words)
     named = {token["content"] for token in saved["added_tokens"]} | {
         piece for piece, number in ids.items() if number in special.values()
     }
@@ -161,9 +162,16 @@ def _check_pieces(folder: Path, saved: dict[str, Any], ids: dict[str, int], spec
             f"{folder}: {len(unmade)} pieces of the tokenizer's vocabulary, such as {min(unmade)!r}, are neither "
             "special tokens nor made by a merge: prompts would be cut into other tokens"
         )
+
+
+def _check_special(folder: Path, ids: dict[str, int], special: dict[str, int], words: set[str]) -> None:
+    """Begin and end are two tokens that no text has."""
+    pieces = {number: piece for piece, number in ids.items()}
     for name in ("bos", "eos"):
-        if (piece := next(piece for piece, number in ids.items() if number == special[name])) in words:
-            raise ModelRefused(f"{folder}: the tokenizer's {name} token is {piece!r}, an ordinary piece; {_HINT}")
+        if pieces[special[name]] in words:
+            raise ModelRefused(
+                f"{folder}: the tokenizer's {name} token is {pieces[special[name]]!r}, an ordinary piece; {_HINT}"
+            )
     if special["bos"] == special["eos"]:
         raise ModelRefused(f"{folder}: the tokenizer has one id, {special['bos']}, for begin and end; {_HINT}")
 

@@ -8,7 +8,7 @@ from engines.model.rules.unet import ENCODER_RULES
 _HINT = "pooled conditions or BGR hints are not supported"
 
 CONTROLNET_RULES: Rules = {
-    "_class_name": MustBe(("ControlNetModel",), "another network"),
+    "_class_name": MustBe(("ControlNetModel", "FlaxControlNetModel"), "another network"),
     "conditioning_channels": MustBe((3,), "the hint is not an RGB picture"),
     "controlnet_conditioning_channel_order": MustBe(("rgb",), _HINT),
     "global_pool_conditions": MustBe((False,), _HINT),

@@ -31,7 +31,7 @@ MODEL_RULES: Rules = {
     "params.linear_start": Used("the first beta", POSITIVE),
     "params.linear_end": Used("the last beta", POSITIVE),
     "params.cosine_s": Used("the offset of a cosine schedule", POSITIVE),
-    "params.given_betas": MustBe((None,), "betas of its own"),
+    "params.given_betas": Used("all betas, instead of the four above"),
     "params.scale_factor": Used("latents are divided by it before they are decoded", POSITIVE),
     "params.scale_by_std": MustBe((False,), "the factor of the latents is in the checkpoint"),
     "params.cond_stage_forward": MustBe((None,), "prompts are encoded by another function"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engines.model.fields import POSITIVE, WHOLE, Ignored, MustBe, Rules, Used
 
 _TRAINING = Ignored("for training")
-_SPECIAL = Ignored("held against the tokenizer's; the pooled output that needs it is not used")
+_SPECIAL = Used("it must be the tokenizer's, or what transformers wrote for years: begin 0, end 2, padding 1")
 _CLASSES = Ignored("of classifiers")
 _GENERATION = Ignored("of models that write text")
 _OUTPUTS = Ignored("which outputs are returned beside the last hidden state")
@@ -74,4 +74,28 @@ TEXT_ENCODER_RULES: Rules = {
         ),
         _GENERATION,
     ),
+}
+
+# A folder may hold a whole CLIP, of which only the text encoder is read.
+WHOLE_CLIP_RULES: Rules = {
+    "model_type": MustBe(("clip",), "another text encoder"),
+    "text_config": Used("the text encoder's own fields, as above"),
+    "text_config_dict": MustBe((None,), "further fields of the text encoder"),
+    "vision_config": Ignored("pictures are not encoded"),
+    "vision_config_dict": Ignored("pictures are not encoded"),
+    "logit_scale_init_value": _TRAINING,
+    "architectures": MustBe((None, ("CLIPModel",)), "another text encoder"),
+    **{
+        name: TEXT_ENCODER_RULES[name]
+        for name in (
+            "dtype",
+            "initializer_factor",
+            "output_attentions",
+            "output_hidden_states",
+            "projection_dim",
+            "return_dict",
+            "torch_dtype",
+            "transformers_version",
+        )
+    },
 }

@@ -39,11 +39,12 @@ ENCODER_RULES: Rules = {
     "addition_embed_type_num_heads": Ignored("read only with addition_embed_type"),
     "upcast_attention": Ignored("a precision, which diffusers' attention does not read either with torch 2"),
     "dropout": Ignored("for training"),
+    **dict.fromkeys(("split_head_dim", "use_memory_efficient_attention"), Ignored("how Flax computes attention")),
     "sample_size": Ignored("a usual size; the shapes of the set decide"),
 }
 
 UNET_RULES: Rules = {
-    "_class_name": MustBe(("UNet2DConditionModel",), "another network"),
+    "_class_name": MustBe(("UNet2DConditionModel", "FlaxUNet2DConditionModel"), "another network"),
     **ENCODER_RULES,
     "layers_per_block": MustBe((2, (2, 2, 2, 2)), "another number of controls than thirteen"),
     "up_block_types": MustBe((UP_BLOCKS,), "another graph"),

@@ -6,7 +6,7 @@ from engines.model.fields import FOUR, POSITIVE, WHOLE, Ignored, MustBe, Rules, 
 from engines.model.rules.unet import SILU
 
 VAE_RULES: Rules = {
-    "_class_name": MustBe(("AutoencoderKL",), "another network"),
+    "_class_name": MustBe(("AutoencoderKL", "FlaxAutoencoderKL"), "another network"),
     "down_block_types": MustBe((("DownEncoderBlock2D",) * 4,), "another graph, or another size than x8"),
     "up_block_types": MustBe((("UpDecoderBlock2D",) * 4,), "another graph, or another size than x8"),
     "act_fn": MustBe(SILU, "another activation"),

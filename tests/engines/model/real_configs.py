@@ -229,11 +229,33 @@ TEXT_ENCODER_2026 = {key: value for key, value in TEXT_ENCODER.items() if key no
     "transformers_version": "5.24.0",
 }
 
+# openai/clip-vit-large-patch14 itself, vision encoder and all.
+WHOLE_CLIP = {
+    "_name_or_path": "clip-vit-large-patch14/",
+    "architectures": ["CLIPModel"],
+    "initializer_factor": 1.0,
+    "logit_scale_init_value": 2.6592,
+    "model_type": "clip",
+    "projection_dim": 768,
+    "text_config": TEXT_ENCODER_FULL | {"architectures": None},
+    "text_config_dict": None,
+    "torch_dtype": "float32",
+    "transformers_version": None,
+    "vision_config": {"hidden_size": 1024},
+    "vision_config_dict": None,
+}
+
 REAL = {
     "unet": (UNET, UNET_2023, UNET_2026, UNET_EMA),
     "vae": (VAE, VAE | {"sample_size": 256, "_diffusers_version": "0.4.2"}, VAE_2026),
     "controlnet": (CONTROLNET, CONTROLNET_11, CONTROLNET_2026),
-    "text_encoder": (TEXT_ENCODER, TEXT_ENCODER | {"torch_dtype": "float16"}, TEXT_ENCODER_FULL, TEXT_ENCODER_2026),
+    "text_encoder": (
+        TEXT_ENCODER,
+        TEXT_ENCODER | {"torch_dtype": "float16"},
+        TEXT_ENCODER_FULL,
+        TEXT_ENCODER_2026,
+        WHOLE_CLIP,
+    ),
 }
 
 _UNET_YAML = """

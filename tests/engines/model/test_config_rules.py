@@ -13,7 +13,7 @@ from engines.errors import ModelRefused
 from engines.model.config_rules import PARTS, check_config, check_original, defaults_of
 from engines.model.fields import Ignored, MustBe, Used
 from engines.model.rules.original import ORIGINAL_RULES
-from tests.engines.model.real_configs import CLDM_V15_YAML, REAL, V1_INFERENCE_YAML
+from tests.engines.model.real_configs import CLDM_V15_YAML, REAL, TEXT_ENCODER, V1_INFERENCE_YAML, WHOLE_CLIP
 from tests.engines.original import CONFIG
 
 PATH = Path("model") / "config.json"
@@ -84,6 +84,14 @@ def test_another_graph_is_refused_by_the_fields_name(part: str, change: dict[str
     assert sentence in str(refused.value)
 
 
+def test_the_text_encoder_of_a_whole_clip_is_held_against_the_rules() -> None:
+    whole = WHOLE_CLIP | {"text_config": TEXT_ENCODER | {"hidden_act": "gelu"}}
+    with pytest.raises(ModelRefused, match=r"config.json: text_config has hidden_act 'gelu'"):
+        check_config("text_encoder", PATH, whole)
+    with pytest.raises(ModelRefused, match=r"text_config is 'text', where names and values of fields are due"):
+        check_config("text_encoder", PATH, WHOLE_CLIP | {"text_config": "text"})
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_each_field_that_must_have_one_value_is_refused_with_another(part: str) -> None:
     for name, rule in PARTS[part][2].items():
@@ -118,6 +126,7 @@ def test_the_rules_know_every_field_of_the_installed_library(part: str) -> None:
     assert set(defaults_of(part)) - set(PARTS[part][2]) == set()
 
 
+OF_FLAX = {"split_head_dim", "use_memory_efficient_attention"}
 # Fields that the tables keep for files which older or newer versions than the tested one wrote.
 OF_OTHER_VERSIONS = {
     "unet": {
@@ -130,8 +139,9 @@ OF_OTHER_VERSIONS = {
         "power",
         "update_after_step",
         "use_ema_warmup",
+        *OF_FLAX,
     },
-    "controlnet": {"_class_name", "dropout", "sample_size", "time_cond_proj_dim"},
+    "controlnet": {"_class_name", "dropout", "sample_size", "time_cond_proj_dim", *OF_FLAX},
     "vae": {"_class_name"},
 }
 
