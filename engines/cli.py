@@ -270,7 +270,8 @@ def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, default=str))  # noqa: T201 (this is the command's output)
+    # Flushed here: a full disk at the interpreter's end would be no sentence.
+    print(json.dumps(value, default=str), flush=True)  # noqa: T201 (this is the command's output)
 
 
 def main() -> None:

@@ -56,8 +56,8 @@ def sentence_of(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "there is not enough memory"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror or error}"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first} (this was not expected; engines --traceback shows where it arose)"
 
