@@ -85,16 +85,17 @@ def _listed(value: int | Sequence[int]) -> list[int]:
 
 
 def check_original(path: Path, config: Mapping[str, Any]) -> None:
-    """Hold an original .yaml (its "model" entry) against its rules.
+    """Hold an original .yaml, whole or its "model" entry alone, against its rules.
 
     What it does not name is taken for what is built here, and the schedule's fields have the defaults of ldm's classes.
 
     Raises:
         ModelRefused: naming the first field that is not known, or whose value is not built here.
     """
-    check_mapping(f"{path}: model", config)
-    check_fields(str(path), {"model": config}, original.ORIGINAL_RULES)
-    params = config.get("params") or {}
+    check_mapping(str(path), config)
+    model = config["model"] if set(config) == {"model"} else config
+    check_fields(str(path), {"model": model}, original.ORIGINAL_RULES)
+    params = (model or {}).get("params") or {}
     vae = params.get("first_stage_config")
     if vae is None:
         return
