@@ -36,7 +36,7 @@ def test_fields_with_one_rule_share_a_row() -> None:
     }
     assert table(rules).splitlines()[2:] == [
         "| `a` | used: its size |",
-        '| `b` | must be `null` or `["x"]`; refused otherwise: another size |',
+        '| `b` | must be `null` or `["x"]` (another size) |',
         "| `c`, `d` | ignored: old |",
     ]
 

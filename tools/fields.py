@@ -36,9 +36,7 @@ def done_with(rule: Rule) -> str:
     if isinstance(rule, Used):
         return f"used: {rule.what}"
     if isinstance(rule, MustBe):
-        return (
-            f"must be {' or '.join(f'`{json.dumps(value)}`' for value in rule.values)}; refused otherwise: {rule.what}"
-        )
+        return f"must be {' or '.join(f'`{json.dumps(value)}`' for value in rule.values)} ({rule.what})"
     return f"ignored: {rule.why}"
 
 
