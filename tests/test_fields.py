@@ -7,7 +7,7 @@ import re
 import pytest
 
 from engines.model.config_rules import PARTS, TABLES
-from engines.model.fields import Ignored, MustBe, Used
+from engines.model.fields import Ignored, MustBe, Rules, Used
 from tests.pages import ROOT
 from tools.fields import table, tables, written
 
@@ -28,7 +28,7 @@ def test_every_field_is_in_a_table() -> None:
 
 
 def test_fields_with_one_rule_share_a_row() -> None:
-    rules = {
+    rules: Rules = {
         "a": Used("its size"),
         "b": MustBe((None, ("x",)), "another size"),
         "c": Ignored("old"),

@@ -47,6 +47,10 @@ def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
         ModelRefused: the tokenizer's files are missing or cannot be read, or it is not CLIP's.
     """
     tokenizer = _read(folder)
+    length = tokenizer.model_max_length
+    if not isinstance(length, int | float):
+        raise ModelRefused(f"{folder}: the tokenizer's model_max_length is {shown(length)}, not a number")
+    length = None if length >= _NO_LENGTH else length
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     for name, given in special.items():
         if not isinstance(given, int):
@@ -57,9 +61,7 @@ def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
     _check_pieces(folder, json.loads(backend.to_str()), ids, special)
     _check_probes(folder, backend, special)
     backend.save(str(path))
-    length = tokenizer.model_max_length
-    known = isinstance(length, int) and length < _NO_LENGTH
-    return SpecialTokens(**special, vocabulary=len(ids), length=length if known else None)
+    return SpecialTokens(**special, vocabulary=len(ids), length=length)
 
 
 def check_tokenizer(folder: Path, tokens: SpecialTokens, config: Any) -> None:

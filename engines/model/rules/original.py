@@ -35,6 +35,7 @@ MODEL_RULES: Rules = {
     "params.scale_factor": Used("latents are divided by it before they are decoded", POSITIVE),
     "params.scale_by_std": MustBe((False,), "the factor of the latents is in the checkpoint"),
     "params.cond_stage_forward": MustBe((None,), "prompts are encoded by another function"),
+    "params.force_null_conditioning": MustBe((False,), "a model without prompts"),
     "params.use_ema": Ignored("if a file has EMA weights beside the others, the others are used"),
     "params.concat_mode": Ignored("read only without conditioning_key"),
     "params.clip_denoised": Ignored("LatentDiffusion never clips"),
@@ -104,6 +105,7 @@ UNET_RULES: Rules = {
         ("cldm.cldm.ControlledUnetModel", "ldm.modules.diffusionmodules.openaimodel.UNetModel"), "another network"
     ),
     **{f"params.{name}": rule for name, rule in _ENCODER_RULES.items()},
+    "sequential_crossattn": MustBe((False,), "several prompts, one after the other"),
     "params.out_channels": Used("the prediction's channels, which must be as many as the latents'", WHOLE),
 }
 CONTROL_RULES: Rules = {

@@ -169,6 +169,41 @@ def test_the_yaml_of_the_tests_passes() -> None:
     check_original(Path("a.yaml"), CONFIG["model"])
 
 
+# The arguments of ldm's and cldm's classes, as their code has them; ldm takes sequential_crossattn from beside them.
+ARGUMENTS = {
+    "params": """unet_config timesteps beta_schedule loss_type ckpt_path ignore_keys load_only_unet monitor use_ema
+        first_stage_key image_size channels log_every_t clip_denoised linear_start linear_end cosine_s given_betas
+        original_elbo_weight v_posterior l_simple_weight conditioning_key parameterization scheduler_config
+        use_positional_encodings learn_logvar logvar_init make_it_fit ucg_training reset_ema reset_num_ema_updates
+        first_stage_config cond_stage_config num_timesteps_cond cond_stage_key cond_stage_trainable concat_mode
+        cond_stage_forward scale_factor scale_by_std force_null_conditioning control_stage_config control_key
+        only_mid_control""",
+    "params.unet_config.params": """image_size in_channels model_channels out_channels num_res_blocks
+        attention_resolutions dropout channel_mult conv_resample dims num_classes use_checkpoint use_fp16 use_bf16
+        num_heads num_head_channels num_heads_upsample use_scale_shift_norm resblock_updown use_new_attention_order
+        use_spatial_transformer transformer_depth context_dim n_embed legacy disable_self_attentions
+        num_attention_blocks disable_middle_self_attn use_linear_in_transformer adm_in_channels""",
+    "params.unet_config": "target params sequential_crossattn",
+    "params.control_stage_config.params": """image_size in_channels model_channels hint_channels num_res_blocks
+        attention_resolutions dropout channel_mult conv_resample dims use_checkpoint use_fp16 num_heads
+        num_head_channels num_heads_upsample use_scale_shift_norm resblock_updown use_new_attention_order
+        use_spatial_transformer transformer_depth context_dim n_embed legacy disable_self_attentions
+        num_attention_blocks disable_middle_self_attn use_linear_in_transformer""",
+    "params.first_stage_config.params": """ddconfig lossconfig embed_dim ckpt_path ignore_keys image_key
+        colorize_nlabels monitor ema_decay learn_logvar""",
+    "params.first_stage_config.params.ddconfig": """ch out_ch ch_mult num_res_blocks attn_resolutions dropout
+        resamp_with_conv in_channels resolution z_channels give_pre_end tanh_out use_linear_attn attn_type double_z""",
+    "params.cond_stage_config.params": "version device max_length freeze layer layer_idx",
+}
+
+
+@pytest.mark.parametrize("where", ARGUMENTS)
+def test_the_rules_know_every_argument_of_the_original_classes(where: str) -> None:
+    for name in ARGUMENTS[where].split():
+        dotted = f"model.{where}.{name}"
+        assert dotted in ORIGINAL_RULES or any(rule.startswith(f"{dotted}.") for rule in ORIGINAL_RULES), dotted
+
+
 def _changed(name: str, value: Any) -> dict[str, Any]:
     """cldm_v15.yaml with one field, which is named with dots, set to another value."""
     config = {"model": deepcopy(_original(CLDM_V15_YAML))}
