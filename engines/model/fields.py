@@ -6,7 +6,6 @@ a word. Names that begin with '_' are notes of the library that wrote the file, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from reprlib import Repr
@@ -19,6 +18,8 @@ _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlist = _SHORT.maxtuple = 8
 _SHORT.maxlevel = 3
+_LARGE = 1e300
+_MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not converted: a whole number of a thousand digits is no float. NaN is smaller than nothing.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGE < value < _LARGE
 
 
 def _four(value: Any) -> bool:
@@ -43,6 +45,7 @@ def _four(value: Any) -> bool:
 
 ANYTHING = Kind("anything", lambda _: True)
 WHOLE = Kind("a positive whole number", _whole)
+FEW = Kind(f"a whole number from 1 to {_MANY}", lambda value: _whole(value) and value <= _MANY)
 POSITIVE = Kind("a positive number", lambda value: _number(value) and value > 0)
 FOUR = Kind("a list of four positive whole numbers", _four)
 ONE_OR_FOUR = Kind("a positive whole number, or a list of four", lambda value: _whole(value) or _four(value))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engines.model.fields import FOUR, POSITIVE, WHOLE, Ignored, Kind, MustBe, Rules, Used
+from engines.model.fields import FEW, FOUR, POSITIVE, WHOLE, Ignored, Kind, MustBe, Rules, Used
 
 _TRAINING = Ignored("for training")
 _PRECISION = Ignored("a precision, or a use of memory; --precision decides here")
@@ -135,7 +135,7 @@ VAE_RULES: Rules = {
     "params.ddconfig.out_ch": MustBe((3,), "not RGB pictures"),
     "params.ddconfig.ch": Used("the width of the first level", WHOLE),
     "params.ddconfig.ch_mult": Used("the levels' widths, as multiples of the first", FOUR),
-    "params.ddconfig.num_res_blocks": Used("the number of resnets a level", WHOLE),
+    "params.ddconfig.num_res_blocks": Used("the number of resnets a level", FEW),
     "params.ddconfig.attn_resolutions": MustBe(((),), "attention at further levels"),
     "params.ddconfig.attn_type": MustBe(("vanilla", "vanilla-xformers"), "another attention"),
     "params.ddconfig.use_linear_attn": MustBe((False,), "another attention"),

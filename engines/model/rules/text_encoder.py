@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.model.fields import POSITIVE, WHOLE, Ignored, MustBe, Rules, Used
+from engines.model.fields import FEW, POSITIVE, WHOLE, Ignored, MustBe, Rules, Used
 
 _TRAINING = Ignored("for training")
 _SPECIAL = Used("it must be the tokenizer's, or what transformers wrote for years: begin 0, end 2, padding 1")
@@ -16,7 +16,7 @@ TEXT_ENCODER_RULES: Rules = {
     "hidden_act": MustBe(("quick_gelu",), "the text encoders of SD2 and SDXL's second one have another activation"),
     "hidden_size": Used("the prompt's width, which must be the U-Net's", WHOLE),
     "intermediate_size": Used("the width inside a layer", WHOLE),
-    "num_hidden_layers": Used("the number of layers", WHOLE),
+    "num_hidden_layers": Used("the number of layers", FEW),
     "num_attention_heads": Used("the number of attention heads", WHOLE),
     "max_position_embeddings": Used("the number of tokens of a prompt", WHOLE),
     "vocab_size": Used("the number of tokens, which must be the tokenizer's", WHOLE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engines.model.fields import FOUR, POSITIVE, WHOLE, Ignored, MustBe, Rules, Used
+from engines.model.fields import FEW, FOUR, POSITIVE, WHOLE, Ignored, MustBe, Rules, Used
 from engines.model.rules.unet import SILU
 
 VAE_RULES: Rules = {
@@ -18,7 +18,7 @@ VAE_RULES: Rules = {
     "in_channels": MustBe((3,), "not RGB pictures"),
     "out_channels": MustBe((3,), "not RGB pictures"),
     "block_out_channels": Used("the widths of the four levels", FOUR),
-    "layers_per_block": Used("the number of resnets a level", WHOLE),
+    "layers_per_block": Used("the number of resnets a level", FEW),
     "latent_channels": Used("the latents' channels, which must be the U-Net's", WHOLE),
     "norm_num_groups": Used("the groups of GroupNorm", WHOLE),
     "scaling_factor": Used("latents are divided by it before they are decoded", POSITIVE),
