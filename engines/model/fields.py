@@ -35,7 +35,7 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    # Compared, not converted: a whole number of a thousand digits is no float. NaN is smaller than nothing.
+    # Compared, not converted: a whole number of a thousand digits is no float. Comparisons with NaN are false.
     return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGE < value < _LARGE
 
 
@@ -113,7 +113,10 @@ def check_mapping(where: str, value: object) -> None:
 
 def shown(value: object) -> str:
     """A value for a message: its repr, cut where it is long or deep."""
-    return _SHORT.repr(value)
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not write numbers of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _check(says: str, value: Any, rule: Rule) -> None:

@@ -51,6 +51,7 @@ def test_configurations_that_were_published_with_sd15_pass(part: str, config: di
         ("unet", {"in_channels": True}, "in_channels True, not a positive whole number"),
         ("unet", {"norm_eps": float("nan")}, "norm_eps nan, not a positive number"),
         ("unet", {"norm_eps": 10**400}, "not a positive number"),
+        ("unet", {"norm_eps": 10**5000}, "norm_eps a number of thousands of digits, not a positive number"),
         ("unet", {"norm_eps": float("inf")}, "norm_eps inf, not a positive number"),
         ("vae", {"layers_per_block": 10**9}, "not a whole number from 1 to 1000"),
         ("text_encoder", {"num_hidden_layers": 0}, "not a whole number from 1 to 1000"),
