@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import ModelRefused
-from engines.model.fields import Rules, check_fields, check_mapping, shown
+from engines.model.fields import Rules, check_fields, check_mapping, flattened, shown
 from engines.model.libraries import library, quiet_libraries
 from engines.model.rules import original
 from engines.model.rules.controlnet import CONTROLNET_RULES
@@ -26,6 +26,7 @@ PARTS: dict[str, tuple[str, str, Rules]] = {
     "controlnet": ("diffusers", "ControlNetModel", CONTROLNET_RULES),
     "text_encoder": ("transformers", "CLIPTextConfig", TEXT_ENCODER_RULES),
 }
+_VAE = "model.params.first_stage_config.params"
 # Title -> rules: what docs/engines.md shows.
 TABLES: dict[str, Rules] = {
     "U-Net: `unet/config.json`": UNET_RULES,
@@ -87,24 +88,24 @@ def _listed(value: int | Sequence[int]) -> list[int]:
 def check_original(path: Path, config: Mapping[str, Any]) -> None:
     """Hold an original .yaml, whole or its "model" entry alone, against its rules.
 
-    What it does not name is taken for what is built here, and the schedule's fields have the defaults of ldm's classes.
+    It has to name the sizes of the networks that it describes. What else it does not name is taken for what is built
+    here, and the schedule's fields have the defaults of ldm's classes.
 
     Raises:
         ModelRefused: naming the first field that is not known, or whose value is not built here.
     """
     check_mapping(str(path), config)
     model = config["model"] if set(config) == {"model"} else config
-    check_fields(str(path), {"model": model}, original.ORIGINAL_RULES)
-    params = (model or {}).get("params") or {}
-    vae = params.get("first_stage_config")
-    if vae is None:
-        return
-    if "scale_factor" not in params:
-        raise ModelRefused(
-            f"{path} does not name model.params.scale_factor, which then is 1.0; SD1.5's is 0.18215: add the right one"
-        )
-    of_vae = vae.get("params") or {}
-    embedded, given = of_vae.get("embed_dim"), (of_vae.get("ddconfig") or {}).get("z_channels")
+    whole = {"model": model}
+    check_fields(str(path), whole, original.ORIGINAL_RULES)
+    params = model["params"] if model is not None and "params" in model else None
+    check_mapping(f"{path}: model.params", params)
+    named = flattened(str(path), whole, original.ORIGINAL_RULES)
+    for section, names in original.REQUIRED.items():
+        missing = [name for name in names if f"model.params.{name}" not in named]
+        if section in params and missing:
+            raise ModelRefused(f"{path} does not name model.params.{missing[0]}; only the model's own .yaml knows it")
+    embedded, given = (named.get(f"{_VAE}.{name}") for name in ("embed_dim", "ddconfig.z_channels"))
     if None not in (embedded, given) and embedded != given:
         raise ModelRefused(f"{path} has a VAE with embed_dim {embedded} and z_channels {given}; here they are equal")
 

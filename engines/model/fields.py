@@ -90,7 +90,7 @@ def check_fields(
         ModelRefused: naming the first field that has another value than those built here, or that is not known. Rules
             go first, in their order: a field that tells what kind of model this is says more than an unknown one.
     """
-    found = dict(_fields(where, config, rules))
+    found = flattened(where, config, rules)
     for name, rule in rules.items():
         if name in found:
             _check(f"{where} has {name} {shown(found[name])}", found[name], rule)
@@ -103,6 +103,15 @@ def check_fields(
                 f"{where} has the field {name!r} ({shown(value)}), which this version does not know: it may change the "
                 "picture, so the model is refused"
             )
+
+
+def flattened(where: str, config: Mapping[str, Any], rules: Rules) -> dict[str, Any]:
+    """Dotted names -> values: mappings are followed where rules lead into them, and stay whole elsewhere.
+
+    Raises:
+        ModelRefused: something else stands where rules lead into a mapping.
+    """
+    return dict(_fields(where, config, rules))
 
 
 def check_mapping(where: str, value: object) -> None:
@@ -128,7 +137,6 @@ def _check(says: str, value: Any, rule: Rule) -> None:
 
 
 def _fields(where: str, config: object, rules: Rules, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values: what the rules do not lead into stays whole."""
     check_mapping(f"{where}: {prefix.removesuffix('.')}" if prefix else where, config)
     assert isinstance(config, Mapping), config
     for key, value in config.items():
