@@ -5,7 +5,6 @@ Names are dotted, from the top of the file. A network whose class is not named i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from engines.model.fields import FEW, FOUR, POSITIVE, WHOLE, Ignored, Kind, MustBe, Rules, Used
@@ -167,22 +166,4 @@ ORIGINAL_RULES: Rules = {
     **_below("model.params.unet_config", UNET_RULES),
     **_below("model.params.control_stage_config", CONTROL_RULES),
     **_below("model.params.first_stage_config", VAE_RULES),
-}
-
-# What a section has to name, as there is no other way to know it; ldm's classes want most of it, too.
-_SIZES = (
-    "in_channels",
-    "model_channels",
-    "attention_resolutions",
-    "num_res_blocks",
-    "channel_mult",
-    "num_heads",
-    "transformer_depth",
-    "context_dim",
-)
-_VAE_SIZES = ("z_channels", "in_channels", "out_ch", "ch", "ch_mult", "num_res_blocks")
-REQUIRED: Mapping[str, tuple[str, ...]] = {
-    "unet_config": tuple(f"unet_config.params.{name}" for name in (*_SIZES, "out_channels")),
-    "control_stage_config": tuple(f"control_stage_config.params.{name}" for name in _SIZES),
-    "first_stage_config": (*(f"first_stage_config.params.ddconfig.{name}" for name in _VAE_SIZES), "scale_factor"),
 }
