@@ -37,7 +37,7 @@ class SpecialTokens(NamedTuple):
     eos: int
     pad: int
     vocabulary: int = 0
-    length: int | None = None
+    length: float | None = None
 
 
 def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:

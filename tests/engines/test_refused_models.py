@@ -14,11 +14,12 @@ import yaml
 
 from tests.engines.conftest import Ended
 from tests.engines.original import CONFIG, make_original, save
+from tests.engines.required import required
 from tests.engines.sets import copy_of_model
 from tests.models import tiny_engine_set
 
 SIZE = ["--shape", "64x64", "--max-batch", "1"]
-BACKENDS = ["torch", "onnxruntime", "inductor", pytest.param("triton", marks=pytest.mark.gpu)]
+BACKENDS = ["torch", "onnxruntime", "inductor", "tensorrt", pytest.param("triton", marks=pytest.mark.gpu)]
 
 
 def edited(weights: Path, part: str, change: dict[str, Any]) -> None:
@@ -29,10 +30,14 @@ def edited(weights: Path, part: str, change: dict[str, Any]) -> None:
 
 
 def built(engines: Callable[..., Ended], folder: Path, backend: str = "torch") -> Ended:
-    precision = "fp16" if backend == "triton" else "fp32"
+    options: list[str] = []
+    if backend == "tensorrt":  # it builds for a GPU that is not here
+        required("tensorrt_rtx")
+        options = ["--compute-capability", "sm89"]
+    precision = "fp32" if backend in ("torch", "onnxruntime", "inductor") else "fp16"
     return engines(
         *("build", "--model", folder / "weights" / "model", "--controlnet", folder / "weights" / "controlnet"),
-        *(*SIZE, "--backend", backend, "--precision", precision, "--out", folder / "set"),
+        *(*SIZE, "--backend", backend, "--precision", precision, "--out", folder / "set", *options),
     )
 
 
