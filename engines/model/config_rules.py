@@ -98,7 +98,7 @@ def check_original(path: Path, config: Mapping[str, Any]) -> None:
     model = config["model"] if set(config) == {"model"} else config
     whole = {"model": model}
     check_fields(str(path), whole, original.ORIGINAL_RULES)
-    params: Mapping[str, Any] = (model or {}).get("params")
+    params: Any = (model or {}).get("params")
     check_mapping(f"{path}: model.params", params)
     named = flattened(str(path), whole, original.ORIGINAL_RULES)
     if "first_stage_config" in params and "model.params.scale_factor" not in named:

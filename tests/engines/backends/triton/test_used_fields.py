@@ -17,7 +17,7 @@ from engines.backends.triton.parameters import Parameters
 from engines.check.verify import likely_inputs
 from engines.model.config_rules import PARTS
 from engines.model.fields import Used
-from engines.model.networks import Networks, check_networks, geometry_of
+from engines.model.networks import Networks, UNet, check_networks, geometry_of
 from engines.model.tokenizer import SpecialTokens
 from engines.spec import component_specs
 
@@ -109,3 +109,40 @@ def test_another_value_of_a_used_field_gives_what_diffusers_gives(part: str, nam
         for tensor in spec.outputs:
             want = expected[tensor.name]
             assert float((found[tensor.name] - want).norm() / want.norm()) < 1e-5, (component, tensor.name)
+
+
+SAME = {
+    "layers_per_block": [2, 2, 2, 2],
+    "transformer_layers_per_block": [1, 1, 1, 1],
+    "reverse_transformer_layers_per_block": [1, 1, 1, 1],
+    "only_cross_attention": [False, False, False, False],
+    "mid_block_only_cross_attention": False,
+    "act_fn": "swish",
+    "use_linear_projection": None,
+    "upcast_attention": True,
+    "dropout": 0.5,
+    "sample_size": [8, 16],
+    "addition_embed_type_num_heads": 4,
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_other_values_that_are_allowed_make_the_same_network(name: str) -> None:
+    torch.manual_seed(0)
+    usual, other = UNet2DConditionModel(**UNET).eval(), UNet2DConditionModel(**UNET | {name: SAME[name]}).eval()
+    other.load_state_dict(usual.state_dict())
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor([501]), torch.randn(1, 77, 32)
+    with torch.no_grad():
+        expected = usual(*inputs, return_dict=False)[0]
+        assert torch.equal(other(*inputs, return_dict=False)[0], expected)
+        ours = ENGINES["unet"](Parameters.of(UNet(other)))
+        zeros = {f"control{i}": torch.zeros(2, *shape) for i, shape in enumerate(_control_shapes())}
+        doubled = {"x_noisy": inputs[0].repeat(2, 1, 1, 1), "timestep": inputs[1].float().repeat(2)}
+        found = ours({**doubled, "context": inputs[2].repeat(2, 1, 1), **zeros})["latent"][:1]
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+
+
+def _control_shapes() -> list[tuple[int, int, int]]:
+    widths = [16, 16, 16, 16, 32, 32, 32, 32, 32, 32, 32, 32, 32]
+    sides = [8, 8, 8, 4, 4, 4, 2, 2, 2, 1, 1, 1, 1]
+    return [(width, side, side) for width, side in zip(widths, sides, strict=True)]
