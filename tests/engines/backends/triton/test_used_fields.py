@@ -129,7 +129,10 @@ SAME = {
 @pytest.mark.parametrize("name", SAME)
 def test_other_values_that_are_allowed_make_the_same_network(name: str) -> None:
     torch.manual_seed(0)
-    usual, other = UNet2DConditionModel(**UNET).eval(), UNet2DConditionModel(**UNET | {name: SAME[name]}).eval()
+    usual: Any = UNet2DConditionModel(**UNET)
+    other: Any = UNet2DConditionModel(**UNET | {name: SAME[name]})
+    usual.eval()
+    other.eval()
     other.load_state_dict(usual.state_dict())
     inputs = torch.randn(1, 4, 8, 8), torch.tensor([501]), torch.randn(1, 77, 32)
     with torch.no_grad():
