@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,12 +16,13 @@ import typer
 from rich.console import Console
 
 from engines.backends import registry
-from engines.errors import EngineError
+from engines.errors import INTERRUPTED, UNEXPECTED, EngineError, sentence_of
 
 EXIT_CODES = """
 Exit codes: 0 done; 1 out of tolerance (verify, score); 2 wrong command line; 3 weights refused;
-4 backend not available; 5 build failed; 6 engine set refused.
+4 backend not available; 5 build failed; 6 engine set refused; 7 unexpected error; 130 interrupted.
 """
+TRACEBACK = "--traceback"
 
 app = typer.Typer(
     help="Build, check, look at and time engine sets.", epilog=EXIT_CODES, no_args_is_help=True, add_completion=False
@@ -87,6 +89,16 @@ Jobs = Annotated[
         "Without: half as many as cores.",
     ),
 ]
+
+
+@app.callback()
+def options(
+    traceback: Annotated[
+        bool, typer.Option(TRACEBACK, help="Before the command: show where an error arose, to report it.")
+    ] = False,
+) -> None:
+    """Build, check, look at and time engine sets."""
+    del traceback  # `main` looks for it: an error has left the command by then
 
 
 @app.command(epilog=EXIT_CODES)
@@ -258,16 +270,21 @@ def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, default=str))  # noqa: T201 (this is the command's output)
+    # Flushed here: a full disk at the interpreter's end would be no sentence.
+    print(json.dumps(value, default=str), flush=True)  # noqa: T201 (this is the command's output)
 
 
 def main() -> None:
-    """Run a command; an error becomes a sentence on stderr and its exit code."""
+    """Run a command; any error becomes a sentence on stderr and an exit code (errors.py)."""
     try:
         app()
-    except EngineError as error:
-        people.print(f"error: {error}", markup=False)
-        sys.exit(error.exit_code)
+    except (SystemExit, KeyboardInterrupt) as ended:
+        sys.exit(ended.code if isinstance(ended, SystemExit) else INTERRUPTED)
+    except BaseException as error:  # noqa: BLE001 (libraries in Rust end with an error that is no Exception)
+        if TRACEBACK in sys.argv:
+            people.print(traceback.format_exc(), markup=False)
+        people.print(f"error: {sentence_of(error)}", markup=False)
+        sys.exit(error.exit_code if isinstance(error, EngineError) else UNEXPECTED)
 
 
 if __name__ == "__main__":

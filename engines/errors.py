@@ -7,12 +7,17 @@
     └── EngineSetRefused      6   a set that was changed, is incomplete, or was built for something else
 
 1 is `verify` finding a component out of tolerance, 2 a wrong command line. Every message is a sentence that names what
-differs and what would help.
+differs and what would help. Any other exception is not expected, such as a disk that is full or a fault of ours: 7.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
+
+UNEXPECTED = 7
+INTERRUPTED = 130  # as shells write it
 
 
 class EngineError(Exception):
@@ -43,3 +48,24 @@ class EngineSetRefused(EngineError):
     """The set was changed, is incomplete, or was built for other weights, another version or another GPU."""
 
     exit_code = 6
+
+
+def sentence_of(error: BaseException) -> str:
+    """What is said of an error: our own sentence, the file and the system's reason, or its kind and its first line."""
+    if isinstance(error, EngineError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, OSError) and error.strerror is not None:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first} (this was not expected; engines --traceback shows where it arose)"
+
+
+@contextmanager
+def unreadable_is_refused() -> Iterator[None]:
+    """In the block, or in the function that this decorates, a file that the system does not give is a ModelRefused."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelRefused(sentence_of(error)) from error

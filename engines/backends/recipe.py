@@ -17,7 +17,8 @@ from engines.noise_schedule import NoiseSchedule
 from engines.spec import ComponentSpec, Geometry, Profile, component_specs
 
 if TYPE_CHECKING:
-    from engines.model.networks import Networks, SpecialTokens
+    from engines.model.networks import Networks
+    from engines.model.tokenizer import SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,17 @@ class BuildContext:
         self.specs = component_specs(geometry)
 
     def read_geometry(self) -> Geometry:
-        """Read the model's sizes from its networks."""
-        from engines.model.networks import geometry_of
+        """Read the model's sizes from its networks, and hold the tokenizer against the text encoder.
 
-        return geometry_of(self.networks(), self.save_tokenizer())
+        Raises:
+            ModelRefused: they cannot be read, or do not belong together.
+        """
+        from engines.model.networks import geometry_of
+        from engines.model.tokenizer import check_tokenizer
+
+        tokens = self.save_tokenizer()
+        check_tokenizer(self.weights.tokenizer_folder, tokens, self.networks().text_encoder.config)
+        return geometry_of(self.networks(), tokens)
 
     def read_schedule(self) -> NoiseSchedule:
         """Read the model's noise schedule.
@@ -65,7 +73,7 @@ class BuildContext:
 
     def save_tokenizer(self) -> SpecialTokens:
         """Write tokenizer.json into the folder; the ids of its special tokens."""
-        from engines.model.networks import save_tokenizer
+        from engines.model.tokenizer import save_tokenizer
 
         return save_tokenizer(self.weights.tokenizer_folder, self.folder / TOKENIZER)
 

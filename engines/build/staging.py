@@ -19,12 +19,15 @@ def check_target(out: Path) -> None:
     """Refuse a target that is not an engine set: it is replaced as a whole.
 
     Raises:
-        BuildFailed: `out` is a file, or a folder with something else in it.
+        BuildFailed: `out` is a file, or a folder with something else in it, or cannot be looked at.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-        raise BuildFailed(f"{out} is not empty and is no engine set; name another folder with --out")
-    if out.exists() and not out.is_dir():
-        raise BuildFailed(f"{out} is a file; name a folder with --out")
+    try:
+        if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+            raise BuildFailed(f"{out} is not empty and is no engine set; name another folder with --out")
+        if out.exists() and not out.is_dir():
+            raise BuildFailed(f"{out} is a file; name a folder with --out")
+    except OSError as error:
+        raise BuildFailed(f"{out}: {error.strerror}; name another folder with --out") from error
 
 
 @contextmanager

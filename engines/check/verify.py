@@ -158,7 +158,7 @@ def likely_inputs(spec: ComponentSpec, batch: int, *, height: int, width: int) -
 
 def _likely(tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     if tensor.name == "input_ids":
-        return torch.randint(0, 900, shape, generator=generator)  # ids that every CLIP vocabulary has
+        return torch.randint(0, 512, shape, generator=generator)  # the symbols for bytes: every CLIP has them
     if tensor.name == "hint":
         return (torch.rand(shape, generator=generator) < 0.1).float()
     if tensor.name == "timestep":

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.errors import ModelRefused
+from engines.errors import ModelRefused, unreadable_is_refused
 from engines.files import file_sha256
 from engines.model.file_kinds import kind_of, strings_of
 from engines.model.weight_files import files_to_fetch
@@ -84,6 +84,7 @@ class Weights:
             yield "original_config", self.original_config
 
 
+@unreadable_is_refused()
 def find_weights(
     model: str, controlnet: str | None = None, *, tokenizer: str | None = None, original_config: str | None = None
 ) -> Weights:
@@ -196,6 +197,7 @@ def _listed(folder: Path, label: str, patterns: Sequence[str]) -> Iterator[tuple
         yield f"{label}/{path.name}", path
 
 
+@unreadable_is_refused()
 def files_digest(files: list[tuple[str, Path]]) -> str:
     """SHA-256 over names and contents."""
     lines = [f"{name} {file_sha256(path)}" for name, path in sorted(files)]

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engines.errors import ModelRefused
 from engines.model.folder import load_folder, read_folder_config
-from engines.model.libraries import library, quiet_libraries
+from engines.model.libraries import quiet_libraries
 from engines.model.locate import PART_OF, Weights
 from engines.model.single_file import Description, load_part
+from engines.model.tokenizer import SpecialTokens
 from engines.spec import COMPONENTS, CONTROLS, Geometry
 
 
@@ -169,27 +169,46 @@ def _unet_config(weights: Weights) -> dict[str, Any] | None:
 
 
 def check_networks(networks: Networks) -> None:
-    """Refuse networks that the spec cannot describe.
+    """Hold the networks against one another, and refuse what the spec cannot describe.
 
     Raises:
-        ModelRefused: naming the first thing that differs from SD1.5's graph.
+        ModelRefused: naming the first thing in which they differ, or that is not SD1.5's graph.
     """
     unet, controlnet, vae = networks.unet.config, networks.controlnet.config, networks.vae.config
-    text_width = networks.text_encoder.config.hidden_size
     if unet.in_channels != vae.latent_channels:
         raise ModelRefused(f"the U-Net takes {unet.in_channels} channels, the VAE gives {vae.latent_channels}")
+    if unet.out_channels != unet.in_channels:
+        raise ModelRefused(f"the U-Net takes {unet.in_channels} channels and predicts {unet.out_channels}")
+    text_width = networks.text_encoder.config.hidden_size
     if unet.cross_attention_dim != text_width or controlnet.cross_attention_dim != text_width:
         raise ModelRefused(
             f"text encoder, U-Net and ControlNet differ in width: {text_width}, {unet.cross_attention_dim} and "
             f"{controlnet.cross_attention_dim}; they belong to different model families"
         )
-    if list(unet.block_out_channels) != list(controlnet.block_out_channels):
-        raise ModelRefused("the ControlNet was made for a U-Net of other widths")
+    _check_controlnet(unet, controlnet)
     controls = len(networks.controlnet.controlnet_down_blocks) + 1
     if controls != CONTROLS or len(vae.block_out_channels) != 4:
         raise ModelRefused(f"only SD1.5's graph is built here: {CONTROLS} controls and an x8 VAE; this has {controls}")
     if controlnet.global_pool_conditions or controlnet.controlnet_conditioning_channel_order != "rgb":
         raise ModelRefused("ControlNets with pooled conditions or BGR hints are not supported")
+
+
+def _check_controlnet(unet: Any, controlnet: Any) -> None:
+    """A ControlNet is a copy of a U-Net's way down. No tensor's shape tells heads and groups, so they are compared."""
+    if list(unet.block_out_channels) != list(controlnet.block_out_channels):
+        raise ModelRefused("the ControlNet was made for a U-Net of other widths")
+    levels = len(unet.block_out_channels)
+    for name in ("in_channels", "attention_head_dim", "norm_num_groups", "norm_eps"):
+        own, its = (_by_level(getattr(config, name), levels) for config in (unet, controlnet))
+        if own != its:
+            raise ModelRefused(
+                f"the ControlNet was made for another U-Net: its {name} is {getattr(controlnet, name)}, the U-Net's is "
+                f"{getattr(unet, name)}"
+            )
+
+
+def _by_level(value: Any, levels: int) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value] * levels
 
 
 def geometry_of(networks: Networks, tokens: SpecialTokens) -> Geometry:
@@ -208,32 +227,3 @@ def geometry_of(networks: Networks, tokens: SpecialTokens) -> Geometry:
         eos_token_id=tokens.eos,
         pad_token_id=tokens.pad,
     )
-
-
-class SpecialTokens(NamedTuple):
-    """Ids of the tokens that begin, end and pad a prompt."""
-
-    bos: int
-    eos: int
-    pad: int
-
-
-def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
-    """Write the tokenizer of `folder` as one `tokenizer.json` for the tokenizers package.
-
-    Raises:
-        ModelRefused: the tokenizer's files cannot be read.
-    """
-    try:
-        with quiet_libraries():
-            tokenizer: Any = _tokenizer_class().from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelRefused(f"{folder} cannot be read as a CLIP tokenizer: {error}") from error
-    tokenizer.backend_tokenizer.save(str(path))
-    return SpecialTokens(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-
-
-def _tokenizer_class() -> Any:
-    transformers = library("transformers")
-    # transformers 4 has a slow CLIPTokenizer and a fast one; in 5 both names mean the fast one.
-    return getattr(transformers, "CLIPTokenizerFast", transformers.CLIPTokenizer)

@@ -68,7 +68,9 @@ def test_layer_norm(count: int, channels: int) -> None:
     assert_as_on_cpu(ops.layer_norm, noise(count, channels), noise(channels, dtype=torch.float32), norm(channels, 1))
 
 
-@pytest.mark.parametrize(("count", "inputs"), [(8192, 320), (2048, 640), (4096, 1280), (100, 1280), (70, 48), (33, 96)])
+@pytest.mark.parametrize(
+    ("count", "inputs"), [(8192, 320), (2048, 640), (4096, 1280), (100, 1280), (70, 48), (33, 96), (70, 20)]
+)
 def test_geglu(count: int, inputs: int) -> None:
     weight = noise(8 * inputs, inputs, seed=1) * inputs**-0.5
     assert_as_on_cpu(ops.geglu, noise(count, inputs), weight, noise(8 * inputs, seed=2, dtype=torch.float32))

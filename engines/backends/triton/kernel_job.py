@@ -12,7 +12,7 @@ import torch
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.kernel_cache import archive_kernels, empty_cache
 from engines.backends.triton.parameters import Parameters
-from engines.errors import BuildFailed
+from engines.errors import BuildFailed, ModelRefused
 from engines.model.libraries import quiet_libraries
 from engines.model.locate import Weights
 from engines.model.networks import load_component
@@ -40,12 +40,15 @@ class KernelJob:
 
         Raises:
             BuildFailed: a kernel does not compile or run.
+            ModelRefused: the weights cannot be read any more.
         """
         began = time.monotonic()
         try:
             with empty_cache() as folder:
                 self._run()
                 archive_kernels(folder, self.path)
+        except ModelRefused:
+            raise
         except Exception as error:  # Triton's own errors have no common root with torch's
             raise BuildFailed(f"{self.component}'s kernels could not be compiled: {error}") from error
         return time.monotonic() - began

@@ -179,7 +179,7 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     processors, copies_tiles, roomy = _device(x.device.index)
     tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, 128)
     common = {"K": inputs, "N": outputs, "BLOCK_M": 128, "GROUP": 8}
-    if not copies_tiles:
+    if not copies_tiles or inputs % 8:  # the unit that copies tiles takes rows of whole 16 bytes only
         _geglu_by_pointers[(tiles,)](
             x, weight, bias, y, count, **common, BLOCK_N=128, BLOCK_K=32, num_warps=4, num_stages=4
         )

@@ -16,7 +16,8 @@ from engines.errors import ModelRefused
 from engines.manifest import load_manifest
 from engines.model.checkpoint import MAKERS, SD15, read_config
 from engines.model.locate import Weights, find_weights
-from engines.model.networks import SpecialTokens, geometry_of, load_network, load_networks
+from engines.model.networks import geometry_of, load_network, load_networks
+from engines.model.tokenizer import SpecialTokens
 from engines.spec import Profile
 from tests.engines.model.test_networks import on_paper
 from tests.engines.original import CONFIG, PREFIX, Original, make_original, original_state, save

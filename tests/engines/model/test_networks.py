@@ -15,7 +15,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from engines.engine_set import load_engine_set
 from engines.errors import ModelRefused
 from engines.model.locate import find_weights
-from engines.model.networks import Networks, SpecialTokens, check_networks, geometry_of, load_networks
+from engines.model.networks import Networks, check_networks, geometry_of, load_networks
+from engines.model.tokenizer import SpecialTokens
 from engines.spec import Geometry
 from tests.engines.sets import copy_of_model
 from tests.models import tiny_engine_set
