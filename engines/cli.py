@@ -41,7 +41,11 @@ Tokenizer = Annotated[
     typer.Option(help="Folder or hub id. Without: the model's; openai/clip-vit-large-patch14 for a single file."),
 ]
 Config = Annotated[
-    str | None, typer.Option(help="Single files: their .yaml, such as cldm_v15.yaml. Without: SD1.5's sizes.")
+    str | None,
+    typer.Option(
+        help="Single files: their .yaml, such as cldm_v15.yaml. Without: the .yaml of the model's name beside it; else "
+        "SD1.5's sizes and noise schedule."
+    ),
 ]
 Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
 
@@ -121,6 +125,7 @@ def build(
     """
     from engines.build.builder import BuildRequest, build_set
     from engines.console import progress_on
+    from engines.noise_schedule import SD15
 
     chosen = registry.choose(backend)
     request = BuildRequest(
@@ -138,6 +143,8 @@ def build(
     with progress_on(people) as report:
         built = build_set(request, report)
     manifest = built.manifest
+    if manifest.schedule is not None and manifest.schedule != SD15:
+        people.print(f"noise schedule: {manifest.schedule.differences(SD15)}", markup=False)
     people.print(f"{out}: " + (f"built, {built.steps} stages run" if built.changed else "everything is up to date"))
     _print_json({"set": str(out), "backend": manifest.backend, "digest": manifest.digest, "stages_run": built.steps})
 

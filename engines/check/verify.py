@@ -88,14 +88,9 @@ def check_schedule(engines: EngineSet, weights: Weights) -> None:
     """
     trained = read_schedule(weights)
     if engines.noise_schedule != trained:
-        differing = [
-            f"{name} {getattr(trained, name)!r}, not {value!r}"
-            for name, value in engines.noise_schedule
-            if getattr(trained, name) != value
-        ]
         raise EngineSetRefused(
-            f"{engines.folder} is rendered with another noise schedule than its model's ({differing[0]}): "
-            "build it again"
+            f"{engines.folder} is rendered with another noise schedule than its model's, which has "
+            f"{trained.differences(engines.noise_schedule)}: build it again"
         )
 
 

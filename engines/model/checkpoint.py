@@ -53,17 +53,19 @@ SD15: dict[str, Any] = {
         }
     }
 }
+# A number with an exponent, with or without a point.
+_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read an original .yaml. Only its sizes are used; the classes that it names are not loaded.
+    """Read an original .yaml. The classes that it names are not loaded; rules say what is used of it.
 
     Raises:
         ModelRefused: it is not yaml, or has no model.params.
     """
     yaml = library("yaml")
     try:
-        config = yaml.safe_load(path.read_text())
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         raise ModelRefused(f"{path} is not yaml: {error}") from error
     model = config.get("model") if isinstance(config, dict) else None
@@ -71,6 +73,17 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelRefused(f"{path} does not describe a model: it has no model.params")
     check_original(path, {"model": model})
     return {"model": model}
+
+
+def _loader() -> Any:
+    """PyYAML reads 1e-4 as a text; the original's reader, and YAML 1.2, read it as a number."""
+    yaml = library("yaml")
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        pass
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
+    return Loader
 
 
 def _unet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:

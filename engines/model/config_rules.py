@@ -15,6 +15,7 @@ from engines.model.fields import Rules, check_fields, check_mapping, flattened, 
 from engines.model.libraries import library, quiet_libraries
 from engines.model.rules import original
 from engines.model.rules.controlnet import CONTROLNET_RULES
+from engines.model.rules.scheduler import SCHEDULER_RULES
 from engines.model.rules.text_encoder import TEXT_ENCODER_RULES, WHOLE_CLIP_RULES
 from engines.model.rules.unet import UNET_RULES
 from engines.model.rules.vae import VAE_RULES
@@ -33,6 +34,7 @@ TABLES: dict[str, Rules] = {
     "ControlNet: `config.json`": CONTROLNET_RULES,
     "VAE: `vae/config.json`": VAE_RULES,
     "Text encoder: `text_encoder/config.json`": TEXT_ENCODER_RULES,
+    "Scheduler: `scheduler/scheduler_config.json`": SCHEDULER_RULES,
     'Text encoder in a whole CLIP: `"model_type": "clip"`': WHOLE_CLIP_RULES,
     "Original `.yaml`: `model`": original.MODEL_RULES,
     "Original `.yaml`: `model.params.unet_config`": original.UNET_RULES,

@@ -31,6 +31,7 @@ class Weights:
     """A model and its ControlNet on this machine's disk: each a folder in diffusers' layout, or a single file.
 
     `tokenizer` is a folder, None means the model's own; `original_config` describes single files, None means SD1.5.
+    A .yaml that lies beside a model's file under the same name, as web interfaces have it, describes that file.
     """
 
     model: Path
@@ -142,7 +143,8 @@ def _usual_tokenizer(model: Path) -> Path:
 
 def _config(name: str | None, *weights: Path) -> Path | None:
     if name is None:
-        return None
+        beside = weights[0].with_suffix(".yaml")
+        return beside if weights[0].is_file() and beside.is_file() else None
     path = Path(name).expanduser()
     if not path.is_file():
         raise ModelRefused(f"{name} is not a file; --original-config takes a .yaml such as cldm_v15.yaml")

@@ -1,8 +1,8 @@
 """A model's noise schedule: from scheduler_config.json, or from an original .yaml and the checkpoint's own values.
 
-A scheduler_config.json means what diffusers' `DDIMScheduler.from_config` makes of it, whatever class it names, with one
-exception: where `clip_sample` is absent and the class is not DDIMScheduler, it counts as false, since the samplers that
-such a file was saved for do not clip.
+A scheduler_config.json means what diffusers' `DDIMScheduler.from_config` makes of it, whatever class it names. There is
+one exception: where `clip_sample` is absent and the class is not DDIMScheduler, it counts as false, since most samplers
+have no such field.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from engines.model.checkpoint import read_config
 from engines.model.fields import check_fields
 from engines.model.libraries import library, quiet_libraries
 from engines.model.locate import Weights
-from engines.model.scheduler_rules import OTHER_MATHEMATICS, SCHEDULER_RULES
+from engines.model.rules.scheduler import OTHER_MATHEMATICS, SCHEDULER_RULES
 from engines.model.tensor_files import read_tensors
 from engines.noise_schedule import SD15, NoiseSchedule
 
@@ -32,6 +34,12 @@ _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 # The names in ldm's make_beta_schedule, which calls the square of a linear sequence "linear".
 _BETA_SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear", "cosine": "squaredcos_cap_v2"}
 _COSINE_OFFSET = 0.008
+_IN_A_YAML = {
+    "num_train_timesteps": "timesteps",
+    "beta_start": "linear_start",
+    "beta_end": "linear_end",
+    "trained_betas": "given_betas",
+}
 # Tensors that some trainers put beside the weights, as marks: what they say is true if they are there.
 _MARKS = {"v_pred": {"prediction_type": "v_prediction"}, "ztsnr": {"rescale_betas_zero_snr": True}}
 _EDM_MARKS = ("edm_vpred.sigma_max", "edm_vpred.sigma_min")
@@ -85,11 +93,10 @@ def _of_single_file(path: Path, original_config: Path | None) -> NoiseSchedule:
     beside = read_tensors(path, lambda name: name in {_ALPHAS, *_MARKS, *_EDM_MARKS})
     if any(name in beside for name in _EDM_MARKS):
         raise ModelRefused(f"{path} says that it was trained as EDM (edm_vpred): it cannot be rendered with DDIM")
-    for name, meaning in _MARKS.items():
-        if name in beside:
-            fields |= meaning
-    schedule = _checked(where, fields)
-    return _with_own_alphas(path, beside[_ALPHAS], schedule) if _ALPHAS in beside else schedule
+    plain = _checked(where, fields, names=_IN_A_YAML)
+    marks = [meaning for name, meaning in _MARKS.items() if name in beside]
+    schedule = _checked(str(path), reduce(or_, marks, fields)) if marks else plain
+    return _with_own_alphas(path, beside[_ALPHAS], (schedule, plain)) if _ALPHAS in beside else schedule
 
 
 def _of_original(where: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,38 +122,40 @@ def _named(where: str, params: Mapping[str, Any], name: str, default: str, known
     return known[value]
 
 
-def _with_own_alphas(path: Path, alphas: Tensor, schedule: NoiseSchedule) -> NoiseSchedule:
-    """The original samples with the checkpoint's alphas_cumprod: if they are others than the .yaml's, they count."""
+def _with_own_alphas(path: Path, alphas: Tensor, known: tuple[NoiseSchedule, NoiseSchedule]) -> NoiseSchedule:
+    """The schedule of a checkpoint that has alphas_cumprod: the original samples with these.
+
+    `known`: the schedule with the file's marks, and without them. If the file's values are those of either, up to the
+    rounding of their type, the first one is right: trainers mark a file and leave the old values in it.
+    """
+    schedule, _ = known
     if alphas.ndim != 1 or len(alphas) != schedule.num_train_timesteps or alphas.dtype not in _ROUNDING:
         raise ModelRefused(
             f"{path} has {_ALPHAS} of the shape {tuple(alphas.shape)} and type {alphas.dtype}, and the model has "
             f"{schedule.num_train_timesteps} training timesteps; the model's .yaml says them: --original-config"
         )
     own = alphas.double()
-    computed = _scheduler(schedule).alphas_cumprod.double()
-    if torch.allclose(own, computed, rtol=_ROUNDING[alphas.dtype], atol=1e-6):
+    computed = [_scheduler(each).alphas_cumprod.double() for each in known]
+    if any(torch.allclose(own, each, rtol=_ROUNDING[alphas.dtype], atol=1e-6) for each in computed):
         return schedule
+    if schedule.rescale_betas_zero_snr:
+        raise ModelRefused(f"{path} is marked with ztsnr, and its {_ALPHAS} are of another schedule")
+    if alphas.dtype == torch.bfloat16:
+        raise ModelRefused(
+            f"{path} has {_ALPHAS} of another schedule than its .yaml's, in bfloat16, which is too coarse to render "
+            "with; the model's .yaml says them: --original-config"
+        )
     betas = 1 - own / torch.cat([torch.ones(1, dtype=torch.float64), own[:-1]])
-    fields = schedule.model_dump() | {"trained_betas": betas.tolist(), "rescale_betas_zero_snr": False}
+    fields = schedule.model_dump() | {"trained_betas": betas.tolist()}
     return _checked(f"{path}: {_ALPHAS}", fields)
 
 
-def _checked(where: str, fields: Mapping[str, Any]) -> NoiseSchedule:
-    """The schedule, if every step of it can be computed."""
+def _checked(where: str, fields: Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> NoiseSchedule:
+    """The schedule, if every step of it can be computed. `names`: what the file calls the fields."""
     try:
         schedule = NoiseSchedule.model_validate_json(json.dumps(fields), strict=True)
     except (ValidationError, TypeError, ValueError) as error:
-        raise ModelRefused(f"{where} describes no noise schedule: {_problem(error)}") from error
-    betas, trained = schedule.trained_betas, schedule.num_train_timesteps
-    if betas is not None and len(betas) != trained:
-        raise ModelRefused(f"{where} has {len(betas)} trained betas and {trained} training timesteps")
-    if schedule.steps_offset >= trained:
-        raise ModelRefused(f"{where} has steps_offset {schedule.steps_offset} and {trained} training timesteps")
-    if schedule.prediction_type == "epsilon" and schedule.rescale_betas_zero_snr:
-        raise ModelRefused(
-            f"{where} has rescale_betas_zero_snr with epsilon: the first step would divide by zero; a model that was "
-            "trained for it predicts v (v_prediction)"
-        )
+        raise ModelRefused(f"{where} describes no noise schedule: {_problem(error, names or {})}") from error
     _check_alphas(where, schedule)
     return schedule
 
@@ -167,11 +176,13 @@ def _scheduler(schedule: NoiseSchedule) -> Any:
         return library("diffusers").DDIMScheduler(**schedule.model_dump(), clip_sample=False)
 
 
-def _problem(error: Exception) -> str:
+def _problem(error: Exception, names: Mapping[str, str]) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     problem = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    place = [names.get(str(part), str(part)) for part in problem["loc"]]
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(place)}: {message}" if place else message
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import yaml
 from engines.errors import ModelRefused
 from engines.model.libraries import library
 from engines.model.locate import Weights
+from engines.model.rules.scheduler import OTHER_MATHEMATICS, SCHEDULER_RULES
 from engines.model.scheduler_config import read_schedule
-from engines.model.scheduler_rules import OTHER_MATHEMATICS, SCHEDULER_RULES
 from engines.noise_schedule import SD15, NoiseSchedule
 from tests.engines.original import CONFIG, save
 
