@@ -68,7 +68,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
-@pytest.mark.parametrize(("data", "sentence"), CASES)
+@pytest.mark.parametrize(("data", "sentence"), CASES, ids=range(len(CASES)))
 def test_a_file_that_is_no_weights_is_said_to_be_what_it_is(
     tmp_path: Path, name: str, data: bytes, sentence: str
 ) -> None:
@@ -97,7 +97,9 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
         kind_of(tmp_path / "gone.ckpt")
 
 
-@pytest.mark.parametrize(("data", "sentence"), [CASES[0], CASES[2], CASES[6], CASES[13]])
+@pytest.mark.parametrize(
+    ("data", "sentence"), [CASES[0], CASES[2], CASES[6], CASES[13]], ids=["page", "pointer", "empty", "zip"]
+)
 def test_build_ends_with_exit_code_3_and_no_traceback(
     tmp_path: Path, engines: Callable[..., Ended], data: bytes, sentence: str
 ) -> None:

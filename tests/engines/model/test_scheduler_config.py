@@ -13,12 +13,14 @@ import torch
 import yaml
 
 from engines.errors import ModelRefused
+from engines.model.fields import Used
 from engines.model.libraries import library
-from engines.model.locate import Weights
+from engines.model.locate import Weights, find_weights
 from engines.model.rules.scheduler import OTHER_MATHEMATICS, SCHEDULER_RULES
 from engines.model.scheduler_config import read_schedule
 from engines.noise_schedule import SD15, NoiseSchedule
 from tests.engines.original import CONFIG, save
+from tests.models import tiny_model
 
 # As the folders of published models have it.
 STABLE_DIFFUSION = {
@@ -132,7 +134,7 @@ def test_the_published_configuration_is_that_of_sd15(tmp_path: Path) -> None:
         ({"thresholding": True}, "has thresholding True"),
         (
             {"rescale_betas_zero_snr": True},
-            "has rescale_betas_zero_snr with epsilon: the first step would divide",
+            "rescale_betas_zero_snr with epsilon would divide by zero",
         ),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "names FlowMatchEulerDiscreteScheduler: models that were"),
         ({"_class_name": "EDMEulerScheduler"}, "names EDMEulerScheduler"),
@@ -154,9 +156,9 @@ def test_the_published_configuration_is_that_of_sd15(tmp_path: Path) -> None:
         ({"num_train_timesteps": 10**9}, "describes no noise schedule"),
         ({"num_train_timesteps": None}, "describes no noise schedule"),
         ({"steps_offset": -1}, "describes no noise schedule: steps_offset"),
-        ({"steps_offset": 1000}, "has steps_offset 1000 and 1000 training timesteps"),
+        ({"steps_offset": 1000}, "there are 1000 training timesteps, and renders would end at 1000"),
         ({"set_alpha_to_one": "false"}, "describes no noise schedule: set_alpha_to_one"),
-        ({"trained_betas": [0.1, 0.2]}, "has 2 trained betas and 1000 training timesteps"),
+        ({"trained_betas": [0.1, 0.2]}, "there are 2 trained betas and 1000 training timesteps"),
         ({"trained_betas": "betas.npy"}, "describes no noise schedule"),
         ({"trained_betas": [-0.1] * 1000}, "describes no noise schedule"),
         ({"trained_betas": [0.1] * 999 + [1.0]}, "leaves nothing of the picture"),
@@ -208,6 +210,13 @@ def test_every_field_of_every_sampler_of_this_family_is_tabled() -> None:
     assert fields - {"self", "args", "kwargs"} <= set(SCHEDULER_RULES)
 
 
+def test_the_rules_name_every_field_of_ddim_and_what_is_used_is_in_a_schedule() -> None:
+    signature = inspect.signature(library("diffusers").DDIMScheduler.__init__).parameters
+    assert set(signature) - {"self"} <= set(SCHEDULER_RULES)
+    used = {name for name, rule in SCHEDULER_RULES.items() if isinstance(rule, Used)}
+    assert used <= set(NoiseSchedule.model_fields) <= set(SCHEDULER_RULES) & set(signature)
+
+
 SD15_YAML = {"linear_start": 0.00085, "linear_end": 0.012, "timesteps": 1000}
 
 
@@ -241,8 +250,8 @@ def test_an_original_yaml_means_what_ldm_makes_of_it(
         ({"parameterization": ["v"]}, "model.yaml has parameterization .'v'."),
         ({"beta_schedule": "sqrt"}, "model.yaml has beta_schedule 'sqrt'"),
         ({"beta_schedule": "cosine", "cosine_s": 0.1}, "model.yaml has cosine_s 0.1"),
-        ({"timesteps": "many"}, "model.yaml describes no noise schedule: num_train_timesteps"),
-        ({"linear_start": -1}, "model.yaml describes no noise schedule: beta_start"),
+        ({"timesteps": "many"}, "model.yaml describes no noise schedule: timesteps: Input"),
+        ({"linear_start": -1}, "model.yaml describes no noise schedule: linear_start: Input"),
     ],
 )
 def test_a_yaml_that_is_not_rendered_is_refused(params: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -296,6 +305,41 @@ def test_a_checkpoint_with_zero_snr_predicts_v_or_is_refused(tmp_path: Path) -> 
 def test_alphas_that_are_no_schedule_are_refused(alphas: torch.Tensor, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ModelRefused, match=sentence):
         of_file(tmp_path, SD15_YAML, {"alphas_cumprod": alphas})
+
+
+def test_marks_count_beside_the_alphas_that_trainers_leave_in_the_file(tmp_path: Path) -> None:
+    marks = {"v_pred": torch.ones(()), "ztsnr": torch.ones(())}
+    zero = NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    for alphas in (alphas_of(SD15), alphas_of(SD15).half(), alphas_of(zero)):
+        assert of_file(tmp_path, None, marks | {"alphas_cumprod": alphas}) == zero
+    other = alphas_of(NoiseSchedule(beta_schedule="linear"))
+    with pytest.raises(ModelRefused, match="is marked with ztsnr, and its alphas_cumprod are of another schedule"):
+        of_file(tmp_path, None, marks | {"alphas_cumprod": other})
+
+
+def test_alphas_of_another_schedule_are_too_coarse_in_bfloat16(tmp_path: Path) -> None:
+    other = alphas_of(NoiseSchedule(beta_schedule="linear")).bfloat16()
+    with pytest.raises(ModelRefused, match="in bfloat16, which is too coarse to render with"):
+        of_file(tmp_path, SD15_YAML, {"alphas_cumprod": other})
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    """PyYAML alone takes 1e-4 for a text; the original's reader does not."""
+    model = save({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    config = tmp_path / "model.yaml"
+    config.write_text(yaml.safe_dump(CONFIG).replace("linear_start: 0.00085", "linear_start: 8.5e-4"))
+    config.write_text(config.read_text().replace("linear_end: 0.012", "linear_end: 12e-3"))
+    assert read_schedule(Weights(model, model, tmp_path, config)) == SD15
+
+
+def test_a_yaml_beside_the_model_describes_it(tmp_path: Path) -> None:
+    model = save({"a": torch.zeros(1)}, tmp_path / "v-model.safetensors")
+    params = CONFIG["model"]["params"] | {"parameterization": "v"}
+    (tmp_path / "v-model.yaml").write_text(yaml.safe_dump({"model": CONFIG["model"] | {"params": params}}))
+    tokenizer = tiny_model() / "model" / "tokenizer"
+    weights = find_weights(str(model), tokenizer=str(tokenizer))
+    assert weights.original_config == tmp_path / "v-model.yaml"
+    assert read_schedule(weights) == NoiseSchedule(prediction_type="v_prediction")
 
 
 def test_marks_beside_the_weights_are_believed(tmp_path: Path) -> None:
