@@ -58,8 +58,9 @@ def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
     backend = tokenizer.backend_tokenizer
     ids = backend.get_vocab(with_added_tokens=True)
     _check_ids(folder, ids)
-    _check_pieces(folder, json.loads(backend.to_str()), ids, special)
-    _check_probes(folder, backend, special)
+    saved = backend.to_str()
+    _check_pieces(folder, json.loads(saved), ids, special)
+    _check_probes(folder, saved, special)
     backend.save(str(path))
     return SpecialTokens(**special, vocabulary=len(ids), length=length)
 
@@ -178,8 +179,11 @@ def _check_special(folder: Path, ids: dict[str, int], special: dict[str, int], w
         raise ModelRefused(f"{folder}: the tokenizer has one id, {special['bos']}, for begin and end; {_HINT}")
 
 
-def _check_probes(folder: Path, backend: Any, special: dict[str, int]) -> None:
-    """Different prompts have different ids, and no text is unknown."""
+def _check_probes(folder: Path, saved: str, special: dict[str, int]) -> None:
+    """Different prompts have different ids, and no text is unknown. The file may ask for padding; workers pad."""
+    backend = library("tokenizers").Tokenizer.from_str(saved)
+    backend.no_truncation()
+    backend.no_padding()
     seen: dict[tuple[int, ...], str] = {}
     for probe in _PROBES:
         ids = tuple(backend.encode(probe, add_special_tokens=False).ids)

@@ -42,6 +42,20 @@ def test_the_tiny_models_tokenizer_is_its_text_encoders(tmp_path: Path) -> None:
     check_tokenizer(model / "tokenizer", tokens, CLIPTextConfig.from_pretrained(model / "text_encoder"))
 
 
+def test_a_file_that_asks_for_padding_and_cutting_is_a_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5.17 keeps what tokenizer.json asks for, and 5.24 does not."""
+    backend = Tokenizer.from_file(str(tiny_model() / "model" / "tokenizer" / "tokenizer.json"))
+    backend.enable_padding(pad_id=913, pad_token="<|endoftext|>", length=77)
+    backend.enable_truncation(77)
+    fast = SimpleNamespace(
+        backend_tokenizer=backend, model_max_length=77, bos_token_id=912, eos_token_id=913, pad_token_id=913
+    )
+    monkeypatch.setattr("engines.model.tokenizer._read", lambda _: fast)
+    assert save_tokenizer(tmp_path, tmp_path / "tokenizer.json") == TOKENS
+
+
 @pytest.mark.parametrize("with_length", [True, False])
 def test_vocab_and_merges_alone_are_a_tokenizer(tmp_path: Path, with_length: bool) -> None:
     """openai's original layout; a tokenizer without a length takes the text encoder's."""
