@@ -285,8 +285,10 @@ def main() -> None:
     """Run a command; any error becomes a sentence on stderr and an exit code (errors.py)."""
     try:
         app()
-    except (SystemExit, KeyboardInterrupt) as ended:
-        sys.exit(ended.code if isinstance(ended, SystemExit) else INTERRUPTED)
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except BaseException as error:  # noqa: BLE001 (libraries in Rust end with an error that is no Exception)
         if TRACEBACK in sys.argv:
             people.print(traceback.format_exc(), markup=False)

@@ -36,8 +36,8 @@ OTHERS = {"jq", "cp", "echo"}
 ENDS = {"|", "&&", ";", ">"}
 
 
-class Parsed(BaseException):
-    """The command line is right, and the command would begin. No `except Exception` catches it."""
+class Parsed(SystemExit):
+    """The command line is right, and the command would begin. Commands let an exit pass."""
 
 
 class NotACommand(Exception):
