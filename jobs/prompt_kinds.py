@@ -224,7 +224,7 @@ KINDS = (
     PromptKind(
         "values",
         "which programs write for an error or for nothing, and which are rendered as words",
-        f"correct the cell, or write {EMPTY} for an empty prompt",
+        f"correct it, or write {EMPTY} for an empty prompt",
         ("#", "n(?:an|ull|defined)", "NaN", "None", "NULL"),
         accident,
     ),

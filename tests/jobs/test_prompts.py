@@ -39,7 +39,7 @@ FOUND: dict[str, dict[str, str]] = {
     "embeddings": {"embedding:easy, bad": "embedding:easy"} | {text: text for text in (
         "EasyNegative", "badhandv4", "easynegative", "EasyNegativeV2", "NG_DeepNegative_V1_75T",
         "ng_deepnegative_v1_75t", "FastNegativeV2", "verybadimagenegative_v1.3", "bad-hands-5", "bad_prompt_version2",
-        "bad-artist", "BadDream",        "bad-picture-chill-75v", "negative_hand",
+        "bad-artist", "BadDream", "bad-picture-chill-75v", "negative_hand",
     )},
     "words in angle brackets": {"a <cat-toy>": "<cat-toy>", "<b>bold</b>": "<b>", "a cat, <empty>": "<empty>",
                                 "text</b>": "</b>", "one<br>two": "<br>"},
@@ -89,8 +89,8 @@ PLAIN = (
     "THE GOOD AND THE BAD",
     # words
     "nan, bread", "nan bread", "nan, an Indian grandmother", "curry with nan", "an old nan", "my nan, smiling",
-    "none, cat", "null hypothesis, undefined, math", "null hypothesis", "And Then There Were None", "a sign that says None",
-    "1984", "007", "Infinity", "text: None",
+    "none, cat", "null hypothesis, undefined, math", "null hypothesis", "And Then There Were None",
+    "a sign that says None", "1984", "007", "Infinity", "text: None",
     # faces and drawings
     "=(", "=-)", "=)", "=D", "=P", "=3", "='hi'", "=sum of parts", "=(cat)", "{^_^}", "\\(^o^)/", "smile :-] and [:",
     "C:\\path\\(x)", ":((so sad",
@@ -138,7 +138,7 @@ def test_each_prompt_of_a_row_is_looked_at_and_named() -> None:
         "prompt has prompt weights such as '(cat:1.3)', which are taken literally: write the words alone",
         "a_prompt has emphasis brackets such as '[sharp]', which are taken literally: write the words alone",
         "n_prompt has values such as 'None', which programs write for an error or for nothing, and which are rendered "
-        "as words: correct the cell, or write <empty> for an empty prompt",
+        "as words: correct it, or write <empty> for an empty prompt",
     )
 
 
