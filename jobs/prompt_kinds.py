@@ -164,13 +164,14 @@ KINDS = (
         "embeddings",
         NOT_LOADED,
         "describe in words what they stand for",
-        (r"g(?:ative|:\S)", "ndv", "-hands-", "_prompt", "-artist", "-picture", "Dream"),
+        (r"g(?:ative|:\S)", "ndv", "-hands-", "_prompt", "-artist", "-picture", "Dream", "_neg", "-neg", "_e621"),
         _first(
             r"(?<!\w)embedding:[^\s,)]{1,80}",
             r"(?<!\w)(?:[Ee]asy[Nn]egative|[Ff]ast[Nn]egative|(?:ng_|NG_)?[Dd]eep[Nn]egative|verybadimagenegative"
             r"|[Jj]uggernaut[Nn]egative|[Cc]yber[Rr]ealistic_[Nn]egative|[Rr]ealistic[Vv]ision-[Nn]egative"
             r"|[Ff][Cc][Nn]egative|negative_hand(?!\w)|badhandv\d|bad-hands-\d|bad_prompt|bad-artist(?!\w)"
-            r"|bad-picture-chill|BadDream|UnrealisticDream)[\w.-]{0,40}",
+            r"|bad-picture-chill|BadDream|UnrealisticDream|[Ee]pi[Cc][Nn]egative|boring_e621)[\w.-]{0,40}",
+            r"(?<![\w-])\w{0,30}[_-]neg\d?(?![\w-])",
         ),
     ),
     PromptKind(
@@ -210,7 +211,7 @@ KINDS = (
             rf"(?<={_LETTER})::-?\d[\d.]{{0,4}}",
             rf"(?<!\S)-?\d[\d.]{{0,4}}::(?=\s{{0,4}}{_LETTER})",
             r"[Nn]egative prompt:",
-            r"(?<!\w)Steps: \d{1,4},(?=\s{0,4}(?:Sampler|Schedule|Seed|Size|CFG|Model))",
+            r"(?<!\w)Steps: \d{1,4},(?=\s{0,4}(?:Sampler|Schedule type|Seed|Size|CFG scale|Model):)",
             with_word_before=True,
         ),
     ),

@@ -35,6 +35,7 @@ _PART = re.compile(rf"(?:^|,)\s{{0,4}}({_WORDS})\s{{0,4}}(?=,|$)")
 _AFTER_A_PREPOSITION = re.compile(
     rf"\b(?:of|by|with|in|and|from|for|to|at|on|like)\s{{1,4}}({_WORDS})\s{{0,4}}(?=[,.]|$)"
 )
+_AFTER_AN_ARTICLE = re.compile(r"\b(?:a|an|the|of|by|with|in|and)\s{1,4}(None|NaN)(?!\w|\s{1,4}(?:of|other|but)\b)")
 _LAST = re.compile(r"(?:^|\s)[a-z0-9][\w-]{0,60},?\s{1,4}(None|NaN)\s{0,4}$")  # not `And Then There Were None`
 _QUOTES_IT = re.compile(r"(?:say|says|saying|said|read|reads|reading|word|words|text|is|was)\s{1,4}None\b")
 _IS_A_WORD = re.compile(
@@ -64,7 +65,8 @@ def accident(text: str) -> str | None:
 
 def _missing_value(text: str) -> str | None:
     """`nan, oil painting`, `a photo of nan` and `a red None`; neither `nan, bread` nor `the text says None`."""
-    found = _PART.search(text) or _AFTER_A_PREPOSITION.search(text) or _LAST.search(text)
+    found = _PART.search(text) or _AFTER_A_PREPOSITION.search(text)
+    found = found or _AFTER_AN_ARTICLE.search(text) or _LAST.search(text)
     if found is None or _QUOTES_IT.search(text):
         return None
     is_a_word = found[1] not in ("None", "NaN", "NULL") and _IS_A_WORD.search(text)

@@ -39,7 +39,7 @@ FOUND: dict[str, dict[str, str]] = {
     "embeddings": {"embedding:easy, bad": "embedding:easy"} | {text: text for text in (
         "EasyNegative", "badhandv4", "easynegative", "EasyNegativeV2", "NG_DeepNegative_V1_75T",
         "ng_deepnegative_v1_75t", "FastNegativeV2", "verybadimagenegative_v1.3", "bad-hands-5", "bad_prompt_version2",
-        "bad-artist", "BadDream", "bad-picture-chill-75v", "negative_hand",
+        "bad-artist", "BadDream", "bad-picture-chill-75v", "negative_hand", "ac_neg1", "-neg", "epiCNegative",
     )},
     "words in angle brackets": {"a <cat-toy>": "<cat-toy>", "<b>bold</b>": "<b>", "a cat, <empty>": "<empty>",
                                 "text</b>": "</b>", "one<br>two": "<br>"},
@@ -61,7 +61,8 @@ FOUND: dict[str, dict[str, str]] = {
         "#NV", "#NOM?", "#ERROR!",
     )} | {"nan, oil painting": "nan", "a photo of #REF!, red": "#REF!", "oil painting, None": "None", " nan ": "nan",
     "a photo of nan": "nan", "a photo of None": "None", "a photo of nan, oil painting": "nan", "a red None": "None",
-    "a cat and a dog in undefined": "undefined", "by null, sharp": "null", "a cat, nan, a dog": "nan"},
+    "a cat and a dog in undefined": "undefined", "by null, sharp": "null", "a cat, nan, a dog": "nan",
+    "a None cat": "None", "a photo of NaN in the rain": "NaN"},
     "formulas": {"=A1&B1": "=A1&B1", "=CONCAT(A1,B1)": "=CONCAT(A1,B1)", "='x'!A1": "='x'!A1",
                  "=-A1": "=-A1", "=(A1&B1)": "=(A1&B1)", '="007"': '="007"', "=Sheet1!A1": "=Sheet1!A1"},
 }  # fmt: skip
@@ -82,6 +83,7 @@ PLAIN = (
     # less and greater, names of programs, blanks of a form
     "x<y and y>z", "vector<int>", "std::vector<int>", "__init__", "__init__.py", "name: __________", "a_b__c_d__e",
     "__ and __", "8::30", "at 8::30", "10::20", "2001:db8::1", "Steps: 10, stairs",
+    "Steps: 5, Size of feet", "negative space", "a fast negative film", "bad-tempered",
     # numbers that are measured
     "(f: 1.8)", "(f:1.8)", "(aspect ratio: 1.85)", "(Ratio: 2.39)", "(EV: +0.7)", "(he is tall: 1.85)",
     # capitals
@@ -90,7 +92,8 @@ PLAIN = (
     # words
     "nan, bread", "nan bread", "nan, an Indian grandmother", "curry with nan", "an old nan", "my nan, smiling",
     "none, cat", "null hypothesis, undefined, math", "null hypothesis", "And Then There Were None",
-    "a sign that says None", "1984", "007", "Infinity", "text: None",
+    "a sign that says None", "1984", "007", "the lives of None of them", "Nan Goldin", "a nan from Delhi",
+    "Infinity", "text: None",
     # faces and drawings
     "=(", "=-)", "=)", "=D", "=P", "=3", "='hi'", "=sum of parts", "=(cat)", "{^_^}", "\\(^o^)/", "smile :-] and [:",
     "C:\\path\\(x)", ":((so sad",
