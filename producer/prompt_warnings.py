@@ -61,7 +61,7 @@ class PromptWarnings:
 
     def as_list(self) -> list[dict[str, object]]:
         """For JSON."""
-        of_options = [
+        of_options: list[dict[str, object]] = [
             {"option": option(column), "kind": kind.name, "example": example}
             for column, kind, example in self._of_options()
         ]
