@@ -5,21 +5,15 @@ It is said twice: by the producer as a count when a file is submitted, and by th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from jobs.job import DEFAULT_A_PROMPT, DEFAULT_N_PROMPT, RenderParameters
-from jobs.prompt_kinds import KINDS, PromptKind, is_nothing
+from jobs.prompt_kinds import KINDS, PromptKind, is_plain
 
 REMEMBERED_PROMPTS = 1024  # most cells of a_prompt and n_prompt are alike
 LONGEST_EXAMPLE = 40  # characters
-
-# Most prompts are words, and a million of them must be checked quickly. A text that a kind finds does not match this,
-# or has one of the words in `_is_plain`, or is nothing.
-_CHARACTERS = r"[A-Za-z0-9 ,.;!?'\"%&*$@^~/\r\n\t\u00a0-\uffff-]*"
-_PLAIN = re.compile(rf"{_CHARACTERS}(?:(?:\((?!\()|\)(?![+\d])|:(?=\s[A-Za-z])){_CHARACTERS})*")
 
 
 class PromptRemark(NamedTuple):
@@ -51,23 +45,13 @@ def remarks_of(parameters: RenderParameters) -> Sequence[tuple[str, PromptRemark
 
 def prompt_remarks(text: str) -> tuple[PromptRemark, ...]:
     """What is found in one prompt, one remark a kind, with the first text of that kind."""
-    if _is_plain(text):
+    if is_plain(text):
         return ()
-    found = ((kind, kind.found_in(text)) for kind in KINDS)
+    found = ((kind, kind.find(text)) for kind in KINDS)
     return tuple(PromptRemark(kind, _quoted(example)) for kind, example in found if example is not None)
 
 
 _remembered = lru_cache(REMEMBERED_PROMPTS)(prompt_remarks)
-
-
-def _is_plain(text: str) -> bool:
-    return (
-        _PLAIN.fullmatch(text) is not None
-        and not ("AND" in text or "BREAK" in text or "--" in text or "nan" in text or "NaN" in text or "None" in text)
-        and not ("null" in text or "NULL" in text or "undefined" in text or "egative" in text or "hand" in text)
-        and not (".swap(" in text or ".and(" in text or ".blend(" in text)
-        and not is_nothing(text)
-    )
 
 
 def _quoted(example: str) -> str:

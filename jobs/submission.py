@@ -198,4 +198,7 @@ def _lines(store: Store, uri: str) -> Iterator[bytes]:
 
 
 def _damaged(uri: str, why: str) -> InvalidJob:
-    return InvalidJob(f"the manifest {redacted(uri)} is damaged: {why}; submit the batch's CSV again instead")
+    return InvalidJob(
+        f"the manifest {redacted(uri)} is damaged: {why}; submit the batch's CSV again instead (with the same "
+        "--a-prompt and --n-prompt, if it had any)"
+    )

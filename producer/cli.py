@@ -66,17 +66,17 @@ def submit(
     """Check every row of a CSV, then enqueue one job a row.
 
     All mistakes are reported, with file, line, column and what is allowed, before anything is enqueued.
-    Submitting the same file to the same batch again enqueues only what the batch does not hold yet, so it is
-    safe to repeat at any time: after a correction, an added row, or a doubt. A row that was corrected supersedes its
-    earlier version: that is not rendered any more if it has not been, and left out of the results if it has.
+    Submitting the same file to the same batch again, with the same --a-prompt and --n-prompt, enqueues only what the
+    batch does not hold yet, so it is safe to repeat at any time: after a correction, an added row, or a doubt. A row
+    that was corrected supersedes its earlier version: that is not rendered any more if it has not been, and left out of
+    the results if it has.
 
     Columns: image and prompt (required), a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode,
     strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default. In prompt, a_prompt and
     n_prompt, the cell <empty> is an empty text.
 
-    --a-prompt and --n-prompt set the default of their column for this file; they become part of the jobs. Give the same
-    ones when you submit the file again: with others, its rows with an empty cell are new versions, and the earlier ones
-    are superseded.
+    --a-prompt and --n-prompt set the default of their column for this file; they become part of the jobs. The batch
+    keeps them: with others, the same file is refused, and needs another --batch.
 
     Prompts with syntax that only other tools interpret, such as (cat:1.3), and values such as nan or #NAME? are counted
     and shown, and rendered as they are.

@@ -1,57 +1,79 @@
-"""What the prompts of a file are warned of, as counts: one sentence a kind, whatever the number of rows."""
+"""What the prompts of a file are warned of: one sentence a column and kind, whatever the number of rows.
+
+A prompt that an option sets is warned of once, by the option's name, and not for the rows that take it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jobs.job import RenderParameters
 from jobs.prompt_kinds import PromptKind
-from jobs.prompts import remarks_of
+from jobs.prompts import prompt_remarks, remarks_of
 from producer.console import count
+from producer.prompt_defaults import option
 
 
 @dataclass(slots=True)
 class PromptCount:
-    """The rows that have a kind of text, the first line (from 1) that does, and the text there."""
+    """The rows that have a kind of text in a column, the first line (from 1) that does, and the text there."""
 
+    column: str
     kind: PromptKind
     first_line: int
     example: str
     rows: int = 0
-    last_line: int = 0
 
     def sentence(self) -> str:
-        """`12 rows have prompt weights such as '(cat:1.3)', which are taken literally; first in line 3.` And advice."""
-        have = "has" if self.rows == 1 else "have"
-        kind = self.kind
-        advice = kind.advice[0].upper() + kind.advice[1:]
-        where = f"first in line {self.first_line}" if self.rows > 1 else f"in line {self.first_line}"
-        return f"{count(self.rows, 'row')} {have} {kind.name} such as {self.example}, {kind.fate}; {where}. {advice}."
+        """`n_prompt of 12 rows has ... such as '(cat:1.3)', which are taken literally; first in line 3.` And advice."""
+        where = "in line" if self.rows == 1 else "first in line"
+        whose = f"{self.column} of {count(self.rows, 'row')}"
+        return f"{_found(whose, self.kind, self.example)}; {where} {self.first_line}. {_advice(self.kind)}"
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
-        return {"kind": self.kind.name, "rows": self.rows, "first_line": self.first_line, "example": self.example}
+        where = {"rows": self.rows, "first_line": self.first_line}
+        return {"column": self.column, "kind": self.kind.name, **where, "example": self.example}
 
 
 @dataclass
 class PromptWarnings:
-    """Counts rows by kind; a row counts once for each kind that one of its prompts has."""
+    """Counts rows by column and kind. `options` are prompts that the command line set, by column."""
 
-    counts: dict[str, PromptCount] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    counts: dict[tuple[str, str], PromptCount] = field(default_factory=dict)
 
     def look_at(self, parameters: RenderParameters, line: int) -> None:
         """Count one row, which begins on this line of the file."""
-        for _, (kind, example) in remarks_of(parameters):
-            known = self.counts.get(kind.name)
-            if known is None:
-                known = self.counts[kind.name] = PromptCount(kind, line, example)
-            if known.last_line != line:
-                known.rows, known.last_line = known.rows + 1, line
+        for column, (kind, example) in remarks_of(parameters):
+            if getattr(parameters, column) == self.options.get(column):
+                continue
+            known = self.counts.setdefault((column, kind.name), PromptCount(column, kind, line, example))
+            known.rows += 1
 
     def sentences(self) -> list[str]:
-        """One for each kind, in the order in which they were found."""
-        return [known.sentence() for known in self.counts.values()]
+        """Those of options, then one for each column and kind, in the order in which they were found."""
+        of_options = [
+            f"{_found(option(column), kind, example)}. {_advice(kind)}" for column, kind, example in self._of_options()
+        ]
+        return of_options + [known.sentence() for known in self.counts.values()]
 
     def as_list(self) -> list[dict[str, object]]:
         """For JSON."""
-        return [known.as_dict() for known in self.counts.values()]
+        of_options: list[dict[str, object]] = [
+            {"option": option(column), "kind": kind.name, "example": example}
+            for column, kind, example in self._of_options()
+        ]
+        return [*of_options, *(known.as_dict() for known in self.counts.values())]
+
+    def _of_options(self) -> list[tuple[str, PromptKind, str]]:
+        return [(column, *remark) for column, text in self.options.items() for remark in prompt_remarks(text)]
+
+
+def _found(whose: str, kind: PromptKind, example: str) -> str:
+    return f"{whose} has {kind.name} such as {example}, {kind.fate}"
+
+
+def _advice(kind: PromptKind) -> str:
+    return f"{kind.advice[0].upper()}{kind.advice[1:]}."

@@ -13,6 +13,7 @@ from jobs.storage.store import store_for
 from jobs.uri import resolve_uri
 from producer.console import count, place, say, write_json
 from producer.exits import CommandFailed, Exit
+from producer.prompt_defaults import SAME_OPTIONS
 from producer.session import Session, open_session
 
 RETRIED = ("failed", "cancelled")
@@ -86,7 +87,7 @@ def rebuild(session: Session, batch: str, output: str) -> Rebuilt | None:
     if rebuilt.withheld:
         say(
             f"{count(rebuilt.withheld, 'job')} cannot be queued: their URLs hold secrets, which storage does not keep. "
-            "Submit the CSV again: only they are new then.",
+            f"Submit the CSV again{SAME_OPTIONS}: only they are new then.",
             "warning",
         )
     for sentence in rebuilt.damaged:

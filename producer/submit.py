@@ -16,12 +16,14 @@ from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.chunks import chunks
 from jobs.ledger.enqueue import enqueue
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import BatchInfo
+from jobs.ledger.records import BatchInfo, PromptOptions
 from jobs.ledger.sidecars import Sidecars
+from jobs.prompt_options import write_prompt_options
 from jobs.storage.store import Store, store_for
 from jobs.submission import SubmissionHead, SubmissionWriter
 from producer.console import count, place, row_progress, say, write_json
 from producer.exits import CommandFailed, Exit
+from producer.kept_prompts import keep_prompts, prompts_to_keep
 from producer.session import Session, open_session
 from producer.submission import Outcome, Request
 from producer.submit_report import report_check, report_enqueued
@@ -102,15 +104,19 @@ def _check(request: Request, outcome: Outcome, rows: CheckedRows) -> None:
 def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Session) -> None:
     """Enter the jobs that the ledger does not know, and keep all of them in the manifest."""
     ledger, store = session.ledger, store_for(request.output)
-    is_new = ledger.batch(request.batch) is None
+    known = ledger.batch(request.batch)
+    options = prompts_to_keep(ledger, store, known, request)  # before the batch is entered: it may be refused
     info = ledger.open_batch(request.batch, output=request.output, source=request.origin)
     _check_same_batch(info, request)
+    keep_prompts(ledger, options, request)
     row_prefix = info.row_prefix(request.origin)
     manifest = _Manifest(store, request)
-    known_to_storage = _recovery(ledger, info, store, is_new=is_new, settle_seconds=session.settings.heartbeat_seconds)
+    settle_seconds = session.settings.heartbeat_seconds
+    known_to_storage = _recovery(ledger, info, store, is_new=known is None, settle_seconds=settle_seconds)
     through = 0
     try:
         with known_to_storage as sidecars, row_progress("Enqueueing", outcome.good) as tick:
+            manifest.begin(options)
             for jobs in chunks(jobs_of(rows, request)):
                 outcome.enqueued += enqueue(ledger, jobs, row_prefix=row_prefix, sidecars=sidecars).enqueued
                 manifest.add(jobs)
@@ -145,13 +151,18 @@ class _Manifest:
 
     def __init__(self, store: Store, request: Request) -> None:
         head = SubmissionHead(batch=request.batch, source=request.origin, submitted_at=time.time())
-        self._request = request
+        self._request, self._store = request, store
         self._writer: SubmissionWriter | None = SubmissionWriter(store, request.output, head)
 
     @property
     def files(self) -> int | None:
         """How many files were written; None where storage could not be reached."""
         return None if self._writer is None else self._writer.parts
+
+    def begin(self, options: PromptOptions) -> None:
+        """Write what the options of the file are, before its jobs."""
+        with self._giving_up():
+            write_prompt_options(self._store, self._request.output, self._request.batch, options)
 
     def add(self, jobs: Sequence[RenderJob]) -> None:
         if self._writer is not None:

@@ -17,6 +17,7 @@ from producer.console import count, people, place, say
 from producer.display import Display, display_for, sentence
 from producer.engine_sets import say_engine_sets
 from producer.exits import CommandFailed, Exit
+from producer.prompt_defaults import SAME_OPTIONS
 from producer.repair import rebuild
 from producer.session import Session
 
@@ -25,7 +26,7 @@ NO_WORKER_SECONDS = 10.0  # without a worker before a warning
 LOOK_SECONDS = 2.0  # between two checks for workers
 REDIS_PATIENCE_SECONDS = 60.0  # Redis may restart while a batch runs
 SHOWN_FAILURES = 20
-SUBMIT_AGAIN = "Submit the CSV to the same batch again: what is done is not redone."
+SUBMIT_AGAIN = f"Submit the CSV to the same batch again{SAME_OPTIONS}: what is done is not redone."
 
 
 class End(NamedTuple):

@@ -12,7 +12,7 @@ import redis
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.engine_sets import READ_UP_TO, engine_sets, engine_sets_of
 from jobs.ledger.keys import BATCHES, batch_key
-from jobs.ledger.records import BatchInfo, Counts, EngineSets, JobState, State, parse_state
+from jobs.ledger.records import BatchInfo, Counts, EngineSets, JobState, PromptOptions, State, parse_state
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 
 
@@ -43,6 +43,19 @@ class Batches:
         with answering():
             texts = cast("list[str]", self.client.hvals(BATCHES))
         return sorted((BatchInfo.model_validate_json(text) for text in texts), key=lambda info: info.created_at)
+
+    def prompt_options(self, batch: str, source: str) -> PromptOptions | None:
+        """What a source's empty cells mean in a batch, or None where that was not kept."""
+        with answering():
+            text = cast("str | None", self.client.hget(batch_key(batch, "prompts"), source))
+        return PromptOptions.model_validate_json(text) if text else None
+
+    def keep_prompt_options(self, batch: str, options: PromptOptions) -> PromptOptions:
+        """Keep what a source's empty cells mean in a batch. What was kept first stays, and is returned."""
+        key = batch_key(batch, "prompts")
+        with answering():
+            self.client.hsetnx(key, options.source, options.model_dump_json())
+            return PromptOptions.model_validate_json(cast(str, self.client.hget(key, options.source)))
 
     def begin_rebuilding(self, batch: str) -> None:
         """Record that storage knows more of a batch than the ledger does, until `end_rebuilding`."""

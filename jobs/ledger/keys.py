@@ -10,6 +10,7 @@
     batch:<name>:replaced   set    ids of earlier versions that were running when their row was corrected
     batch:<name>:cancels    set    ids of running jobs that shall stop
     batch:<name>:engine_sets hash  '<digest> <model>' of an engine set -> number of done jobs that it drew
+    batch:<name>:prompts    hash   source -> PromptOptions as JSON, of its first submission
     batch:<name>:rebuilding string set while the batch is rebuilt from storage
     worker:<name>           string Heartbeat as JSON; expires with the worker's lease
 
@@ -25,7 +26,17 @@ BATCHES = "render:batches"
 WORKER_PREFIX = "render:worker:"
 
 BatchPart = Literal[
-    "states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels", "engine_sets", "rebuilding"
+    "states",
+    "counts",
+    "jobs",
+    "results",
+    "rows",
+    "superseded",
+    "replaced",
+    "cancels",
+    "engine_sets",
+    "prompts",
+    "rebuilding",
 ]
 
 

@@ -32,6 +32,17 @@ class BatchInfo(_Record):
         return "" if source == self.source else hashlib.sha256(source.encode()).hexdigest()[:8] + ":"
 
 
+class PromptOptions(_Record):
+    """What empty cells of one source mean in a batch, by column: {'n_prompt': ''}.
+
+    They are part of the jobs' ids, so a file joins its batch again with the same ones only.
+    """
+
+    version: Literal[1] = 1
+    source: str
+    prompts: dict[str, str]
+
+
 class Counts(_Record):
     """Jobs of one batch by state. `superseded` are earlier versions of corrected rows; `total` leaves them out."""
 

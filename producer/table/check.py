@@ -14,6 +14,7 @@ from typing import Any, Self
 from jobs.job import RenderParameters
 from jobs.storage.file import whole_file
 from jobs.uri import path_of
+from producer.prompt_warnings import PromptWarnings
 from producer.submission import Outcome, Request
 from producer.table.reader import CsvMistakes, Problem, Record, open_table
 from producer.table.rows import RowChecker
@@ -31,6 +32,7 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
     Raises:
         OSError: the file cannot be read, or the rejected rows cannot be written.
     """
+    outcome.prompt_warnings = PromptWarnings(request.prompts)
     try:
         with request.open() as stream, RejectedRows(request.rejected_to) as rejected, open_table(stream) as table:
             outcome.remarks = table.remarks

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from jobs.errors import InvalidJob
 from jobs.job import RenderParameters
+from jobs.prompt_kinds import EMPTY
 from jobs.uri import resolve_uri
 from producer.table.columns import COLUMNS, Value
 from producer.table.reader import Problem, Record
@@ -82,7 +83,8 @@ class RowChecker:
             return Problem(record.line, None, None, str(detail["ctx"]["error"]))
         name = str(detail["loc"][0])
         if detail["type"] == "missing":
-            return Problem(record.line, name, None, "the cell is empty; every job needs one")
+            none = f" (write {EMPTY} for none)" if name == "prompt" else ""
+            return Problem(record.line, name, None, f"the cell is empty; every job needs one{none}")
         if detail["type"] == "string_too_long":
             message = f"has {len(detail['input']):,} characters; allowed: {COLUMNS[name].allowed}"
         else:

@@ -85,6 +85,14 @@ def test_a_damaged_part_is_named(damage: object) -> None:
         read(writer)
 
 
+def test_a_damaged_part_asks_for_the_csv_with_its_options() -> None:
+    writer = written(make_jobs(1))
+    (uri,) = writer.objects
+    writer.objects[uri] = b""
+    with pytest.raises(InvalidJob, match=r"with the same --a-prompt and --n-prompt, if it had any\)$"):
+        read(writer)
+
+
 class Flaky(MemoryStore):
     """Fails as often as told, then writes."""
 

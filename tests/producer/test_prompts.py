@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs.job import DEFAULT_A_PROMPT, DEFAULT_N_PROMPT, EMPTY_PROMPT, RenderParameters
+from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Counts
 from producer import submit as submit_module
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
@@ -53,12 +55,90 @@ def test_an_option_may_be_empty_and_the_column_missing(run: Run, ledger: Ledger,
     assert parts(ledger) == [(DEFAULT_A_PROMPT, "")]
 
 
-def test_the_same_options_give_the_same_jobs_and_others_give_new_versions(run: Run, tmp_path: Path) -> None:
+def test_the_same_options_give_the_same_jobs_and_others_are_refused(run: Run, ledger: Ledger, tmp_path: Path) -> None:
     write(tmp_path, PARTS)
     run("submit", "jobs.csv", "--n-prompt", "")
+    assert run("submit", "jobs.csv", "--n-prompt", "<empty>").record["enqueued"] == 0
+    render_batch(ledger, "jobs")
+    for options in ((), ("--n-prompt", "dull"), ("--n-prompt", "", "--a-prompt", "sharp"), ("--a-prompt", "sharp")):
+        ran = run("submit", "jobs.csv", *options)
+        assert (ran.code, ran.stdout) == (2, "")
+        assert "batch 'jobs' has rows of jobs.csv that were submitted with --n-prompt ''" in ran.stderr
+        assert ran.stderr.endswith("give the same options, or name another --batch\n")
+        assert ("and without --a-prompt" in ran.stderr) == ("--a-prompt" in options)
+    assert ledger.counts("jobs") == Counts(done=3)
+    assert run("submit", "jobs.csv", "--batch", "other").record["enqueued"] == 3
+
+
+def test_a_file_that_was_submitted_without_options_is_not_submitted_with_some(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, PARTS)
+    run("submit", "jobs.csv")
+    ran = run("submit", "jobs.csv", "--n-prompt", "it's dull")
+    assert (ran.code, "that were submitted without --n-prompt. With other" in ran.stderr) == (2, True)
+    assert run("submit", "jobs.csv").record["already"]["queued"] == 3
+
+
+def test_options_are_said_as_a_shell_reads_them(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, PARTS)
+    run("submit", "jobs.csv", "--n-prompt", "it's dull", "--a-prompt", "sharp")
+    assert "submitted with --a-prompt sharp and with --n-prompt 'it'\"'\"'s dull'. " in run("submit", "jobs.csv").stderr
+
+
+def test_a_correction_and_a_second_file_keep_their_own_options(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, PARTS)
+    run("submit", "jobs.csv", "--n-prompt", "")
+    write(tmp_path, PARTS.replace("a dog", "a big dog"))
+    assert run("submit", "jobs.csv", "--n-prompt", "").record["replaced"] == 1
+    write(tmp_path, PARTS, name="more.csv")
+    assert (
+        run("submit", "more.csv", "--batch", "jobs", "--n-prompt", "dull").record["enqueued"] == 1
+    )  # two rows are those of jobs.csv
+    assert run("submit", "more.csv", "--batch", "jobs", "--n-prompt", "dull").record["enqueued"] == 0
+    assert "with --n-prompt dull" in run("submit", "more.csv", "--batch", "jobs").stderr
     assert run("submit", "jobs.csv", "--n-prompt", "").record["enqueued"] == 0
+
+
+def test_a_batch_that_an_earlier_version_began_was_submitted_without_options(
+    run: Run, ledger: Ledger, tmp_path: Path
+) -> None:
+    write(tmp_path, PARTS)
+    run("submit", "jobs.csv")
+    assert ledger.client.delete(batch_key("jobs", "prompts")) == 1
+    assert run("submit", "jobs.csv", "--n-prompt", "").code == 2
+    assert run("submit", "jobs.csv").code == 0
+
+
+def test_options_that_are_refused_leave_a_lost_batch_to_be_recovered(
+    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RENDER_HEARTBEAT_SECONDS", "0.01")
+    write(tmp_path, PARTS)
+    run("submit", "jobs.csv", "--n-prompt", "")
+    render_batch(ledger, "jobs")
+    ledger.client.flushall()
     ran = run("submit", "jobs.csv")
-    assert (ran.record["enqueued"], ran.record["replaced"]) == (1, 1)  # the row whose cell is empty
+    assert (ran.code, "with --n-prompt ''" in ran.stderr, ledger.batches()) == (2, True, [])
+    assert run("submit", "jobs.csv", "--n-prompt", "").record["recovered"] == 3
+    ledger.client.flushall()
+    assert run("reconcile", "jobs").code == 0
+    assert run("submit", "jobs.csv").code == 2
+    assert run("submit", "jobs.csv", "--n-prompt", "").record["already"]["done"] == 3
+
+
+def test_options_are_kept_where_storage_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, PARTS)
+    (tmp_path / "renders").write_bytes(b"in the way")
+    ran = run("submit", "jobs.csv", "--n-prompt", "")
+    assert (ran.record["enqueued"], ran.stderr.count("The manifest could not be written")) == (3, 1)
+    assert run("submit", "jobs.csv").code == 2
+
+
+def test_a_file_of_options_that_is_damaged_is_not_believed(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    write(tmp_path, PARTS)
+    run("submit", "jobs.csv", "--n-prompt", "")
+    (kept,) = (tmp_path / "renders" / "jobs" / "manifest").glob("*.prompts.json")
+    kept.write_bytes(b"\xff{")
+    assert run("submit", "jobs.csv", "--n-prompt", "").code == 0
 
 
 def test_an_option_that_says_the_default_changes_no_job(run: Run, tmp_path: Path) -> None:
@@ -127,27 +207,42 @@ def test_prompts_of_other_tools_are_counted_and_not_refused(run: Run, tmp_path: 
     ran = run("submit", "jobs.csv")
     assert (ran.code, ran.record["enqueued"]) == (0, 4)
     assert (
-        "2 rows have prompt weights such as '(cat:1.3)', which are taken literally; first in line 3. "
+        "prompt of 2 rows has prompt weights such as '(cat:1.3)', which are taken literally; first in line 3. "
         "Write the words alone.\n" in ran.stderr
     )
-    assert "1 row has values such as '#NAME?', which programs write for an error or for nothing, and" in ran.stderr
-    assert "in line 5. Correct the cell, or write <empty> for an empty prompt.\n" in ran.stderr
+    assert (
+        "n_prompt of 1 row has prompt weights such as '(bad hands:1.4)', which are taken literally; in line 4. "
+        "Write the words alone.\n" in ran.stderr
+    )
+    assert (
+        "prompt of 1 row has values such as '#NAME?', which programs write for an error or for nothing," in ran.stderr
+    )
+    assert "in line 5. Correct it, or write <empty> for an empty prompt.\n" in ran.stderr
     assert ran.record["prompt_warnings"] == [
-        {"kind": "prompt weights", "rows": 2, "first_line": 3, "example": "'(cat:1.3)'"},
-        {"kind": "values", "rows": 1, "first_line": 5, "example": "'#NAME?'"},
+        {"column": "prompt", "kind": "prompt weights", "rows": 2, "first_line": 3, "example": "'(cat:1.3)'"},
+        {"column": "n_prompt", "kind": "prompt weights", "rows": 1, "first_line": 4, "example": "'(bad hands:1.4)'"},
+        {"column": "prompt", "kind": "values", "rows": 1, "first_line": 5, "example": "'#NAME?'"},
     ]
 
 
 def test_lines_are_those_of_the_file_and_rejected_rows_do_not_count(run: Run, tmp_path: Path) -> None:
     write(tmp_path, 'image,prompt,seed\na.png,"two\nlines",1\n\na.png,(cat:1.3),no\na.png,(dog:1.2),1\n')
     ran = run("submit", "jobs.csv", "--skip-invalid", "--dry-run")
-    assert "1 row has prompt weights such as '(dog:1.2)', which are taken literally; in line 6." in ran.stderr
+    assert "prompt of 1 row has prompt weights such as '(dog:1.2)', which are taken literally; in line 6." in ran.stderr
 
 
-def test_a_prompt_that_an_option_sets_is_counted_too(run: Run, tmp_path: Path) -> None:
-    write(tmp_path, PARTS)
+def test_a_prompt_that_an_option_sets_is_warned_of_once_and_by_the_option(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, f"{PARTS}d.png,a cow,,(red:1.2)\n")
     ran = run("submit", "jobs.csv", "--n-prompt", "(bad hands:1.4)", "--dry-run")
-    assert "1 row has prompt weights such as '(bad hands:1.4)', which are taken literally; in line 3." in ran.stderr
+    assert [line for line in ran.stderr.splitlines() if "literally" in line] == [
+        "--n-prompt has prompt weights such as '(bad hands:1.4)', which are taken literally. Write the words alone.",
+        "n_prompt of 1 row has prompt weights such as '(red:1.2)', which are taken literally; in line 5. "
+        "Write the words alone.",
+    ]
+    assert ran.record["prompt_warnings"] == [
+        {"option": "--n-prompt", "kind": "prompt weights", "example": "'(bad hands:1.4)'"},
+        {"column": "n_prompt", "kind": "prompt weights", "rows": 1, "first_line": 5, "example": "'(red:1.2)'"},
+    ]
 
 
 def test_a_file_of_plain_prompts_is_not_warned_of(run: Run, tmp_path: Path) -> None:

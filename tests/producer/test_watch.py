@@ -14,6 +14,7 @@ from jobs.ledger.records import Counts
 from jobs.settings import Settings
 from producer import watch as watch_module
 from producer.display import sentence
+from producer.exits import CommandFailed
 from producer.session import Session
 from producer.watch import watch
 from tests.jobs.rows import enqueue, make_jobs
@@ -117,6 +118,20 @@ def test_ctrl_c_says_that_the_batch_goes_on(
     with pytest.raises(KeyboardInterrupt):
         watch(session, "b")
     assert "The batch goes on; watch it again with: producer status b --watch" in capsys.readouterr().err
+
+
+def test_a_batch_that_is_lost_for_good_asks_for_the_csv_with_its_options(
+    session: Session, quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    enqueue(session.ledger, [job.model_copy(update={"output": tmp_path.as_uri()}) for job in make_jobs(1)])
+
+    def lose(look: int) -> None:
+        if look == 1:
+            session.ledger.client.flushall()
+
+    end_after(session, monkeypatch, looks=10, on_look=lose)
+    with pytest.raises(CommandFailed, match="again \\(with the same --a-prompt and --n-prompt, if it had any\\): what"):
+        watch(session, "b")
 
 
 def test_a_terminal_gets_a_bar(session: Session, quick: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_a_long_prompt_is_refused_by_its_length(tmp_path: Path) -> None:
 def test_an_empty_required_cell_is_named(tmp_path: Path, text: str, column: str) -> None:
     assert sentences(tmp_path, f"image,prompt\n{text}\n") == [
         f"jobs.csv:2: {column}: the cell is empty; every job needs one"
+        + (" (write <empty> for none)" if column == "prompt" else "")
     ]
 
 
