@@ -77,13 +77,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _loader() -> Any:
     """PyYAML reads 1e-4 as a text; the original's reader, and YAML 1.2, read it as a number."""
-    yaml = library("yaml")
-
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        pass
-
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
-    return Loader
+    loader: Any = type("Loader", (library("yaml").SafeLoader,), {})
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789."))
+    return loader
 
 
 def _unet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:

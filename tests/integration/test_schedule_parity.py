@@ -113,7 +113,9 @@ def theirs(weights: Path, rows: Rows = ROWS) -> list[np.ndarray]:
     return [reference.render(path, row)[0] for row in rows]
 
 
-def built(out: Path, model: Path, controlnet: Path | None, **options: Path) -> Path:
+def built(
+    out: Path, model: Path, controlnet: Path | None, *, tokenizer: Path | None = None, config: Path | None = None
+) -> Path:
     build_set(
         BuildRequest(
             model=str(model),
@@ -122,7 +124,8 @@ def built(out: Path, model: Path, controlnet: Path | None, **options: Path) -> P
             backend="torch",
             precision="fp32",
             profiles=(Profile.parse("64x64", max_batch=2),),
-            **{name: str(path) for name, path in options.items()},
+            tokenizer=None if tokenizer is None else str(tokenizer),
+            original_config=None if config is None else str(config),
         )
     )
     return out
@@ -203,7 +206,7 @@ def set_of_file(original: Original, folder: Path, params: dict[str, Any], tensor
     config.write_text(
         yaml.safe_dump({"model": CONFIG["model"] | {"params": CONFIG["model"]["params"] | params}}, sort_keys=False)
     )
-    return built(folder / "set", model, None, tokenizer=original.tokenizer, original_config=config)
+    return built(folder / "set", model, None, tokenizer=original.tokenizer, config=config)
 
 
 @pytest.mark.slow

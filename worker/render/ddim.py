@@ -90,14 +90,14 @@ def timesteps_of(noise: NoiseSchedule, steps: int) -> np.ndarray:
     if not 1 <= steps <= trained:
         raise ValueError(_out_of_range(noise, steps))
     if noise.timestep_spacing == "linspace":
-        timesteps = np.linspace(0, trained - 1, steps).round()
+        timesteps = np.linspace(0, trained - 1, steps).round().astype(np.int64)
     elif noise.timestep_spacing == "trailing":
-        timesteps = np.round(np.arange(trained, 0, -(trained / steps)))[:steps][::-1] - 1
+        timesteps = np.round(np.arange(trained, 0, -(trained / steps)))[:steps][::-1].astype(np.int64) - 1
     else:
-        timesteps = np.arange(steps) * (trained // steps) + noise.steps_offset
+        timesteps = np.arange(steps, dtype=np.int64) * (trained // steps) + noise.steps_offset
     if timesteps[-1] >= trained:
         raise ValueError(_out_of_range(noise, steps))
-    return timesteps[::-1].astype(np.int64)
+    return timesteps[::-1].copy()
 
 
 def _out_of_range(noise: NoiseSchedule, steps: int) -> str:

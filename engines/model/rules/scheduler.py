@@ -51,13 +51,14 @@ SCHEDULER_RULES: Rules = {
     "sigma_schedule": MustBe((None,), _EDM),
     "rho": MustBe((None,), _EDM),
     "snr_shift_scale": MustBe((None, 1, 1.0), "of video models"),
-} | dict.fromkeys(
+    **dict.fromkeys(
     (
-        "algorithm_type", "corrector_order", "disable_corrector", "euler_at_final", "final_sigmas_type",
-        "interpolation_type", "lambda_min_clipped", "lower_order_final", "original_inference_steps", "predict_x0",
-        "predictor_order", "sigma_max", "sigma_min", "skip_prk_steps", "solver_order", "solver_p", "solver_type",
-        "tau_func", "timestep_scaling", "use_beta_sigmas", "use_exponential_sigmas", "use_karras_sigmas",
-        "use_lu_lambdas",
+            "algorithm_type", "corrector_order", "disable_corrector", "euler_at_final", "final_sigmas_type",
+            "interpolation_type", "lambda_min_clipped", "lower_order_final", "original_inference_steps", "predict_x0",
+            "predictor_order", "sigma_max", "sigma_min", "skip_prk_steps", "solver_order", "solver_p", "solver_type",
+            "tau_func", "timestep_scaling", "use_beta_sigmas", "use_exponential_sigmas", "use_karras_sigmas",
+            "use_lu_lambdas",
+        ),
+        _OTHER_SAMPLER,
     ),
-    _OTHER_SAMPLER,
-)  # fmt: skip
+}  # fmt: skip
