@@ -27,7 +27,7 @@ TRACEBACK = "--traceback"
 app = typer.Typer(
     help="Build, check, look at and time engine sets.", epilog=EXIT_CODES, no_args_is_help=True, add_completion=False
 )
-people = Console(stderr=True, highlight=False, soft_wrap=True)
+people = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 Model = Annotated[
     str, typer.Option(help="Stable Diffusion 1.5: a folder in diffusers' layout, a hub id, or an original single file.")

@@ -27,7 +27,7 @@ def people() -> Console:
     """A console on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)  # `:x:` in a prompt is no picture
 
 
 def say(text: str, kind: str = "note", console: Console | None = None) -> None:

@@ -146,6 +146,13 @@ def test_dry_run_enqueues_nothing(run: Run, ledger: Ledger, tmp_path: Path) -> N
     assert "3 jobs would go to batch 'jobs'" in ran.stderr
 
 
+def test_a_prompt_is_shown_as_it_is_written(run: Run, tmp_path: Path) -> None:
+    """rich makes a picture of `:x:`."""
+    write(tmp_path, "image,prompt\na.png,a cat <lora:x:0.8>\n")
+    ran = run("submit", "jobs.csv", "--dry-run")
+    assert "such as '<lora:x:0.8>', which are not loaded" in ran.stderr
+
+
 def test_dry_run_needs_no_redis(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RENDER_REDIS_URL", "redis://127.0.0.1:1/0")
     write(tmp_path, GOOD)
