@@ -26,6 +26,12 @@ class Reference:
         """`weights` holds model/ and controlnet/ in diffusers layout."""
         self._pipeline = _pipeline(weights)
 
+    def schedule_from(self, folder: Path) -> None:
+        """Take the scheduler_config.json of a folder from now on."""
+        import diffusers
+
+        self._pipeline.scheduler = diffusers.DDIMScheduler.from_pretrained(folder)
+
     def render(self, picture: Path, row: Mapping[str, str]) -> list[np.ndarray]:
         """One uint8 [H, W, 3] a sample. `row` holds texts as in the CSV; an empty one stands for the default."""
         edges = _edges(picture, row)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -105,12 +106,19 @@ def ours(engine_set: Path, rows: Rows = ROWS) -> list[np.ndarray]:
         renderer.close()
 
 
-def theirs(weights: Path, rows: Rows = ROWS) -> list[np.ndarray]:
-    """The rows as diffusers draws them."""
-    path = weights / "picture.png"
-    path.write_bytes(source_picture())
-    reference = Reference(weights)
-    return [reference.render(path, row)[0] for row in rows]
+class Diffusers:
+    """Draws the rows as diffusers does, with one scheduler configuration after the other."""
+
+    def __init__(self, weights: Path, folder: Path, rows: Rows = ROWS) -> None:
+        self._reference = Reference(weights)
+        self._folder = folder
+        self._rows = rows
+        (folder / "picture.png").write_bytes(source_picture())
+
+    def draw(self, scheduler: dict[str, Any]) -> list[np.ndarray]:
+        (self._folder / "scheduler_config.json").write_text(json.dumps(BASE | scheduler))
+        self._reference.schedule_from(self._folder)
+        return [self._reference.render(self._folder / "picture.png", row)[0] for row in self._rows]
 
 
 def built(
@@ -141,21 +149,31 @@ def model_with(folder: Path, scheduler: dict[str, Any], *, vae: dict[str, Any] |
 
 
 def worst(one: list[np.ndarray], other: list[np.ndarray]) -> float:
-    return min(psnr(mine, yours) for mine, yours in zip(one, other, strict=True))
+    """The lowest PSNR of the rows, in dB; `--log-cli-level=INFO` shows it."""
+    decibels = min(psnr(mine, yours) for mine, yours in zip(one, other, strict=True))
+    logging.getLogger(__name__).info("PSNR %.1f dB", decibels)
+    return decibels
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
-    """The rows with SD1.5's configuration, as diffusers draws them."""
-    return theirs(model_with(tmp_path_factory.mktemp("plain"), BASE))
+def diffusers(tmp_path_factory: pytest.TempPathFactory) -> Diffusers:
+    return Diffusers(tiny_model(), tmp_path_factory.mktemp("diffusers"))
+
+
+@pytest.fixture(scope="module")
+def plain(diffusers: Diffusers) -> list[np.ndarray]:
+    """The rows with SD1.5's configuration."""
+    return diffusers.draw({})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_folder_is_rendered_as_its_scheduler_says(case: str, tmp_path: Path, plain: list[np.ndarray]) -> None:
+def test_a_folder_is_rendered_as_its_scheduler_says(
+    case: str, tmp_path: Path, diffusers: Diffusers, plain: list[np.ndarray]
+) -> None:
     weights = model_with(tmp_path, BASE | FOLDERS[case])
     pictures = ours(built(tmp_path / "set", weights / "model", weights / "controlnet"))
-    assert worst(pictures, theirs(weights)) >= ENOUGH_DB
+    assert worst(pictures, diffusers.draw(FOLDERS[case])) >= ENOUGH_DB
     if case not in LIKE_SD15:
         assert worst(pictures, plain) < APART_DB
 
@@ -164,7 +182,7 @@ def test_a_folder_is_rendered_as_its_scheduler_says(case: str, tmp_path: Path, p
 def test_the_vaes_scaling_factor_is_the_models(tmp_path: Path, plain: list[np.ndarray]) -> None:
     weights = model_with(tmp_path, BASE, vae={"scaling_factor": 0.13025})
     pictures = ours(built(tmp_path / "set", weights / "model", weights / "controlnet"))
-    assert worst(pictures, theirs(weights)) >= ENOUGH_DB
+    assert worst(pictures, Diffusers(weights, tmp_path).draw({})) >= ENOUGH_DB
     assert worst(pictures, plain) < APART_DB
 
 
@@ -195,9 +213,15 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
     return make_original(tmp_path_factory.mktemp("original"))
 
 
-def drawn_by_diffusers(original: Original, scheduler: dict[str, Any]) -> list[np.ndarray]:
-    (original.model / "scheduler" / "scheduler_config.json").write_text(json.dumps(BASE | scheduler))
-    return theirs(original.model.parent, LOW_GUIDANCE)
+@pytest.fixture(scope="module")
+def of_the_file(original: Original, tmp_path_factory: pytest.TempPathFactory) -> Diffusers:
+    return Diffusers(original.model.parent, tmp_path_factory.mktemp("diffusers"), LOW_GUIDANCE)
+
+
+@pytest.fixture(scope="module")
+def plain_file(of_the_file: Diffusers) -> list[np.ndarray]:
+    """The rows with SD1.5's configuration."""
+    return of_the_file.draw({})
 
 
 def set_of_file(original: Original, folder: Path, params: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Path:
@@ -211,18 +235,22 @@ def set_of_file(original: Original, folder: Path, params: dict[str, Any], tensor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", YAMLS)
-def test_a_single_file_is_rendered_as_its_yaml_says(case: str, original: Original, tmp_path: Path) -> None:
+def test_a_single_file_is_rendered_as_its_yaml_says(
+    case: str, original: Original, of_the_file: Diffusers, plain_file: list[np.ndarray], tmp_path: Path
+) -> None:
     params, scheduler = YAMLS[case]
     pictures = ours(set_of_file(original, tmp_path, params, {}), LOW_GUIDANCE)
-    assert worst(pictures, drawn_by_diffusers(original, scheduler)) >= ENOUGH_DB
+    assert worst(pictures, of_the_file.draw(scheduler)) >= ENOUGH_DB
     if scheduler:
-        assert worst(pictures, drawn_by_diffusers(original, {})) < APART_DB
+        assert worst(pictures, plain_file) < APART_DB
 
 
 @pytest.mark.slow
-def test_a_single_file_is_rendered_with_its_own_alphas(original: Original, tmp_path: Path) -> None:
+def test_a_single_file_is_rendered_with_its_own_alphas(
+    original: Original, of_the_file: Diffusers, plain_file: list[np.ndarray], tmp_path: Path
+) -> None:
     betas = np.geomspace(0.0005, 0.02, 1000)
     own = {"alphas_cumprod": torch.from_numpy(np.cumprod(1 - betas)).float()}
     pictures = ours(set_of_file(original, tmp_path, {}, own), LOW_GUIDANCE)
-    assert worst(pictures, drawn_by_diffusers(original, {"trained_betas": betas.tolist()})) >= ENOUGH_DB
-    assert worst(pictures, drawn_by_diffusers(original, {})) < APART_DB
+    assert worst(pictures, of_the_file.draw({"trained_betas": betas.tolist()})) >= ENOUGH_DB
+    assert worst(pictures, plain_file) < APART_DB
