@@ -21,7 +21,7 @@ from engines.build.staging import PROGRESS, check_target, link, publish, staging
 from engines.errors import EngineSetRefused, ModelRefused
 from engines.files import file_sha256, write_whole
 from engines.manifest import Component, Manifest, Precision, Source, Stage, json_key, load_manifest
-from engines.model.locate import find_weights
+from engines.model.locate import Weights, find_weights
 from engines.noise_schedule import NoiseSchedule
 from engines.spec import COMPONENTS, Geometry, Profile
 
@@ -133,7 +133,7 @@ class _Builder:
             architecture=self.recipe.architecture,
             geometry=geometry,
             profiles=self.recipe.profiles,
-            source=_source(self.request, self.digest),
+            source=_source(self.request, self.context.weights, self.digest),
             versions=self.recipe.versions,
             tokenizer=tokenizer,
             components=components,
@@ -245,8 +245,9 @@ def check_timesteps(schedule: NoiseSchedule, precision: Precision) -> None:
         )
 
 
-def _source(request: BuildRequest, digest: str) -> Source:
-    named = (request.model, request.controlnet, request.tokenizer, request.original_config)
+def _source(request: BuildRequest, weights: Weights, digest: str) -> Source:
+    found = weights.original_config
+    named = (request.model, request.controlnet, request.tokenizer, None if found is None else str(found))
     model, controlnet, tokenizer, config = (None if name is None else _absolute(name) for name in named)
     assert model is not None
     return Source(model=model, controlnet=controlnet, weights=digest, tokenizer=tokenizer, original_config=config)

@@ -67,7 +67,11 @@ def verify(
     with load_engine_set(path, device=device) as engines:
         source = engines.manifest.source
         weights = weights or find_weights(
-            source.model, source.controlnet, tokenizer=source.tokenizer, original_config=source.original_config
+            source.model,
+            source.controlnet,
+            tokenizer=source.tokenizer,
+            original_config=source.original_config,
+            take_beside=False,
         )
         check_weights(engines.manifest, weights.digest)
         check_schedule(engines, weights)

@@ -42,6 +42,7 @@ _UNET = {
     "transformer_depth": 1,
     "context_dim": 768,
 }
+_NOT_IN_A_CONTROLNET = ("out_channels", "transformer_depth")
 _VAE = {"z_channels": 4, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
 SD15: dict[str, Any] = {
     "model": {
@@ -73,6 +74,25 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ModelRefused(f"{path} does not describe a model: it has no model.params")
     check_original(path, {"model": model})
     return {"model": model}
+
+
+def absent_sizes(part: str, original: Mapping[str, Any]) -> str | None:
+    """The first size of a network that a .yaml does not name, such as 'model.params.unet_config.params.num_heads'."""
+    params = original["model"]["params"]
+    network = "control_stage_config" if part == "controlnet" and "control_stage_config" in params else "unet_config"
+    vae = "first_stage_config.params.ddconfig"
+    names = [f"{vae}.{name}" for name in _VAE]
+    if part != "vae":  # diffusers' function for the U-Net reads the VAE's levels too
+        names = [f"{network}.params.{name}" for name in _UNET if name not in _NOT_IN_A_CONTROLNET] + names
+    return next((f"model.params.{name}" for name in names if not _named(params, name)), None)
+
+
+def _named(params: Any, name: str) -> bool:
+    for word in name.split("."):
+        if not isinstance(params, dict) or params.get(word) is None:
+            return False
+        params = params[word]
+    return True
 
 
 def _loader() -> Any:

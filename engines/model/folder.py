@@ -6,7 +6,6 @@ the files.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from engines.errors import ModelRefused
 from engines.model.config_rules import check_config
 from engines.model.fill import Contents, Named, fill
+from engines.model.json_file import read_json
 from engines.model.libraries import library
 from engines.model.tensor_files import read_tensors
 from engines.model.weight_files import weight_files
@@ -56,14 +56,7 @@ def read_folder_config(part: str, path: Path) -> dict[str, Any]:
         ModelRefused: it is missing, is not JSON, or describes another network.
     """
     file = path / CONFIG
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelRefused(f"{path} has no {CONFIG}, so the sizes of its {part} are not known") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelRefused(f"{file} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelRefused(f"{file} is not a configuration: it holds {type(config).__name__}, no fields by name")
+    config = read_json(file, missing=f"{path} has no {CONFIG}, so the sizes of its {part} are not known")
     name = config.get("_class_name")
     if isinstance(name, str) and name.removeprefix("Flax") != CLASSES[part]:
         raise ModelRefused(f"{file} describes a network of another class: {name}, not {CLASSES[part]}")

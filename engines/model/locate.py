@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from engines.errors import ModelRefused, unreadable_is_refused
 from engines.files import file_sha256
 from engines.model.file_kinds import kind_of, strings_of
 from engines.model.weight_files import files_to_fetch
+
+log = logging.getLogger("engines")
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Component -> the network that it is made from.
@@ -87,9 +91,16 @@ class Weights:
 
 @unreadable_is_refused()
 def find_weights(
-    model: str, controlnet: str | None = None, *, tokenizer: str | None = None, original_config: str | None = None
+    model: str,
+    controlnet: str | None = None,
+    *,
+    tokenizer: str | None = None,
+    original_config: str | None = None,
+    take_beside: bool = True,
 ) -> Weights:
     """Locate weights; without `controlnet`, the model's own `controlnet` folder, or the single file that has both.
+
+    `take_beside`: without `original_config`, a .yaml of the model's name beside its file is taken.
 
     Raises:
         ModelRefused: the weights are not there, have another layout, are no weights, or the hub does not answer.
@@ -105,7 +116,7 @@ def find_weights(
     elif tokens is None:
         tokens = _usual_tokenizer(path)
     control = _controlnet(path, controlnet)
-    return Weights(path, control, tokens, _config(original_config, path, control))
+    return Weights(path, control, tokens, _config(original_config, path, control, take_beside=take_beside))
 
 
 def _other_layout(folder: Path) -> str:
@@ -141,10 +152,13 @@ def _usual_tokenizer(model: Path) -> Path:
         raise ModelRefused(f"{model} has no tokenizer in it; name a folder with --tokenizer ({error})") from error
 
 
-def _config(name: str | None, *weights: Path) -> Path | None:
+def _config(name: str | None, *weights: Path, take_beside: bool) -> Path | None:
     if name is None:
         beside = weights[0].with_suffix(".yaml")
-        return beside if weights[0].is_file() and beside.is_file() else None
+        if not take_beside or not weights[0].is_file() or not beside.is_file():
+            return None
+        log.warning("%s, beside the model, describes it; --original-config names another .yaml", beside)
+        return beside
     path = Path(name).expanduser()
     if not path.is_file():
         raise ModelRefused(f"{name} is not a file; --original-config takes a .yaml such as cldm_v15.yaml")
@@ -195,6 +209,9 @@ def _literal(name: str) -> str:
 
 
 def _listed(folder: Path, label: str, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    if folder.is_dir():
+        with unreadable_is_refused():
+            os.scandir(folder).close()  # `glob` finds nothing in a folder that may not be listed
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         yield f"{label}/{path.name}", path
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from engines.errors import ModelRefused
 from engines.model.checkpoint import read_config
 from engines.model.fields import check_fields
+from engines.model.json_file import read_json
 from engines.model.libraries import library, quiet_libraries
 from engines.model.locate import Weights
 from engines.model.rules.scheduler import OTHER_MATHEMATICS, SCHEDULER_RULES
@@ -45,7 +46,15 @@ _MARKS = {"v_pred": {"prediction_type": "v_prediction"}, "ztsnr": {"rescale_beta
 _EDM_MARKS = ("edm_vpred.sigma_max", "edm_vpred.sigma_min")
 _ALPHAS = "alphas_cumprod"
 # How far a checkpoint's alphas_cumprod may be from the computed ones by rounding alone, as a share of each.
-_ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+_ROUNDING = {
+    torch.float64: 1e-4,
+    torch.float32: 1e-4,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+    torch.float8_e4m3fn: 0.13,
+    torch.float8_e5m2: 0.26,
+}
+_COARSE = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def read_schedule(weights: Weights) -> NoiseSchedule:
@@ -60,7 +69,7 @@ def read_schedule(weights: Weights) -> NoiseSchedule:
 
 
 def _of_folder(path: Path) -> NoiseSchedule:
-    config = _read_json(path)
+    config = read_json(path, missing=f"{path} is missing: it says how the model was trained to remove noise")
     class_name = config.get("_class_name", DDIM)
     if not isinstance(class_name, str) or OTHER_MATHEMATICS.search(class_name):
         raise ModelRefused(f"{path} names {class_name}: models that were trained for it cannot be rendered with DDIM")
@@ -129,20 +138,26 @@ def _with_own_alphas(path: Path, alphas: Tensor, known: tuple[NoiseSchedule, Noi
     rounding of their type, the first one is right: trainers mark a file and leave the old values in it.
     """
     schedule, _ = known
-    if alphas.ndim != 1 or len(alphas) != schedule.num_train_timesteps or alphas.dtype not in _ROUNDING:
+    kind = str(alphas.dtype).removeprefix("torch.")
+    if alphas.dtype not in _ROUNDING:
+        raise ModelRefused(f"{path} has {_ALPHAS} of the type {kind}, where floating-point numbers are due")
+    if alphas.ndim != 1 or len(alphas) != schedule.num_train_timesteps:
         raise ModelRefused(
-            f"{path} has {_ALPHAS} of the shape {tuple(alphas.shape)} and type {alphas.dtype}, and the model has "
+            f"{path} has {_ALPHAS} of the shape {tuple(alphas.shape)}, and the model has "
             f"{schedule.num_train_timesteps} training timesteps; the model's .yaml says them: --original-config"
         )
     own = alphas.double()
     computed = [_scheduler(each).alphas_cumprod.double() for each in known]
-    if any(torch.allclose(own, each, rtol=_ROUNDING[alphas.dtype], atol=1e-6) for each in computed):
+    if any(
+        torch.allclose(own, each, rtol=_ROUNDING[alphas.dtype], atol=2e-3 if alphas.dtype in _COARSE else 1e-6)
+        for each in computed
+    ):
         return schedule
     if schedule.rescale_betas_zero_snr:
         raise ModelRefused(f"{path} is marked with ztsnr, and its {_ALPHAS} are of another schedule")
-    if alphas.dtype == torch.bfloat16:
+    if alphas.dtype in _COARSE:
         raise ModelRefused(
-            f"{path} has {_ALPHAS} of another schedule than its .yaml's, in bfloat16, which is too coarse to render "
+            f"{path} has {_ALPHAS} of another schedule than its .yaml's, in {kind}, which is too coarse to render "
             "with; the model's .yaml says them: --original-config"
         )
     betas = 1 - own / torch.cat([torch.ones(1, dtype=torch.float64), own[:-1]])
@@ -183,15 +198,3 @@ def _problem(error: Exception, names: Mapping[str, str]) -> str:
     place = [names.get(str(part), str(part)) for part in problem["loc"]]
     message = problem["msg"].removeprefix("Value error, ")
     return f"{'.'.join(place)}: {message}" if place else message
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelRefused(f"{path} is missing: it says how the model was trained to remove noise") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelRefused(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelRefused(f"{path} is not a scheduler configuration: it holds no JSON object")
-    return config

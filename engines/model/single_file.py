@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from engines.errors import ModelRefused
-from engines.model.checkpoint import MAKERS, PREFIXES, SD15, UNET, read_config
+from engines.model.checkpoint import MAKERS, PREFIXES, SD15, UNET, absent_sizes, read_config
 from engines.model.fill import Contents, Named, fill
 from engines.model.look_alikes import CHECKPOINT, look_of
 from engines.model.surplus import check_beside
@@ -26,6 +26,7 @@ _BARE_CONTROLNET = ("input_hint_block.", "zero_convs.", "controlnet_cond_embeddi
 _DIFFERENCE = "difference"
 _NORM = re.compile(r"(in_layers\.0|out_layers\.0|resnets\.\d+\.norm\d)\.weight$")
 _NORM_OF_DIFFERENCES = 0.03
+_SCALE_ROUNDING = 0.01  # a bfloat16's
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def load_part(part: str, path: Path, *, description: Description, dtype: torch.d
     expected = network.state_dict()
     renamed = {name: tensor for name, tensor in renamed.items() if name in expected}
     named, surplus = _traced(part, tensors, empty, renamed)
+    if part == "vae":
+        _check_scale(file, network.config.scaling_factor)
     contents = Contents(part, path, named, surplus, description.says(part), strict=True)
     return fill(network, contents, dtype)
 
@@ -93,6 +96,8 @@ def _made(
     except Exception as error:  # diffusers' functions and constructors check little: anything may come of a wrong file
         if isinstance(error, KeyError) and str(error.args[0]).endswith((".weight", ".bias")):
             raise ModelRefused(f"{path} cannot be read as SD1.5's {part}: {error.args[0]} is missing") from error
+        if absent := absent_sizes(part, original):
+            raise ModelRefused(f"{description.config} does not describe a {part}: it does not name {absent}") from error
         described = "SD1.5" if description.config is None else str(description.config)
         raise ModelRefused(f"{path} has a {part} that {described} does not describe ({error!r})") from error
 
@@ -109,7 +114,7 @@ def _traced(
     for new, tensor in renamed.items():
         name = names[id(tensor if id(tensor) in names else tensor._base)]
         values = tensors[name]
-        fits = values.numel() == tensor.numel()
+        fits = values.numel() == tensor.numel() and values.layout == torch.strided
         named[new] = Named(name, values.reshape(tensor.shape) if fits else values)
     used = {each.name for each in named.values()}
     prefix = PREFIXES[part]
@@ -131,6 +136,16 @@ def part_of(file: TensorFile, part: str) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_scale(file: TensorFile, described: float) -> None:
+    """A model that was trained with scale_by_std has the factor of its latents in the file."""
+    own = file.read(lambda name: name == "scale_factor").get("scale_factor")
+    if own is not None and not (own.numel() == 1 and abs(float(own) / described - 1) < _SCALE_ROUNDING):
+        raise ModelRefused(
+            f"{file.path} has the scale_factor {own.flatten()[:1].tolist()}, and its description has {described}; name "
+            "the model's .yaml with --original-config"
+        )
+
+
 def _hint(file: TensorFile, part: str, description: Description) -> str:
     look = look_of(file.names)
     is_checkpoint = look is not None and look.endswith(CHECKPOINT)
@@ -147,7 +162,8 @@ def _refuse_difference(file: TensorFile, tensors: Mapping[str, Tensor]) -> None:
     """
     if not tensors:
         return
-    norms = [tensor.float().abs().mean() for name, tensor in tensors.items() if _NORM.search(name)]
+    plain = (tensor for name, tensor in tensors.items() if _NORM.search(name) and tensor.layout == torch.strided)
+    norms = [tensor.float().abs().mean() for tensor in plain if tensor.is_floating_point() and not tensor.is_meta]
     if _DIFFERENCE in file.names or (norms and float(torch.stack(norms).mean()) < _NORM_OF_DIFFERENCES):
         raise ModelRefused(
             f"{file.path} is a 'difference' ControlNet: it holds differences to a U-Net's weights, which is not "

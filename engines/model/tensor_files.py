@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engines.errors import ModelRefused
 from engines.model.file_kinds import kind_of, strings_of
-from engines.model.look_alikes import look_of
+from engines.model.look_alikes import CHECKPOINT, look_of
 
 # What torch.load raises for a damaged file, beside UnpicklingError.
 _BROKEN = (EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OSError)
@@ -87,6 +87,8 @@ def _load_pickle(path: Path) -> Mapping[Any, Any]:
         if any(word in str(error) for word in _CUT):
             raise ModelRefused(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
         look = look_of(strings_of(path))
+        if look is not None and look.endswith(CHECKPOINT):
+            look = None  # it was named as one
         raise ModelRefused(
             f"{path} holds more than tensors, and loading that could run anybody's code; "
             "get it as .safetensors, or convert it on a machine where you trust it" + (f" ({look})" if look else "")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from engines.errors import ModelRefused
 from engines.model.fields import shown
+from engines.model.json_file import read_json
 from engines.model.libraries import library, quiet_libraries
 
 # tokenizer_config.json's tokenizer_class where it is CLIP's, or says nothing.
@@ -116,12 +117,7 @@ def _read(folder: Path) -> Any:
 
 def _class_of(folder: Path) -> object:
     path = folder / "tokenizer_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelRefused(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelRefused(f"{path} is {shown(config)}, where names and values are due")
+    config = read_json(path, missing="") if path.is_file() else {}
     return config.get("tokenizer_class")
 
 

@@ -50,6 +50,9 @@ SCHEDULER_RULES: Rules = {
     "sigma_data": MustBe((None,), _EDM),
     "sigma_schedule": MustBe((None,), _EDM),
     "rho": MustBe((None,), _EDM),
+    "predict_epsilon": MustBe((True, None), "prediction_type's predecessor"),
+    "timestep_values": MustBe((None,), "timesteps that old versions took from a list"),
+    "tensor_format": Ignored("how old versions returned tensors"),
     "snr_shift_scale": MustBe((None, 1, 1.0), "of video models"),
     **dict.fromkeys(
     (

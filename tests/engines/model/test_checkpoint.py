@@ -214,15 +214,29 @@ def test_a_yaml_of_something_else_is_named(tmp_path: Path, text: str, sentence: 
         read_config(tmp_path / "c.yaml")
 
 
-def test_a_yaml_that_lacks_a_size_is_named(original: Original, combined: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "place", "size"),
+    [
+        ("unet", "unet_config.params", "model_channels"),
+        ("unet", "unet_config.params", "num_heads"),
+        ("controlnet", "control_stage_config.params", "context_dim"),
+        ("vae", "first_stage_config.params.ddconfig", "ch_mult"),
+        ("unet", "first_stage_config.params.ddconfig", "ch_mult"),
+    ],
+)
+def test_a_yaml_that_lacks_a_size_is_named(
+    original: Original, combined: Path, tmp_path: Path, part: str, place: str, size: str
+) -> None:
     config = yaml.safe_load(yaml.safe_dump(CONFIG))
-    del config["model"]["params"]["unet_config"]["params"]["model_channels"]
+    fields = config["model"]["params"]
+    for word in place.split("."):
+        fields = fields[word]
+    del fields[size]
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     weights = Weights(combined, combined, original.tokenizer, tmp_path / "c.yaml")
-    with pytest.raises(
-        ModelRefused, match=r"has a unet that .*c.yaml does not describe \(KeyError\('model_channels'\)\)"
-    ):
-        load_network("unet", weights, torch.float32)
+    sentence = rf"c.yaml does not describe a {part}: it does not name model.params.{place}.{size}"
+    with pytest.raises(ModelRefused, match=sentence):
+        load_network(part, weights, torch.float32)
 
 
 def test_a_checkpoint_without_a_tokenizer_says_which_option_names_one(

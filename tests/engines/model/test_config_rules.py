@@ -257,7 +257,7 @@ def _changed(name: str, value: Any) -> dict[str, Any]:
         ("model.params.unet_config", "text", "where names and values of fields are due"),
         ("model.params.cond_stage_config", "__is_unconditional__", "where names and values of fields are due"),
         ("model.params.unet_config.params.a_new_field", 1, "which this version does not know"),
-        ("model.params.personalization_config", {"target": "x"}, "which this version does not know"),
+        ("model.params.another_config", {"target": "x"}, "which this version does not know"),
         ("model.other", 1, "which this version does not know"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,36 @@ def test_a_difference_controlnet_is_refused(original: Original, tmp_path: Path, 
     control = save(tensors, tmp_path / "control_canny_difference.safetensors")
     with pytest.raises(ModelRefused, match=r"_difference.safetensors is a 'difference' ControlNet: .* get the whole"):
         load("controlnet", original.model, original, control=control)
+
+
+def test_a_controlnet_with_sparse_norms_is_refused_by_name(original: Original, tmp_path: Path) -> None:
+    tensors = of(original, "controlnet")
+    name = next(name for name in tensors if name.endswith("in_layers.0.weight"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.11 remarks on sparse tensors
+        tensors[name] = tensors[name].to_sparse()
+    control = save(tensors, tmp_path / "control.pth")
+    with pytest.raises(ModelRefused, match=r"in_layers.0.weight is sparse or has no values"):
+        load("controlnet", original.model, original, control=control)
+
+
+@pytest.mark.parametrize("factor", [0.18215, 0.25])
+def test_a_files_own_scale_factor_is_that_of_its_description_or_refused(
+    original: Original, tmp_path: Path, factor: float
+) -> None:
+    model = save(of(original, *MODEL) | {"scale_factor": torch.tensor(factor)}, tmp_path / "model.safetensors")
+    if factor == 0.18215:
+        assert_original("vae", load("vae", model, original, config=original.config), original)
+    else:
+        with pytest.raises(ModelRefused, match=r"has the scale_factor \[0.25\], and its description has 0.18215"):
+            load("vae", model, original, config=original.config)
+
+
+def test_a_pickle_that_holds_more_is_not_told_to_be_named_as_it_was(original: Original, tmp_path: Path) -> None:
+    path = tmp_path / "lightning.ckpt"
+    torch.save({"state_dict": of(original, *MODEL), "callbacks": {Original: 1}}, path)
+    with pytest.raises(ModelRefused, match=r"holds more than tensors.*where you trust it$"):
+        load("unet", path, original)
 
 
 @pytest.mark.parametrize(
