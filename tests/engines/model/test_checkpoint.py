@@ -257,7 +257,9 @@ def test_a_checkpoint_without_a_tokenizer_says_which_option_names_one(
     ],
 )
 def test_a_wrong_option_is_named(original: Original, options: dict[str, str], sentence: str) -> None:
-    named = {key: value.format(model=original.model, config=original.config) for key, value in options.items()}
+    named: dict[str, Any] = {
+        key: value.format(model=original.model, config=original.config) for key, value in options.items()
+    }
     with pytest.raises(ModelRefused, match=sentence):
         find_weights(str(original.model), str(original.controlnet), **named)
 
