@@ -74,8 +74,6 @@ PARSED = {
     "--tokenizer clip-vit-large-patch14 --shape 512x512 --out engine-set",
     # They need a GPU.
     ".venv/bin/python -m pytest -m gpu",
-    "python -m pytest -m gpu tests/gpu tests/engines/test_refused_models.py",
-    'python -m pytest -m "not gpu" -p no:xdist --log-cli-level=INFO tests/integration/test_schedule_parity.py',
     "python -m pytest -m gpu tests/gpu",
     "python -m pytest -m gpu tests/gpu/test_inductor_sets.py tests/gpu/test_tensorrt_runtime.py",
     "python -m benchmarks.gpu engine-set --only start",
@@ -115,6 +113,7 @@ PARSED = {
     "python -m benchmarks.load --workers 200",
     "python -m benchmarks.producer --rows 100000",
     "python -m benchmarks.producer --rows 1000000",
+    "python -m pytest -o log_cli=true --log-cli-level=INFO tests/integration/test_schedule_parity.py",
     "python -m pytest -o log_cli=true --log-cli-level=INFO tests/integration/test_parity_end_to_end.py "
     "tests/worker/render/test_parity.py",
     "python examples/demo-model/evaluate.py",
