@@ -145,7 +145,8 @@ def build(
     manifest = built.manifest
     if manifest.schedule is not None and manifest.schedule != SD15:
         people.print(f"noise schedule: {manifest.schedule.differences(SD15)}", markup=False)
-    people.print(f"{out}: " + (f"built, {built.steps} stages run" if built.changed else "everything is up to date"))
+    ended = f"built, {built.steps} stages run" if built.changed else "everything is up to date"
+    people.print(f"{out}: {ended}", markup=False)
     _print_json({"set": str(out), "backend": manifest.backend, "digest": manifest.digest, "stages_run": built.steps})
 
 

@@ -48,7 +48,7 @@ class OtherUser:
             self.python = self._copied_python()
 
     def _own(self) -> None:
-        subprocess.run(["chown", "-R", f"{self.uid}:{self.gid}", str(self._folder)], check=True)
+        subprocess.run(["chown", "-R", "-h", f"{self.uid}:{self.gid}", str(self._folder)], check=True)
 
     def _runs(self, python: Path) -> bool:
         command = [str(python), "-c", "import pytest"]
@@ -74,7 +74,9 @@ class OtherUser:
         command = [str(python), "-m", "venv", "--without-pip", str(environment)]
         subprocess.run(command, check=True, env=os.environ | self.environment)
         packages = next((environment / "lib").glob("python*/site-packages"))
-        (packages / "shared.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+        # Links, not a .pth file: some packages look for libraries of others beside themselves, in this folder.
+        for package in Path(sysconfig.get_path("purelib")).iterdir():
+            (packages / package.name).symlink_to(package)
         self._own()
         return environment / "bin" / "python"
 

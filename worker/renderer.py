@@ -106,7 +106,8 @@ def _refusing_other_jobs(prepare: Prepare, engines: EngineSet) -> Prepare:
 
     def prepare_if_built(job: RenderJob, picture: bytes) -> Prepared:
         try:
-            ddim.timesteps_of(engines.noise_schedule, job.parameters.ddim_steps)
+            # The loop takes the same one: it is computed once for all jobs that have these steps and eta.
+            ddim.schedule(engines.noise_schedule, job.parameters.ddim_steps, job.parameters.eta)
         except ValueError as error:
             timesteps = engines.noise_schedule.num_train_timesteps
             raise StepsNotTrained(f"the engine set's model has {timesteps} training timesteps: {error}") from error

@@ -115,6 +115,11 @@ def check_original(path: Path, config: Mapping[str, Any]) -> None:
 def defaults_of(part: str) -> dict[str, Any]:
     """The fields of a part's class in the installed library, with their defaults: what it takes for absent ones."""
     module, name, _ = PARTS[part]
+    return class_defaults(module, name)
+
+
+def class_defaults(module: str, name: str) -> dict[str, Any]:
+    """The arguments of a class in an installed library that have defaults, with these."""
     with quiet_libraries():
         signature = inspect.signature(getattr(library(module), name).__init__)
     given = (parameter for parameter in signature.parameters.values() if parameter.default is not parameter.empty)

@@ -7,11 +7,8 @@ have no such field.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from torch import Tensor
 
 from engines.errors import ModelRefused
 from engines.model.checkpoint import read_config
+from engines.model.config_rules import class_defaults
 from engines.model.fields import check_fields
 from engines.model.json_file import read_json
 from engines.model.libraries import library, quiet_libraries
@@ -42,7 +40,10 @@ _IN_A_YAML = {
     "trained_betas": "given_betas",
 }
 # Tensors that some trainers put beside the weights, as marks: what they say is true if they are there.
-_MARKS = {"v_pred": {"prediction_type": "v_prediction"}, "ztsnr": {"rescale_betas_zero_snr": True}}
+_MARKS: dict[str, dict[str, Any]] = {
+    "v_pred": {"prediction_type": "v_prediction"},
+    "ztsnr": {"rescale_betas_zero_snr": True},
+}
 _EDM_MARKS = ("edm_vpred.sigma_max", "edm_vpred.sigma_min")
 _ALPHAS = "alphas_cumprod"
 # How far a checkpoint's alphas_cumprod may be from the computed ones by rounding alone, as a share of each.
@@ -74,24 +75,21 @@ def _of_folder(path: Path) -> NoiseSchedule:
     if not isinstance(class_name, str) or OTHER_MATHEMATICS.search(class_name):
         raise ModelRefused(f"{path} names {class_name}: models that were trained for it cannot be rendered with DDIM")
     check_fields(str(path), config, SCHEDULER_RULES)
-    fields = _as_ddim(config)
-    clip_sample = fields.pop("clip_sample", class_name == DDIM)
-    if clip_sample:
+    given = _given_to_ddim(config)
+    if given.get("clip_sample", class_name == DDIM):
         raise ModelRefused(
             f"{path} has no clip_sample, and {DDIM} means true without it, which is not supported; if the model was "
             'not trained for clipping, which is usual, write "clip_sample": false into the file'
         )
-    return _checked(str(path), fields)
+    fields = class_defaults("diffusers", DDIM) | given
+    return _checked(str(path), {name: fields[name] for name in NoiseSchedule.model_fields})
 
 
-def _as_ddim(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `DDIMScheduler.from_config` would pass on, and its class's defaults; `clip_sample` only if it was there."""
-    scheduler = library("diffusers").DDIMScheduler
+def _given_to_ddim(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that `DDIMScheduler.from_config` takes from a configuration. Nothing is computed from them here."""
     with quiet_libraries():
-        given, _, _ = scheduler.extract_init_dict(dict(config))
-    defaults = {name: field.default for name, field in inspect.signature(scheduler.__init__).parameters.items()}
-    fields = {name: given.get(name, defaults[name]) for name in NoiseSchedule.model_fields}
-    return fields | {name: given[name] for name in ("clip_sample",) if name in given}
+        given: dict[str, Any] = library("diffusers").DDIMScheduler.extract_init_dict(dict(config))[0]
+    return given
 
 
 def _of_single_file(path: Path, original_config: Path | None) -> NoiseSchedule:
@@ -103,9 +101,11 @@ def _of_single_file(path: Path, original_config: Path | None) -> NoiseSchedule:
     if any(name in beside for name in _EDM_MARKS):
         raise ModelRefused(f"{path} says that it was trained as EDM (edm_vpred): it cannot be rendered with DDIM")
     plain = _checked(where, fields, names=_IN_A_YAML)
-    marks = [meaning for name, meaning in _MARKS.items() if name in beside]
-    schedule = _checked(str(path), reduce(or_, marks, fields)) if marks else plain
-    return _with_own_alphas(path, beside[_ALPHAS], (schedule, plain)) if _ALPHAS in beside else schedule
+    for mark, meaning in _MARKS.items():
+        if mark in beside:
+            fields |= meaning
+    marked = _checked(str(path), fields)
+    return _with_own_alphas(path, beside[_ALPHAS], (marked, plain)) if _ALPHAS in beside else marked
 
 
 def _of_original(where: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,18 +140,16 @@ def _with_own_alphas(path: Path, alphas: Tensor, known: tuple[NoiseSchedule, Noi
     schedule, _ = known
     kind = str(alphas.dtype).removeprefix("torch.")
     if alphas.dtype not in _ROUNDING:
-        raise ModelRefused(f"{path} has {_ALPHAS} of the type {kind}, where floating-point numbers are due")
+        raise ModelRefused(f"{path} has {_ALPHAS} of the type {kind}; they must be floating-point numbers")
     if alphas.ndim != 1 or len(alphas) != schedule.num_train_timesteps:
         raise ModelRefused(
             f"{path} has {_ALPHAS} of the shape {tuple(alphas.shape)}, and the model has "
             f"{schedule.num_train_timesteps} training timesteps; the model's .yaml says them: --original-config"
         )
     own = alphas.double()
-    computed = [_scheduler(each).alphas_cumprod.double() for each in known]
-    if any(
-        torch.allclose(own, each, rtol=_ROUNDING[alphas.dtype], atol=2e-3 if alphas.dtype in _COARSE else 1e-6)
-        for each in computed
-    ):
+    relative, absolute = _ROUNDING[alphas.dtype], 2e-3 if alphas.dtype in _COARSE else 1e-6
+    computed = (_scheduler(each).alphas_cumprod.double() for each in known)
+    if any(torch.allclose(own, each, rtol=relative, atol=absolute) for each in computed):
         return schedule
     if schedule.rescale_betas_zero_snr:
         raise ModelRefused(f"{path} is marked with ztsnr, and its {_ALPHAS} are of another schedule")

@@ -139,6 +139,16 @@ def test_a_hub_that_does_not_answer_is_said_in_one_line(
     assert ended.err.startswith("error: nobody/nothing is no folder here, and the hub did not give it: ")
 
 
+@pytest.mark.parametrize("name", ["set[bold]", "set:x:", "[red]set[/red]"])
+def test_a_path_is_shown_as_it_is_written(
+    engines: Callable[..., Ended], weights: list[str], tmp_path: Path, name: str
+) -> None:
+    """rich reads [bold] as a style, and :x: as a picture."""
+    out = tmp_path / name.replace("/", "-")
+    ended = engines("build", *weights, "--shape", "64x64", "--backend", "torch", "--out", out)
+    assert ended.err.endswith(f"{out}: built, 5 stages run")
+
+
 def test_a_target_that_is_a_file_is_refused(engines: Callable[..., Ended], weights: list[str], tmp_path: Path) -> None:
     (tmp_path / "set").write_text("")
     ended = engines("build", *weights, "--shape", "64x64", "--backend", "torch", "--out", tmp_path / "set")

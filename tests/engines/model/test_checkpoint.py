@@ -20,15 +20,10 @@ from engines.model.networks import geometry_of, load_network, load_networks
 from engines.model.tokenizer import SpecialTokens
 from engines.spec import Profile
 from tests.engines.model.test_networks import on_paper
-from tests.engines.original import CONFIG, PREFIX, Original, make_original, original_state, save
+from tests.engines.original import CONFIG, PREFIX, Original, original_state, save
 from tests.engines.sets import request_for
 
 PARTS = ("text_encoder", "unet", "vae", "controlnet")
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
-    return make_original(tmp_path_factory.mktemp("original"))
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,7 @@ from tests.engines.model.folders import (
     put,
     weights_in,
 )
-from tests.engines.original import Original, make_original
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
-    return make_original(tmp_path_factory.mktemp("original"))
+from tests.engines.original import Original
 
 
 @pytest.mark.parametrize("part", PARTS)

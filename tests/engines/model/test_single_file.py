@@ -12,12 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from engines.errors import ModelRefused
 from tests.engines.model.single_files import MODEL, PARTS, assert_original, load, of
-from tests.engines.original import CONFIG, PREFIX, Original, make_original, save
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
-    return make_original(tmp_path_factory.mktemp("original"))
+from tests.engines.original import CONFIG, PREFIX, Original, save
 
 
 @pytest.fixture(scope="module")

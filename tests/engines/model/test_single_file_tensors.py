@@ -13,12 +13,7 @@ from engines.errors import ModelRefused
 from engines.model.checkpoint import MAKERS, SD15
 from tests.engines.model.single_files import PARTS, TENSOR, assert_original, load, of
 from tests.engines.model.test_networks import on_paper
-from tests.engines.original import PREFIX, Original, make_original, original_state, save
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Original:
-    return make_original(tmp_path_factory.mktemp("original"))
+from tests.engines.original import PREFIX, Original, original_state, save
 
 
 @pytest.mark.parametrize("part", PARTS)
