@@ -2,18 +2,19 @@
 
     RenderError
     ├── TransientError                        try again: the same job may succeed later
-    │   ├── SourceUnavailable      host       timeout, 5xx, throttling while reading an input
+    │   ├── SourceUnavailable      host       timeout, 5xx, throttling while reading an input ("store" for s3:// and file://)
     │   ├── OutputUnavailable      store      the same while writing a result
     │   └── LedgerUnavailable      store      Redis does not answer
-    ├── PermanentError                        do not try again: the same job would fail again
+    ├── PermanentError                        do not try again here: this worker would end the job in the same way
     │   ├── InvalidJob             job        a parameter or a message that breaks the contract
     │   │   └── InvalidCsv         job        the same, found while reading a CSV
     │   ├── SourceNotFound         job        404, no such file or object
-    │   ├── SourceForbidden        worker     403, or an address, folder or bucket that this worker may not read
+    │   ├── SourceForbidden        job        401 or 403; "worker" for an allow-list or keys of the worker
     │   ├── SourceTooLarge         job        more bytes or pixels than allowed
     │   ├── NotAnImage             job        not decodable, truncated or an unsupported format
     │   ├── OutputForbidden        worker     missing bucket, no permission, or a folder that this worker may not write
-    │   ├── OutputFull             store      no space left where results go
+    │   ├── OutputFull             worker     no space left on its disk ("store" for a bucket over its quota)
+    │   ├── EngineSetNotHeld       worker     the batch is kept to an engine set that this worker does not hold
     │   ├── ShapeNotBuilt          worker     its engine set holds no engine for this picture's size
     │   ├── StepsNotTrained        worker     its engine set's model has fewer timesteps than the job's steps
     │   ├── OutOfMemory            worker     one sample alone does not fit in its device's memory
@@ -31,8 +32,14 @@
     store    Redis, or the folder or bucket where results go: all workers share it
     host     another machine, which an input is read from
 
-Whether to try again is the class (TransientError, PermanentError), and `kind` is the stable word that the ledger, the
-sidecars and the metrics use.
+The drawing gives each class's usual fault; an instance may say otherwise. What a worker does follows from the fault:
+
+    job      the job fails at once
+    worker   the job goes back to the queue at no attempt and after a delay; it fails once every live worker refused it
+    store    the worker waits and tries again without limit; no attempt is spent
+    host     the job is tried again in place, then later, until RENDER_MAX_ATTEMPTS
+
+`kind` is the stable word that the ledger, the sidecars and the metrics use.
 """
 
 from __future__ import annotations
@@ -40,19 +47,39 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 Fault = Literal["job", "worker", "store", "host"]
+# Which workers a worker's fault is true of: all that have the same settings, or this process alone.
+Scope = Literal["settings", "machine"]
 
 
 class RenderError(Exception):
-    """The root. `str(error)` is a sentence that a user can act on."""
+    """The root. `str(error)` is a sentence that a user can act on.
+
+    `fault` is where the fault lies; without the argument, it is the class's. `scope` and `unfit` mean something only
+    where the fault is the worker's: `scope` says which other workers would refuse the same job, and `unfit` that no
+    job of this process can succeed (its keys expired, its disk is full, its clock is wrong).
+    """
 
     kind: ClassVar[str] = "error"
-    fault: ClassVar[Fault] = "worker"
+    fault: Fault = "worker"
+    scope: Scope = "machine"
+    unfit: bool = False
+
+    def __init__(
+        self, message: str = "", *, fault: Fault | None = None, scope: Scope | None = None, unfit: bool = False
+    ) -> None:
+        super().__init__(message)
+        if fault is not None:
+            self.fault = fault
+        if scope is not None:
+            self.scope = scope
+        self.unfit = unfit
 
 
 class TransientError(RenderError):
-    """The same job may succeed later."""
+    """The same job may succeed later; not before `retry_after_seconds`, where the other side said so."""
 
     kind = "transient"
+    retry_after_seconds: float | None = None
 
 
 class SourceUnavailable(TransientError):
@@ -77,7 +104,7 @@ class LedgerUnavailable(TransientError):
 
 
 class PermanentError(RenderError):
-    """The same job would fail again."""
+    """The same job would fail again in this worker."""
 
     kind = "permanent"
 
@@ -107,7 +134,7 @@ class SourceForbidden(PermanentError):
     """The input may not be read: access denied, or an address, folder or bucket that workers may not read."""
 
     kind = "source_forbidden"
-    fault = "worker"
+    fault = "job"
 
 
 class SourceTooLarge(PermanentError):
@@ -135,7 +162,15 @@ class OutputFull(PermanentError):
     """No space is left where results go."""
 
     kind = "output_full"
-    fault = "store"
+    fault = "worker"
+
+
+class EngineSetNotHeld(PermanentError):
+    """The batch is kept to one engine set, and this worker holds another one."""
+
+    kind = "engine_set_not_held"
+    fault = "worker"
+    scope = "settings"
 
 
 class ShapeNotBuilt(PermanentError):
@@ -143,6 +178,7 @@ class ShapeNotBuilt(PermanentError):
 
     kind = "shape_not_built"
     fault = "worker"
+    scope = "settings"
 
 
 class StepsNotTrained(PermanentError):
@@ -150,6 +186,7 @@ class StepsNotTrained(PermanentError):
 
     kind = "steps_not_trained"
     fault = "worker"
+    scope = "settings"
 
 
 class OutOfMemory(PermanentError):
