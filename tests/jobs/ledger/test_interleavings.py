@@ -157,6 +157,19 @@ def test_a_job_that_moves_between_any_two_reads_is_left_alone(
     assert at > 3
 
 
+@pytest.mark.parametrize("move", ["is_delivered", "is_delivered_and_ends"])
+def test_a_message_that_moves_between_the_two_reads_of_a_look_does_not_look_old(
+    ledger: Ledger, watched: Ledger, move: str
+) -> None:
+    client = watched.client
+    assert isinstance(client, InterruptedClient)
+    for at in range(3):
+        scene = Scene(ledger)
+        client.interrupt_at(at, getattr(scene, move))
+        for message in watched.kombu.delivered().values():
+            assert message.since is None or time.time() - message.since < 30
+
+
 @pytest.mark.parametrize("repair", [whole, quick])
 @pytest.mark.parametrize("skew", [-3600.0, 3600.0])
 def test_a_worker_whose_clock_is_wrong_keeps_what_was_delivered_to_it(
