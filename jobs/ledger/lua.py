@@ -11,7 +11,9 @@ import redis
 
 from jobs.ledger.redis_client import answering
 
-ScriptName = Literal["enqueue", "start", "nack", "finish", "requeue", "restore", "cancel", "queued_ids"]
+ScriptName = Literal[
+    "enqueue", "start", "nack", "finish", "refuse", "defer", "due", "feed", "requeue", "restore", "cancel", "queued_ids"
+]
 
 
 class Scripts:
