@@ -18,13 +18,12 @@ What can happen to a job, and what becomes of its message:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeVar
 
-import numpy as np
 import structlog
 
 from jobs.errors import (
@@ -49,10 +48,226 @@ from worker.in_flight import InFlightJobs
 from worker.ledger_client import LedgerClient
 from worker.observe.metrics import JobMetrics, StageTimer
 from worker.outcome import Outcome
-from worker.prepared import Drawing
-from worker.refusals import Refusals
+from worker.pictures import Pictures
+from worker.refusals import Refusals, RefusedBefore
 from worker.renderer import Renderer
-from worker.result import ResultWriter, sidecar
+from worker.result import ResultWriter, described, sidecar
 from worker.shutdown import Shutdown
 from worker.sources import Sources
 from worker.uploads import Uploads
+
+log = structlog.get_logger(__name__)
+
+Value = TypeVar("Value")
+
+PNG, JSON = "image/png", "application/json"
+# Between taking a message of a newer version and putting it back: a queue full of them must not become a busy loop.
+NEWER_MESSAGE_PAUSE_SECONDS = 5.0
+# Until a job comes back that is put off: to a worker that takes jobs, when storage may answer, when a host may (times
+# the attempts so far), and however long a host asks for.
+PAUSED_SECONDS, STORE_SECONDS, HOST_SECONDS, LONGEST_SECONDS = 2.0, 10.0, 5.0, 900.0
+
+
+@dataclass(frozen=True)
+class JobRunner:
+    """What all jobs of a process share. `run` is called by many threads at once."""
+
+    settings: Settings
+    renderer: Renderer
+    ledger: LedgerClient
+    in_flight: InFlightJobs
+    shutdown: Shutdown
+    metrics: JobMetrics
+    read: Callable[[str, FetchLimits], bytes] = read_bytes
+    open_store: Callable[[str], Store] = store_for
+    access_policy: AccessPolicy = field(default_factory=AccessPolicy)
+    fitness: Fitness = field(default_factory=Fitness)
+    last_start: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        _ = self._pictures, self._uploads, self._refusals  # made now, because threads share them
+
+    def run(self, text: str) -> Outcome:
+        """Render the job in a message. Raises nothing: whatever happens is an outcome."""
+        try:
+            job = RenderJob.from_json(text)
+        except NewerMessage as error:
+            return self._requeue_newer(error)
+        except InvalidJob as error:
+            log.error("bad_message", error=str(error))
+            return self.ledger.count("invalid", error.kind, Outcome.INVALID)
+        with structlog.contextvars.bound_contextvars(job=job.id, batch=job.batch):
+            other_delivery = self.in_flight.take(job)
+            if other_delivery is not None:
+                log.info("delivered_twice")
+                return other_delivery.result()
+            outcome = Outcome.REQUEUED
+            try:
+                outcome = self._process(job)
+            finally:
+                self.in_flight.release(job.id, outcome)
+            return outcome
+
+    def _requeue_newer(self, error: NewerMessage) -> Outcome:
+        log.warning("message_is_newer", error=str(error), consequence="it goes back to the queue, for a newer worker")
+        self.shutdown.wait(NEWER_MESSAGE_PAUSE_SECONDS)
+        return self.ledger.count("requeued", error.kind, Outcome.REQUEUED)
+
+    def _process(self, job: RenderJob) -> Outcome:
+        """What happens to a job: decide, render, record."""
+        try:
+            if self.fitness.paused and self.ledger.defer(job, seconds=PAUSED_SECONDS, refund=True):
+                return self.ledger.count("requeued", "paused", Outcome.DELAYED)
+            with self._decide(job) as start:
+                if start.decision not in ("run", "quarantined", "cancel"):
+                    log.info("not_rendered", decision=start.decision)
+                    return Outcome.ENDED
+                try:
+                    result = self._render(job, start)
+                except Exception as error:  # noqa: BLE001 (the one place where any error becomes a record)
+                    return self._record(job, start, error)
+                return self.ledger.finish(result)
+        except Requeued:
+            # The worker had to stop before Redis answered. The job's lease ends, and other workers take it over.
+            return self.ledger.count("requeued", Requeued.kind, Outcome.REQUEUED)
+
+    # -- decide ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _decide(self, job: RenderJob) -> Iterator[Start]:
+        """Start the job in the ledger. Its last allowed start happens alone, within the block.
+
+        A job that kills its worker also kills the jobs beside it, and all of them come back together. If they also
+        started for the last time together, its innocent neighbours would be quarantined with it. So one such job runs
+        at a time in this process; the others wait without having started, which costs them no attempt if it dies.
+        """
+        start = self.ledger.start(job, unless_last=True)
+        if start.decision != "last":
+            yield start
+            return
+        while not self.last_start.acquire(timeout=1.0):
+            self.shutdown.check()
+        try:
+            yield self.ledger.start(job)
+        finally:
+            self.last_start.release()
+
+    # -- render ---------------------------------------------------------------------------------------------------
+
+    def _render(self, job: RenderJob, start: Start) -> RenderResult:
+        """The job's result, whose files are in storage. Raises whatever prevents it."""
+        if start.decision == "quarantined":
+            raise _quarantined(start.attempts)
+        if start.decision == "cancel":
+            raise Cancelled("cancelled by the user")
+        self._refusals.check(job, start)
+        store = self._store(job)  # first: what may not be written need not be rendered
+        return self._earlier_result(job, start, store) or self._draw_and_upload(job, start, store)
+
+    def _store(self, job: RenderJob) -> Store:
+        """For the job's folder. A message may come from a stranger, who may name any folder or bucket."""
+        if job.engine_set is not None and not self.renderer.digest.startswith(job.engine_set):
+            raise EngineSetNotHeld(
+                f"the batch is kept to engine set {job.engine_set}, and this worker holds {self.renderer.digest[:12]} "
+                "(RENDER_ENGINE_DIR of the workers, or --engine-set of producer submit)"
+            )
+        self.access_policy.check_output(job.folder)
+        return self.open_store(job.folder)
+
+    def _earlier_result(self, job: RenderJob, start: Start, store: Store) -> RenderResult | None:
+        """The result in storage of an attempt that died between its sidecar and the ledger, or that the ledger lost."""
+        if start.attempts == 1 and not start.adopted:
+            return None
+        if not self._insist(job, lambda: store.exists(job.sidecar_uri)):
+            return None  # or it is not known: keys that may not list cannot tell
+        try:
+            result = RenderResult.model_validate_json(self._insist(job, lambda: store.read(job.sidecar_uri)))
+        except (ValueError, PermanentError) as error:
+            log.warning("sidecar_ignored", error=str(error))
+            return None
+        return result if (result.id, result.state) == (job.id, "done") else None
+
+    def _draw_and_upload(self, job: RenderJob, start: Start, store: Store) -> RenderResult:
+        if self.fitness.probe is not None:
+            insist, check = partial(self._insist, job), partial(self._check, job)
+            self.fitness.probe.once(job, insist=insist, check=check)
+        timer = StageTimer(self.metrics)
+        # From here on only the files are in memory, for as long as storage takes.
+        prepared, pictures = self._pictures.draw(job, timer, check=partial(self._check, job))
+        with timer.measure("upload"):
+            for k, png in enumerate(pictures):
+                self._uploads.write(job, store, job.sample_uri(k), png, PNG)
+            self._uploads.write(job, store, job.canny_uri, prepared.canny_png, PNG)
+        result = self._results.done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
+        # Last: whoever sees the sidecar sees the whole result.
+        self._uploads.write(job, store, job.sidecar_uri, sidecar(job, result), JSON)
+        return result
+
+    def _check(self, job: RenderJob) -> None:
+        """Raise Cancelled or Requeued if the job should not go on."""
+        self.in_flight.check(job.id)
+        self.shutdown.check()
+
+    def _insist(self, job: RenderJob, call: Callable[[], Value]) -> Value:
+        """Wait while storage is away, before the job is rendered."""
+        return self._uploads.insist(call, job, rendered=False)
+
+    # -- record ---------------------------------------------------------------------------------------------------
+
+    def _record(self, job: RenderJob, start: Start, error: Exception) -> Outcome:
+        """Record that the job ended; or give it back, if another attempt or another worker may do better."""
+        if isinstance(error, Requeued):
+            return self.ledger.nack(job, error, refund=error.blameless)
+        if not isinstance(error, RenderError):
+            log.error("job_broke", exc_info=error)
+        elif error.fault == "job":
+            return self.ledger.finish(self._results.ended(job, start, error))
+        if not isinstance(error, RefusedBefore):
+            self.fitness.saw(error, job)
+        if isinstance(error, TransientError) and (is_free(error) or start.attempts < self.settings.max_attempts):
+            return self._put_off(job, start, error)
+        failure = self._refusals.refuse(job, start, error, facts=self.fitness.facts)
+        if failure is None:
+            return self.ledger.count("requeued", described(error)[0], Outcome.DELAYED)
+        return self.ledger.finish(self._results.failed(job, start, failure.kind, failure.text))
+
+    def _put_off(self, job: RenderJob, start: Start, error: TransientError) -> Outcome:
+        """The host or storage may answer later."""
+        usual = STORE_SECONDS if error.fault == "store" else HOST_SECONDS * start.attempts
+        seconds = min(max(usual, error.retry_after_seconds or 0.0), LONGEST_SECONDS)
+        log.warning(
+            "tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts, seconds=round(seconds, 1)
+        )
+        self.ledger.defer(job, seconds=seconds, refund=is_free(error))
+        return self.ledger.count("requeued", error.kind, Outcome.DELAYED)
+
+    @cached_property
+    def _results(self) -> ResultWriter:
+        renderer = self.renderer
+        return ResultWriter(self.ledger.worker, engine_set=renderer.digest, model_name=renderer.model_name)
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        sources = Sources(self.settings, read=self.read, policy=self.access_policy, shutdown=self.shutdown)
+        return Pictures(self.renderer, sources)
+
+    @cached_property
+    def _uploads(self) -> Uploads:
+        base_seconds = self.settings.retry_base_seconds
+        return Uploads(base_seconds, self.fitness, self.in_flight, self.shutdown, self.metrics)
+
+    @cached_property
+    def _refusals(self) -> Refusals:
+        return Refusals(self.ledger, max_attempts=self.settings.max_attempts)
+
+
+def is_free(error: TransientError) -> bool:
+    """Whether the job's attempt does not count: storage is away, or a busy host serves other jobs first."""
+    return error.fault == "store" or error.blameless
+
+
+def _quarantined(attempts: int) -> Quarantined:
+    return Quarantined(
+        f"quarantined: {attempts} workers started this job and none ended it; it may have taken them down "
+        "(producer retry starts it again)"
+    )

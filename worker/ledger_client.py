@@ -63,10 +63,9 @@ class LedgerClient:
         self.metrics.refusals.labels(kind=refusal.kind).inc()
         return refused
 
-    def defer(self, job: RenderJob, kind: str, *, seconds: float, refund: bool) -> Outcome:
-        """Queue the job again once `seconds` have passed."""
-        self._insist(lambda: self.ledger.defer(job, worker=self.worker, seconds=seconds, refund=refund))
-        return self.count("requeued", kind, Outcome.DELAYED)
+    def defer(self, job: RenderJob, *, seconds: float, refund: bool) -> bool:
+        """Queue the job again once `seconds` have passed; False if it is not this worker's to give back."""
+        return self._insist(lambda: self.ledger.defer(job, worker=self.worker, seconds=seconds, refund=refund))
 
     def finish(self, result: RenderResult) -> Outcome:
         """Record how the job ended."""

@@ -14,8 +14,16 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jobs.errors import EngineSetNotHeld, OutOfMemory, OutputForbidden, OutputFull, RenderError, RenderFailed
-from jobs.errors import SourceForbidden, TransientError
+from jobs.errors import (
+    EngineSetNotHeld,
+    OutOfMemory,
+    OutputForbidden,
+    OutputFull,
+    RenderError,
+    RenderFailed,
+    SourceForbidden,
+    SourceUnavailable,
+)
 from jobs.job import RenderJob
 from jobs.ledger.records import Refusal, Start, WorkerFacts
 from worker.ledger_client import LedgerClient
@@ -82,14 +90,19 @@ class Refusals:
         refusal = error.refusal if isinstance(error, RefusedBefore) else self._refusal(error, facts)
         counted = not isinstance(error, RenderError) or isinstance(error, COUNTED)
         refused = self._ledger.refuse(job, refusal, facts=facts, refund=not counted)
-        used_up = counted and start.attempts >= self._max_attempts
-        tried_enough = isinstance(error, TransientError) and len(refused.refusals) >= self._max_attempts
-        if refused.final or used_up or tried_enough:
+        if refused.final or self._tried_enough(refusal, refused.refusals):
             self._forget(job)
             return failure(refused.refusals or (refusal,))
         if not isinstance(error, (RefusedBefore, *NOT_REMEMBERED)):
             self._remember(job, _Memory(refusal, start.attempts - (not counted)))
         return None
+
+    def _tried_enough(self, refusal: Refusal, said: Iterable[Refusal]) -> bool:
+        """A host that is away for good is not tried by a hundred workers, nor for ever by one beside a paused one."""
+        if refusal.kind != SourceUnavailable.kind:
+            return False
+        times = [each.times for each in said]
+        return len(times) >= self._max_attempts or sum(times) >= 2 * self._max_attempts
 
     def _refusal(self, error: Exception, facts: WorkerFacts) -> Refusal:
         kind, text = described(error)

@@ -123,9 +123,10 @@ def test_a_permanent_error_fails_the_job_at_once_with_its_sentence(bench: Bench)
 def test_a_transient_error_is_tried_again_in_place_then_later_then_fails(bench: Bench) -> None:
     job = queued(bench)
     bench.picture = SourceUnavailable("timed out")
-    assert bench.run(job) is Outcome.REQUEUED
+    assert bench.run(job) is Outcome.DELAYED
     assert bench.fetched == 2
     assert bench.state(job) == ("queued", 1)
+    assert bench.ledger.delayed() == 1
     assert bench.run(job) is Outcome.ENDED
     assert bench.state(job) == ("failed", 2)
     assert bench.result(job).error_kind == "source_unavailable"
@@ -173,7 +174,7 @@ def test_a_message_of_a_newer_version_is_put_back_and_touches_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.job_runner.NEWER_MESSAGE_PAUSE_SECONDS", 0.0)
-    assert bench.runner.run('{"version": 2, "of": "which nothing else is known"}') is Outcome.REQUEUED
+    assert bench.runner.run('{"version": 3, "of": "which nothing else is known"}') is Outcome.REQUEUED
     assert bench.runner.in_flight.ids() == []
     assert list(bench.ledger.client.scan_iter("render:batch:*")) == []
     requeued = {"state": "requeued", "kind": "newer_message"}
@@ -183,7 +184,7 @@ def test_a_message_of_a_newer_version_is_put_back_and_touches_nothing(
 def test_a_worker_that_drains_puts_a_newer_message_back_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.job_runner.NEWER_MESSAGE_PAUSE_SECONDS", 600.0)
     with ThreadPoolExecutor(1) as threads:
-        ending = threads.submit(bench.runner.run, '{"version": 2}')
+        ending = threads.submit(bench.runner.run, '{"version": 3}')
         bench.runner.shutdown.drain()
         assert ending.result(10) is Outcome.REQUEUED
 
