@@ -101,10 +101,11 @@ class OutputCheck:
             if self._failing is not None or (place == failing.place and time.monotonic() < at + CHECKED_SECONDS):
                 return
             problem = self.probe.problem(failing.place, size=failing.size)
-            if problem is not None and problem.fault == "worker":
-                if failing.is_own or (problem.unfit and not self._works_elsewhere(failing.place)):
-                    self._fail(failing, problem)
             self._checked = failing.place, time.monotonic()
+            if problem is None or problem.fault != "worker":
+                return
+            if failing.is_own or (problem.unfit and not self._works_elsewhere(failing.place)):
+                self._fail(failing, problem)
 
     def _works_elsewhere(self, place: Place) -> bool:
         """Whether other jobs can succeed here: a batch with a wrong output must not stop a worker that others need."""

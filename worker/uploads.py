@@ -1,8 +1,8 @@
 """Uploads: calls to storage that are repeated without limit while storage is away.
 
 The job's thread waits with the pictures in memory, and its message stays unacknowledged. RENDER_JOBS_IN_FLIGHT bounds
-how many jobs can wait, so rendering pauses by itself. No attempt is spent. The wait ends when storage answers, the user cancels the job, or the worker
-stops; then the job goes back to the queue.
+how many jobs can wait, so rendering pauses by itself. No attempt is spent. The wait ends when storage answers, the user
+cancels the job, or the worker stops; then the job goes back to the queue.
 """
 
 from __future__ import annotations
