@@ -51,12 +51,16 @@ class SubmissionHead(_Record):
 
 
 class SubmittedJob(_Record):
-    """One job. `secret`: the image's URL had a password or a signature, and is kept here without it."""
+    """One job. `secret`: the image's URL had a password or a signature, and is kept here without it.
+
+    `engine_set` is left out where the job is not kept to one: earlier versions refuse keys that they do not know.
+    """
 
     id: str
     row: int
     parameters: RenderParameters
     secret: bool = False
+    engine_set: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def jobs_of(store: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJo
     for line in lines:
         try:
             submitted = SubmittedJob.model_validate_json(line)
-            job = RenderJob.create(submitted.parameters, batch=part.head.batch, row=submitted.row, output=output)
+            job = _job(submitted, batch=part.head.batch, output=output)
         except ValidationError as error:
             raise _damaged(part.uri, "a line is no job") from error
         if submitted.secret:
@@ -179,12 +183,18 @@ def jobs_of(store: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJo
         yield job, submitted.secret
 
 
+def _job(submitted: SubmittedJob, *, batch: str, output: str) -> RenderJob:
+    engine_set = submitted.engine_set
+    return RenderJob.create(submitted.parameters, batch=batch, row=submitted.row, output=output, engine_set=engine_set)
+
+
 def _line(job: RenderJob) -> bytes:
     shown = redacted(job.parameters.image)
     secret = shown != job.parameters.image
     parameters = job.parameters.model_copy(update={"image": shown}) if secret else job.parameters
-    submitted = SubmittedJob(id=job.id, row=job.row, parameters=parameters, secret=secret)
-    return submitted.model_dump_json().encode() + b"\n"
+    submitted = SubmittedJob(id=job.id, row=job.row, parameters=parameters, secret=secret, engine_set=job.engine_set)
+    unused = {"engine_set"} if job.engine_set is None else None
+    return submitted.model_dump_json(exclude=unused).encode() + b"\n"
 
 
 def _lines(store: Store, uri: str) -> Iterator[bytes]:
@@ -200,5 +210,5 @@ def _lines(store: Store, uri: str) -> Iterator[bytes]:
 def _damaged(uri: str, why: str) -> InvalidJob:
     return InvalidJob(
         f"the manifest {redacted(uri)} is damaged: {why}; submit the batch's CSV again instead (with the same "
-        "--a-prompt and --n-prompt, if it had any)"
+        "--a-prompt, --n-prompt and --engine-set, if it had any)"
     )

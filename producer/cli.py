@@ -37,6 +37,7 @@ producer submit jobs.csv --wait --output s3://bucket/renders
 producer submit jobs.csv --dry-run
 producer submit jobs.csv --skip-invalid      # bad rows go to jobs.rejected.csv
 producer submit jobs.csv --n-prompt ''       # rows without a negative prompt have an empty one
+producer submit jobs.csv --engine-set 5ccee6ac0d41
 make-rows | producer submit - --batch nightly""",
         *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.INVALID_CSV),
         *(Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
@@ -57,6 +58,10 @@ def submit(
         str | None,
         typer.Option("--n-prompt", metavar="TEXT", help="What an empty n_prompt cell of this file means; '' for none."),
     ] = None,
+    engine_set: Annotated[
+        str | None,
+        typer.Option("--engine-set", metavar="DIGEST", help="Only workers with this engine set render the batch."),
+    ] = None,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave bad rows out; write them, with reasons, to a CSV.")
     ] = False,
@@ -66,10 +71,10 @@ def submit(
     """Check every row of a CSV, then enqueue one job a row.
 
     All mistakes are reported, with file, line, column and what is allowed, before anything is enqueued.
-    Submitting the same file to the same batch again, with the same --a-prompt and --n-prompt, enqueues only what the
-    batch does not hold yet, so it is safe to repeat at any time: after a correction, an added row, or a doubt. A row
-    that was corrected supersedes its earlier version: that is not rendered any more if it has not been, and left out of
-    the results if it has.
+    Submitting the same file to the same batch again, with the same --a-prompt, --n-prompt and --engine-set, enqueues
+    only what the batch does not hold yet, so it is safe to repeat at any time: after a correction, an added row, or a
+    doubt. A row that was corrected supersedes its earlier version: that is not rendered any more if it has not been,
+    and left out of the results if it has.
 
     Columns: image and prompt (required), a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode,
     strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default. In prompt, a_prompt and
@@ -77,6 +82,9 @@ def submit(
 
     --a-prompt and --n-prompt set the default of their column for this file; they become part of the jobs. The batch
     keeps them: with others, the same file is refused, and needs another --batch.
+
+    --engine-set keeps the batch to one engine set, named by its digest or the first 8 or more hex digits of that.
+    Workers with another set give the jobs back; a job fails once every live worker has done so. The batch keeps it too.
 
     Prompts with syntax that only other tools interpret, such as (cat:1.3), and values such as nan or #NAME? are counted
     and shown, and rendered as they are.
@@ -90,6 +98,7 @@ def submit(
             output=output,
             a_prompt=a_prompt,
             n_prompt=n_prompt,
+            engine_set=engine_set,
             skip_invalid=skip_invalid,
             dry_run=dry_run,
             wait=wait,

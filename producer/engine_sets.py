@@ -1,10 +1,14 @@
-"""What the commands say of the engine sets that drew a batch: a warning for people, and two keys for JSON."""
+"""What the commands say of engine sets: of those that drew a batch, and of the one that shall draw it.
+
+Of the first there is a warning for people, and two keys for JSON.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from jobs.ledger.records import EngineSetJobs, EngineSets
+from jobs.ledger.records import EngineSetJobs, EngineSets, Heartbeat
 from producer.console import count, printable, say
 
 if TYPE_CHECKING:
@@ -12,6 +16,7 @@ if TYPE_CHECKING:
 
 DIGEST_DIGITS = 12  # of 64, as `engines` shows digests too
 SHOWN_SETS = 5
+SHOWN_WORKERS = 5
 
 
 def engine_set_name(digest: str, model: str | None) -> str:
@@ -56,6 +61,34 @@ def say_engine_sets(sets: EngineSets, *, batch: str | None = None, console: Cons
 def engine_sets_record(sets: EngineSets) -> dict[str, object]:
     """The two keys for JSON: `engine_sets`, those of the most jobs first, and `engine_sets_unknown`, in jobs."""
     return {"engine_sets": [of.model_dump() for of in sets.sets], "engine_sets_unknown": sets.unknown}
+
+
+def say_who_holds(workers: Iterable[Heartbeat], engine_set: str) -> None:
+    """Say which live workers hold the engine set that a batch is kept to; a warning where none does.
+
+    `engine_set` are the first digits of its digest.
+    """
+    beats = list(workers)
+    holders = [beat for beat in beats if (beat.facts.engine_set or "").startswith(engine_set)]
+    sets = {beat.facts.engine_set: beat.facts.model for beat in holders}
+    silent = sum(beat.facts.engine_set is None for beat in beats)
+    older = f"; {count(silent, 'worker')} of an earlier version cannot be asked" if silent else ""
+    if len(sets) > 1:
+        shown = ", ".join(engine_set_name(digest or "", model) for digest, model in sets.items())
+        say(f"--engine-set {engine_set} fits several sets of live workers: {shown}. Give more digits", "warning")
+    elif holders:
+        ((digest, model),) = sets.items()
+        names = ", ".join(sorted(beat.worker for beat in holders)[:SHOWN_WORKERS])
+        more = f" and {len(holders) - SHOWN_WORKERS:,} more" if len(holders) > SHOWN_WORKERS else ""
+        held = f"{count(len(holders), 'live worker')} of {len(beats):,}: {names}{more}"
+        say(f"engine set {engine_set_name(digest or '', model)} is held by {held}{older}")
+    else:
+        say(
+            f"no live worker holds an engine set that begins with {engine_set[:DIGEST_DIGITS]}{older}. Jobs wait for a "
+            "worker; once every live worker has refused a job, it fails (engine_set_not_held), and producer retry "
+            "renders it when a worker with that set runs",
+            "warning",
+        )
 
 
 def _jobs(of: EngineSetJobs) -> str:

@@ -9,7 +9,7 @@ from producer.exits import CommandFailed, Exit
 from producer.table.columns import COLUMNS, parse_prompt
 
 # What a sentence about submitting a file again goes on with, where the options of before are not known.
-SAME_OPTIONS = " (with the same --a-prompt and --n-prompt, if it had any)"
+SAME_OPTIONS = " (with the same --a-prompt, --n-prompt and --engine-set, if it had any)"
 
 
 def prompt_defaults(given: Mapping[str, str | None]) -> dict[str, str]:

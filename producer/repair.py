@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from jobs.errors import OutputForbidden, SourceForbidden
 from jobs.job import BATCH_NAME
 from jobs.ledger.rebuild import Rebuilt
 from jobs.ledger.rebuild import rebuild as rebuild_batch
@@ -14,6 +15,7 @@ from jobs.uri import resolve_uri
 from producer.console import count, place, say, write_json
 from producer.exits import CommandFailed, Exit
 from producer.prompt_defaults import SAME_OPTIONS
+from producer.recovery import missing_right, say_unknown
 from producer.session import Session, open_session
 
 RETRIED = ("failed", "cancelled")
@@ -41,6 +43,7 @@ def cancel(batch: str, job_id: str | None) -> Exit:
     if job_id is not None and session.ledger.state(batch, job_id) is None:
         raise CommandFailed(Exit.NOT_FOUND, f"batch {batch!r} has no job {job_id!r}")
     counts = session.ledger.cancel(batch, job_id)
+    session.ledger.sift(batch)  # also what earlier versions of this program left in the queue
     stopping = f"; {counts.running:,} running will stop at their next step" if counts.running else ""
     say(f"{count(counts.queued, 'job')} cancelled{stopping}")
     write_json({"batch": batch, "cancelled": counts.queued, "stopping": counts.running})
@@ -73,10 +76,18 @@ def rebuild(session: Session, batch: str, output: str) -> Rebuilt | None:
     """Enter into the ledger what storage knows of a batch, and say so; None where storage knows nothing.
 
     Raises:
+        CommandFailed: storage refuses to show the manifest.
         RenderError: storage or Redis does not answer.
     """
     settle = session.settings.heartbeat_seconds
-    rebuilt = rebuild_batch(session.ledger, batch, output=output, store=store_for(output), settle_seconds=settle)
+    try:
+        rebuilt = rebuild_batch(session.ledger, batch, output=output, store=store_for(output), settle_seconds=settle)
+    except (SourceForbidden, OutputForbidden) as error:
+        raise CommandFailed(
+            Exit.STORAGE,
+            f"whether {place(output)}/{batch} holds a manifest of batch {batch!r} is not known, so it cannot be made "
+            f"again from there: {error}. {missing_right(output)} Or submit its CSV again{SAME_OPTIONS}.",
+        ) from error
     if rebuilt is None:
         return None
     say(
@@ -90,6 +101,7 @@ def rebuild(session: Session, batch: str, output: str) -> Rebuilt | None:
             f"Submit the CSV again{SAME_OPTIONS}: only they are new then.",
             "warning",
         )
+    say_unknown(rebuilt.unknown, rebuilt.refusal, output, batch=batch)
     for sentence in rebuilt.damaged:
         say(sentence, "error")
     return rebuilt
@@ -104,11 +116,26 @@ def _rebuild_lost(session: Session, batch: str | None, output: str | None, *, fr
         return {}
     uri = resolve_uri(session.settings.output_uri if output is None else output, Path.cwd()).rstrip("/")
     if batch is None:
-        folders = (name.rstrip("/") for name in store_for(uri).names(uri) if name.endswith("/"))
-        names = sorted({name for name in folders if BATCH_NAME.fullmatch(name)} | known.keys())
+        names = sorted(_batches_in(uri) | known.keys())
     else:
         is_lost = batch not in known or from_storage or session.ledger.is_rebuilding(batch)
         names = [batch] if is_lost and BATCH_NAME.fullmatch(batch) else []
     outputs = {name: known[name].output if name in known else uri for name in names}
     rebuilt = {name: rebuild(session, name, output) for name, output in outputs.items()}
     return {name: result for name, result in rebuilt.items() if result is not None}
+
+
+def _batches_in(output: str) -> set[str]:
+    """The names of the folders in an output that may be batches.
+
+    Raises:
+        CommandFailed: storage refuses to list them.
+    """
+    try:
+        folders = {name.rstrip("/") for name in store_for(output).names(output) if name.endswith("/")}
+    except (SourceForbidden, OutputForbidden) as error:
+        raise CommandFailed(
+            Exit.STORAGE,
+            f"which batches {place(output)} holds is not known: {error}. {missing_right(output)} Or name the batch.",
+        ) from error
+    return {name for name in folders if BATCH_NAME.fullmatch(name)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from jobs.errors import InvalidCsv, InvalidJob, OutputForbidden
-from jobs.job import BATCH_NAME
+from jobs.job import BATCH_NAME, ENGINE_SET
 from jobs.ledger.records import Enqueued
 from jobs.settings import Settings
 from jobs.storage.store import store_for
@@ -36,6 +36,7 @@ class Request:
     `origin` is what the ledger calls the source of the rows, `base` the folder where relative image paths start.
     `fingerprint` is the size and time of the file when the command began; None for a stream (a pipe, standard input).
     `prompts` has what empty cells of a_prompt and n_prompt mean in this file, where the command line says so.
+    `engine_set` are the first digits of the digest of the one engine set that shall draw the rows, or None.
     """
 
     file: Path
@@ -48,6 +49,7 @@ class Request:
     dry_run: bool = False
     wait: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
+    engine_set: str | None = None
 
     @classmethod
     def resolve(
@@ -62,11 +64,12 @@ class Request:
         wait: bool = False,
         a_prompt: str | None = None,
         n_prompt: str | None = None,
+        engine_set: str | None = None,
     ) -> Request:
         """Fill in what the command line left out, and refuse what cannot work.
 
         Raises:
-            CommandFailed: a batch name, an output or a prompt that cannot be used.
+            CommandFailed: a batch name, an output, a prompt or a digest that cannot be used.
             OSError: there is no such file.
         """
         is_stream = file == STDIN or _is_pipe(file)
@@ -81,6 +84,7 @@ class Request:
             dry_run=dry_run,
             wait=wait,
             prompts=prompt_defaults({"a_prompt": a_prompt, "n_prompt": n_prompt}),
+            engine_set=None if engine_set is None else _engine_set(engine_set),
         )
 
     @property
@@ -89,9 +93,14 @@ class Request:
         return "stdin" if self.file == STDIN else str(self.file)
 
     @property
+    def options(self) -> dict[str, str]:
+        """What the file must be submitted with again, by the names that PromptOptions has."""
+        return dict(self.prompts) | ({} if self.engine_set is None else {"engine_set": self.engine_set})
+
+    @property
     def again(self) -> str:
         """What a sentence about submitting the file again goes on with: ` with the same --n-prompt`, or ''."""
-        options = [option(name) for name in self.prompts]
+        options = [option(name) for name in self.options]
         return f" with the same {' and '.join(options)}" if options else ""
 
     @property
@@ -222,6 +231,17 @@ def _output(settings: Settings, output: str | None) -> str:
         named = "RENDER_OUTPUT_URI" if output is None else "--output"
         raise CommandFailed(Exit.USAGE, f"{named}: {error}") from error
     return uri.rstrip("/")
+
+
+def _engine_set(text: str) -> str:
+    digest = text.strip().lower()
+    if not ENGINE_SET.fullmatch(digest):
+        raise CommandFailed(
+            Exit.USAGE,
+            f"--engine-set {text!r}: name an engine set by its digest, or by the first 8 or more of its 64 hex digits "
+            "(engines inspect prints it, and producer results names it for each job)",
+        )
+    return digest
 
 
 def _origin(file: Path, *, is_stream: bool) -> str:

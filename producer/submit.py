@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.errors import LedgerUnavailable, RenderError
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.chunks import chunks
 from jobs.ledger.enqueue import enqueue
-from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo, PromptOptions
-from jobs.ledger.sidecars import Sidecars
 from jobs.prompt_options import write_prompt_options
 from jobs.storage.store import Store, store_for
 from jobs.submission import SubmissionHead, SubmissionWriter
 from producer.console import count, place, row_progress, say, write_json
+from producer.engine_sets import say_who_holds
 from producer.exits import CommandFailed, Exit
 from producer.kept_prompts import keep_prompts, prompts_to_keep
+from producer.recovery import recovery
 from producer.session import Session, open_session
 from producer.submission import Outcome, Request
 from producer.submit_report import report_check, report_enqueued
@@ -37,6 +38,7 @@ def submit(
     output: str | None,
     a_prompt: str | None = None,
     n_prompt: str | None = None,
+    engine_set: str | None = None,
     skip_invalid: bool,
     dry_run: bool,
     wait: bool,
@@ -57,6 +59,7 @@ def submit(
         wait=wait,
         a_prompt=a_prompt,
         n_prompt=n_prompt,
+        engine_set=engine_set,
     )
     outcome = _check_and_enqueue(request, session)
     summary = outcome.as_dict(request)
@@ -84,13 +87,17 @@ def _check_and_enqueue(request: Request, session: Session) -> Outcome:
             request.check_unchanged()
     outcome.seconds = time.monotonic() - begun
     report_enqueued(request, outcome)
+    if request.engine_set is not None and outcome.good:
+        say_who_holds(session.ledger.workers().values(), request.engine_set)
     return outcome
 
 
 def jobs_of(rows: Iterable[tuple[int, RenderParameters]], request: Request) -> Iterator[RenderJob]:
     """The jobs that checked rows become, in row order."""
     for row, parameters in rows:
-        yield RenderJob.create(parameters, batch=request.batch, row=row, output=request.output)
+        yield RenderJob.create(
+            parameters, batch=request.batch, row=row, output=request.output, engine_set=request.engine_set
+        )
 
 
 def _check(request: Request, outcome: Outcome, rows: CheckedRows) -> None:
@@ -108,11 +115,12 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     options = prompts_to_keep(ledger, store, known, request)  # before the batch is entered: it may be refused
     info = ledger.open_batch(request.batch, output=request.output, source=request.origin)
     _check_same_batch(info, request)
-    keep_prompts(ledger, options, request)
+    options = keep_prompts(ledger, options, request)
+    request = replace(request, engine_set=options.prompts.get("engine_set"))
     row_prefix = info.row_prefix(request.origin)
     manifest = _Manifest(store, request)
     settle_seconds = session.settings.heartbeat_seconds
-    known_to_storage = _recovery(ledger, info, store, is_new=known is None, settle_seconds=settle_seconds)
+    known_to_storage = recovery(ledger, info, store, is_new=known is None, settle_seconds=settle_seconds)
     through = 0
     try:
         with known_to_storage as sidecars, row_progress("Enqueueing", outcome.good) as tick:
@@ -123,6 +131,8 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
                 through += len(jobs)
                 tick(through)
         manifest.close()
+        if outcome.enqueued.replaced:
+            ledger.sift(request.batch)  # the messages of the earlier versions
         outcome.manifest_files = manifest.files
     except KeyboardInterrupt:
         say(f"Stopped. {_go_on(request)}", "warning")
@@ -187,34 +197,6 @@ class _Manifest:
                 f"{self._request.again}, not by producer reconcile.",
                 "warning",
             )
-
-
-@contextmanager
-def _recovery(
-    ledger: Ledger, info: BatchInfo, store: Store, *, is_new: bool, settle_seconds: float
-) -> Iterator[Sidecars | None]:
-    """Around the enqueueing: where to look for finished jobs, or None where the ledger knows them all.
-
-    The ledger is marked as being rebuilt until the block ends, so that a submission that was cut short continues in the
-    same way. `settle_seconds` is how long live workers may take to report the jobs that they hold.
-    """
-    if is_new and _storage_knows(store, f"{info.output}/{info.name}"):
-        ledger.begin_rebuilding(info.name)
-        say(f"{place(info.output)}/{info.name} has files that this Redis knows nothing of: what is done is not redone")
-        time.sleep(settle_seconds)
-    elif not ledger.is_rebuilding(info.name):
-        yield None
-        return
-    with Sidecars(store) as sidecars:
-        yield sidecars
-    ledger.end_rebuilding(info.name)
-
-
-def _storage_knows(store: Store, folder: str) -> bool:
-    """Whether there is anything in a batch's folder; False where storage does not answer."""
-    with suppress(RenderError):
-        return any(True for _ in store.names(folder))
-    return False
 
 
 def _wait(session: Session, batch: str, summary: dict[str, object]) -> Exit:

@@ -50,6 +50,12 @@ class Batches:
             text = cast("str | None", self.client.hget(batch_key(batch, "prompts"), source))
         return PromptOptions.model_validate_json(text) if text else None
 
+    def all_prompt_options(self, batch: str) -> list[PromptOptions]:
+        """What was kept of every source of a batch, in no order."""
+        with answering():
+            texts = cast("list[str]", self.client.hvals(batch_key(batch, "prompts")))
+        return [PromptOptions.model_validate_json(text) for text in texts]
+
     def keep_prompt_options(self, batch: str, options: PromptOptions) -> PromptOptions:
         """Keep what a source's empty cells mean in a batch. What was kept first stays, and is returned."""
         key = batch_key(batch, "prompts")

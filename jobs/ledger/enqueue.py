@@ -39,7 +39,8 @@ def enqueue(
     """Enter jobs of one batch, at most chunks.CHUNK_JOBS at a time.
 
     Pass `sidecars` where storage may know more than the ledger: a job that the ledger does not know is then recorded as
-    done where its sidecar exists, and as running where a live worker holds it. All other unknown jobs are queued.
+    done where its sidecar exists, and as running where a live worker holds it. All other unknown jobs are queued, also
+    those whose sidecar storage refuses to show: `sidecars.unknown` counts them.
     `withheld` are the ids of jobs that cannot be queued, because the secret in their URL is missing.
 
     Raises:

@@ -34,6 +34,7 @@ from jobs.ledger.records import (
 )
 from jobs.ledger.redis_client import connected
 from jobs.ledger.refusals import Refusals
+from jobs.ledger.sift import Sifter
 from jobs.settings import Settings
 from jobs.uri import redacted
 
@@ -122,6 +123,13 @@ class Ledger(Refusals, Delayed):
             arguments = [part for job in jobs for part in (job.id, _record(cancelled_result(job)))]
             total.update(_tally(self._scripts.run("cancel", keys=keys, arguments=arguments)))
         return Counts(**total)
+
+    def sift(self, batch: str) -> int:
+        """Remove the messages of a batch's ended jobs from the queue; returns how many there were.
+
+        Ended are also the earlier versions of corrected rows. Safe at any time, beside workers and producers.
+        """
+        return Sifter(self._scripts, self.queue, batch).sift(self.queue_length())
 
     def requeue(
         self, batch: str, lines: Iterable[JobState], *, attempts: int | None = None, to: Literal["head", "tail"]

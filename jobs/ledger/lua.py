@@ -12,7 +12,21 @@ import redis
 from jobs.ledger.redis_client import answering
 
 ScriptName = Literal[
-    "enqueue", "start", "nack", "finish", "refuse", "defer", "due", "feed", "requeue", "restore", "cancel", "queued_ids"
+    "enqueue",
+    "start",
+    "nack",
+    "finish",
+    "refuse",
+    "defer",
+    "due",
+    "feed",
+    "requeue",
+    "restore",
+    "cancel",
+    "queued_ids",
+    "left_over",
+    "drop",
+    "sift",
 ]
 
 

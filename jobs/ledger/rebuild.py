@@ -25,7 +25,8 @@ from jobs.submission import Part, jobs_of, part_uris, read_head
 class Rebuilt:
     """What became of the jobs of a manifest.
 
-    `withheld` jobs are not done and need their CSV, because their URL has a secret that storage does not keep.
+    `withheld` jobs are not done and need their CSV, because their URL has a secret that storage does not keep. Of
+    `unknown` jobs storage refuses to say whether they are done, and `refusal` is what it says; they are queued.
     `damaged` has one sentence for each part that could not be read.
     """
 
@@ -34,6 +35,8 @@ class Rebuilt:
     queued: int = 0
     held: int = 0
     withheld: int = 0
+    unknown: int = 0
+    refusal: str | None = None
     damaged: list[str] = field(default_factory=list)
 
 
@@ -52,6 +55,7 @@ def rebuild(
     live workers to say what they hold: one heartbeat. Memory stays flat.
 
     Raises:
+        SourceForbidden, OutputForbidden: storage refuses to show the manifest.
         RenderError: storage or Redis does not answer. Call again to continue.
     """
     rebuilt = Rebuilt()
@@ -69,6 +73,7 @@ def rebuild(
                     rebuilding.enter(chunk, source=part.head.source)
             except InvalidJob as error:
                 rebuilt.damaged.append(str(error))
+        rebuilt.unknown, rebuilt.refusal = sidecars.unknown, sidecars.refusal
     if not rebuilt.damaged and not rebuilt.withheld:
         ledger.end_rebuilding(batch)
     return rebuilt

@@ -35,7 +35,9 @@ class BatchInfo(_Record):
 class PromptOptions(_Record):
     """What empty cells of one source mean in a batch, by column: {'n_prompt': ''}.
 
-    They are part of the jobs' ids, so a file joins its batch again with the same ones only.
+    They are part of the jobs' ids, so a file joins its batch again with the same ones only. So does the engine set that
+    the rows are kept to, which stands among them as `engine_set`: earlier versions compare it too, and refuse to join
+    the file without it.
     """
 
     version: Literal[1] = 1

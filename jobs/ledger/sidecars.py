@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from jobs.errors import SourceNotFound
+from jobs.errors import SourceForbidden, SourceNotFound
 from jobs.job import RenderJob, RenderResult
 from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store
 
 LOOKUPS_AT_ONCE = 32  # one look-up takes about 10 ms, nearly all of it waiting
 TRIES = 4
+# Storage that has refused so many looks, and answered none, is asked no more: a batch of a million jobs need not wait
+# for a million refusals.
+REFUSALS = 1000
 
 
 class Sidecars:
-    """Looks up in storage which jobs are done. Use it as a context manager."""
+    """Looks up in storage which jobs are done. Use it as a context manager.
+
+    A look that is refused says nothing of the job: S3 answers 403 of an object that does not exist where the keys may
+    read but not list. `unknown` counts these jobs, and `refusal` is the first refusal's sentence.
+    """
 
     def __init__(self, store: Store) -> None:
+        self.unknown = 0
+        self.refusal: str | None = None
         self._store = store
+        self._answered = False
         self._pool = ThreadPoolExecutor(LOOKUPS_AT_ONCE, "sidecars")
 
     def of(self, jobs: Sequence[RenderJob]) -> dict[str, RenderResult]:
@@ -27,15 +37,28 @@ class Sidecars:
         Raises:
             RenderError: storage does not answer.
         """
-        results = self._pool.map(self._result, jobs)
-        return {result.id: result for result in results if result is not None}
+        if self.unknown >= REFUSALS and not self._answered:
+            self.unknown += len(jobs)
+            return {}
+        results: dict[str, RenderResult] = {}
+        for found in self._pool.map(self._result, jobs):
+            if isinstance(found, SourceForbidden):
+                self.unknown += 1
+                self.refusal = self.refusal or str(found)
+                continue
+            self._answered = True
+            if found is not None:
+                results[found.id] = found
+        return results
 
-    def _result(self, job: RenderJob) -> RenderResult | None:
+    def _result(self, job: RenderJob) -> RenderResult | SourceForbidden | None:
         try:
             data = with_backoff(lambda: self._store.read(job.sidecar_uri), attempts=TRIES, base_seconds=0.5)
             result = RenderResult.model_validate_json(data)
         except (SourceNotFound, ValueError):
             return None  # no sidecar, or not a valid one: whoever renders the job writes it again
+        except SourceForbidden as refusal:
+            return refusal
         return result if (result.id, result.state) == (job.id, "done") else None
 
     def __enter__(self) -> Sidecars:

@@ -54,3 +54,17 @@ local function forget_refusals(states, refusals, delayed, id)
   redis.call('HDEL', refusals, id)
   redis.call('ZREM', delayed, entry(states, id))
 end
+-- The job id of a queue item; nil where the item is not a message.
+local function id_of(item)
+  local key = '"correlation_id":'
+  -- Near the end of what the producer and kombu write; anywhere in what others do. In a prompt, its quotes are escaped.
+  local at = string.find(item, key, -600, true) or string.find(item, key, 1, true)
+  local id = at and string.match(item, '^ ?"(%x+)"', at + #key)
+  return id and #id == 20 and id or nil
+end
+-- Whether a queue item is the message of a job of this batch that has ended. Nobody needs it: a retry writes a new one.
+local function is_left_over(item, states)
+  local id = id_of(item)
+  local line = id and redis.call('HGET', states, id)
+  return line and terminal[split(line)[1]] or false
+end
