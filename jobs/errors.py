@@ -10,7 +10,7 @@
     │   │   └── InvalidCsv         job        the same, found while reading a CSV
     │   ├── SourceNotFound         job        404, no such file or object
     │   ├── SourceForbidden        job        401 or 403; "worker" for an allow-list or keys of the worker
-    │   ├── SourceTooLarge         job        more bytes or pixels than allowed
+    │   ├── SourceTooLarge         worker     more bytes or pixels than its settings allow
     │   ├── NotAnImage             job        not decodable, truncated or an unsupported format
     │   ├── OutputForbidden        worker     missing bucket, no permission, or a folder that this worker may not write
     │   ├── OutputFull             worker     no space left on its disk ("store" for a bucket over its quota)
@@ -76,10 +76,15 @@ class RenderError(Exception):
 
 
 class TransientError(RenderError):
-    """The same job may succeed later; not before `retry_after_seconds`, where the other side said so."""
+    """The same job may succeed later; not before `retry_after_seconds`, where the other side said so.
+
+    `blameless` is True where the other side serves other jobs first, and this one's turn has not come: its attempt
+    does not count then.
+    """
 
     kind = "transient"
     retry_after_seconds: float | None = None
+    blameless: bool = False
 
 
 class SourceUnavailable(TransientError):
@@ -141,7 +146,8 @@ class SourceTooLarge(PermanentError):
     """The input has more bytes or pixels than allowed."""
 
     kind = "source_too_large"
-    fault = "job"
+    fault = "worker"
+    scope = "settings"
 
 
 class NotAnImage(PermanentError):
@@ -159,10 +165,11 @@ class OutputForbidden(PermanentError):
 
 
 class OutputFull(PermanentError):
-    """No space is left where results go."""
+    """No space is left where results go, for `needed_bytes` of them where that is known."""
 
     kind = "output_full"
     fault = "worker"
+    needed_bytes: int = 0
 
 
 class EngineSetNotHeld(PermanentError):

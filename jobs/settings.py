@@ -73,6 +73,18 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field("json", description="log lines for machines or people")
 
 
+class AwsIdentity(BaseSettings):
+    """The AWS_* variables that say as whom and where boto3 reads and writes. It reads them itself; none is a secret."""
+
+    model_config = SettingsConfigDict(env_prefix="AWS_", frozen=True, extra="ignore")
+
+    access_key_id: str | None = None
+    profile: str | None = None
+    role_arn: str | None = None
+    endpoint_url: str | None = None
+    endpoint_url_s3: str | None = None
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the environment; `overrides` win.
 

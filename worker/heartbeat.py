@@ -1,8 +1,13 @@
-"""Heartbeat: tells the ledger that this worker lives and which jobs it has, and learns which of them are cancelled."""
+"""Heartbeat: tells the ledger that this worker lives and which jobs it has, and learns what the ledger knows of them.
+
+That is: which jobs were cancelled, and whether another worker finished one that this one had refused. Each beat also
+queues the delayed jobs whose time has come, and compares this machine's clock with that of Redis.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import redis
@@ -11,6 +16,7 @@ import structlog
 from jobs.errors import LedgerUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
+from worker.fitness import Fitness
 from worker.in_flight import InFlightJobs
 from worker.observe.metrics import JobMetrics
 
@@ -23,13 +29,22 @@ class Heartbeat:
     """A thread that beats every RENDER_HEARTBEAT_SECONDS."""
 
     def __init__(
-        self, ledger: Ledger, settings: Settings, *, worker: str, in_flight: InFlightJobs, metrics: JobMetrics
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        *,
+        worker: str,
+        in_flight: InFlightJobs,
+        fitness: Fitness,
+        metrics: JobMetrics,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._worker = worker
         self._in_flight = in_flight
+        self._fitness = fitness
         self._metrics = metrics
+        self._refuted_at: float | None = None  # by Redis' clock: the latest refutation, or the start
         self._cancel: Callable[[str], None] = lambda _: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -60,12 +75,33 @@ class Heartbeat:
 
     def _beat(self) -> None:
         try:
-            lease_seconds = self._settings.lease_seconds
-            self._ledger.beat(self._worker, in_flight=self._in_flight.ids(), lease_seconds=lease_seconds)
+            in_flight, facts = self._in_flight.ids(), self._fitness.facts
+            self._ledger.beat(
+                self._worker, in_flight=in_flight, lease_seconds=self._settings.lease_seconds, facts=facts
+            )
             for batch in self._in_flight.batches():
                 # Repeated at every beat: a job that was being fetched at the last one may be in the loop now.
                 for job_id in self._in_flight.cancel(batch, self._ledger.cancels(batch)):
                     self._cancel(job_id)
+            self._ledger.feed_delayed()
+            self._compare_clock()
+            self._ask_for_refutations()
         except (LedgerUnavailable, redis.RedisError) as error:
             self._metrics.heartbeat_failures.inc()
             log.warning("heartbeat_failed", error=str(error))
+
+    def _compare_clock(self) -> None:
+        before = time.time()
+        there = self._ledger.server_time()
+        self._fitness.compare_clock((before + time.time()) / 2 - there)
+        if self._refuted_at is None:
+            self._refuted_at = there  # what happened before this process began says nothing of it
+
+    def _ask_for_refutations(self) -> None:
+        names = [name for name in (self._fitness.facts.settings, self._worker) if name]
+        if self._refuted_at is None:
+            return
+        refutation = self._ledger.refuted(*names, since=self._refuted_at)
+        if refutation is not None:
+            self._refuted_at = refutation.at
+            self._fitness.refute(refutation)

@@ -2,13 +2,15 @@
 
     decide     the ledger says whether this process renders the job
     render     fetch, prepare, submit to the loop, encode, upload; the sidecar last
-    record     the ledger gets the result; or the job is queued again
+    record     the ledger gets the result, or the job is queued again, now or later
 
 What can happen to a job, and what becomes of its message:
 
     rendered, failed for good, cancelled, quarantined    the ledger gets the result; acknowledged
     finished before, or in flight in another worker      acknowledged
-    the worker stops, or an error that may pass          queued in the ledger, then requeued
+    the worker stops                                     queued in the ledger, then requeued
+    the fault is this worker's, a host's or storage's    queued in the ledger for later, which sends a new message;
+                                                         acknowledged
     a message of a newer version                         requeued, for a newer worker
     a message that holds no job                          logged; acknowledged
 """
@@ -16,18 +18,17 @@ What can happen to a job, and what becomes of its message:
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
-import numpy as np
 import structlog
 
 from jobs.errors import (
     Cancelled,
+    EngineSetNotHeld,
     InvalidJob,
     NewerMessage,
     PermanentError,
@@ -41,15 +42,19 @@ from jobs.ledger.records import Start
 from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.http import FetchLimits
-from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store, read_bytes, store_for
+from worker.fitness import Fitness
 from worker.in_flight import InFlightJobs
 from worker.ledger_client import LedgerClient
 from worker.observe.metrics import JobMetrics, StageTimer
 from worker.outcome import Outcome
+from worker.pictures import Pictures
+from worker.refusals import Refusals, RefusedBefore
 from worker.renderer import Renderer
-from worker.result import ResultWriter, sidecar
+from worker.result import ResultWriter, described, sidecar
 from worker.shutdown import Shutdown
+from worker.sources import Sources
+from worker.uploads import Uploads
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +63,9 @@ Value = TypeVar("Value")
 PNG, JSON = "image/png", "application/json"
 # Between taking a message of a newer version and putting it back: a queue full of them must not become a busy loop.
 NEWER_MESSAGE_PAUSE_SECONDS = 5.0
+# Until a job comes back that is put off: to a worker that takes jobs, when storage may answer, when a host may (times
+# the attempts so far), and however long a host asks for.
+PAUSED_SECONDS, STORE_SECONDS, HOST_SECONDS, LONGEST_SECONDS = 2.0, 10.0, 5.0, 900.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,11 @@ class JobRunner:
     read: Callable[[str, FetchLimits], bytes] = read_bytes
     open_store: Callable[[str], Store] = store_for
     access_policy: AccessPolicy = field(default_factory=AccessPolicy)
+    fitness: Fitness = field(default_factory=Fitness)
     last_start: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        _ = self._pictures, self._uploads, self._refusals  # made now, because threads share them
 
     def run(self, text: str) -> Outcome:
         """Render the job in a message. Raises nothing: whatever happens is an outcome."""
@@ -104,6 +116,8 @@ class JobRunner:
     def _process(self, job: RenderJob) -> Outcome:
         """What happens to a job: decide, render, record."""
         try:
+            if self.fitness.paused and self.ledger.defer(job, seconds=PAUSED_SECONDS, refund=True):
+                return self.ledger.count("requeued", "paused", Outcome.DELAYED)
             with self._decide(job) as start:
                 if start.decision not in ("run", "quarantined", "cancel"):
                     log.info("not_rendered", decision=start.decision)
@@ -146,98 +160,110 @@ class JobRunner:
             raise _quarantined(start.attempts)
         if start.decision == "cancel":
             raise Cancelled("cancelled by the user")
+        self._refusals.check(job, start)
         store = self._store(job)  # first: what may not be written need not be rendered
         return self._earlier_result(job, start, store) or self._draw_and_upload(job, start, store)
 
-    def _draw_and_upload(self, job: RenderJob, start: Start, store: Store) -> RenderResult:
-        timer = StageTimer(self.metrics)
-        with self.renderer.loop.expecting():
-            with timer.measure("fetch"):
-                picture = self._fetch(job)
-            with timer.measure("prepare"):
-                self._check(job)
-                prepared = self.renderer.prepare(job, picture)
-            self._check(job)
-            futures = [self.renderer.loop.submit(spec) for spec in prepared.specs]
-        with timer.measure("render"):
-            samples = self._wait_for_samples(job, futures)
-        with timer.measure("encode"):
-            pictures = [self.renderer.encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
-        with timer.measure("upload"):
-            for k, png in enumerate(pictures):
-                self._write(store, job.sample_uri(k), png, PNG)
-            self._write(store, job.canny_uri, prepared.canny_png, PNG)
-        result = self._results.done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
-        # Last: whoever sees the sidecar sees the whole result.
-        self._write(store, job.sidecar_uri, sidecar(job, result), JSON)
-        return result
-
-    def _fetch(self, job: RenderJob) -> bytes:
-        settings = self.settings
-        limits = FetchLimits(
-            settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts, policy=self.access_policy
-        )
-        return self._with_retries(lambda: self.read(job.parameters.image, limits))
-
-    def _wait_for_samples(self, job: RenderJob, futures: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
-        """uint8 pictures [H, W, 3], one per sample. An error in one ends all: a job is done whole or not at all."""
-        done, unfinished = wait(futures, return_when=FIRST_EXCEPTION)
-        if unfinished:
-            self.renderer.loop.cancel(job.id)
-        for future in done:
-            future.result()  # raises the first error, rather than the Cancelled that it caused in the others
-        return [future.result() for future in futures]
-
     def _store(self, job: RenderJob) -> Store:
         """For the job's folder. A message may come from a stranger, who may name any folder or bucket."""
+        if job.engine_set is not None and not self.renderer.digest.startswith(job.engine_set):
+            raise EngineSetNotHeld(
+                f"the batch is kept to engine set {job.engine_set}, and this worker holds {self.renderer.digest[:12]} "
+                "(RENDER_ENGINE_DIR of the workers, or --engine-set of producer submit)"
+            )
         self.access_policy.check_output(job.folder)
         return self.open_store(job.folder)
-
-    def _write(self, store: Store, uri: str, data: bytes, content_type: str) -> None:
-        self._with_retries(lambda: store.write(uri, data, content_type))
 
     def _earlier_result(self, job: RenderJob, start: Start, store: Store) -> RenderResult | None:
         """The result in storage of an attempt that died between its sidecar and the ledger, or that the ledger lost."""
         if start.attempts == 1 and not start.adopted:
             return None
-        if not self._with_retries(lambda: store.exists(job.sidecar_uri)):
-            return None
+        if not self._insist(job, lambda: store.exists(job.sidecar_uri)):
+            return None  # or it is not known: keys that may not list cannot tell
         try:
-            result = RenderResult.model_validate_json(self._with_retries(lambda: store.read(job.sidecar_uri)))
+            result = RenderResult.model_validate_json(self._insist(job, lambda: store.read(job.sidecar_uri)))
         except (ValueError, PermanentError) as error:
             log.warning("sidecar_ignored", error=str(error))
             return None
         return result if (result.id, result.state) == (job.id, "done") else None
+
+    def _draw_and_upload(self, job: RenderJob, start: Start, store: Store) -> RenderResult:
+        if self.fitness.probe is not None:
+            insist, check = partial(self._insist, job), partial(self._check, job)
+            self.fitness.probe.once(job, insist=insist, check=check)
+        timer = StageTimer(self.metrics)
+        # From here on only the files are in memory, for as long as storage takes.
+        prepared, pictures = self._pictures.draw(job, timer, check=partial(self._check, job))
+        with timer.measure("upload"):
+            for k, png in enumerate(pictures):
+                self._uploads.write(job, store, job.sample_uri(k), png, PNG)
+            self._uploads.write(job, store, job.canny_uri, prepared.canny_png, PNG)
+        result = self._results.done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
+        # Last: whoever sees the sidecar sees the whole result.
+        self._uploads.write(job, store, job.sidecar_uri, sidecar(job, result), JSON)
+        return result
 
     def _check(self, job: RenderJob) -> None:
         """Raise Cancelled or Requeued if the job should not go on."""
         self.in_flight.check(job.id)
         self.shutdown.check()
 
-    def _with_retries(self, call: Callable[[], Value]) -> Value:
-        """Back off in this thread, but not while the worker has to stop."""
-        settings = self.settings
-        return with_backoff(
-            call, attempts=settings.retry_attempts, base_seconds=settings.retry_base_seconds, sleep=self.shutdown.pause
-        )
+    def _insist(self, job: RenderJob, call: Callable[[], Value]) -> Value:
+        """Wait while storage is away, before the job is rendered."""
+        return self._uploads.insist(call, job, rendered=False)
 
     # -- record ---------------------------------------------------------------------------------------------------
 
     def _record(self, job: RenderJob, start: Start, error: Exception) -> Outcome:
-        """Queue the job again if another attempt may succeed; else record that it ended."""
+        """Record that the job ended; or give it back, if another attempt or another worker may do better."""
         if isinstance(error, Requeued):
             return self.ledger.nack(job, error, refund=error.blameless)
-        if isinstance(error, TransientError) and start.attempts < self.settings.max_attempts:
-            log.warning("tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts)
-            return self.ledger.nack(job, error, refund=False)
         if not isinstance(error, RenderError):
             log.error("job_broke", exc_info=error)
-        return self.ledger.finish(self._results.ended(job, start, error))
+        elif error.fault == "job":
+            return self.ledger.finish(self._results.ended(job, start, error))
+        if not isinstance(error, RefusedBefore):
+            self.fitness.saw(error, job)
+        if isinstance(error, TransientError) and (is_free(error) or start.attempts < self.settings.max_attempts):
+            return self._put_off(job, start, error)
+        failure = self._refusals.refuse(job, start, error, facts=self.fitness.facts)
+        if failure is None:
+            return self.ledger.count("requeued", described(error)[0], Outcome.DELAYED)
+        return self.ledger.finish(self._results.failed(job, start, failure.kind, failure.text))
+
+    def _put_off(self, job: RenderJob, start: Start, error: TransientError) -> Outcome:
+        """The host or storage may answer later."""
+        usual = STORE_SECONDS if error.fault == "store" else HOST_SECONDS * start.attempts
+        seconds = min(max(usual, error.retry_after_seconds or 0.0), LONGEST_SECONDS)
+        log.warning(
+            "tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts, seconds=round(seconds, 1)
+        )
+        self.ledger.defer(job, seconds=seconds, refund=is_free(error))
+        return self.ledger.count("requeued", error.kind, Outcome.DELAYED)
 
     @cached_property
     def _results(self) -> ResultWriter:
         renderer = self.renderer
         return ResultWriter(self.ledger.worker, engine_set=renderer.digest, model_name=renderer.model_name)
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        sources = Sources(self.settings, read=self.read, policy=self.access_policy, shutdown=self.shutdown)
+        return Pictures(self.renderer, sources)
+
+    @cached_property
+    def _uploads(self) -> Uploads:
+        base_seconds = self.settings.retry_base_seconds
+        return Uploads(base_seconds, self.fitness, self.in_flight, self.shutdown, self.metrics)
+
+    @cached_property
+    def _refusals(self) -> Refusals:
+        return Refusals(self.ledger, max_attempts=self.settings.max_attempts)
+
+
+def is_free(error: TransientError) -> bool:
+    """Whether the job's attempt does not count: storage is away, or a busy host serves other jobs first."""
+    return error.fault == "store" or error.blameless
 
 
 def _quarantined(attempts: int) -> Quarantined:

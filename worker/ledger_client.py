@@ -12,7 +12,7 @@ import structlog
 from jobs.errors import LedgerUnavailable, RenderError
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import Start
+from jobs.ledger.records import Refusal, Refused, Start, WorkerFacts
 from worker.observe.metrics import JobMetrics
 from worker.outcome import Outcome
 from worker.shutdown import Shutdown
@@ -55,6 +55,17 @@ class LedgerClient:
         """Queue the job again. Call it before its message is requeued: the next worker must find the job queued."""
         self._insist(lambda: self.ledger.nack(job, worker=self.worker, refund=refund))
         return self.count("requeued", error.kind, Outcome.REQUEUED)
+
+    def refuse(self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool) -> Refused:
+        """Note why this worker cannot render the job. If the answer is not final, the job waits for another one."""
+        refused = self._insist(lambda: self.ledger.refuse(job, refusal, facts=facts, refund=refund))
+        log.warning("job_refused", kind=refusal.kind, error=refusal.text, final=refused.final)
+        self.metrics.refusals.labels(kind=refusal.kind).inc()
+        return refused
+
+    def defer(self, job: RenderJob, *, seconds: float, refund: bool) -> bool:
+        """Queue the job again once `seconds` have passed; False if it is not this worker's to give back."""
+        return self._insist(lambda: self.ledger.defer(job, worker=self.worker, seconds=seconds, refund=refund))
 
     def finish(self, result: RenderResult) -> Outcome:
         """Record how the job ended."""

@@ -11,3 +11,4 @@ class Outcome(Enum):
     ENDED = "ended"  # acknowledge: the job is in a terminal state, or another worker has it
     REQUEUED = "requeued"  # requeue the message: the job is queued in the ledger, or this version cannot read it
     INVALID = "invalid"  # acknowledge: the message holds no job, and would otherwise come back for ever
+    DELAYED = "delayed"  # acknowledge: the job is queued in the ledger, which sends a new message when its time comes

@@ -44,9 +44,11 @@ class ResultWriter:
         """The job was cancelled, or failed for good."""
         if isinstance(error, Cancelled):
             return self._result(job, start, state="cancelled", error_kind=error.kind, error=str(error))
-        kind = error.kind if isinstance(error, RenderError) else "unexpected"
-        text = str(error) if isinstance(error, RenderError) else f"unexpected {type(error).__name__}: {error}"
-        return self._result(job, start, state="failed", error_kind=kind, error=without_secrets(text))
+        return self.failed(job, start, *described(error))
+
+    def failed(self, job: RenderJob, start: Start, kind: str, text: str) -> RenderResult:
+        """The job failed for good, for this reason."""
+        return self._result(job, start, state="failed", error_kind=kind, error=text)
 
     def _result(self, job: RenderJob, start: Start, **fields: Any) -> RenderResult:
         return RenderResult(
@@ -63,6 +65,13 @@ class ResultWriter:
             finished_at=time.time(),
             **fields,
         )
+
+
+def described(error: Exception) -> tuple[str, str]:
+    """An error's kind, and its sentence without secrets."""
+    if isinstance(error, RenderError):
+        return error.kind, without_secrets(str(error))
+    return "unexpected", without_secrets(f"unexpected {type(error).__name__}: {error}")
 
 
 def sidecar(job: RenderJob, result: RenderResult) -> bytes:

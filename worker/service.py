@@ -4,8 +4,9 @@ Start (GpuPool.on_start, before Celery connects to Redis):
 
  1. health server      answers while engines load: alive, not ready
  2. renderer           engine set, tokenizer, loop; may refuse, which ends the process with its exit code
- 3. GPU thread         the only one that calls engines
- 4. heartbeat          from the first beat on, other processes know that a live worker has the jobs started here
+ 3. fitness            a worker that could not write results starts paused
+ 4. GPU thread         the only one that calls engines
+ 5. heartbeat          from the first beat on, other processes know that a live worker has the jobs started here
 
 Stop (GpuPool.on_stop, after Celery has stopped consuming):
 
@@ -30,23 +31,28 @@ import threading
 import time
 from collections.abc import Callable
 
+import redis
 import structlog
 from prometheus_client import CollectorRegistry
 
-from jobs.errors import SettingsError
+from jobs.errors import LedgerUnavailable, SettingsError
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import WorkerFacts
 from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
+from worker.fitness import Fitness
 from worker.heartbeat import Heartbeat
 from worker.in_flight import InFlightJobs
 from worker.job_runner import JobRunner
 from worker.ledger_client import LedgerClient
 from worker.observe.exit_codes import ExitCode
 from worker.observe.health import HealthServer, Probes, Verdict
-from worker.observe.metrics import JobMetrics, LoopCollector
+from worker.observe.metrics import FitnessCollector, JobMetrics, LoopCollector
 from worker.outcome import Outcome
+from worker.output_probe import OutputProbe
 from worker.render.errors import DeviceLost
 from worker.renderer import Renderer, RendererRefused, load_renderer
+from worker.settings_digest import settings_digest
 from worker.shutdown import Shutdown
 
 log = structlog.get_logger(__name__)
@@ -71,13 +77,19 @@ class RenderService:
         self._load = load
         self._access_policy = AccessPolicy.of(settings)
         self._ledger = Ledger.connect(settings)
+        self.fitness = self._make_fitness()
         self._renderer: Renderer | None = None
         self._runner: JobRunner | None = None
         self._fatal: Callable[[int], None] = lambda _: None
         self._stop_gpu_thread = threading.Event()
         self._gpu_thread = threading.Thread(target=self._own_the_gpu, name="gpu", daemon=True)
         self._heartbeat = Heartbeat(
-            self._ledger, settings, worker=self.name, in_flight=self.in_flight, metrics=self.metrics
+            self._ledger,
+            settings,
+            worker=self.name,
+            in_flight=self.in_flight,
+            fitness=self.fitness,
+            metrics=self.metrics,
         )
         self._fault = ""  # why only a restart helps
 
@@ -103,6 +115,9 @@ class RenderService:
         self._start_health()
         self._renderer = renderer = self._load_or_refuse()
         self.registry.register(LoopCollector(renderer.loop, self.in_flight))
+        self.registry.register(FitnessCollector(self.fitness))
+        self.fitness.describe(self._facts(renderer))
+        self.fitness.start()
         self._runner = self._make_runner(renderer)
         self._gpu_thread.start()
         self._heartbeat.start(renderer.loop.cancel)
@@ -116,6 +131,7 @@ class RenderService:
             self._renderer.loop.wake()
         if self._gpu_thread.is_alive():
             self._gpu_thread.join(GPU_THREAD_STOP_SECONDS)
+        self.fitness.stop()
         self._heartbeat.stop()
         self._ledger.close()
         if self._renderer is not None and not self._gpu_thread.is_alive():
@@ -155,7 +171,31 @@ class RenderService:
             shutdown=self.shutdown,
             metrics=self.metrics,
             access_policy=self._access_policy,
+            fitness=self.fitness,
         )
+
+    def _make_fitness(self) -> Fitness:
+        policy = self._access_policy
+        # A worker that nobody told where results go writes only where its jobs say.
+        own = policy.output if "output_uri" in self.settings.model_fields_set else None
+        return Fitness(OutputProbe(policy), policy=policy, own=own, is_open=self._is_open)
+
+    def _facts(self, renderer: Renderer) -> WorkerFacts:
+        digest = settings_digest(self.settings, policy=self._access_policy, engine_set=renderer.digest)
+        return WorkerFacts(
+            settings=digest,
+            engine_set=renderer.digest,
+            model=renderer.model_name,
+            host=socket.gethostname(),
+            started_at=time.time(),
+        )
+
+    def _is_open(self, batch: str) -> bool:
+        try:
+            counts = self._ledger.counts(batch)
+        except (LedgerUnavailable, redis.RedisError):
+            return True
+        return counts.queued + counts.running > 0
 
     # -- the GPU thread -------------------------------------------------------------------------------------------
 
@@ -200,4 +240,6 @@ class RenderService:
             return Verdict(False, "draining")
         if self._runner is None:
             return Verdict(False, "loading engines")
+        if paused := self.fitness.paused:
+            return Verdict(False, f"paused: {paused}")
         return self.live()

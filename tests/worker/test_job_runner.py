@@ -123,9 +123,10 @@ def test_a_permanent_error_fails_the_job_at_once_with_its_sentence(bench: Bench)
 def test_a_transient_error_is_tried_again_in_place_then_later_then_fails(bench: Bench) -> None:
     job = queued(bench)
     bench.picture = SourceUnavailable("timed out")
-    assert bench.run(job) is Outcome.REQUEUED
+    assert bench.run(job) is Outcome.DELAYED
     assert bench.fetched == 2
     assert bench.state(job) == ("queued", 1)
+    assert bench.ledger.delayed() == 1
     assert bench.run(job) is Outcome.ENDED
     assert bench.state(job) == ("failed", 2)
     assert bench.result(job).error_kind == "source_unavailable"

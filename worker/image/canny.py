@@ -44,7 +44,8 @@ def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
     if max(high, wide) > MAX_SIDE:
         raise SourceTooLarge(
             f"a picture of {width}x{height} pixels with its short side at {resolution} would be {wide}x{high}; "
-            f"no side may exceed {MAX_SIDE}: crop it, or lower image_resolution"
+            f"no side may exceed {MAX_SIDE}: crop it, or lower image_resolution",
+            fault="job",
         )
     return high, wide
 

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from worker.in_flight import InFlightJobs
 
 if TYPE_CHECKING:
+    from worker.fitness import Fitness
     from worker.render.loop import RenderLoop
 
 STAGE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -35,6 +36,12 @@ class JobMetrics:
         )
         self.heartbeat_failures = Counter(
             "render_heartbeat_failures", "Heartbeats that did not reach the ledger.", registry=registry
+        )
+        self.refusals = Counter(
+            "render_refusals", "Jobs that this worker gave to others, by the error's kind.", ["kind"], registry=registry
+        )
+        self.storage_waits = Gauge(
+            "render_storage_waits", "Jobs in this process that wait for storage to answer.", registry=registry
         )
 
 
@@ -78,3 +85,18 @@ class LoopCollector:
         yield steps
         age = 0.0 if stats.busy_since is None else time.monotonic() - stats.busy_since
         yield GaugeMetricFamily("render_turn_age_seconds", "Since the current turn began; 0 when idle.", value=age)
+
+
+class FitnessCollector:
+    """Says at each scrape whether the worker is paused, and why."""
+
+    def __init__(self, fitness: Fitness) -> None:
+        self._fitness = fitness
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus calls this at each scrape."""
+        paused = GaugeMetricFamily("render_paused", "1 while the worker takes no jobs, by cause.", labels=["cause"])
+        causes = self._fitness.causes
+        for cause in self._fitness.CAUSES:
+            paused.add_metric([cause], float(cause in causes))
+        yield paused

@@ -1,0 +1,174 @@
+"""Fitness: whether this worker takes jobs. It stops by itself when its own check fails, and starts again by itself.
+
+    output     results cannot be written here: the disk is full or read-only, the keys are missing or expired
+    clock      this machine's clock differs from Redis's by more than five minutes
+    refuted    another worker finished a job that this one had refused
+
+The check of the output is in output_check.py. A refutation cannot be checked again: its pause ends by itself, and each
+that follows soon is twice as long. A source that is refused never stops a worker by itself, nor does storage that is
+away: then all workers wait alike.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import ClassVar, Literal, get_args
+
+import structlog
+
+from jobs.errors import RenderError
+from jobs.job import RenderJob
+from jobs.ledger.records import Refutation, WorkerFacts
+from jobs.storage.access_policy import AccessPolicy
+from worker.output_check import OutputCheck
+from worker.output_probe import OutputProbe
+from worker.result import described
+
+log = structlog.get_logger(__name__)
+
+Cause = Literal["output", "clock", "refuted"]
+
+CLOCK_SECONDS = 300.0
+FIRST_REFUTED_SECONDS, LONGEST_REFUTED_SECONDS = 5.0, 300.0
+TICK_SECONDS = 0.5
+START_SECONDS = 10.0  # a store that is silent must not hold up a start for longer
+
+
+class Fitness:
+    """One a process. Safe to use from many threads. Without a probe it only pauses for the clock and refutations."""
+
+    CAUSES: ClassVar[tuple[Cause, ...]] = get_args(Cause)
+
+    def __init__(
+        self,
+        probe: OutputProbe | None = None,
+        *,
+        policy: AccessPolicy | None = None,
+        own: str | None = None,
+        is_open: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        """See OutputCheck."""
+        self.probe = probe
+        self._output = probe and OutputCheck(
+            probe, policy=policy or AccessPolicy(), own=own, is_open=is_open, tell=self._tell_output
+        )
+        self._facts = WorkerFacts()
+        self._last_error: str | None = None
+        self._reasons: dict[Cause, str] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+        self._refuted_until, self._refuted_seconds = 0.0, 0.0
+        self._stop, self._started = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fitness", daemon=True)
+
+    # -- what others ask ------------------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> str | None:
+        """Why this worker takes no jobs; None while it takes them."""
+        with self._lock:
+            return "; ".join(self._reasons.values()) or None
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """The causes of the pause."""
+        with self._lock:
+            return tuple(self._reasons)
+
+    @property
+    def facts(self) -> WorkerFacts:
+        """What the worker says of itself in heartbeats and refusals."""
+        return self._facts.model_copy(update={"paused": self.paused, "last_error": self._last_error})
+
+    def describe(self, facts: WorkerFacts) -> None:
+        """Say which worker this is, once its engines are loaded."""
+        self._facts = facts
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` when a pause begins or ends, in whatever thread that happens. It must not block."""
+        self._listeners.append(listener)
+
+    # -- what happens to the worker -------------------------------------------------------------------------------
+
+    def saw(self, error: Exception, job: RenderJob) -> None:
+        """A job met an error that was not its own fault. If the error speaks of this worker, check it."""
+        self._last_error = ": ".join(described(error))
+        if self._output is not None and isinstance(error, RenderError) and error.fault == "worker":
+            self._output.saw(error, job)
+
+    def compare_clock(self, seconds_ahead: float) -> None:
+        """How far this machine's clock is ahead of Redis's."""
+        if abs(seconds_ahead) <= CLOCK_SECONDS:
+            self._resume("clock")
+            return
+        direction = "ahead of" if seconds_ahead > 0 else "behind"
+        self._pause("clock", f"this machine's clock is {abs(seconds_ahead):.0f} s {direction} that of Redis; set it")
+
+    def refute(self, refutation: Refutation) -> None:
+        """Another worker finished a job that this one had refused."""
+        now = time.monotonic()
+        with self._lock:
+            is_soon = now < self._refuted_until + self._refuted_seconds
+            longer = 2 * self._refuted_seconds if is_soon else FIRST_REFUTED_SECONDS
+            self._refuted_seconds = min(longer, LONGEST_REFUTED_SECONDS)
+            self._refuted_until = now + self._refuted_seconds
+        row = "" if refutation.row is None else f", row {refutation.row}"
+        self._pause(
+            "refuted",
+            f"{refutation.by_worker} finished a job that this worker had refused (batch {refutation.batch}{row}: "
+            f"{refutation.text})",
+        )
+
+    # -- the thread that checks again -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Check once, and start the thread that checks again while the worker is paused."""
+        self._thread.start()
+        self._started.wait(START_SECONDS)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(TICK_SECONDS + 1.0)
+
+    def _run(self) -> None:
+        if self._output is not None:
+            self._output.at_start()
+        self._started.set()
+        while not self._stop.wait(TICK_SECONDS):
+            if "refuted" in self.causes and time.monotonic() >= self._refuted_until:
+                self._resume("refuted")
+            if self._output is not None:
+                self._output.again()
+
+    # -- pausing --------------------------------------------------------------------------------------------------
+
+    def _tell_output(self, reason: str | None) -> None:
+        if reason is None:
+            self._resume("output")
+        else:
+            self._pause("output", reason)
+
+    def _pause(self, cause: Cause, reason: str) -> None:
+        with self._lock:
+            began = cause not in self._reasons
+            self._reasons[cause] = reason
+        if began:
+            log.warning(
+                "worker_paused", cause=cause, reason=reason, consequence="it takes no jobs until that has passed"
+            )
+            self._tell()
+
+    def _resume(self, cause: Cause) -> None:
+        with self._lock:
+            ended = self._reasons.pop(cause, None)
+        if ended is not None:
+            log.info("worker_resumed", cause=cause, paused=self.paused)
+            self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()

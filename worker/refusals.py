@@ -1,0 +1,145 @@
+"""Refusals: what becomes of a job that this worker cannot render, though another one may.
+
+The ledger notes the refusal and queues the job again after a delay, at no attempt. Once every live worker has refused
+it, the job fails with what each of them said. Two things differ for errors that are the rendering's own (RenderFailed,
+OutOfMemory, whatever is unexpected): the attempt counts, and a worker that has met one leaves the job to others when it
+comes back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from jobs.errors import (
+    EngineSetNotHeld,
+    OutOfMemory,
+    OutputForbidden,
+    OutputFull,
+    RenderError,
+    RenderFailed,
+    SourceForbidden,
+    SourceUnavailable,
+)
+from jobs.job import RenderJob
+from jobs.ledger.records import Refusal, Start, WorkerFacts
+from worker.ledger_client import LedgerClient
+from worker.result import described
+
+COUNTED = (RenderFailed, OutOfMemory)
+# Cheap to find out again, and they may have been mended meanwhile.
+NOT_REMEMBERED = (SourceForbidden, OutputForbidden, OutputFull, EngineSetNotHeld)
+REMEMBERED = 10_000  # jobs
+LEAVES_IT_TO_OTHERS = 5  # times that a job is given back unseen, before it is tried here again
+LONGEST_TEXT = 300  # characters of one refusal in the sentence
+SHOWN = 4  # different answers in the sentence
+
+
+class RefusedBefore(RenderError):
+    """This worker has refused the job already; the refusal says why."""
+
+    kind = "refused_before"
+    fault = "worker"
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Every live worker refused the job: the kind and the sentence that it fails with."""
+
+    kind: str
+    text: str
+
+
+@dataclass
+class _Memory:
+    refusal: Refusal
+    attempts: int  # of the job after the refusal; fewer at a later start mean that the user had it tried again
+    skipped: int = 0
+
+
+class Refusals:
+    """This process's refusals. Safe to use from many threads."""
+
+    def __init__(self, ledger: LedgerClient, *, max_attempts: int) -> None:
+        self._ledger = ledger
+        self._max_attempts = max_attempts
+        self._lock = threading.Lock()
+        self._memory: OrderedDict[str, _Memory] = OrderedDict()
+
+    def check(self, job: RenderJob, start: Start) -> None:
+        """Raise RefusedBefore if the job should be left to other workers this time."""
+        with self._lock:
+            memory = self._memory.get(job.id)
+            if memory is None:
+                return
+            memory.skipped += 1
+            if start.attempts <= memory.attempts or memory.skipped > LEAVES_IT_TO_OTHERS:
+                del self._memory[job.id]
+                return
+        raise RefusedBefore(memory.refusal)
+
+    def refuse(self, job: RenderJob, start: Start, error: Exception, *, facts: WorkerFacts) -> Failure | None:
+        """Give the job back with the reason. A Failure: nobody is left to give it to, and the caller records that."""
+        refusal = error.refusal if isinstance(error, RefusedBefore) else self._refusal(error, facts)
+        counted = not isinstance(error, RenderError) or isinstance(error, COUNTED)
+        refused = self._ledger.refuse(job, refusal, facts=facts, refund=not counted)
+        if refused.final or self._tried_enough(refusal, refused.refusals):
+            self._forget(job)
+            return failure(refused.refusals or (refusal,))
+        if not isinstance(error, (RefusedBefore, *NOT_REMEMBERED)):
+            self._remember(job, _Memory(refusal, start.attempts - (not counted)))
+        return None
+
+    def _tried_enough(self, refusal: Refusal, said: Iterable[Refusal]) -> bool:
+        """A host that is away for good is not tried by a hundred workers, nor for ever by one beside a paused one."""
+        if refusal.kind != SourceUnavailable.kind:
+            return False
+        times = [each.times for each in said]
+        return len(times) >= self._max_attempts or sum(times) >= 2 * self._max_attempts
+
+    def _refusal(self, error: Exception, facts: WorkerFacts) -> Refusal:
+        kind, text = described(error)
+        by_settings = isinstance(error, RenderError) and error.scope == "settings" and facts.settings
+        worker = self._ledger.worker
+        return Refusal(by=by_settings or worker, worker=worker, kind=kind, text=text, at=time.time())
+
+    def _remember(self, job: RenderJob, memory: _Memory) -> None:
+        with self._lock:
+            self._memory[job.id] = memory
+            while len(self._memory) > REMEMBERED:
+                self._memory.popitem(last=False)
+
+    def _forget(self, job: RenderJob) -> None:
+        with self._lock:
+            self._memory.pop(job.id, None)
+
+
+def failure(refusals: Iterable[Refusal]) -> Failure:
+    """The kind of the first refusal, and one sentence with what each said, workers that said the same together."""
+    in_order = sorted(refusals, key=lambda refusal: refusal.at)
+    workers: dict[str, list[Refusal]] = {}
+    for refusal in in_order:
+        workers.setdefault(refusal.text, []).append(refusal)
+    if len(workers) == 1:
+        return Failure(in_order[0].kind, in_order[0].text)
+    said = [f"{_named(same)}: {_shortened(text)}" for text, same in list(workers.items())[:SHOWN]]
+    more = f"; and {len(workers) - SHOWN} other answers" if len(workers) > SHOWN else ""
+    return Failure(in_order[0].kind, f"every live worker refused it: {'; '.join(said)}{more}")
+
+
+def _named(refusals: list[Refusal]) -> str:
+    """One worker for all, with its settings' digest where the refusal follows from them."""
+    first = refusals[0]
+    name = first.worker if first.by == first.worker else f"{first.worker} (settings {first.by})"
+    return name if len(refusals) == 1 else f"{name} and {len(refusals) - 1} more"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"

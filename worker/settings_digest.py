@@ -1,0 +1,37 @@
+"""A digest of the settings by which a worker refuses jobs: workers of one digest refuse the same ones.
+
+The ledger notes refusals by it, so a farm of a hundred equal workers refuses a job once. What differs between equal
+workers (names, ports, threads, session tokens) is no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from jobs.settings import AwsIdentity, Settings
+from jobs.storage.access_policy import AccessPolicy
+
+DIGITS = 16
+
+
+def settings_digest(
+    settings: Settings, *, policy: AccessPolicy, engine_set: str, identity: AwsIdentity | None = None
+) -> str:
+    """16 hex digits of SHA-256 over what decides which jobs are refused. `engine_set` is the set's digest.
+
+    `identity` defaults to that of the environment. Of the keys only the id counts, which is not a secret, and it
+    leaves this function as part of the digest only.
+    """
+    aws = AwsIdentity() if identity is None else identity
+    parts = {
+        "folders": sorted(set(policy.folders)),
+        "buckets": sorted(set(policy.buckets)),
+        "output": policy.output,
+        "hosts": sorted(set(settings.allow_hosts)),
+        "fetch_max_bytes": settings.fetch_max_bytes,
+        "max_pixels": settings.max_pixels,
+        "engine_set": engine_set,
+        "aws": aws.model_dump(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:DIGITS]

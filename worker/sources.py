@@ -1,0 +1,92 @@
+"""Sources: fetching a job's picture. A few tries in place, then the job is put off and the thread is free for another.
+
+A host that does not answer costs the job an attempt, as it may never answer. Storage that is away (a bucket, a shared
+folder) costs none: it comes back, and all jobs wait alike. But where the same bucket or folder has answered others
+meanwhile, the file itself is at fault, and the attempt counts.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from jobs.errors import SourceUnavailable, TransientError
+from jobs.job import RenderJob
+from jobs.settings import Settings
+from jobs.storage.access_policy import AccessPolicy
+from jobs.storage.limits import FetchLimits
+from worker.shutdown import Shutdown
+
+LONGEST_PAUSE_SECONDS = 20.0  # in place; if the host asks for more, the job is put off
+REMEMBERED = 10_000
+
+Read = Callable[[str, FetchLimits], bytes]
+
+
+class Sources:
+    """Called by the threads of jobs."""
+
+    def __init__(self, settings: Settings, *, read: Read, policy: AccessPolicy, shutdown: Shutdown) -> None:
+        self._settings = settings
+        self._limits = FetchLimits(
+            settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts, policy=policy
+        )
+        self._read = read
+        self._shutdown = shutdown
+        self._lock = threading.Lock()
+        self._answered: OrderedDict[str, float] = OrderedDict()  # a bucket or folder, and when it last gave a file
+        self._failing: OrderedDict[str, float] = OrderedDict()  # a job, and since when its file is not to be had
+
+    def fetch(self, job: RenderJob, check: Callable[[], None]) -> bytes:
+        """The picture's bytes. `check` raises if the job should not go on.
+
+        Raises:
+            SourceUnavailable: not now. Its fault is "store" only if the attempt should not count.
+            PermanentError, Cancelled, Requeued: as their names say.
+        """
+        uri = job.parameters.image
+        for attempt in range(self._settings.retry_attempts):
+            try:
+                data = self._read(uri, self._limits)
+            except TransientError as error:
+                pause = self._pause(attempt, error)
+                is_last = attempt + 1 == self._settings.retry_attempts
+                if is_last or error.blameless or pause > LONGEST_PAUSE_SECONDS:
+                    raise self._blamed(job, error) from error
+                self._shutdown.pause(pause)
+                check()
+            else:
+                self._note(self._answered, _shelf(uri))
+                return data
+        raise AssertionError("the last try returns or raises")
+
+    def _pause(self, attempt: int, error: TransientError) -> float:
+        if error.retry_after_seconds is not None:
+            return error.retry_after_seconds
+        pause = self._settings.retry_base_seconds * 2.0**attempt * random.uniform(0.5, 1.5)
+        return min(pause, LONGEST_PAUSE_SECONDS)
+
+    def _blamed(self, job: RenderJob, error: TransientError) -> TransientError:
+        if error.fault != "store":
+            return error
+        with self._lock:
+            since = self._failing.get(job.id)
+            answered = self._answered.get(_shelf(job.parameters.image), 0.0)
+        if since is None:
+            self._note(self._failing, job.id)
+        return error if since is None or answered < since else SourceUnavailable(str(error), fault="host")
+
+    def _note(self, times: OrderedDict[str, float], key: str) -> None:
+        with self._lock:
+            times[key] = time.monotonic()
+            times.move_to_end(key)
+            while len(times) > REMEMBERED:
+                times.popitem(last=False)
+
+
+def _shelf(uri: str) -> str:
+    """What is away as a whole: a bucket, or a file's folder."""
+    return "/".join(uri.split("/")[:3]) if uri.startswith("s3://") else uri.rpartition("/")[0]

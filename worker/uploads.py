@@ -1,0 +1,98 @@
+"""Uploads: calls to storage that are repeated without limit while storage is away.
+
+The job's thread waits with the pictures in memory, and its message stays unacknowledged. RENDER_JOBS_IN_FLIGHT bounds
+how many jobs can wait, so rendering pauses by itself. No attempt is spent. The wait ends when storage answers, the user
+cancels the job, or the worker stops; then the job goes back to the queue.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from jobs.errors import OutputFull, RenderError
+from jobs.job import RenderJob
+from jobs.storage.store import Store
+from worker.fitness import Fitness
+from worker.in_flight import InFlightJobs
+from worker.observe.metrics import JobMetrics
+from worker.shutdown import Shutdown
+
+log = structlog.get_logger(__name__)
+
+Value = TypeVar("Value")
+
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 10.0
+LOOK_SECONDS = 1.0  # between two looks whether the job was cancelled
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """Called by the threads of jobs. Raises Cancelled or Requeued instead of waiting on."""
+
+    base_seconds: float  # the first pause; it doubles each time, with jitter, up to 10 s
+    fitness: Fitness
+    in_flight: InFlightJobs
+    shutdown: Shutdown
+    metrics: JobMetrics
+
+    def write(self, job: RenderJob, store: Store, uri: str, data: bytes, content_type: str) -> None:
+        """Store one file of a job that is rendered. It is tried until the grace period of a stop is over.
+
+        Raises:
+            OutputForbidden, OutputFull: this worker cannot write it.
+        """
+        try:
+            self.insist(lambda: store.write(uri, data, content_type), job)
+        except OutputFull as error:
+            error.needed_bytes = len(data)
+            raise
+
+    def insist(self, call: Callable[[], Value], job: RenderJob, *, rendered: bool = True) -> Value:
+        """Call until the fault is not storage's. A job that is not `rendered` yet ends as soon as the worker drains.
+
+        Raises:
+            RenderError: whatever `call` raised that is not storage's fault.
+        """
+        try:
+            return call()
+        except RenderError as error:
+            if error.fault != "store":
+                raise
+            first = error
+        log.warning("storage_away", error=str(first), consequence="the job waits for it")
+        self.metrics.storage_waits.inc()
+        try:
+            value = self._repeat(call, job, first, rendered=rendered)
+        finally:
+            self.metrics.storage_waits.dec()
+        log.info("storage_answers")
+        return value
+
+    def _repeat(self, call: Callable[[], Value], job: RenderJob, error: RenderError, *, rendered: bool) -> Value:
+        pause = self.base_seconds
+        while True:
+            self.fitness.saw(error, job)
+            self._wait(job, pause * random.uniform(0.5, 1.5), rendered=rendered)
+            pause = min(max(2 * pause, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS / 1.5)
+            try:
+                return call()
+            except RenderError as again:
+                if again.fault != "store":
+                    raise
+                error = again
+
+    def _wait(self, job: RenderJob, seconds: float, *, rendered: bool) -> None:
+        left = seconds
+        while True:
+            self.in_flight.check(job.id)
+            if not rendered:
+                self.shutdown.check()
+            self.shutdown.pause(min(left, LOOK_SECONDS))
+            left -= LOOK_SECONDS
+            if left <= 0:
+                return
