@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 30  # the longest that the server may send nothing
-RENEW_SECONDS = 1.0  # a client is no more often replaced by a new one; making one takes 50 ms of CPU time
+RENEW_SECONDS = 5.0  # a client is no more often replaced by a new one; making one takes 0.1 s of CPU time
 
 # Checksums that boto3 1.36 and later add on their own. Over TLS they wrap the body (aws-chunked, with a trailer), and
 # stores that do not know this keep the wrapping as the object, or refuse the request.

@@ -88,13 +88,13 @@ def _why(uri: str, error: Exception, action: Action) -> str:
         "unusable": "not a usable bucket or key",
         "clock": f"the clock of this machine is wrong, says the store ({code}); set it, for instance by NTP",
         "moved": f"the bucket {bucket_and_key(uri)[0]!r} is in another region or at another address ({code}); "
-        "set AWS_REGION, or AWS_ENDPOINT_URL_S3 for compatible stores",
+        "set AWS_DEFAULT_REGION, or AWS_ENDPOINT_URL_S3 for compatible stores",
         "certificate": "the store's certificate is not valid here: no authority that this machine trusts signed it for "
         "this name; check AWS_CA_BUNDLE and AWS_ENDPOINT_URL_S3",
         "keys": f"the AWS keys of this machine are missing, wrong or expired ({code}); check AWS_ACCESS_KEY_ID, "
-        "AWS_SECRET_ACCESS_KEY or the profile, and, for compatible stores, AWS_REGION and AWS_ENDPOINT_URL_S3",
+        "AWS_SECRET_ACCESS_KEY or the profile, and, for compatible stores, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3",
         "settings": f"boto3 refuses the AWS settings of this machine: {_said(_cause(error))}; "
-        "check AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL_S3",
+        "check AWS_PROFILE, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL_S3",
         "denied": _denied(error, action),
     }
     return reasons.get(verdict) or f"the store refuses the request ({code}: {_said(message_of(error))})"

@@ -149,6 +149,8 @@ def code_of(error: Exception) -> str:
     """The store's word for it; for an error without a reply, the exception's name."""
     if isinstance(error, ClientRefused):
         return type(error.__cause__).__name__
+    if isinstance(error, RecursionError):
+        return "PermanentRedirect"
     return str(_answer(error).get("Code", "")) or type(error).__name__
 
 
@@ -189,7 +191,9 @@ def _of_status(status: int) -> Verdict:
 
 
 def _of_exception(error: Exception) -> Verdict:
-    if isinstance(error, _KEYS) or type(error) is RuntimeError:
+    if isinstance(error, RecursionError):
+        return "moved"  # boto3 asks a bucket that is elsewhere where it is, follows the answer, and asks again
+    if isinstance(error, (*_KEYS, RuntimeError)):
         return "keys"
     if isinstance(error, _UNUSABLE):
         return "unusable"
