@@ -73,10 +73,10 @@ def upload(target: Target, source: Readable, content_type: str) -> str | None:
     Raises:
         s3_verdict.ERRORS: as boto3 raises them.
     """
-    head = source.read(SINGLE_PUT_BYTES + 1)
-    send = _put if len(head) <= SINGLE_PUT_BYTES else _put_parts
+    begun = _Begun(source, SINGLE_PUT_BYTES + 1)
+    send = _put if begun.size <= SINGLE_PUT_BYTES else _put_parts
     try:
-        sent, reply = send(target, _Joined(head, source), content_type)
+        sent, reply = send(target, begun, content_type)
     except ClientError as error:
         if verdict_of(error) == "spoilt":
             return f"the store received other bytes than were sent ({code_of(error)})"
@@ -84,16 +84,17 @@ def upload(target: Target, source: Readable, content_type: str) -> str | None:
     return _difference(target, sent, reply)
 
 
-class _Joined:
-    """The bytes that were read already, then the rest."""
+class _Begun:
+    """A source of which `size` bytes, at most `look_ahead`, were read already. They come first."""
 
-    def __init__(self, head: bytes, rest: Readable) -> None:
-        self._head = io.BytesIO(head)
-        self._rest = rest
+    def __init__(self, source: Readable, look_ahead: int) -> None:
+        self._source = source
+        self._head = source.read(look_ahead)
+        self.size = len(self._head)
 
     def read(self, size: int) -> bytes:
-        data = self._head.read(size)
-        return data if len(data) == size else data + self._rest.read(size - len(data))
+        data, self._head = self._head[:size], self._head[size:]
+        return data if len(data) == size else data + self._source.read(size - len(data))
 
 
 def _put(target: Target, source: Readable, content_type: str) -> tuple[Sent, dict[str, Any]]:
