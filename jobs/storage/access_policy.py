@@ -52,7 +52,7 @@ class AccessPolicy:
         """
         path = _real_path(path_of(uri), SourceForbidden)
         if not _below(path, self.folders):
-            raise SourceForbidden(f"{path} may not be read by workers; if that is meant, {READ}")
+            raise _source_forbidden(f"{path} may not be read by workers; if that is meant, {READ}")
         return path
 
     def check_source(self, uri: str) -> None:
@@ -63,7 +63,9 @@ class AccessPolicy:
             return
         bucket, key = bucket_and_key(uri)
         if self.buckets and (bucket not in self.buckets or ".." in key.split("/")):
-            raise SourceForbidden(f"the bucket {bucket!r} may not be read by workers; if that is meant, {READ_BUCKET}")
+            raise _source_forbidden(
+                f"the bucket {bucket!r} may not be read by workers; if that is meant, {READ_BUCKET}"
+            )
 
     def check_output(self, uri: str) -> None:
         """Raise OutputForbidden if nothing may be written below this folder or prefix."""
@@ -71,13 +73,20 @@ class AccessPolicy:
             path = _real_path(path_of(uri), OutputForbidden)
             own = (str(path_of(self.output)),) if self.output.startswith("file://") else ()
             if not _below(path, (*self.folders, *own)):
-                raise OutputForbidden(f"{path} may not be written by workers; {WRITE}")
+                raise OutputForbidden(f"{path} may not be written by workers; {WRITE}", scope="settings")
         elif uri.startswith("s3://"):
             bucket, key = bucket_and_key(uri)
             is_own = uri.startswith(self.output.rstrip("/") + "/")
             # Some servers resolve '..' in a key, which then leads into another bucket.
             if self.buckets and (not (is_own or bucket in self.buckets) or ".." in key.split("/")):
-                raise OutputForbidden(f"{redacted(uri)} may not be written by workers; {WRITE_BUCKET}")
+                raise OutputForbidden(
+                    f"{redacted(uri)} may not be written by workers; {WRITE_BUCKET}", scope="settings"
+                )
+
+
+def _source_forbidden(text: str) -> SourceForbidden:
+    """The settings' fault, not the job's: a worker with other allow-lists may read it."""
+    return SourceForbidden(text, fault="worker", scope="settings")
 
 
 def _resolved(variable: str, text: str, schemes: tuple[str, ...]) -> str:
@@ -94,7 +103,7 @@ def _real_path(path: Path, error: type[RenderError]) -> Path:
     try:
         return Path(os.path.realpath(path))
     except (OSError, ValueError) as problem:  # ValueError: a NUL, or half a surrogate pair
-        raise error(f"{str(path)!r} is not a usable path") from problem
+        raise error(f"{str(path)!r} is not a usable path", fault="job") from problem
 
 
 def _below(path: Path, folders: Iterable[str]) -> bool:

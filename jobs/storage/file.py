@@ -7,7 +7,6 @@ beside the target. What a kill -9 leaves there is removed by a later write into 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -20,16 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from jobs.errors import (
-    OutputForbidden,
-    OutputFull,
-    OutputUnavailable,
-    RenderError,
-    SourceForbidden,
-    SourceNotFound,
-    SourceTooLarge,
-    SourceUnavailable,
-)
+from jobs.errors import SourceForbidden, SourceTooLarge
+from jobs.storage.file_errors import is_missing, may_not_look, output_error, output_errors, source_error
 from jobs.storage.limits import OWN_LIMITS, FetchLimits
 from jobs.uri import path_of
 
@@ -39,11 +30,6 @@ LONGEST_NAME = 50  # characters of a file's name in its part's name: up to 200 o
 _PART = re.compile(r"(\d{10})-[0-9a-f]{16}\.part")
 ABANDONED_SECONDS = 3600.0  # no write takes so long; clocks of machines that share a folder differ by less
 CHUNK_BYTES = 2**20
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL})
-_NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP})
-_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
 class FileStore:
@@ -66,20 +52,22 @@ class FileStore:
         with self._replacing(uri) as file:
             file.write(data)
 
-    def exists(self, uri: str) -> bool:
-        """Whether a regular file is there."""
+    def exists(self, uri: str) -> bool | None:
+        """Whether a regular file is there; None where its folder may not be searched."""
         path = path_of(uri)
         try:
             return stat.S_ISREG(path.stat().st_mode)
         except (OSError, ValueError) as error:
-            if _is_missing(error):
+            if is_missing(error):
                 return False
-            raise _output_error(path, error) from error
+            if may_not_look(error):
+                return None
+            raise output_error(path, error, done="looked up") from error
 
     def names(self, folder: str) -> Iterator[str]:
         """Names in the folder."""
         path = path_of(folder)
-        with _output_errors(path):  # is_dir, too, may have to ask the file system
+        with output_errors(path, done="listed"):  # is_dir, too, may have to ask the file system
             for entry in _entries(path):
                 yield entry.name + ("/" if entry.is_dir() else "")
 
@@ -103,8 +91,8 @@ class FileStore:
         try:
             path.unlink()
         except (OSError, ValueError) as error:
-            if not _is_missing(error):
-                raise _output_error(path, error) from error
+            if not is_missing(error):
+                raise output_error(path, error, done="deleted") from error
 
     def _readable(self, uri: str) -> Path:
         policy = self._limits.policy
@@ -114,7 +102,7 @@ class FileStore:
     def _replacing(self, uri: str) -> Iterator[BinaryIO]:
         path = path_of(uri)
         parts = path.parent / PARTS
-        with _output_errors(path):
+        with output_errors(path):
             parts.mkdir(parents=True, exist_ok=True)
             _sweep(parts)
             part = parts / f"{int(time.time()):010d}-{secrets.token_hex(8)}.part"
@@ -160,7 +148,7 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputForbidden, OutputFull, OutputUnavailable: as their names say. Nothing has changed then.
     """
-    with _output_errors(path):
+    with output_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             yield file
@@ -173,16 +161,25 @@ def source_file(path: Path) -> Iterator[SourceFile]:
     Raises:
         SourceNotFound, SourceForbidden, SourceUnavailable: as their names say.
     """
+    with os.fdopen(_opened(path), "rb") as file:
+        yield SourceFile(path, file)
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of a regular file."""
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
-        raise _source_error(path, error) from error
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise SourceForbidden(f"{path} is not a regular file")  # a device could be read for ever
-    with os.fdopen(descriptor, "rb") as file:
-        yield SourceFile(path, file)
+        raise source_error(path, error) from error
+    problem: Exception = SourceForbidden(f"{path} is not a regular file")  # a device could be read for ever
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+    except OSError as error:  # of a file server that went away meanwhile
+        problem = source_error(path, error)
+    os.close(descriptor)
+    raise problem
 
 
 class SourceFile:
@@ -197,7 +194,7 @@ class SourceFile:
         try:
             return self._file.read(size)
         except (OSError, ValueError) as error:
-            raise _source_error(self._path, error) from error
+            raise source_error(self._path, error) from error
 
 
 class HashedSource:
@@ -265,49 +262,15 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except (OSError, ValueError) as error:
-        if not _is_missing(error):
-            raise _output_error(folder, error) from error
+        if not is_missing(error):
+            raise output_error(folder, error, done="listed") from error
 
 
 def _names_below(folder: Path, prefix: str) -> Iterator[str]:
-    with _output_errors(folder):
+    with output_errors(folder, done="listed"):
         for entry in _entries(folder):
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != PARTS:
                     yield from _names_below(folder / entry.name, f"{prefix}{entry.name}/")
             elif entry.is_file():
                 yield prefix + entry.name
-
-
-def _is_missing(error: Exception) -> bool:
-    return isinstance(error, OSError) and error.errno in _MISSING
-
-
-def _source_error(path: Path, error: Exception) -> RenderError:
-    if _is_missing(error):
-        return SourceNotFound(f"{path} does not exist (on the machine of the worker that was asked to read it)")
-    if isinstance(error, PermissionError):
-        return SourceForbidden(f"{path} may not be read: permission denied")
-    if isinstance(error, OSError) and error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
-        return SourceForbidden(f"{path} is not a regular file")
-    if isinstance(error, ValueError):
-        return SourceForbidden(f"{str(path)!r} is not a usable path")
-    return SourceUnavailable(f"{path} could not be read: {error}")
-
-
-@contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        raise _output_error(path, error) from error
-
-
-def _output_error(path: Path, error: Exception) -> RenderError:
-    if not isinstance(error, OSError):
-        return OutputForbidden(f"{str(path)!r} is not a usable path")
-    if error.errno in _FULL:
-        return OutputFull(f"{path} cannot be written: no space left")
-    if error.errno in _DENIED | _NOT_A_FOLDER:
-        return OutputForbidden(f"{path} may not be written: {error.strerror}")
-    return OutputUnavailable(f"{path} could not be written: {error.strerror}")

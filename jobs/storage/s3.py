@@ -6,79 +6,23 @@ import contextlib
 import hashlib
 import io
 import math
-import threading
 import time
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
-
-from jobs.errors import (
-    OutputForbidden,
-    OutputFull,
-    OutputUnavailable,
-    RenderError,
-    SourceForbidden,
-    SourceNotFound,
-    SourceTooLarge,
-    SourceUnavailable,
-)
+from jobs.errors import OutputForbidden, SourceTooLarge, SourceUnavailable
 from jobs.storage.file import HashedSource, output_file, source_file
 from jobs.storage.limits import OWN_LIMITS, FetchLimits
+from jobs.storage.s3_client import client, forget_client
+from jobs.storage.s3_errors import DELETE, LIST, LOOK, output_error, source_error
+from jobs.storage.s3_upload import CHUNK_BYTES, PART_BYTES, SINGLE_PUT_BYTES, target_of, upload
+from jobs.storage.s3_verdict import ERRORS, code_of, has_no_body, verdict_of
 from jobs.uri import bucket_and_key
 
-CONNECT_SECONDS = 5
-SILENT_SECONDS = 30  # the longest that the server may send nothing
-SINGLE_PUT_BYTES = 16 * 2**20  # larger files go in parts, so that a broken connection costs one part only
-PART_BYTES = 8 * 2**20
-CHUNK_BYTES = 64 * 2**10
+__all__ = ["PART_BYTES", "SINGLE_PUT_BYTES", "S3Store", "client", "forget_client"]
 
-# Job threads upload in parallel already, so boto3's transfer manager starts no threads of its own.
-_IN_THIS_THREAD = TransferConfig(
-    multipart_threshold=SINGLE_PUT_BYTES + 1,
-    multipart_chunksize=PART_BYTES,
-    use_threads=False,
-    preferred_transfer_client="classic",
-)
-_LOCK = threading.Lock()
-_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
-_NO_BUCKET = frozenset({"NoSuchBucket"})
-_FULL = frozenset({"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage"})
-_SLOW = frozenset({"SlowDown", "Throttling", "ThrottlingException", "RequestTimeout", "RequestLimitExceeded"})
-_CONFIGURATION = (NoCredentialsError, PartialCredentialsError, ProfileNotFound)
-_UNUSABLE = (ParamValidationError, ValueError)  # a bucket or key that boto3 refuses to send
-_ERRORS = (ClientError, BotoCoreError, OSError, ValueError)
-
-
-def client() -> Any:
-    """The process's one S3 client. Threads may share a boto3 client, but only one at a time may create one."""
-    with _LOCK:
-        return _client()
-
-
-@cache
-def _client() -> Any:
-    # boto3 retries once, within a second; longer retries are the caller's (retry.py).
-    config = Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=SILENT_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 2},
-        max_pool_connections=64,
-    )
-    # A session of our own, because the default one keeps the first credentials that it reads.
-    return boto3.session.Session().client("s3", config=config)
+SPOILT_TRIES = 3  # of an upload that arrives changed; a store or a proxy that changes every upload will not stop
 
 
 class S3Store:
@@ -97,17 +41,19 @@ class S3Store:
 
     def write(self, uri: str, data: bytes, content_type: str) -> None:
         """Store bytes: one request, or several for large data."""
-        _upload(uri, io.BytesIO(data), content_type)
+        _until_whole(uri, lambda: upload(target_of(*bucket_and_key(uri)), io.BytesIO(data), content_type))
 
-    def exists(self, uri: str) -> bool:
-        """Whether the object is there (HEAD)."""
-        bucket, key = bucket_and_key(uri)
+    def exists(self, uri: str) -> bool | None:
+        """Whether the object is there (HEAD); None where the keys may not know."""
         try:
-            client().head_object(Bucket=bucket, Key=key)
-        except _ERRORS as error:
-            if _code(error) in _MISSING:
+            client().head_object(**_place(uri))
+        except ERRORS as error:
+            if verdict_of(error) == "missing":
                 return False
-            raise _output_error(uri, error) from error
+            # The reply to a HEAD has no body, so it does not tell a missing right from expired keys. A GET does.
+            if has_no_body(error) and verdict_of(error) not in ("away", "moved"):
+                return _has_a_byte(uri)
+            raise output_error(uri, error, LOOK) from error
         return True
 
     def names(self, folder: str) -> Iterator[str]:
@@ -123,10 +69,18 @@ class S3Store:
 
     def put_file(self, uri: str, path: Path, content_type: str) -> str:
         """Upload a local file, in parts if it is large."""
-        with source_file(path) as file:
-            hashed = HashedSource(file)
-            _upload(uri, hashed, content_type)
-        return hashed.hexdigest()
+        digest = ""
+
+        def send() -> str | None:
+            nonlocal digest
+            with source_file(path) as file:
+                hashed = HashedSource(file)
+                difference = upload(target_of(*bucket_and_key(uri)), hashed, content_type)
+            digest = hashed.hexdigest()
+            return difference
+
+        _until_whole(uri, send)
+        return digest
 
     def get_file(self, uri: str, path: Path) -> str:
         """Download to a local file."""
@@ -139,12 +93,11 @@ class S3Store:
 
     def delete(self, uri: str) -> None:
         """Delete the object, if it is there."""
-        bucket, key = bucket_and_key(uri)
         try:
-            client().delete_object(Bucket=bucket, Key=key)
-        except _ERRORS as error:
-            if _code(error) not in _MISSING:
-                raise _output_error(uri, error) from error
+            client().delete_object(**_place(uri))
+        except ERRORS as error:
+            if verdict_of(error) != "missing":
+                raise output_error(uri, error, DELETE) from error
 
     def _chunks(self, uri: str, *, max_bytes: float, timeout_seconds: float) -> Iterator[bytes]:
         """The object, a piece at a time.
@@ -154,10 +107,9 @@ class S3Store:
         """
         if self._limits.policy is not None:
             self._limits.policy.check_source(uri)
-        bucket, key = bucket_and_key(uri)
         deadline = time.monotonic() + timeout_seconds
         try:
-            reply = client().get_object(Bucket=bucket, Key=key)
+            reply = client().get_object(**_place(uri))
             # Not `with reply["Body"]`: that gives urllib3's own stream, which misses that a download broke off.
             with contextlib.closing(reply["Body"]) as stream:
                 size, received = reply.get("ContentLength", 0), 0
@@ -166,24 +118,50 @@ class S3Store:
                     received += len(chunk)
                     size = max(size, received)
                     if time.monotonic() > deadline:
+                        # Not the store's fault, whose tries have no limit: this object may be too large for the time.
                         raise SourceUnavailable(f"{uri} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")
-        except _ERRORS as error:
-            raise _source_error(uri, error) from error
+        except ERRORS as error:
+            raise source_error(uri, error) from error
         if size > max_bytes:
             raise SourceTooLarge(f"{uri} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
 
 
-def _upload(uri: str, file: Any, content_type: str) -> None:
-    """Upload what `file.read` gives: one PUT, or a multipart upload that is visible only once it is complete.
+def _until_whole(uri: str, send: Callable[[], str | None]) -> None:
+    """Upload, and again where other bytes arrived than were sent.
 
-    boto3 aborts a multipart upload that fails or is interrupted. A kill -9 leaves parts that are stored but invisible:
-    docs/operations.md names the bucket's rule that removes them.
+    Raises:
+        OutputForbidden: they do each time. What was stored then is deleted, if the keys may.
+        OutputForbidden, OutputFull, OutputUnavailable: as their names say.
     """
-    bucket, key = bucket_and_key(uri)
+    for _ in range(SPOILT_TRIES):
+        try:
+            difference = send()
+        except ERRORS as error:
+            raise output_error(uri, error) from error
+        if difference is None:
+            return
+    with contextlib.suppress(*ERRORS):  # a spoilt object is worse than none
+        client().delete_object(**_place(uri))
+    raise OutputForbidden(
+        f"{uri} was spoilt in each of {SPOILT_TRIES} uploads: {difference}; the store, or a proxy before it, changes "
+        "what it receives (if AWS_REQUEST_CHECKSUM_CALCULATION is set, unset it: old stores keep its checksums as data)"
+    )
+
+
+def _has_a_byte(uri: str) -> bool | None:
+    """Whether the object can be read; None where the keys may neither read nor list, so that nobody can tell."""
     try:
-        client().upload_fileobj(file, bucket, key, ExtraArgs={"ContentType": content_type}, Config=_IN_THIS_THREAD)
-    except _ERRORS as error:
-        raise _output_error(uri, error) from error
+        client().get_object(**_place(uri), Range="bytes=0-0")["Body"].close()
+    except ERRORS as error:
+        verdict = verdict_of(error)
+        if verdict == "missing":
+            return False
+        if code_of(error) in ("InvalidRange", "416"):  # an empty object has no first byte
+            return True
+        if verdict == "denied":
+            return None
+        raise output_error(uri, error, LOOK) from error
+    return True
 
 
 def _pages(folder: str, **options: str) -> Iterator[tuple[dict[str, Any], str]]:
@@ -196,52 +174,10 @@ def _pages(folder: str, **options: str) -> Iterator[tuple[dict[str, Any], str]]:
     try:
         for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options):
             yield page, prefix
-    except _ERRORS as error:
-        raise _output_error(folder, error) from error
+    except ERRORS as error:
+        raise output_error(folder, error, LIST) from error
 
 
-def _code(error: Exception) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
-
-
-def _is_transient(error: Exception) -> bool:
-    """Whether another try may help: after a broken connection, throttling or a server error."""
-    if not isinstance(error, ClientError):
-        return not isinstance(error, _CONFIGURATION + _UNUSABLE)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status >= 500 or status in (408, 429) or _code(error) in _SLOW
-
-
-def _source_error(uri: str, error: Exception) -> RenderError:
-    if _is_transient(error):
-        return SourceUnavailable(f"{uri} could not be read: {_code(error) or type(error).__name__}")
-    if _code(error) in _MISSING | _NO_BUCKET:
-        return SourceNotFound(f"{uri} does not exist ({_code(error)})")
-    return SourceForbidden(f"{uri} may not be read: {_reason(error)}")
-
-
-def _output_error(uri: str, error: Exception) -> RenderError:
-    if _is_transient(error):
-        return OutputUnavailable(f"{uri} could not be written: {_code(error) or type(error).__name__}")
-    if _code(error) in _NO_BUCKET:
-        return OutputForbidden(
-            f"{uri} cannot be written: the bucket {bucket_and_key(uri)[0]!r} does not exist; create it first"
-        )
-    if _code(error) in _FULL:
-        return OutputFull(f"{uri} cannot be written: no space left ({_code(error)})")
-    return OutputForbidden(f"{uri} may not be written: {_reason(error)}")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, _UNUSABLE):
-        return "not a usable bucket or key"
-    if isinstance(error, _CONFIGURATION):
-        variables = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for compatible stores, AWS_ENDPOINT_URL_S3"
-        return f"{type(error).__name__}; check {variables}"
-    return _code(error) or type(error).__name__
-
-
-def forget_client() -> None:
-    """Make the next call read the AWS_* variables again."""
-    with _LOCK:
-        _client.cache_clear()
+def _place(uri: str) -> dict[str, str]:
+    bucket, key = bucket_and_key(uri)
+    return {"Bucket": bucket, "Key": key}

@@ -36,11 +36,14 @@ class Store(Source, Protocol):
         """Store bytes, replacing what is there.
 
         Raises:
-            OutputForbidden, OutputFull, OutputUnavailable: as their names say. Nothing has changed then.
+            OutputForbidden, OutputFull, OutputUnavailable: as their names say. Nothing has changed then, unless the
+                store itself spoils what it is sent.
         """
 
-    def exists(self, uri: str) -> bool:
-        """Whether a URI was written.
+    def exists(self, uri: str) -> bool | None:
+        """Whether a URI was written; None where that is not known, because whoever asks may not look.
+
+        S3 answers 403, not 404, for an object that does not exist if the keys lack s3:ListBucket.
 
         Raises:
             OutputForbidden, OutputUnavailable: the store cannot say.
@@ -98,7 +101,7 @@ def store_for(uri: str) -> Store:
     if scheme == "s3":
         return _s3_store(OWN_LIMITS)
     raise OutputForbidden(
-        f"results cannot be written to {redacted(uri)!r}; use a folder, file:// or s3://bucket/prefix"
+        f"results cannot be written to {redacted(uri)!r}; use a folder, file:// or s3://bucket/prefix", fault="job"
     )
 
 

@@ -20,7 +20,7 @@ from jobs.errors import OutputForbidden, OutputFull, OutputUnavailable, SourceFo
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.reconcile import reconcile
 from jobs.storage import file as files
-from jobs.storage import s3
+from jobs.storage import s3, s3_client
 from jobs.storage.http import FetchLimits
 from jobs.storage.retry import with_backoff
 from jobs.storage.store import read_bytes, store_for
@@ -101,7 +101,7 @@ def test_cuts_are_got_over_with_backoff(bucket: str, proxy: TcpProxy, data: byte
 def test_a_server_that_falls_silent_is_worth_another_try(
     bucket: str, proxy: TcpProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(s3_client, "SILENT_SECONDS", 0.3)
     s3.forget_client()
     proxy.faults.stall_replies = True
     with pytest.raises(OutputUnavailable, match="ReadTimeout"):

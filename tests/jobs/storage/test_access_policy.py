@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import OutputForbidden, SettingsError, SourceForbidden
+from jobs.errors import OutputForbidden, RenderError, SettingsError, SourceForbidden
 from jobs.settings import load_settings
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.http import FetchLimits
@@ -95,6 +95,24 @@ def test_named_buckets_are_the_only_ones_besides_the_output() -> None:
 def test_a_refused_bucket_is_not_asked_for_anything() -> None:
     with pytest.raises(SourceForbidden, match="the bucket 'other'"):
         read_bytes("s3://other/a.png", FetchLimits(policy=AccessPolicy(buckets=("inputs",))))
+
+
+def test_what_a_policy_refuses_is_the_fault_of_its_settings_and_what_no_file_can_be_is_the_jobs(allowed: Path) -> None:
+    policy = AccessPolicy((str(allowed),), buckets=("inputs",))
+    for check, uri in (
+        (policy.check_source, "file:///etc/passwd"),
+        (policy.check_source, "s3://other/a.png"),
+        (policy.check_output, "file:///etc/batch"),
+        (policy.check_output, "s3://other/batch"),
+    ):
+        with pytest.raises(RenderError) as caught:
+            check(uri)
+        # 'settings': a worker with other allow-lists may take the job. Not unfit: this one takes others.
+        assert (caught.value.fault, caught.value.scope, caught.value.unfit) == ("worker", "settings", False)
+    for check in (policy.check_source, policy.check_output):
+        with pytest.raises(RenderError) as caught:
+            check("file:///a%00b")
+        assert caught.value.fault == "job"
 
 
 def test_settings_name_folders_as_paths_or_uris(allowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
