@@ -38,20 +38,15 @@ class Refusal:
 
 REFUSED = [
     *(Refusal((*WORKER, "-P", pool), (f"-P {pool}", "--concurrency 1")) for pool in ("solo", "threads", "processes")),
-    Refusal((*WORKER, "--pool=solo"), ("--pool solo",)),
     # One word, which Celery does not look for when it imports gevent: whether it is installed does not matter.
     Refusal((*WORKER, "-Pgevent"), ("--pool gevent",)),
-    Refusal((*WORKER, "-Peventlet"), ("--pool eventlet",)),
     Refusal((*WORKER,), ("CELERY_WORKER_POOL solo",), {"CELERY_WORKER_POOL": "solo"}),
-    Refusal((*WORKER,), ("CELERY_WORKER_POOL eventlet",), {"CELERY_WORKER_POOL": "eventlet"}),
     Refusal((*WORKER, "-P", "custom"), ("-P custom",), {"CELERY_CUSTOM_WORKER_POOL": SOLO}),
-    Refusal((*WORKER, "-P", "custom"), ("-P custom",), {"CELERY_CUSTOM_WORKER_POOL": "no.such.module:Pool"}),
-    Refusal((*WORKER, "-P", "custom"), ("-P custom",)),
+    Refusal((*WORKER, "-Pcustom"), ("--pool custom",), {"CELERY_CUSTOM_WORKER_POOL": "no.such.module:Pool"}),
     Refusal((*WORKER, "--", "worker_pool=solo"), ("worker_pool=solo",)),
     Refusal((*WORKER, "-Q", "other"), ("-Q other", "RENDER_QUEUE", "(render)")),
     Refusal((*WORKER, "--queues=render,other"), ("--queues render,other", "RENDER_QUEUE")),
     Refusal((*WORKER, "-X", "render"), ("-X render", "RENDER_QUEUE")),
-    Refusal((*WORKER,), ("CELERY_WORKER_QUEUES other",), {"CELERY_WORKER_QUEUES": "other"}),
     Refusal((*WORKER, "--purge"), ("--purge", "producer cancel")),
     Refusal((*WORKER, "--detach"), ("--detach", "--logfile")),
     Refusal((*WORKER, "--logfile", "x.log"), ("--detach",), {"CELERY_WORKER_DETACH": "1"}),
@@ -62,7 +57,6 @@ REFUSED = [
     Refusal(("-A", "worker", "beat"), ("celery beat",)),
     Refusal(("-A", "worker", "purge", "-f"), ("celery purge", "producer cancel")),
     Refusal(("-A", "worker", "inspect", "ping"), ("celery inspect", "producer status")),
-    Refusal(("-A", "worker", "control", "shutdown"), ("celery control", "SIGTERM")),
     Refusal(("-A", "worker", "status"), ("celery status", "producer status")),
     Refusal(("-A", "worker", "events", "--dump"), ("celery events",)),
 ]
@@ -90,11 +84,12 @@ def test_what_cannot_work_is_refused_with_a_sentence_before_a_message_is_taken(
 ) -> None:
     done = celery(*refusal.typed, variables=queued | refusal.variables)
     assert done.returncode == 3
-    assert done.stderr.startswith("worker: ")
-    assert len(done.stderr.splitlines()) == 1
+    sentence = done.stderr.splitlines()[-1]  # Celery and click may warn before it, of the user root for instance
+    assert sentence.startswith("worker: ")
+    assert "Traceback" not in done.stderr
     assert done.stdout == ""
     for name in refusal.named:
-        assert name in done.stderr
+        assert name in sentence
     assert "hunter2" not in done.stderr
 
 
@@ -114,11 +109,14 @@ def test_gevents_pool_is_refused_although_celery_has_patched_the_process_by_then
     assert "-P gevent" in done.stderr.splitlines()[-1]
 
 
-def test_a_pool_whose_library_is_missing_ends_in_celery_itself(queued: dict[str, str], tmp_path: Path) -> None:
-    """Python's words: nothing of ours has been loaded yet, and no message is taken."""
+@pytest.mark.parametrize("pool", ["gevent", "custom"])
+def test_a_pool_whose_library_is_missing_ends_in_celery_itself(
+    queued: dict[str, str], pool: str, tmp_path: Path
+) -> None:
+    """In Python's words: nothing of ours has been loaded yet, and no message is taken."""
     (tmp_path / "gevent.py").write_text("raise ModuleNotFoundError(\"No module named 'gevent'\")\n")
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = celery(*WORKER, "-P", "gevent", variables={**queued, "PYTHONPATH": path})
+    variables = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "CELERY_CUSTOM_WORKER_POOL": "gevent:Pool"}
+    done = celery(*WORKER, "-P", pool, variables=queued | variables)
     assert done.returncode == 1
     assert "No module named 'gevent'" in done.stderr
 
@@ -149,7 +147,7 @@ NO_EFFECT_TYPED = {
     "--concurrency": "4", "--prefetch-multiplier": "7", "--disable-prefetch": "", "--autoscale": "5,2", "-O": "fair",
     "--max-tasks-per-child": "1", "--max-memory-per-child": "1", "--time-limit": "0.1", "--soft-time-limit": "0.1",
     "-E": "", "--without-gossip": "", "--without-mingle": "", "--without-heartbeat": "", "--heartbeat-interval": "1",
-    "--statedb": "state", "-B": "", "--schedule": "schedule", "--scheduler": "no.such:Scheduler",
+    "--statedb": "state", "-B": "", "-s": "schedule", "--scheduler": "no.such:Scheduler",
 }  # fmt: skip
 
 
@@ -216,9 +214,9 @@ def test_celery_multi_starts_workers_that_log_into_their_files_and_are_stopped_b
     files = [f"--pidfile={tmp_path}/%n.pid", f"--logfile={tmp_path}/%n%I.log"]
     variables = {"RENDER_REDIS_URL": redis_url, "RENDER_OUTPUT_URI": str(tmp_path / "out")}
     refused = celery("multi", "start", "w1", "-A", STUB, "-P", "solo", *files, variables=variables)
-    assert refused.returncode == 1  # multi's own; it says the worker's
-    assert "-P solo" in refused.stderr
-    assert "exit code 3" in refused.stdout.lower() or "errorcode 3" in refused.stdout.lower()
+    assert "-P" in refused.stderr
+    assert "this program's own pool" in refused.stderr
+    assert "exit code 3" in refused.stdout  # its own is 0
     assert not pid.exists()
 
     started = celery("multi", "start", "w1", "-A", STUB, *files, variables=variables)

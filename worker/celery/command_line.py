@@ -5,8 +5,8 @@ types them. click calls the first before it reads the other options, and the sec
 run before the command does anything: before `--detach` leaves the terminal, `--purge` empties the queue, or a message
 is taken. Options that come from CELERY_WORKER_* variables are read by click too, and so are checked in the same way.
 
-`-P gevent` and `-P eventlet` are special: Celery imports these libraries before it loads any app. Where they are
-missing, Python says so and ends with 1; where they are installed, the worker is refused here like any other pool.
+`-P gevent`, `-P eventlet` and `-P custom` are special: Celery imports what they name before it loads any app. Where
+that fails, Python says so and ends with 1; where it does not, the worker is refused here as with any other pool.
 """
 
 from __future__ import annotations
@@ -235,4 +235,5 @@ def _as_given(context: click.Context, name: str) -> str:
     if context.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
         return f"{context.auto_envvar_prefix}_{name.upper()}"
     typed = {word.partition("=")[0] for word in sys.argv}
-    return next(option for option in parameter.opts if option in typed or option.startswith("--"))
+    long = (option for option in parameter.opts if option.startswith("--"))
+    return next((option for option in parameter.opts if option in typed), next(long))
