@@ -79,7 +79,7 @@ def render(environment: dict[str, str]) -> None:
         return
     say("4/5  render")
     log = STATE / "worker.log"
-    worker = WorkerProcess(environment=environment, log=log, log_level="WARNING", own_session=True)
+    worker = WorkerProcess(environment=environment, log=log, own_session=True)
     try:
         waiting = subprocess.Popen(
             [sys.executable, *submit, "--wait"], cwd=ROOT, env=environment, stdout=subprocess.PIPE

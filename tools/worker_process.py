@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,18 +34,20 @@ class WorkerProcess:
         environment: Mapping[str, str],
         log: Path,
         name: str | None = None,
-        log_level: str = "INFO",
+        arguments: Sequence[str] = (),
         own_session: bool = False,
     ) -> None:
         """`environment` is added to this process's; `log` is appended to; `name` is needed for several on one host.
 
+        `arguments` are further options of `celery worker`; a --concurrency or --logfile among them wins.
+
         With a session of its own the worker does not hear the Ctrl-C that is meant for the program that started it.
         """
         self.log = log
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency", "1", "--loglevel", log_level]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency", "1"]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*command, "-n", f"{name}@%h"] if name else command,
+                [*command, *(["-n", f"{name}@%h"] if name else []), *arguments],
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdout=output,

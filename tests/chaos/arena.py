@@ -1,4 +1,4 @@
-"""The system that chaos breaks: a real Redis, real workers behind a proxy, real commands, a folder of results."""
+"""The system that chaos breaks: a real Redis, real workers behind a proxy, real commands, storage for results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import redis
 from PIL import Image, ImageDraw
@@ -24,19 +24,20 @@ from jobs.settings import load_settings
 from producer.submission import Outcome, Request
 from producer.submit import jobs_of
 from producer.table.check import check
+from tests.chaos.storage import BATCH, BucketStorage, FolderStorage, Storage
 from tests.tcp_proxy import TcpProxy
 from tests.worker_process import ROOT, WorkerProcess, log_events
 from tools.embedded_redis import EmbeddedRedis
 
-BATCH = "chaos"
 PICTURES = 8
 VISIBILITY_SECONDS = 5  # the smallest that the settings allow
+APP = "tests.chaos.app"
 MISSING_EVERY = 100  # one row in so many names a picture that does not exist
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of the batch, the number of faults, and the seed that both follow from."""
+    """The size of the batch, the number of faults, the seed that both follow from, and where results go."""
 
     jobs: int = 2000
     workers: int = 4
@@ -44,6 +45,9 @@ class Plan:
     seed: int = 0
     step_ms: int = 40
     sample_ms: int = 2
+    storage: Literal["folder", "bucket"] = "folder"
+    away_seconds: float = 60.0  # for which a bucket cannot be reached
+    only: tuple[str, ...] = ()  # the kinds of faults; none: all
 
 
 class Arena:
@@ -52,17 +56,18 @@ class Arena:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
         self.folder = folder
-        self.results = folder / "out" / BATCH
+        self.inputs = folder / "in"
+        self.storage: Storage = FolderStorage(folder) if plan.storage == "folder" else BucketStorage()
         self.server = EmbeddedRedis(folder / "redis")
-        self.workers: list[WorkerProcess] = []
+        self.workers: list[WorkerProcess] = []  # those that render the batch
+        self.started: list[WorkerProcess] = []
         self.logs: list[Path] = []
         self.unexpected: list[str] = []
 
     def __enter__(self) -> Arena:
+        self.inputs.mkdir()
         self._write_inputs(random.Random(f"inputs {self.plan.seed}"))
-        (self.folder / "out" / "real").mkdir(parents=True)
-        (self.folder / "out" / "blocked").write_bytes(b"")
-        self.point_results_to("real")
+        self.storage.__enter__()
         self.server.start()
         self.proxy = TcpProxy(("127.0.0.1", self.server.port)).__enter__()
         self.client = redis.Redis.from_url(self.server.url, decode_responses=True, encoding_errors="replace")
@@ -72,33 +77,25 @@ class Arena:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for worker in self.workers:
+        for worker in self.started:
             if worker.alive:
                 worker.kill()
         self.client.close()
         self.proxy.__exit__(None, None, None)
         self.server.stop()
+        self.storage.__exit__(None, None, None)
 
     # -- inputs ---------------------------------------------------------------------------------------------------
 
     @property
     def csv(self) -> Path:
         """The batch's rows, in a file named after it."""
-        return self.folder / f"{BATCH}.csv"
+        return self.inputs / f"{BATCH}.csv"
 
     def jobs(self) -> Iterator[RenderJob]:
         """The jobs of the CSV as the producer makes them."""
-        request = Request.resolve(load_settings(), file=self.csv, batch=BATCH, output=str(self.folder / "out"))
+        request = Request.resolve(load_settings(), file=self.csv, batch=BATCH, output=self.storage.output)
         return jobs_of(check(request, Outcome()), request)
-
-    def point_results_to(self, name: str) -> None:
-        """Make the folder of results `real`, `blocked` (which is a file) or `disk`.
-
-        The link is replaced at once: if it were gone for a moment, a worker would make a new folder.
-        """
-        link = self.folder / "out" / "link"
-        link.symlink_to(name)
-        link.replace(self.results)
 
     def _write_inputs(self, rng: random.Random) -> None:
         for number in range(PICTURES):
@@ -107,7 +104,7 @@ class Arena:
             for _ in range(6):
                 x, y = rng.randrange(80), rng.randrange(50)
                 draw.rectangle((x, y, x + rng.randrange(5, 40), y + rng.randrange(5, 40)), fill=rng.randrange(2**24))
-            image.save(self.folder / f"{number}.png")
+            image.save(self.inputs / f"{number}.png")
         with self.csv.open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(["image", "prompt", "num_samples", "image_resolution", "ddim_steps", "eta", "guess_mode"])
@@ -122,10 +119,18 @@ class Arena:
 
     def start_worker(self, **settings: Any) -> WorkerProcess:
         """Start one more worker, connected through the proxy; `settings` override."""
+        worker = self.start_stranger(**settings)
+        self.workers.append(worker)
+        return worker
+
+    def start_stranger(
+        self, *, arguments: Sequence[str] = (), variables: dict[str, str] | None = None, **settings: Any
+    ) -> WorkerProcess:
+        """Start a worker that is not one of those that render the batch: whoever calls this also ends it."""
         values = {
             "redis_url": f"redis://127.0.0.1:{self.proxy.port}/0",
-            "allow_folders": self.folder,
-            "output_uri": self.folder / "out",
+            "allow_folders": self.inputs,
+            "output_uri": self.storage.output,
             "engine_dir": f"fake:step_ms={self.plan.step_ms},sample_ms={self.plan.sample_ms}",
             "jobs_in_flight": 8,
             "visibility_timeout_seconds": VISIBILITY_SECONDS,
@@ -136,11 +141,11 @@ class Arena:
             "retry_base_seconds": 0.1,
         } | settings
         environment = {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
-        environment |= {"OMP_NUM_THREADS": "1"}
+        environment |= {"OMP_NUM_THREADS": "1"} | self.storage.environment | (variables or {})
         log = self.folder / f"worker-{len(self.logs)}.log"
         self.logs.append(log)
-        worker = WorkerProcess("worker", environment=environment, log=log)
-        self.workers.append(worker)
+        worker = WorkerProcess(APP, environment=environment, log=log, arguments=arguments)
+        self.started.append(worker)
         return worker
 
     def retire(self, worker: WorkerProcess) -> None:
@@ -164,7 +169,7 @@ class Arena:
         """Start a command on a direct connection, with stderr in `producer.log`; `settings` override."""
         values = {
             "redis_url": self.server.url,
-            "output_uri": self.folder / "out",
+            "output_uri": self.storage.output,
             "heartbeat_seconds": 0.5,
             "lease_seconds": 3,
             "reconcile_seconds": 1,
@@ -173,7 +178,9 @@ class Arena:
             return subprocess.Popen(
                 [sys.executable, "-m", "producer", *arguments],
                 cwd=ROOT,
-                env=os.environ | {f"RENDER_{name.upper()}": str(value) for name, value in values.items()},
+                env=os.environ
+                | self.storage.environment
+                | {f"RENDER_{name.upper()}": str(value) for name, value in values.items()},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -191,6 +198,6 @@ class Arena:
                 time.sleep(0.2)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """All events in all workers' logs."""
+        """All events in all workers' logs, one worker after the other."""
         for log in self.logs:
             yield from log_events(log)

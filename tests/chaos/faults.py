@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from typing import Any
 
 from tests.chaos.arena import VISIBILITY_SECONDS, Arena
+from tests.chaos.storage import EXPIRED_KEY, Trouble
 from tests.worker_process import WorkerProcess
 
 Fault = Callable[[Arena, random.Random], None]
@@ -100,21 +100,33 @@ def stall_network(arena: Arena, rng: random.Random) -> None:
     arena.proxy.faults.stall_replies = False
 
 
-def block_storage(arena: Arena, rng: random.Random) -> None:
-    """Put a file where the folder of results was."""
-    arena.point_results_to("blocked")
-    time.sleep(rng.uniform(0.3, 1.5))
-    arena.point_results_to("real")
+def _storage_trouble(kind: Trouble) -> Fault:
+    def fault(arena: Arena, rng: random.Random) -> None:
+        arena.storage.trouble(kind, rng, away_seconds=arena.plan.away_seconds)
+
+    fault.__name__ = f"storage_{kind}"
+    return fault
 
 
-def read_only_storage(arena: Arena, rng: random.Random) -> None:
-    """The folder of results is read-only."""
-    _on_another_disk(arena, rng, "ro")
+def wrong_worker(arena: Arena, rng: random.Random) -> None:
+    """A worker with wrong settings among good ones, until it has refused a job and somewhat longer; then SIGTERM.
+
+    It reads no inputs, or writes nowhere but to its own output; with a bucket its keys may have expired.
+    """
+    wrong: list[dict[str, Any]] = [{"allow_folders": ""}, {"output_uri": arena.storage.elsewhere}]
+    if arena.plan.storage == "bucket":
+        wrong[1]["allow_buckets"] = "another"
+        wrong.append({"variables": {"AWS_ACCESS_KEY_ID": EXPIRED_KEY}})
+    stranger = arena.start_stranger(**rng.choice(wrong))
+    _wait_until(lambda: bool(stranger.events("job_refused") or stranger.events("worker_paused")), seconds=20)
+    time.sleep(rng.uniform(0.0, 3.0))
+    _end_stranger(arena, stranger, code=0)
 
 
-def full_storage(arena: Arena, rng: random.Random) -> None:
-    """The disk of the folder of results is full."""
-    _on_another_disk(arena, rng, "size=4k")
+def foreign_pool(arena: Arena, rng: random.Random) -> None:
+    """A worker that is started by mistake with another pool; it must refuse before it takes a message."""
+    pool = rng.choice(["solo", "threads", "processes"])
+    _end_stranger(arena, arena.start_stranger(arguments=["-P", pool]), code=3, terminate=False)
 
 
 def delete_messages(arena: Arena, rng: random.Random) -> None:
@@ -155,18 +167,17 @@ def repeat_messages(arena: Arena, rng: random.Random) -> None:
         arena.client.rpush("render", text)
 
 
-ALL: tuple[Fault, ...] = (
+ANYWHERE: tuple[Fault, ...] = (
     kill_worker,
     kill_redis,
     terminate_worker,
     stop_worker,
     cut_network,
-    block_storage,
+    wrong_worker,
+    foreign_pool,
     delete_messages,
     garbage_in_queue,
     stall_network,
-    full_storage,
-    read_only_storage,
     kill_stopping_worker,
     insist_on_stopping,
     delete_deliveries,
@@ -175,9 +186,13 @@ ALL: tuple[Fault, ...] = (
 )
 
 
-def drawn(number: int, rng: random.Random) -> list[Fault]:
-    """`number` faults, each kind as often as the others, shuffled by `rng`."""
-    faults = [ALL[index % len(ALL)] for index in range(number)] if number >= len(ALL) else list(ALL[:number])
+def drawn(arena: Arena, rng: random.Random) -> list[Fault]:
+    """As many faults as the plan says, each kind as often as the others, shuffled by `rng`."""
+    first, *others = map(_storage_trouble, arena.storage.troubles)
+    kinds = [*ANYWHERE[:5], first, *ANYWHERE[5:], *others]
+    only = arena.plan.only
+    kinds = [kind for kind in kinds if not only or kind.__name__ in only]
+    faults = [kinds[index % len(kinds)] for index in range(arena.plan.faults)]
     rng.shuffle(faults)
     return faults
 
@@ -203,20 +218,19 @@ def _expect_end(arena: Arena, worker: WorkerProcess) -> None:
         worker.kill()
 
 
-def _on_another_disk(arena: Arena, rng: random.Random, options: str) -> None:
-    """For a while, results go to a small file system that takes no data. Needs root; else `block_storage`."""
-    disk = arena.folder / "out" / "disk"
-    disk.mkdir(exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        block_storage(arena, rng)  # mounting is not allowed here
-        return
+def _end_stranger(arena: Arena, stranger: WorkerProcess, *, code: int, terminate: bool = True) -> None:
+    if terminate:
+        stranger.terminate()
     try:
-        # Filled before results go there: a result that it took would be lost when it is unmounted.
-        with suppress(OSError), (disk / "filler").open("wb") as file:
-            file.write(bytes(2**20))
-        arena.point_results_to("disk")
-        time.sleep(rng.uniform(0.3, 1.5))
-        arena.point_results_to("real")
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+        if (ended := stranger.exit_code(seconds=60)) != code:
+            arena.unexpected.append(f"a stranger ended with {ended} instead of {code}: {stranger.log}")
+    except subprocess.TimeoutExpired:
+        arena.unexpected.append(f"a stranger did not end within 60 s: {stranger.log}")
+        stranger.kill()
+
+
+def _wait_until(true: Callable[[], bool], *, seconds: float) -> None:
+    """Or until it takes too long: the batch may have no job left for it."""
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.1)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from jobs.ledger.records import JobState
 from jobs.settings import Settings
-from tests.chaos.arena import BATCH, Arena, Plan
+from tests.chaos.arena import Arena, Plan
+from tests.chaos.storage import BATCH
 
 JOBS = 16  # RENDER_JOBS_IN_FLIGHT: one worker has room for all of them
 STEPS = 999  # at 200 ms each: no job ends while we measure

@@ -10,8 +10,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.chaos.arena import BATCH, Arena, Plan
+from tests.chaos.arena import Arena, Plan
 from tests.chaos.faults import drawn
+from tests.chaos.storage import BATCH
 from tests.chaos.verdict import judge
 
 LIMIT_SECONDS = 900.0
@@ -34,6 +35,7 @@ def chaos(plan: Plan, folder: Path) -> dict[str, object]:
         verdict = judge(arena)
     return {
         "seed": plan.seed,
+        "storage": plan.storage,
         "jobs": plan.jobs,
         "workers": plan.workers,
         "faults": sum(broken.values()),
@@ -48,7 +50,7 @@ def _break_things(arena: Arena, plan: Plan, waiting: subprocess.Popen[str]) -> C
     """Cause one fault after another, spread over the batch; returns how many of each kind."""
     rng = random.Random(f"faults {plan.seed}")
     broken: Counter[str] = Counter()
-    for number, fault in enumerate(drawn(plan.faults, rng)):
+    for number, fault in enumerate(drawn(arena, rng)):
         due = EARLY * plan.jobs * number / plan.faults
         deadline = time.monotonic() + NO_PROGRESS_SECONDS
         while arena.counts().finished < due and time.monotonic() < deadline:

@@ -12,11 +12,15 @@ import numpy as np
 from jobs.job import RenderJob, RenderResult
 from jobs.settings import load_settings
 from jobs.uri import path_of
-from tests.chaos.arena import BATCH, MISSING_EVERY, Arena
+from tests.chaos.arena import MISSING_EVERY, Arena
+from tests.chaos.storage import BATCH, Storage
+from tests.worker_process import log_events
 from worker.prepare import Prepared
 from worker.renderer import load_renderer
 
 AT_ONCE = 64
+MOST_DRAWN_AGAIN = 0.02  # of the finished jobs, for storage's sake
+STORAGE = ("output_unavailable", "output_forbidden", "output_full")  # kinds of errors
 
 
 @dataclass
@@ -34,8 +38,11 @@ def judge(arena: Arena) -> Verdict:
     wrong = [*arena.unexpected, *_of_the_ledger(arena, jobs, results), *_of_the_logs(arena)]
     done = [jobs[result.id] for result in results if result.state == "done" and result.id in jobs]
     wrong += _of_the_files(arena, done)
-    wrong += _of_the_pictures(done)
-    return Verdict(wrong, _counted(arena, results))
+    wrong += _of_the_pictures(done, arena.storage)
+    counted = _counted(arena, results)
+    if counted["drawn_again_for_storage"] > MOST_DRAWN_AGAIN * len(done):
+        wrong.append(f"{counted['drawn_again_for_storage']} of {len(done)} finished jobs were drawn again for storage")
+    return Verdict(wrong, counted)
 
 
 def _of_the_ledger(arena: Arena, jobs: dict[str, RenderJob], results: list[RenderResult]) -> list[str]:
@@ -63,7 +70,11 @@ def _of_the_logs(arena: Arena) -> list[str]:
     ends = Counter(event["job"] for event in arena.events() if event.get("event") == "job_done" and event.get("first"))
     wrong = [f"{job} was recorded as done {number} times" for job, number in ends.items() if number > 1]
     broken = [event for event in arena.events() if event.get("event") in ("job_broke", "loop_broke", "device_lost")]
-    return wrong + [f"a worker logged {event['event']}: {event.get('exception', event)}" for event in broken]
+    wrong += [f"a worker logged {event['event']}: {event.get('exception', event)}" for event in broken]
+    # One worker's own fault must not cost a job that others can render. When all refuse, it is storage.
+    expected = {"source_not_found", *STORAGE}
+    failed = [event for event in arena.events() if event.get("event") == "job_failed"]
+    return wrong + [f"{event['job']} failed: {event['error']}" for event in failed if event["kind"] not in expected]
 
 
 def _of_the_files(arena: Arena, done: list[RenderJob]) -> list[str]:
@@ -71,14 +82,14 @@ def _of_the_files(arena: Arena, done: list[RenderJob]) -> list[str]:
     expected = set()
     for job in done:
         uris = [job.sidecar_uri, job.canny_uri, *(job.sample_uri(k) for k in range(job.parameters.num_samples))]
-        expected |= {path_of(uri).name for uri in uris}
+        expected |= {uri.rpartition("/")[2] for uri in uris}
         try:
-            sidecar = RenderResult.model_validate_json(path_of(job.sidecar_uri).read_bytes())
+            sidecar = RenderResult.model_validate_json(arena.storage.read(job.sidecar_uri) or b"")
             if (sidecar.id, sidecar.state, sidecar.seed) != (job.id, "done", job.seed):
                 wrong.append(f"the sidecar of row {job.row} is another job's")
         except (OSError, ValueError) as error:
             wrong.append(f"row {job.row} is done and its sidecar cannot be read: {error}")
-    there = {path.name for path in arena.results.iterdir() if path.is_file()}
+    there = arena.storage.names()
     wrong += [f"{name} is missing" for name in sorted(expected - there)]
     # A job that failed or was interrupted may have left pictures; without a sidecar they are no result.
     return wrong + [
@@ -86,7 +97,7 @@ def _of_the_files(arena: Arena, done: list[RenderJob]) -> list[str]:
     ]
 
 
-def _of_the_pictures(done: list[RenderJob]) -> list[str]:
+def _of_the_pictures(done: list[RenderJob], storage: Storage) -> list[str]:
     """Render every picture again here; each must be the same, byte for byte."""
     wrong = []
     renderer = load_renderer(load_settings(engine_dir="fake:max_batch=32", max_pixels=10**8))
@@ -103,18 +114,14 @@ def _of_the_pictures(done: list[RenderJob]) -> list[str]:
                 pictures = [renderer.encode(job, prepared, k, sample.result(60)) for k, sample in enumerate(samples)]
                 wanted = {job.canny_uri: prepared.canny_png}
                 wanted |= {job.sample_uri(k): png for k, png in enumerate(pictures)}
-                others = [path_of(uri).name for uri, png in wanted.items() if not _is(uri, png)]
+                # `_of_the_files` reports what is missing.
+                others = [uri for uri, png in wanted.items() if storage.read(uri) not in (None, png)]
                 wrong += [f"{name} is not the picture that it should be" for name in others]
     finally:
         stop.set()
         renderer.loop.wake()
         thread.join()
     return wrong
-
-
-def _is(uri: str, data: bytes) -> bool:
-    path = path_of(uri)
-    return not path.exists() or path.read_bytes() == data  # `_of_the_files` reports missing files
 
 
 def _counted(arena: Arena, results: list[RenderResult]) -> dict[str, int]:
@@ -125,6 +132,26 @@ def _counted(arena: Arena, results: list[RenderResult]) -> dict[str, int]:
         "failed": sum(result.state == "failed" for result in results),
         "most_attempts": max((result.attempts for result in results), default=0),
         "rendered_again": again,
+        "drawn_again_for_storage": _drawn_again_for_storage(arena),
         "worker_starts": events["worker_started"],
+        "refused": events["job_refused"],
+        "pauses": events["worker_paused"],
         "garbage_dropped": events["garbage_in_queue"] + events["message_not_understood"] + events["bad_message"],
     }
+
+
+def _drawn_again_for_storage(arena: Arena) -> int:
+    """How often a worker that was neither killed nor stopped drew a job and could not store it."""
+    again = 0
+    for log in arena.logs:
+        drawn: set[str] = set()
+        for event in log_events(log):
+            name, job = event.get("event"), event.get("job", "")
+            if name == "job_drawn":
+                drawn.add(job)
+            elif name in ("job_done", "job_started"):
+                drawn.discard(job)
+            elif name in ("job_refused", "tried_again_later", "job_failed") and job in drawn:
+                drawn.discard(job)
+                again += event.get("kind") in STORAGE
+    return again

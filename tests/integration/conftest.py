@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -47,8 +47,8 @@ class Site:
         enqueue(self.ledger, jobs)
         return jobs
 
-    def start(self, app: str = STUB, **settings: Any) -> WorkerProcess:
-        """Start a worker with frequent heartbeats; `settings` override."""
+    def start(self, app: str = STUB, *, arguments: Sequence[str] = (), **settings: Any) -> WorkerProcess:
+        """Start a worker with frequent heartbeats; `settings` override, `arguments` are options of `celery worker`."""
         values = {
             "redis_url": self.redis_url,
             "allow_folders": self.folder,
@@ -60,7 +60,7 @@ class Site:
         } | settings
         environment = {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
         log = self.folder / f"worker-{len(self.started)}.log"
-        worker = WorkerProcess(app, environment=environment, log=log)
+        worker = WorkerProcess(app, environment=environment, log=log, arguments=arguments)
         self.started.append(worker)
         return worker
 

@@ -1,13 +1,17 @@
 """A Celery app around GpuPool with nothing to render: its jobs only wait, and write down when.
 
 Run as `celery -A tests.worker.toy_app worker`. Configured by TOY_URL, TOY_PREFETCH, TOY_GRACE; jobs append lines to the
-Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `requeued <id> <time>`.
+Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `requeued <id> <time>`. While the Redis key `paused` exists,
+the toy is paused.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 
 import redis
 from celery import Celery
@@ -17,6 +21,36 @@ from jobs.errors import Requeued
 from worker.shutdown import Shutdown
 
 
+class ToyFitness:
+    """Paused while the key `paused` exists; looks often, in a thread of its own, as a real check would."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.paused: str | None = None
+        self.listeners: list[Callable[[], None]] = []
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        self.listeners.append(listener)
+
+    def start(self) -> None:
+        self.look()
+        threading.Thread(target=self.look_again, daemon=True).start()
+
+    def look_again(self) -> None:
+        while True:
+            time.sleep(0.02)
+            with suppress(redis.RedisError):  # the test has stopped Redis
+                self.look()
+
+    def look(self) -> None:
+        reason = "as told" if self.client.exists("paused") else None
+        if reason != self.paused:
+            self.paused = reason
+            self.client.rpush("pauses", "paused" if reason else "resumed")
+            for listener in self.listeners:
+                listener()
+
+
 class ToyService:
     """Jobs wait on the Shutdown, so that its second step ends them all."""
 
@@ -24,10 +58,12 @@ class ToyService:
         self.grace_seconds = float(os.environ.get("TOY_GRACE", "5"))
         self.shutdown = Shutdown()
         self.log = redis.Redis.from_url(os.environ["TOY_URL"], decode_responses=True)
+        self.fitness = ToyFitness(self.log)
 
     def start(self, fatal: object) -> None:
         if code := os.environ.get("TOY_REFUSE"):
             raise SystemExit(int(code))
+        self.fitness.start()
         self.shutdown.on_step(self.note_drain)
         self.note("start", "service")
 

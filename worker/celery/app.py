@@ -9,7 +9,6 @@ meanwhile, even if all jobs end sooner. Where REMAP_SIGTERM=SIGQUIT is set, SIGT
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import warnings
 from functools import cache
@@ -24,9 +23,9 @@ from jobs.ledger.message import TASK_NAME
 from jobs.redis_url import tls_options
 from jobs.settings import Settings, load_settings
 from worker.celery import transport
+from worker.celery.command_line import CommandLine, end
 from worker.celery.task import render
 from worker.observe import logs
-from worker.observe.exit_codes import ExitCode
 from worker.renderer import load_renderer
 from worker.service import Load, RenderService
 
@@ -37,8 +36,7 @@ def app_from_environment() -> Celery:
     try:
         return make_app(load_settings())
     except SettingsError as error:
-        print(f"worker: {error}", file=sys.stderr)  # noqa: T201 (nothing configures logging this early)
-        raise SystemExit(ExitCode.BAD_SETTINGS) from error
+        end(error)
 
 
 def make_app(settings: Settings, *, load: Load = load_renderer) -> Celery:
@@ -48,7 +46,10 @@ def make_app(settings: Settings, *, load: Load = load_renderer) -> Celery:
     app.conf.update(configuration(settings))
     app.service = RenderService(settings, load=load)
     app.task(render, name=TASK_NAME, bind=True)
-    _connect_signals(settings)
+    app.backend_cls = "disabled"  # also where CELERY_RESULT_BACKEND is set: results are the ledger's
+    command_line = CommandLine(app, settings)
+    command_line.install()
+    _connect_signals(app, settings, command_line)
     return app
 
 
@@ -103,14 +104,19 @@ def broker_url(redis_url: str) -> str:
     return f"{transport.ALIAS}+socket://{user}{parts.path}?{urlencode(query)}"
 
 
-def _connect_signals(settings: Settings) -> None:
+def _connect_signals(app: Celery, settings: Settings, command_line: CommandLine) -> None:
     def be_quiet(instance: Any, **_: Any) -> None:
         instance.quiet = True  # no banner: standard output is not ours to decorate
 
-    def configure_logs(**_: Any) -> None:
-        logs.configure(settings)
+    def refuse_late(sender: Any, **_: Any) -> None:
+        if sender.app is app:
+            command_line.refuse_late(sender)
 
-    def ignore_advice(**_: Any) -> None:
+    def configure_logs(logfile: Any = None, **_: Any) -> None:
+        logs.configure(settings, level=command_line.log_level, file=logfile)
+
+    def prepare(**_: Any) -> None:
+        command_line.report()
         # On every connection loss Celery recommends a setting that is decided above.
         warnings.filterwarnings("ignore", category=CPendingDeprecationWarning, module="celery")
 
@@ -123,5 +129,6 @@ def _connect_signals(settings: Settings) -> None:
 
     signals.worker_shutdown.connect(be_deaf, weak=False)
     signals.celeryd_init.connect(be_quiet, weak=False)
+    signals.worker_init.connect(refuse_late, weak=False)
     signals.setup_logging.connect(configure_logs, weak=False)
-    signals.celeryd_after_setup.connect(ignore_advice, weak=False)
+    signals.celeryd_after_setup.connect(prepare, weak=False)

@@ -41,11 +41,23 @@ log = structlog.get_logger(__name__)
 REQUEUE_SECONDS = 8.0
 
 
+class Fitness(Protocol):
+    """The part of worker.fitness that Celery needs: whether this worker takes jobs."""
+
+    @property
+    def paused(self) -> str | None:
+        """Why it takes none; None: it takes jobs. The transport asks before it reads from the queue."""
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` after each change, from any thread."""
+
+
 class PoolService(Protocol):
     """What the pool starts before the first job and stops after the last: `app.service`."""
 
     grace_seconds: float
     shutdown: Shutdown  # the pool takes its steps; the jobs of the service obey them
+    fitness: Fitness
 
     def start(self, fatal: Callable[[int], None]) -> None:
         """Load what jobs need; keep `fatal`, which ends the process with a code. Raises SystemExit to refuse."""
@@ -89,6 +101,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         signals.worker_shutting_down.connect(self._on_shutdown_asked)
+        self._service.fitness.on_change(self._wake_up)  # the event loop's next turn reads from the queue again, or not
         self._service.start(self._end_process)
 
     def register_with_event_loop(self, hub: Any) -> None:

@@ -10,7 +10,10 @@ from worker.outcome import Outcome
 
 
 def render(task: Any, text: str) -> str:
-    """`task` is bound to the app, whose service runs the job; `text` is a RenderJob as JSON."""
+    """`task` is bound to the app, whose service runs the job; `text` is a RenderJob as JSON.
+
+    Celery acknowledges the message of a task that returns.
+    """
     outcome: Outcome = task.app.service.run_job(text)
     if outcome is Outcome.REQUEUED:
         # Request.on_failure turns this into QoS.reject(requeue=True): the message goes to the queue's tail.

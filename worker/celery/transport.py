@@ -1,4 +1,5 @@
-"""How Celery and kombu read from Redis here: garbage does not kill the worker, and nothing is broadcast.
+"""How Celery and kombu read from Redis here: garbage does not kill the worker, a paused worker reads nothing, and
+nothing is broadcast.
 
 Anyone who can write to the queue's list can put anything into it. Celery 5.7 on kombu 5.7 crashes on an item that is
 not JSON (Channel._brpop_read), on one that is not a message (virtual.Message), and on a message with odd headers or
@@ -57,9 +58,26 @@ class TolerantQoS(kombu_redis.QoS):
 
 
 class TolerantChannel(kombu_redis.Channel):
-    """kombu's Redis channel, except that an item that is not a message is dropped with a log line."""
+    """kombu's Redis channel, except that an item that is not a message is dropped with a log line.
+
+    And it asks for messages only while `is_paused()` is false.
+    """
 
     QoS = TolerantQoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.is_paused: Callable[[], bool] = lambda: False
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Called by MultiChannelPoller.on_poll_start, in each turn of the event loop that begins without a BRPOP.
+
+        To pause here is simpler than to cancel the consumer (Consumer.cancel_task_queue). A BRPOP that is under way may
+        have popped a message already, and a cancelled consumer has nobody to give it to. Here it arrives as always, and
+        its job decides. There is nothing to undo after a reconnect, in a shutdown, or when the worker resumes.
+        """
+        if not self.is_paused():
+            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
         """Called by MultiChannelPoller.on_readable, inside the event loop, where any error ends the worker.
@@ -92,6 +110,12 @@ class QuietConsumer(Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
         quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
         super().__init__(*args, worker_options={**(worker_options or {}), **quiet}, **kwargs)
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        """Called by loops.asynloop for each connection, before it consumes."""
+        super().register_with_event_loop(hub)
+        fitness = self.app.service.fitness
+        self.task_consumer.channel.is_paused = lambda: fitness.paused is not None
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Called by loops.asynloop, which makes the handler the consumer's on_message."""

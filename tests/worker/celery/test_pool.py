@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -18,83 +14,10 @@ from celery import Celery, signals
 from kombu.asynchronous import Hub
 
 from tests.eventually import eventually
-from tests.worker_process import WorkerProcess
+from tests.worker.toy import StartToy, Toy
 from tools.embedded_redis import EmbeddedRedis
 from worker.celery.pool import GpuPool
 from worker.shutdown import Shutdown
-
-StartToy = Callable[..., WorkerProcess]
-
-
-class Toy:
-    """The toy's queue and its diary, seen from Redis."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        self.client = client
-        self.diary: list[tuple[str, str, float]] = []
-
-    def send(self, seconds: float) -> str:
-        id_ = str(uuid.uuid4())
-        item = {
-            "body": json.dumps([[seconds], {}, {}]),
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
-            "headers": {"lang": "py", "task": "toy", "id": id_, "argsrepr": "", "kwargsrepr": ""},
-            "properties": {
-                "correlation_id": id_,
-                "delivery_info": {"exchange": "", "routing_key": "toy"},
-                "priority": 0,
-                "delivery_tag": str(uuid.uuid4()),
-            },
-        }
-        self.client.lpush("toy", json.dumps(item))
-        return id_
-
-    def wait_for(self, what: str, *, seconds: float = 15.0) -> float:
-        """Read the diary up to the next `what`; its time."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            line = self.client.blpop("log", 1.0)
-            if line is not None:
-                event, who, at = str(line[1]).split()
-                self.diary.append((event, who, float(at)))
-                if event == what:
-                    return float(at)
-        raise AssertionError(f"no {what!r} within {seconds} s: {self.diary}")
-
-    def rest_of_diary(self) -> list[str]:
-        self.diary += [(*line.split()[:2], float(line.split()[2])) for line in self.client.lrange("log", 0, -1)]
-        return [event for event, _, _ in self.diary]
-
-    @property
-    def unacknowledged(self) -> int:
-        return int(self.client.hlen("unacked"))
-
-    @property
-    def waiting(self) -> int:
-        return int(self.client.llen("toy"))
-
-
-@pytest.fixture
-def toy(redis_client: redis.Redis) -> Toy:
-    return Toy(redis_client)
-
-
-@pytest.fixture
-def start_toy(redis_url: str, tmp_path: Path) -> Iterator[StartToy]:
-    started: list[WorkerProcess] = []
-
-    def start(**settings: object) -> WorkerProcess:
-        environment = {f"TOY_{name.upper()}": str(value) for name, value in settings.items()}
-        environment.setdefault("TOY_URL", redis_url)
-        worker = WorkerProcess("tests.worker.toy_app", environment=environment, log=tmp_path / "toy.log")
-        started.append(worker)
-        return worker
-
-    yield start
-    for worker in started:
-        if worker.alive:
-            worker.kill()
 
 
 def test_every_reserved_message_gets_a_thread_at_once_and_no_more_are_taken(toy: Toy, start_toy: StartToy) -> None:
@@ -122,7 +45,10 @@ def test_an_ended_job_is_acknowledged_while_the_worker_goes_on(toy: Toy, start_t
 def pool() -> Iterator[GpuPool]:
     """A started pool, whose service does nothing."""
     app = Celery("pool", set_as_current=False)
-    app.service = SimpleNamespace(grace_seconds=0.0, shutdown=Shutdown(), start=lambda fatal: None, stop=lambda: None)
+    fitness = SimpleNamespace(paused=None, on_change=lambda listener: None)
+    app.service = SimpleNamespace(
+        grace_seconds=0.0, shutdown=Shutdown(), fitness=fitness, start=lambda fatal: None, stop=lambda: None
+    )
     pool = GpuPool(1, app=app)
     pool.on_start()
     yield pool
