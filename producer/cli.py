@@ -231,24 +231,35 @@ def reconcile(
 
 @app.command(
     epilog=_epilog(
-        """producer gallery jobs --out gallery""",
-        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE),
+        """producer gallery jobs --out gallery
+producer gallery jobs --out gallery --copies    # of all pictures, however many""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
     )
 )
 def gallery(
     batch: BatchArgument,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write index.html to.")],
+    copies: Annotated[
+        bool | None,
+        typer.Option(
+            "--copies/--no-copies",
+            help="Small copies of all pictures, or only of large and distant ones [default: all, up to 10,000 jobs].",
+        ),
+    ] = None,
 ) -> None:
-    """Write a page that shows input, edges and result of every job side by side.
+    """Write pages that show input, edges and result of every job side by side, and a search over all of them.
 
-    The page works offline. It refers to pictures on this machine by relative paths, so it may be moved together with
-    them; small copies of all pictures are kept beside it.
+    The pages work offline. They refer to pictures on this machine by relative paths, so they may be moved together with
+    them. Small copies of the pictures are kept beside them: of all pictures in a batch of up to 10,000 jobs, and of a
+    larger one only of pictures that are large or on another machine.
+
+    Running it again makes only what is new, and goes on where a stopped run ended.
     """
     with exit_codes():
         from producer.gallery.page import gallery as run
 
-        code = run(batch, out)
+        code = run(batch, out, copies=copies)
     raise typer.Exit(int(code))
 
 

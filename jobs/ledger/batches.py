@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import cast
 
 import redis
 
+from jobs.errors import InvalidJob, NewerMessage
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.engine_sets import READ_UP_TO, engine_sets, engine_sets_of
 from jobs.ledger.keys import BATCHES, batch_key
@@ -137,6 +139,15 @@ class Batches:
         """
         (text,) = self._job_texts(batch, [job_id])
         return RenderJob.from_json(text) if text else None
+
+    def jobs(self, batch: str, ids: Sequence[str]) -> dict[str, RenderJob]:
+        """Those of the given jobs that are not done and that this version of the program can read."""
+        readable = {}
+        for text in filter(None, self._job_texts(batch, ids) if ids else ()):
+            with suppress(NewerMessage, InvalidJob):
+                job = RenderJob.from_json(text)
+                readable[job.id] = job
+        return readable
 
     def cancels(self, batch: str) -> set[str]:
         """Ids of running jobs that shall stop."""
