@@ -8,12 +8,25 @@ import re
 from functools import cache
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from jobs.errors import InvalidJob, NewerMessage
 
-MESSAGE_VERSION: Final = 1
+# The newest message that this program reads. A job carries the oldest version that can say what it asks for, so workers
+# of before read all jobs that use nothing new: 2 has `engine_set`.
+MESSAGE_VERSION: Final = 2
 BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+ENGINE_SET = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 SEED_MAX = 2**32 - 1  # what image tools accept; torch.Generator takes more
 
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
@@ -89,24 +102,51 @@ class RenderJob(BaseModel):
 
     Older workers refuse keys that they do not know. A change that they cannot read needs a higher `version`: they put
     such messages back for newer workers.
+
+    `engine_set` keeps the job to one engine set: the first 8 or more hex digits of its manifest's digest. It is part of
+    the id, and it is left out of the JSON and of the id where it is None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = MESSAGE_VERSION
+    version: Literal[1, 2] = 1
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
     batch: Annotated[str, Field(pattern=f"^{BATCH_NAME.pattern}$")]
     row: Annotated[int, Field(ge=1)]
     output: Annotated[str, Field(min_length=1, max_length=4096)]
     seed: Annotated[int, Field(ge=0, le=SEED_MAX)]
     parameters: RenderParameters
+    engine_set: Annotated[str | None, Field(pattern=f"^{ENGINE_SET.pattern}$")] = None
+
+    @model_validator(mode="after")
+    def _version_says_what_is_used(self) -> RenderJob:
+        if self.engine_set is not None and self.version < 2:
+            raise ValueError("engine_set needs version 2")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        if self.engine_set is None:
+            values.pop("engine_set", None)
+        return values
 
     @classmethod
-    def create(cls, parameters: RenderParameters, *, batch: str, row: int, output: str) -> RenderJob:
+    def create(
+        cls, parameters: RenderParameters, *, batch: str, row: int, output: str, engine_set: str | None = None
+    ) -> RenderJob:
         """Identify and seed one row. `output` is the batch's output URI, without the batch name."""
-        id_ = job_id(parameters, batch=batch, row=row)
-        seed = parameters.seed if parameters.seed >= 0 else drawn_seed(id_)
-        return cls(id=id_, batch=batch, row=row, output=output, seed=seed, parameters=parameters)
+        id_ = job_id(parameters, batch=batch, row=row, engine_set=engine_set)
+        return cls(
+            version=1 if engine_set is None else 2,
+            id=id_,
+            batch=batch,
+            row=row,
+            output=output,
+            seed=parameters.seed if parameters.seed >= 0 else drawn_seed(id_),
+            parameters=parameters,
+            engine_set=engine_set,
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RenderJob:
@@ -185,8 +225,8 @@ class RenderResult(BaseModel):
         return "" if prompt.isspace() else prompt
 
 
-def job_id(parameters: RenderParameters, *, batch: str, row: int) -> str:
-    """20 hex digits of SHA-256 over batch, row and parameters as canonical JSON.
+def job_id(parameters: RenderParameters, *, batch: str, row: int, engine_set: str | None = None) -> str:
+    """20 hex digits of SHA-256 over batch, row, parameters and, where it has one, engine set as canonical JSON.
 
     Parameters that are not in ALWAYS_IN_ID are left out where they have their default.
     """
@@ -194,7 +234,7 @@ def job_id(parameters: RenderParameters, *, batch: str, row: int) -> str:
     for name, default in _later_defaults(type(parameters)).items():
         if getattr(parameters, name) == default:
             del values[name]
-    identity = [batch, row, values]
+    identity = [batch, row, values] if engine_set is None else [batch, row, values, engine_set]
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 

@@ -1,14 +1,10 @@
-"""The Redis URL, checked before anybody connects, and what to say when the server does not answer."""
+"""The Redis URL, checked before anybody connects."""
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
-
-import redis
 
 SCHEMES = ("redis", "rediss", "unix")
 FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
@@ -48,21 +44,6 @@ def tls_options(url: str) -> dict[str, Any] | None:
     return options
 
 
-def why_unavailable(error: Exception) -> str:
-    """A sentence for the user about a server that did not answer, without the URL's password."""
-    if isinstance(error, redis.AuthenticationError):
-        return "Redis refuses the user or the password in RENDER_REDIS_URL"
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"the certificate of Redis is not valid: {cause.verify_message.rstrip('.')}; name its authority "
-                "with ssl_ca_certs=FILE in RENDER_REDIS_URL"
-            )
-        if isinstance(cause, ssl.SSLError):
-            return "Redis does not speak TLS there, as rediss:// in RENDER_REDIS_URL says"
-    return f"Redis does not answer ({type(error).__name__}): check that it runs and that RENDER_REDIS_URL names it"
-
-
 def _parts(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
@@ -72,9 +53,3 @@ def _parts(url: str) -> SplitResult:
     if parts.scheme not in SCHEMES:
         raise ValueError("begins with none of redis://, rediss:// and unix://")
     return parts
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

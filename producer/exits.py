@@ -56,6 +56,7 @@ def exit_codes() -> Iterator[None]:
     from redis import RedisError
 
     from jobs.errors import InvalidCsv, LedgerUnavailable, RenderError, SettingsError
+    from jobs.redis_errors import why_unavailable
 
     try:
         yield
@@ -65,8 +66,10 @@ def exit_codes() -> Iterator[None]:
         raise _ended(Exit.USAGE, str(error)) from error
     except InvalidCsv as error:
         raise _ended(Exit.INVALID_CSV, str(error)) from error
-    except (LedgerUnavailable, RedisError) as error:
+    except LedgerUnavailable as error:
         raise _ended(Exit.NO_REDIS, str(error)) from error
+    except RedisError as error:
+        raise _ended(Exit.NO_REDIS, why_unavailable(error)) from error
     except RenderError as error:
         raise _ended(Exit.STORAGE, str(error)) from error
     except BrokenPipeError:

@@ -134,7 +134,9 @@ Pass = Callable[[Callable[[float], object]], Reconciled]  # takes the function t
 
 
 def _quick_pass(session: Session, batch: str) -> Pass:
-    return lambda _: take_back(session.ledger, batch=batch, lease_seconds=session.settings.lease_seconds)
+    return lambda sleep: take_back(
+        session.ledger, batch=batch, lease_seconds=session.settings.lease_seconds, sleep=sleep
+    )
 
 
 def _whole_pass(session: Session, batch: str) -> Pass:

@@ -1,7 +1,8 @@
 """The ledger's keys in Redis, all under `render:`.
 
     batches                 hash   batch -> BatchInfo as JSON
-    batch:<name>:states     hash   job id -> '<state> <attempts> [<worker> <since>]' or 'superseded <attempts> <state>'
+    batch:<name>:states     hash   job id -> '<state> <attempts> [<worker> <since>]' or 'superseded <attempts> <state>',
+                                   or 'queued <attempts> delayed' where an entry of delayed:<queue> is the job's message
     batch:<name>:counts     hash   state -> number of jobs
     batch:<name>:jobs       hash   job id -> RenderJob as JSON, until done
     batch:<name>:results    hash   job id -> RenderResult as JSON, once terminal
@@ -12,6 +13,11 @@
     batch:<name>:engine_sets hash  '<digest> <model>' of an engine set -> number of done jobs that it drew
     batch:<name>:prompts    hash   source -> PromptOptions as JSON, of its first submission
     batch:<name>:rebuilding string set while the batch is rebuilt from storage
+    batch:<name>:refusals   hash   job id -> list of Refusal as JSON, until the job ends
+    delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message shall be queued
+    sifted:<queue>          string how often messages were taken out of the queue's middle, or moved within it
+    refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
+                                   finished; expires after REFUTED_SECONDS
     worker:<name>           string Heartbeat as JSON; expires with the worker's lease
 
 kombu's keys, which hold the messages, are in kombu_view.py. Workers and producers of several versions share one Redis:
@@ -24,6 +30,8 @@ from typing import Literal
 
 BATCHES = "render:batches"
 WORKER_PREFIX = "render:worker:"
+REFUTED_PREFIX = "render:refuted:"
+REFUTED_SECONDS = 3600
 
 BatchPart = Literal[
     "states",
@@ -37,6 +45,7 @@ BatchPart = Literal[
     "engine_sets",
     "prompts",
     "rebuilding",
+    "refusals",
 ]
 
 
@@ -48,3 +57,13 @@ def batch_key(batch: str, part: BatchPart) -> str:
 def batch_keys(batch: str, *parts: BatchPart) -> list[str]:
     """The keys of several parts of a batch, in the order given."""
     return [batch_key(batch, part) for part in parts]
+
+
+def delayed_key(queue: str) -> str:
+    """The key of the jobs of a queue that wait for their time."""
+    return f"render:delayed:{queue}"
+
+
+def sifted_key(queue: str) -> str:
+    """The key of the counter that tells whether messages changed their places in a queue."""
+    return f"render:sifted:{queue}"

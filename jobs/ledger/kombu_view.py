@@ -14,6 +14,7 @@ from typing import cast
 
 import redis
 
+from jobs.ledger.keys import sifted_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 
@@ -22,12 +23,20 @@ ID_LENGTH = 20
 _ID = re.compile(r'"correlation_id": ?"([0-9a-f]{20})"')
 
 
+class QueueMoved(Exception):
+    """Messages changed their places while the queue was read, so that some may have been missed."""
+
+
 @dataclass(frozen=True)
 class Delivered:
-    """A message that a consumer has: its delivery tag, and since when (seconds since the epoch)."""
+    """A message that a consumer has: its delivery tag, and since when.
+
+    `since` is in seconds since the epoch by the consumer's clock, and None where kombu noted no time: the message was
+    acknowledged while we read, or the time was lost.
+    """
 
     tag: str
-    since: float
+    since: float | None
 
 
 class KombuView:
@@ -44,25 +53,40 @@ class KombuView:
             return self._client.llen(self._queue)
 
     def queued_ids(self) -> Iterator[str]:
-        """The ids of the jobs whose messages wait in the queue, tail first. Items that are not messages are skipped."""
+        """The ids of the jobs whose messages wait in the queue, tail first. Items that are not messages are skipped.
+
+        Raises:
+            QueueMoved: at the end, where messages were sifted meanwhile (sift.py).
+        """
         # From the tail, against the direction in which messages move: some are seen twice, but none is missed.
-        start = 0
+        start, sifted_at_start = 0, None
         while True:
-            stretch = [start, start + SCAN_COUNT - 1]
-            number, ids = self._scripts.run("queued_ids", keys=[self._queue], arguments=stretch)
+            stretch, keys = [start, start + SCAN_COUNT - 1], [self._queue, sifted_key(self._queue)]
+            number, ids, sifted = self._scripts.run("queued_ids", keys=keys, arguments=stretch)
             yield from (ids[i : i + ID_LENGTH] for i in range(0, len(ids), ID_LENGTH))
+            sifted_at_start = sifted if sifted_at_start is None else sifted_at_start
             if number < SCAN_COUNT:
-                return
+                break
             start += SCAN_COUNT
+        if sifted != sifted_at_start:
+            raise QueueMoved
 
     def delivered(self) -> dict[str, Delivered]:
-        """Job id -> the message that a consumer has taken and not acknowledged, of whatever queue."""
+        """Job id -> the message that a consumer has taken and not acknowledged, of whatever queue; of several, the
+        one that was taken last.
+        """
+        # The messages first, then their times. kombu writes and removes both in one step, so a message that is
+        # delivered between the two reads is not seen yet, and one that is acknowledged between them has no time. The
+        # other way round, a message that has just been delivered would look as if it had been so since 1970.
+        tags = [(tag, match[1]) for tag, text in scanned(self._client, UNACKED) if (match := _ID.search(text))]
         with answering():
-            times = cast("list[tuple[str, float]]", self._client.zrange(UNACKED_INDEX, 0, -1, withscores=True))
-        since = dict(times)
+            times = dict(cast("list[tuple[str, float]]", self._client.zrange(UNACKED_INDEX, 0, -1, withscores=True)))
         messages: dict[str, Delivered] = {}
-        for tag, text in scanned(self._client, UNACKED):
-            match = _ID.search(text)
-            if match and "\ufffd" not in tag:  # a tag that is not text is not ours, and cannot be named to Redis again
-                messages[match.group(1)] = Delivered(tag, since.get(tag, 0.0))
+        for tag, id_ in tags:
+            if "\ufffd" in tag:
+                continue  # a tag that is not text is not ours, and cannot be named to Redis again
+            since = times.get(tag)
+            other = messages.get(id_)
+            if other is None or (since or 0.0) > (other.since or 0.0):
+                messages[id_] = Delivered(tag, since)
         return messages

@@ -2,9 +2,10 @@
 
     queued -> running -> done | failed | cancelled          `superseded`: the row was submitted again, corrected
 
-Producers enqueue, cancel, retry and requeue; workers start, nack and finish. Each move is one Lua script (scripts/), so
-it is atomic, and it writes the job's queue message in the same step. keys.py lists the keys in Redis, batches.py reads
-them, workers.py keeps the workers' signs of life, and kombu_view.py reads the messages.
+Producers enqueue, cancel, retry and requeue; workers start, nack, refuse, defer and finish. Each move is one Lua script
+(scripts/), so it is atomic, and it writes the job's queue message in the same step. keys.py lists the keys in Redis,
+batches.py reads them, workers.py keeps the workers' signs of life, kombu_view.py reads the messages, refusals.py has
+the jobs that a worker could not render for a fault of its own, and delayed.py those that wait for their time.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import Any, Literal
 import redis
 
 from jobs.job import RenderJob, RenderResult
-from jobs.ledger.batches import Batches
 from jobs.ledger.chunks import chunks
-from jobs.ledger.keys import WORKER_PREFIX, batch_keys
+from jobs.ledger.delayed import Delayed
+from jobs.ledger.keys import REFUTED_PREFIX, REFUTED_SECONDS, WORKER_PREFIX, batch_keys, delayed_key
 from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX, KombuView
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
@@ -32,14 +33,15 @@ from jobs.ledger.records import (
     Start,
 )
 from jobs.ledger.redis_client import connected
-from jobs.ledger.workers import Workers
+from jobs.ledger.refusals import Refusals
+from jobs.ledger.sift import Sifter
 from jobs.settings import Settings
 from jobs.uri import redacted
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Ledger(Batches, Workers):
+class Ledger(Refusals, Delayed):
     """Moves and counts jobs. Safe to use from many threads and processes at once.
 
     Raises:
@@ -95,9 +97,10 @@ class Ledger(Batches, Workers):
             arguments += (job.id, f"{row_prefix}{job.row}", text, message, result, line)
         keys = batch_keys(
             *(jobs[0].batch, "states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels"),
-            "engine_sets",
+            *("engine_sets", "refusals"),
         )
-        return Enqueued(**_tally(self._scripts.run("enqueue", keys=[*keys, self.queue], arguments=arguments)))
+        keys += [delayed_key(self.queue), self.queue]
+        return Enqueued(**_tally(self._scripts.run("enqueue", keys=keys, arguments=arguments)))
 
     def retry(self, batch: str, *, states: Collection[str] = ("failed", "cancelled")) -> int:
         """Queue failed or cancelled jobs again, with no attempts counted. Returns how many."""
@@ -113,13 +116,20 @@ class Ledger(Batches, Workers):
             NewerMessage: a newer version of this program submitted one of the jobs.
         """
         ids = iter([job_id]) if job_id else (line.id for line in self.states(batch) if line.state not in TERMINAL)
-        keys = batch_keys(batch, "states", "counts", "results", "cancels")
+        keys = [*batch_keys(batch, "states", "counts", "results", "cancels", "refusals"), delayed_key(self.queue)]
         total = Counter[str]()
         for chunk in chunks(ids):
             jobs = [RenderJob.from_json(text) for text in self._job_texts(batch, chunk) if text]
             arguments = [part for job in jobs for part in (job.id, _record(cancelled_result(job)))]
             total.update(_tally(self._scripts.run("cancel", keys=keys, arguments=arguments)))
         return Counts(**total)
+
+    def sift(self, batch: str) -> int:
+        """Remove the messages of a batch's ended jobs from the queue; returns how many there were.
+
+        Ended are also the earlier versions of corrected rows. Safe at any time, beside workers and producers.
+        """
+        return Sifter(self._scripts, self.queue, batch).sift(self.queue_length())
 
     def requeue(
         self, batch: str, lines: Iterable[JobState], *, attempts: int | None = None, to: Literal["head", "tail"]
@@ -129,7 +139,8 @@ class Ledger(Batches, Workers):
         The jobs count `attempts` from then on; None keeps what they have. The job's JSON goes into the message as its
         producer wrote it, so jobs of a newer version are requeued too.
         """
-        keys = [*batch_keys(batch, "states", "counts"), self.queue, *batch_keys(batch, "results")]
+        keys = [*batch_keys(batch, "states", "counts"), self.queue, *batch_keys(batch, "results", "refusals")]
+        keys.append(delayed_key(self.queue))
         moved = 0
         for chunk in chunks(lines):
             arguments = [
@@ -150,6 +161,7 @@ class Ledger(Batches, Workers):
             return False
         message = message_for(line.id, text, queue=self.queue)
         keys = [*batch_keys(batch, "states", "counts"), self.queue, UNACKED, UNACKED_INDEX]
+        keys.append(delayed_key(self.queue))
         arguments = [line.id, line.text, _queued(line, None), tag, message]
         return bool(self._scripts.run("restore", keys=keys, arguments=arguments))
 
@@ -161,7 +173,7 @@ class Ledger(Batches, Workers):
         With `unless_last`, a start after which the job would be quarantined is only reported (`last`) and not made: the
         job stays queued and no attempt is counted, so that its worker may let other such jobs go first.
         """
-        keys = batch_keys(job.batch, "states", "counts", "jobs", "replaced", "cancels")
+        keys = [*batch_keys(job.batch, "states", "counts", "jobs", "replaced", "cancels"), delayed_key(self.queue)]
         last = max(2, self._max_attempts) if unless_last else 0
         now = f"{time.time():.3f}"
         arguments = [job.id, job.model_dump_json(), worker, now, self._max_attempts, WORKER_PREFIX, last]
@@ -176,9 +188,12 @@ class Ledger(Batches, Workers):
     def finish(self, result: RenderResult) -> bool:
         """Enter a terminal state. True the first time; a terminal state never changes."""
         keys = batch_keys(
-            *(result.batch, "states", "counts", "jobs", "results", "cancels", "superseded", "replaced"), "engine_sets"
+            *(result.batch, "states", "counts", "jobs", "results", "cancels", "superseded", "replaced"),
+            *("engine_sets", "refusals"),
         )
-        return bool(self._scripts.run("finish", keys=keys, arguments=[result.id, result.state, _record(result)]))
+        arguments = [result.id, result.state, _record(result), result.row, result.worker or ""]
+        arguments += [WORKER_PREFIX, REFUTED_PREFIX, REFUTED_SECONDS]
+        return bool(self._scripts.run("finish", keys=[*keys, delayed_key(self.queue)], arguments=arguments))
 
 
 def cancelled_result(job: RenderJob) -> RenderResult:

@@ -11,7 +11,23 @@ import redis
 
 from jobs.ledger.redis_client import answering
 
-ScriptName = Literal["enqueue", "start", "nack", "finish", "requeue", "restore", "cancel", "queued_ids"]
+ScriptName = Literal[
+    "enqueue",
+    "start",
+    "nack",
+    "finish",
+    "refuse",
+    "defer",
+    "due",
+    "feed",
+    "requeue",
+    "restore",
+    "cancel",
+    "queued_ids",
+    "left_over",
+    "drop",
+    "sift",
+]
 
 
 class Scripts:

@@ -33,9 +33,19 @@ def message_for(job_id: str, job_json: str, *, queue: str) -> str:
     kombu identifies unacknowledged messages by it, so two copies of a job must differ.
     """
     # json.dumps of one string is several times as fast as of nested dictionaries, so the rest is a template.
-    body = f"[[{json.dumps(job_json)}], {{}}, {_EMBED}]"
+    body = f"[[{_quoted(job_json)}], {{}}, {_EMBED}]"
     text = _envelope(queue).replace(_ID, job_id).replace(_TAG, os.urandom(16).hex())
-    return text.replace(_BODY, json.dumps(body), 1)  # last: a prompt may contain anything, a placeholder too
+    return text.replace(_BODY, _quoted(body), 1)  # last: a prompt may contain anything, a placeholder too
+
+
+def _quoted(text: str) -> str:
+    """A JSON string as UTF-8 can hold it. Escaped twice, a Chinese character takes seven bytes; as itself, three."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    try:
+        quoted.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: no text, and it must not stop the text beside it
+        return json.dumps(text)
+    return quoted
 
 
 @lru_cache(maxsize=8)

@@ -5,22 +5,29 @@ kill between the two loses it. When a worker dies, kombu returns its messages on
 hour. So the reconciler compares the ledger with the queue and with the workers' heartbeats. Every repair is a
 compare-and-set on the job's line in the ledger: two reconcilers, or a worker that starts the job meanwhile, cannot make
 a second copy.
+
+A pass reads several keys one after the other, while jobs move. So it acts at once only on what cannot be a job that
+moved: a job that runs on a dead worker whose message is still there. All else must be seen in two looks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jobs.ledger.idset import IdSet
-from jobs.ledger.kombu_view import Delivered
+from jobs.ledger.kombu_view import Delivered, QueueMoved
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import Heartbeat, JobState, State
+from jobs.ledger.owners import Owners
+from jobs.ledger.records import JobState, State
 
 # The most that one pass repairs; the next one goes on. Keeps a pass over a lost queue of millions flat in memory.
 MAX_REPAIRS = 50_000
+SETTLE_SECONDS = 1.0
 ACTIVE: tuple[State, ...] = ("queued", "running")
+
+Sleep = Callable[[float], object]
 
 
 @dataclass(frozen=True)
@@ -36,54 +43,62 @@ def reconcile(
     *,
     batch: str | None = None,
     lease_seconds: float,
-    settle_seconds: float = 1.0,
-    sleep: Callable[[float], object] = time.sleep,
+    settle_seconds: float = SETTLE_SECONDS,
+    sleep: Sleep = time.sleep,
 ) -> Reconciled:
-    """One pass over one batch, or over all of them.
+    """One pass over one batch, or over all of them. It also queues the delayed jobs whose time has come.
 
     A job counts as orphaned
 
     - when its worker's heartbeat is gone, or its worker lives and says that it does not have the job,
-    - when its message was delivered more than `lease_seconds` ago and no worker started it,
-    - or when it has no message at all in two looks `settle_seconds` apart. (For an instant, a message on its way from
-      the queue to a worker is in neither place.)
+    - when its message was delivered more than `lease_seconds` ago, and no worker started it or says that it has it, in
+      two looks `settle_seconds` apart. (The time of a delivery comes from a worker's clock, which may be wrong.)
+    - or when it has no message at all in two such looks. (For an instant, a message on its way from the queue to a
+      worker is in neither place.)
 
     Until Redis has been up for `lease_seconds`, a missing heartbeat does not mean that a worker is dead.
 
     Raises:
         LedgerUnavailable: Redis did not answer; a pass may be repeated at any time.
     """
+    ledger.feed_delayed()
     names = _active(ledger, batch)
     orphans = _orphans(ledger, names, lease_seconds)
-    if suspects := [name for name in names if orphans[name].lost]:
+    if suspects := [name for name in names if orphans[name].suspected]:
         sleep(settle_seconds)
         again = _orphans(ledger, suspects, lease_seconds)
         for name in suspects:
-            orphans[name].lost &= again[name].lost
+            orphans[name].keep_what_is_in(again[name])
     total = Reconciled()
     for name, of_batch in orphans.items():
-        if of_batch.lost or of_batch.stranded:
-            restored, requeued = _repair(ledger, name, of_batch, lease_seconds)
-            total = Reconciled(total.restored + restored, total.requeued + requeued)
+        restored, requeued = _repair(ledger, name, of_batch, lease_seconds)
+        total = Reconciled(total.restored + restored, total.requeued + requeued)
     return total
 
 
-def take_back(ledger: Ledger, *, batch: str | None = None, lease_seconds: float) -> Reconciled:
-    """The urgent part of a pass: restore the messages that dead workers have.
+def take_back(
+    ledger: Ledger,
+    *,
+    batch: str | None = None,
+    lease_seconds: float,
+    settle_seconds: float = SETTLE_SECONDS,
+    sleep: Sleep = time.sleep,
+) -> Reconciled:
+    """The urgent part of a pass: restore the messages that dead workers have, and queue the delayed jobs that are due.
 
     Its cost grows with the jobs in flight, not with the batch: a whole pass over a million jobs takes half a minute.
 
     Raises:
         LedgerUnavailable: as in `reconcile`.
     """
-    delivered = ledger.kombu.delivered()
-    owners = _Owners.now(ledger, lease_seconds)
-    restored = 0
-    for name in _active(ledger, batch) if delivered else []:
-        lines = (line for line in ledger.states_of(name, delivered) if line.state in ACTIVE)
-        orphans = _orphans_of(lines, owners, delivered, IdSet([]))
-        restored += _repair(ledger, name, orphans, lease_seconds)[0] if orphans.stranded else 0
-    return Reconciled(restored)
+    ledger.feed_delayed()
+    stranded = _stranded(ledger, batch, lease_seconds)
+    if any(orphans.suspected for orphans in stranded.values()):
+        sleep(settle_seconds)
+        again = _stranded(ledger, batch, lease_seconds)
+        for name, orphans in stranded.items():
+            orphans.keep_what_is_in(again.get(name, _Orphans()))
+    return Reconciled(sum(_repair(ledger, name, orphans, lease_seconds)[0] for name, orphans in stranded.items()))
 
 
 def _active(ledger: Ledger, batch: str | None) -> list[str]:
@@ -94,70 +109,108 @@ def _active(ledger: Ledger, batch: str | None) -> list[str]:
 
 @dataclass
 class _Orphans:
-    stranded: list[tuple[JobState, str]]  # with the delivery tag of the message that a dead consumer has
-    lost: set[JobState]  # with no message anywhere
+    """Jobs of one batch. Those of the first kind are certain; the others must be seen in two looks."""
+
+    # With the delivery tag of the message that a dead consumer has.
+    abandoned: set[tuple[JobState, str]] = field(default_factory=set)  # started
+    untouched: set[tuple[JobState, str]] = field(default_factory=set)  # not started
+    lost: set[JobState] = field(default_factory=set)  # with no message anywhere
+
+    @property
+    def suspected(self) -> bool:
+        return bool(self.untouched or self.lost)
+
+    def __len__(self) -> int:
+        return len(self.abandoned) + len(self.untouched) + len(self.lost)
+
+    def keep_what_is_in(self, again: _Orphans) -> None:
+        """Drop what a second look has not found in exactly the same state."""
+        self.untouched &= again.untouched
+        self.lost &= again.lost
+
+
+@dataclass(frozen=True)
+class _Messages:
+    """Where the jobs' messages are. None of `queued` and `delayed`: that is not known."""
+
+    delivered: Mapping[str, Delivered]
+    elsewhere: Mapping[str, Delivered]  # were delivered a moment ago, and have moved since
+    queued: IdSet | None
+    delayed: IdSet | None
+
+    @classmethod
+    def all(cls, ledger: Ledger) -> _Messages:
+        """In the order in which a job moves on: a job that moves while we look is seen in the next place.
+
+        A worker that gives a job back moves its message the other way, from the delivered ones to the queue, so those
+        are read on both sides of the queue. Of the queue's messages eight bytes each are kept.
+        """
+        before = ledger.kombu.delivered()
+        try:
+            queued = IdSet(ledger.kombu.queued_ids())
+        except QueueMoved:  # somebody cancels jobs: the next pass will know
+            queued = None
+        delivered = ledger.kombu.delivered()
+        elsewhere = {id_: message for id_, message in before.items() if id_ not in delivered}
+        return cls(delivered, elsewhere, queued, IdSet(ledger.delayed_ids()))
+
+    def lack(self, line: JobState) -> bool:
+        """Whether a job that has not been delivered has no message."""
+        if line.delayed:
+            return self.delayed is not None and line.id not in self.delayed
+        if self.queued is None or line.id in self.elsewhere:
+            return False
+        return line.worker is not None or line.id not in self.queued
 
 
 def _orphans(ledger: Ledger, batches: Sequence[str], lease_seconds: float) -> dict[str, _Orphans]:
     """By batch. The queue and the workers are read once: they are the same for all batches."""
     if not batches:
         return {}
-    # In the order in which a job moves on: a job that moves while we look is seen in the next place. States are
-    # streamed, because there may be a million; of the queue's messages eight bytes each are kept.
-    queued = IdSet(ledger.kombu.queued_ids())
+    messages = _Messages.all(ledger)
+    owners = Owners.of(ledger, lease_seconds)
+    return {name: _orphans_of(ledger.states(name, only=ACTIVE), owners, messages) for name in batches}
+
+
+def _stranded(ledger: Ledger, batch: str | None, lease_seconds: float) -> dict[str, _Orphans]:
+    """The same, only of the jobs that have been delivered."""
     delivered = ledger.kombu.delivered()
-    owners = _Owners.now(ledger, lease_seconds)
-    return {name: _orphans_of(ledger.states(name, only=ACTIVE), owners, delivered, queued) for name in batches}
+    if not delivered:
+        return {}
+    messages = _Messages(delivered, {}, None, None)
+    owners = Owners.of(ledger, lease_seconds)
+    found = {}
+    for name in _active(ledger, batch):
+        lines = (line for line in ledger.states_of(name, delivered) if line.state in ACTIVE)
+        found[name] = _orphans_of(lines, owners, messages)
+    return found
 
 
-def _orphans_of(
-    lines: Iterator[JobState], owners: _Owners, delivered: Mapping[str, Delivered], queued: IdSet
-) -> _Orphans:
-    now = time.time()
-    orphans = _Orphans([], set())
+def _orphans_of(lines: Iterator[JobState], owners: Owners, messages: _Messages) -> _Orphans:
+    orphans = _Orphans()
     for line in lines:
-        message = delivered.get(line.id)
-        running = line.worker is not None
-        if running and owners.hold(line):
+        message = messages.delivered.get(line.id)
+        if line.worker is not None and owners.hold(line):
             continue
-        if message is not None:
-            # A live worker starts at once what is delivered to it, so an old delivery without a start has no owner.
-            if running or now - message.since > owners.lease_seconds:
-                orphans.stranded.append((line, message.tag))
-        elif running or line.id not in queued:
-            orphans.lost.add(line)
-        if len(orphans.lost) + len(orphans.stranded) >= MAX_REPAIRS:
+        if message is None or line.delayed:
+            if messages.lack(line):
+                orphans.lost.add(line)
+        elif line.worker is not None:
+            orphans.abandoned.add((line, message.tag))
+        elif owners.ignore(line, message):
+            orphans.untouched.add((line, message.tag))
+        if len(orphans) >= MAX_REPAIRS:
             break
     return orphans
 
 
 def _repair(ledger: Ledger, batch: str, orphans: _Orphans, lease_seconds: float) -> tuple[int, int]:
     """How many messages were restored, and how many jobs were requeued."""
+    if not orphans:
+        return 0, 0
     # Again, because workers may have started since the look.
-    owners = _Owners.now(ledger, lease_seconds)
-    stranded = [(line, tag) for line, tag in orphans.stranded if not (line.worker and owners.hold(line))]
-    lost = [line for line in orphans.lost if not (line.worker and owners.hold(line))]
+    owners = Owners.of(ledger, lease_seconds)
+    stranded = [(line, tag) for line, tag in orphans.abandoned | orphans.untouched if not owners.have(line)]
+    lost = [line for line in orphans.lost if not owners.have(line)]
     restored = sum(ledger.restore(batch, line, tag=tag) for line, tag in stranded)
     return restored, ledger.requeue(batch, lost, to="head")
-
-
-@dataclass(frozen=True)
-class _Owners:
-    """The live workers. `forgiving` right after a restart of Redis: heartbeats expired while it was away."""
-
-    live: dict[str, Heartbeat]
-    lease_seconds: float
-    forgiving: bool
-
-    @classmethod
-    def now(cls, ledger: Ledger, lease_seconds: float) -> _Owners:
-        return cls(ledger.workers(), lease_seconds, forgiving=ledger.seconds_up() < lease_seconds)
-
-    def hold(self, line: JobState) -> bool:
-        """Whether a live worker has this running job."""
-        beat = self.live.get(line.worker or "")
-        if beat is None:
-            return self.forgiving
-        # A ledger that lost its last second may say `running` of a job that its worker has ended and forgotten. Both
-        # times come from the worker's own clock.
-        return line.id in beat.in_flight or beat.at - (line.since or 0.0) < self.lease_seconds

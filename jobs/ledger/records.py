@@ -138,6 +138,29 @@ class JobState:
     since: float | None
     text: str
 
+    @property
+    def delayed(self) -> bool:
+        """Whether an entry among the delayed jobs stands for the job's message."""
+        return self.text.endswith(" delayed")
+
+
+class WorkerFacts(_Record):
+    """What a worker says of itself. Every field may be missing: workers of an earlier version send none of them.
+
+    `settings` is a digest of the settings that decide what the worker refuses, `engine_set` the digest of its engine
+    set's manifest, `paused` why it takes no jobs (None: it takes jobs), and `last_error` its last error that was not a
+    job's fault. None of them holds a secret. `started_at` is in seconds since the epoch, by the worker's own clock.
+    """
+
+    queue: str | None = None  # the ledger fills it in
+    settings: str | None = None
+    engine_set: str | None = None
+    model: str | None = None
+    host: str | None = None
+    started_at: float | None = None
+    paused: str | None = None
+    last_error: str | None = None
+
 
 class Heartbeat(_Record):
     """A worker's sign of life: the ids of its jobs in flight, and when (seconds since the epoch, by its own clock)."""
@@ -145,6 +168,50 @@ class Heartbeat(_Record):
     worker: str
     # In JSON the key is `held`; dump by alias.
     in_flight: tuple[str, ...] = Field(validation_alias=AliasChoices("held", "in_flight"), serialization_alias="held")
+    at: float
+    facts: WorkerFacts = WorkerFacts()
+
+
+class Refusal(_Record):
+    """A worker's refusal of a job, for a fault of its own.
+
+    `by` says of whom the refusal is true: it is the digest of the settings that refused (WorkerFacts.settings), or the
+    name of the worker. `times` counts how often they refused this job, and `at` is in seconds since the epoch.
+    """
+
+    by: str
+    worker: str
+    kind: str
+    text: str
+    at: float
+    times: int = 1
+
+
+class Refused(_Record):
+    """What became of a refused job.
+
+    `final`: every live worker refused it, or its attempts are used up. The job is still `running`, and the caller
+    records it as failed. Otherwise it is queued and comes back after `delay_seconds`. `refusals` has what each worker
+    said, oldest first; it is empty where the job was not the caller's any more, so that nothing was changed.
+    """
+
+    final: bool
+    refusals: tuple[Refusal, ...] = ()
+    delay_seconds: float = 0.0
+
+
+class Refutation(_Record):
+    """A job that one worker refused and that another one (`by_worker`) finished.
+
+    `kind` and `text` are the refusal's; `at` is when the job was finished, in seconds since the epoch by Redis' clock.
+    """
+
+    batch: str
+    job: str
+    row: int | None = None
+    by_worker: str
+    kind: str
+    text: str
     at: float
 
 

@@ -1,4 +1,4 @@
-"""The ledger's Redis client: how it connects, and what its callers see when Redis does not answer."""
+"""The ledger's Redis client: how it connects, and what its callers see when Redis does not answer, or refuses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import redis
 
 from jobs.errors import LedgerUnavailable
-from jobs.redis_url import why_unavailable
+from jobs.redis_errors import why_unavailable
 
 SCAN_COUNT = 1000  # items that one request reads of a long hash, list or key space
 
@@ -27,10 +27,14 @@ def connected(url: str) -> redis.Redis:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what redis-py raises when the server is away into LedgerUnavailable, without the URL's password."""
+    """Turn what redis-py raises into LedgerUnavailable, without the URL's password.
+
+    That includes what a server says that is there and refuses: its disk or memory is full, it is a replica, a
+    permission is missing. A worker waits until that is mended, as it does for a server that is away.
+    """
     try:
         yield
-    except (redis.ConnectionError, redis.TimeoutError) as error:
+    except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
         raise LedgerUnavailable(why_unavailable(error)) from error
 
 

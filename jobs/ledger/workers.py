@@ -10,8 +10,10 @@ import redis
 from pydantic import ValidationError
 
 from jobs.ledger.keys import WORKER_PREFIX
-from jobs.ledger.records import Heartbeat
+from jobs.ledger.records import Heartbeat, WorkerFacts
 from jobs.ledger.redis_client import SCAN_COUNT, answering
+
+NO_FACTS = WorkerFacts()
 
 
 class Workers:
@@ -22,12 +24,20 @@ class Workers:
     """
 
     client: redis.Redis
+    queue: str
 
-    def beat(self, worker: str, *, in_flight: Collection[str], lease_seconds: float) -> None:
-        """Say that a worker lives, and which jobs it holds. It counts as dead `lease_seconds` after its last beat."""
-        beat = Heartbeat(worker=worker, in_flight=tuple(in_flight), at=time.time())
+    def beat(
+        self, worker: str, *, in_flight: Collection[str], lease_seconds: float, facts: WorkerFacts = NO_FACTS
+    ) -> None:
+        """Say that a worker of this queue lives, which jobs it holds, and what else it says of itself.
+
+        It counts as dead `lease_seconds` after its last beat.
+        """
+        facts = facts.model_copy(update={"queue": self.queue})
+        beat = Heartbeat(worker=worker, in_flight=tuple(in_flight), at=time.time(), facts=facts)
+        text = beat.model_dump_json(by_alias=True, exclude_none=True)
         with answering():
-            self.client.set(WORKER_PREFIX + worker, beat.model_dump_json(by_alias=True), px=int(lease_seconds * 1000))
+            self.client.set(WORKER_PREFIX + worker, text, px=int(lease_seconds * 1000))
 
     def retire(self, worker: str) -> None:
         """Say that a worker is gone, so that nobody waits for its lease to end."""
@@ -37,10 +47,14 @@ class Workers:
     def workers(self) -> dict[str, Heartbeat]:
         """The live workers by name."""
         with answering():
-            names = list(self.client.scan_iter(match=WORKER_PREFIX + "*", count=SCAN_COUNT))
+            names = self._worker_keys()
             texts = cast("list[str | None]", self.client.mget(names)) if names else []
         beats = [_heartbeat(text) for text in texts if text]
         return {beat.worker: beat for beat in beats if beat is not None}
+
+    def _worker_keys(self) -> list[str]:
+        with answering():
+            return list(self.client.scan_iter(match=WORKER_PREFIX + "*", count=SCAN_COUNT))
 
     def jobs_in_flight(self) -> dict[str, str]:
         """Job id -> the live worker that holds it."""

@@ -8,7 +8,17 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.errors import InvalidJob, NewerMessage
-from jobs.job import ALWAYS_IN_ID, BATCH_NAME, EMPTY_PROMPT, SEED_MAX, RenderJob, RenderParameters, RenderResult, job_id
+from jobs.job import (
+    ALWAYS_IN_ID,
+    BATCH_NAME,
+    EMPTY_PROMPT,
+    MESSAGE_VERSION,
+    SEED_MAX,
+    RenderJob,
+    RenderParameters,
+    RenderResult,
+    job_id,
+)
 
 
 def job(row: int = 1, batch: str = "b", **parameters: object) -> RenderJob:
@@ -62,8 +72,8 @@ def test_a_bad_message_is_refused_with_a_sentence_that_names_the_field(text: str
 
 @pytest.mark.parametrize("extra", [{}, {"priority": 3}, {"parameters": "of another kind"}])
 def test_a_message_of_a_newer_version_is_told_from_one_that_is_not_valid(extra: dict[str, object]) -> None:
-    text = json.dumps(json.loads(job().model_dump_json()) | {"version": 2} | extra)
-    with pytest.raises(NewerMessage, match="version 2") as caught:
+    text = json.dumps(json.loads(job().model_dump_json()) | {"version": MESSAGE_VERSION + 1} | extra)
+    with pytest.raises(NewerMessage, match=f"version {MESSAGE_VERSION + 1}") as caught:
         RenderJob.from_json(text)
     assert not isinstance(caught.value, InvalidJob)
     assert caught.value.fault == "worker"

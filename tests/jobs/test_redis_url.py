@@ -9,7 +9,8 @@ import pytest
 import redis
 
 from jobs.errors import SettingsError
-from jobs.redis_url import tls_options, why_unavailable
+from jobs.redis_errors import why_unavailable
+from jobs.redis_url import tls_options
 from jobs.settings import load_settings
 
 

@@ -173,7 +173,7 @@ def test_a_message_of_a_newer_version_is_put_back_and_touches_nothing(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.job_runner.NEWER_MESSAGE_PAUSE_SECONDS", 0.0)
-    assert bench.runner.run('{"version": 2, "of": "which nothing else is known"}') is Outcome.REQUEUED
+    assert bench.runner.run('{"version": 99, "of": "which nothing else is known"}') is Outcome.REQUEUED
     assert bench.runner.in_flight.ids() == []
     assert list(bench.ledger.client.scan_iter("render:batch:*")) == []
     requeued = {"state": "requeued", "kind": "newer_message"}
@@ -183,7 +183,7 @@ def test_a_message_of_a_newer_version_is_put_back_and_touches_nothing(
 def test_a_worker_that_drains_puts_a_newer_message_back_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.job_runner.NEWER_MESSAGE_PAUSE_SECONDS", 600.0)
     with ThreadPoolExecutor(1) as threads:
-        ending = threads.submit(bench.runner.run, '{"version": 2}')
+        ending = threads.submit(bench.runner.run, '{"version": 99}')
         bench.runner.shutdown.drain()
         assert ending.result(10) is Outcome.REQUEUED
 

@@ -1,5 +1,5 @@
 -- Cancel jobs: queued ones end at once, running ones at their next step.
--- KEYS states counts results cancels
+-- KEYS states counts results cancels refusals delayed
 -- ARGV (id, result)*
 -- Returns a flat list state, number, ...: the jobs by the state in which each was found.
 local tally = {}
@@ -12,6 +12,7 @@ for i = 1, #ARGV, 2 do
       move(KEYS[1], KEYS[2], id, old, 'cancelled ' .. parts[2])
       redis.call('HSET', KEYS[3], id, ARGV[i + 1])
       redis.call('SREM', KEYS[4], id)
+      forget_refusals(KEYS[1], KEYS[5], KEYS[6], id)
     elseif parts[1] == 'running' then
       redis.call('SADD', KEYS[4], id)
     end

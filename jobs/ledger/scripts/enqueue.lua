@@ -1,10 +1,11 @@
 -- Queue new jobs, record finished ones, and supersede the earlier versions of corrected rows.
--- KEYS states counts jobs results rows superseded replaced cancels engine_sets queue
+-- KEYS states counts jobs results rows superseded replaced cancels engine_sets refusals delayed queue
 -- ARGV (id, row, job, message, result or '', running line or '')*
 -- Returns a flat list name, number, ...: the jobs by the state in which each was found, and those that were
 -- `added`, `recovered` and `replaced`.
 local states, counts, jobs, results, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local superseded, replaced, cancels, engine_sets, queue = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local superseded, replaced, cancels, engine_sets = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local refusals, delayed, queue = KEYS[10], KEYS[11], KEYS[12]
 local tally = {}
 local function count(what) tally[what] = (tally[what] or 0) + 1 end
 local function supersede(id)
@@ -24,6 +25,7 @@ local function supersede(id)
     if parts[1] == 'done' then count_engine_set(engine_sets, result, -1) end
   end
   redis.call('HDEL', jobs, id)
+  forget_refusals(states, refusals, delayed, id)
   move(states, counts, id, old, 'superseded ' .. parts[2] .. ' ' .. parts[1])
 end
 local function revive(id, old)
@@ -51,6 +53,7 @@ for i = 1, #ARGV, 6 do
   elseif result ~= '' and (not old or state == 'queued' or state == 'superseded') then
     redis.call('HSET', results, id, result)
     redis.call('HDEL', jobs, id)
+    forget_refusals(states, refusals, delayed, id)
     move(states, counts, id, old, 'done 1')
     count_engine_set(engine_sets, result, 1)
     count('recovered')
@@ -58,6 +61,7 @@ for i = 1, #ARGV, 6 do
     count(state)
   else
     redis.call('HSET', jobs, id, job)
+    if old then forget_refusals(states, refusals, delayed, id) end
     if running ~= '' then
       move(states, counts, id, old, running)
       count('running')

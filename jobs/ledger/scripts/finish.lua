@@ -1,12 +1,33 @@
 -- Enter a terminal state.
--- KEYS states counts jobs results cancels superseded replaced engine_sets
--- ARGV id, state, result
+-- KEYS states counts jobs results cancels superseded replaced engine_sets refusals delayed
+-- ARGV id, state, result, row, worker (or ''), worker key prefix, refuted key prefix, seconds that a refutation is kept
 -- Returns 1 the first time.
+
+-- The kinds that say what a worker may reach. A worker with another engine set, or more memory, refutes nothing.
+local access = {source_forbidden = true, output_forbidden = true, output_full = true}
+local function refute(id, refusals, worker)
+  local said = decoded(redis.call('HGET', refusals, id))
+  if not said then return end
+  local beat = decoded(redis.call('GET', ARGV[6] .. worker)) or {}
+  local own_settings = type(beat.facts) == 'table' and beat.facts.settings or ''
+  for _, refusal in ipairs(said) do
+    local is_ours = type(refusal) == 'table' and type(refusal.by) == 'string'
+    if is_ours and access[refusal.kind or ''] and refusal.worker ~= worker and refusal.by ~= own_settings then
+      local batch = string.match(KEYS[1], '^render:batch:(.*):states$')
+      local refutation = {batch = batch, job = id, row = tonumber(ARGV[4]), by_worker = worker, at = now()}
+      refutation.kind, refutation.text = refusal.kind, refusal.text
+      redis.call('SET', ARGV[7] .. refusal.by, cjson.encode(refutation), 'EX', ARGV[8])
+    end
+  end
+end
+
 local id, state = ARGV[1], ARGV[2]
 local old = redis.call('HGET', KEYS[1], id)
 if old and terminal[split(old)[1]] then return 0 end
 local attempts = old and split(old)[2] or '1'
 redis.call('SREM', KEYS[5], id)
+if state == 'done' and ARGV[5] ~= '' then refute(id, KEYS[9], ARGV[5]) end
+forget_refusals(KEYS[1], KEYS[9], KEYS[10], id)
 if redis.call('SREM', KEYS[7], id) == 1 then
   redis.call('HSET', KEYS[6], id, ARGV[3])
   redis.call('HDEL', KEYS[3], id)

@@ -6,6 +6,10 @@
 -- A row that is submitted again with other parameters is a new job, and it supersedes the earlier one, whatever became
 -- of that. The earlier job's line then reads `superseded <attempts> <state before>`; submitting the same parameters once
 -- more brings it back.
+--
+-- A job that waits for its time is queued without a message: an entry of a sorted set stands for it, and its line reads
+-- `queued <attempts> delayed`. Earlier versions read that as `queued <attempts>`; where one of them moves the job, the
+-- line loses the mark, and the entry means nothing any more.
 local function split(text)
   local parts = {}
   for part in string.gmatch(text, '%S+') do parts[#parts + 1] = part end
@@ -17,15 +21,50 @@ local function move(states, counts, id, old, new)
   redis.call('HSET', states, id, new)
 end
 local terminal = {done = true, failed = true, cancelled = true, superseded = true}
+-- A table from JSON that anybody may have written; nil where it is none.
+local function decoded(text)
+  local is_json, value = pcall(cjson.decode, text or '')
+  return is_json and type(value) == 'table' and value or nil
+end
 -- Count a done job (by 1), or a done job that is superseded (by -1), for the engine set that its result names. Workers of
 -- an earlier version do not count, so there may be nothing to take away; a number below the true one is an answer, one
 -- below zero is not.
 local function count_engine_set(engine_sets, result, by)
-  local is_json, fields = pcall(cjson.decode, result)
-  local digest = is_json and type(fields) == 'table' and fields.engine_set
+  local fields = decoded(result)
+  local digest = fields and fields.engine_set
   if type(digest) ~= 'string' or digest == '' then return end
   local field = digest .. ' ' .. (type(fields.model_name) == 'string' and fields.model_name or '')
   if by > 0 or tonumber(redis.call('HGET', engine_sets, field) or '0') > 0 then
     redis.call('HINCRBY', engine_sets, field, by)
   end
+end
+local function now()  -- by Redis' own clock: those of workers may be wrong
+  local time = redis.call('TIME')
+  return tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+-- A job's entry among the delayed ones. `states` is the key of its batch's lines.
+local function entry(states, id) return string.match(states, '^render:batch:(.*):states$') .. ' ' .. id end
+-- Queue a job without a message, for `seconds` from now on.
+local function delay(states, counts, delayed, id, old, attempts, seconds)
+  move(states, counts, id, old, 'queued ' .. attempts .. ' delayed')
+  redis.call('ZADD', delayed, string.format('%.3f', now() + seconds), entry(states, id))
+end
+-- What a job that ends, or begins anew, leaves behind.
+local function forget_refusals(states, refusals, delayed, id)
+  redis.call('HDEL', refusals, id)
+  redis.call('ZREM', delayed, entry(states, id))
+end
+-- The job id of a queue item; nil where the item is not a message.
+local function id_of(item)
+  local key = '"correlation_id":'
+  -- Near the end of what the producer and kombu write; anywhere in what others do. In a prompt, its quotes are escaped.
+  local at = string.find(item, key, -600, true) or string.find(item, key, 1, true)
+  local id = at and string.match(item, '^ ?"(%x+)"', at + #key)
+  return id and #id == 20 and id or nil
+end
+-- Whether a queue item is the message of a job of this batch that has ended. Nobody needs it: a retry writes a new one.
+local function is_left_over(item, states)
+  local id = id_of(item)
+  local line = id and redis.call('HGET', states, id)
+  return line and terminal[split(line)[1]] or false
 end

@@ -1,5 +1,5 @@
 -- Decide whether a worker renders a job, and record that it does.
--- KEYS states counts jobs replaced cancels
+-- KEYS states counts jobs replaced cancels delayed
 -- ARGV id, job, worker, now, max_attempts, worker key prefix, and the attempt from which on a start is only reported,
 -- not made (0: none)
 -- Returns the decision, the attempts, and 1 where the ledger did not know the job.
@@ -12,6 +12,7 @@ if not old then
   move(KEYS[1], KEYS[2], id, nil, 'queued 0')
   old = 'queued 0'
 end
+redis.call('ZREM', KEYS[6], entry(KEYS[1], id))
 local parts = split(old)
 local state, attempts = parts[1], tonumber(parts[2])
 if state == 'cancelled' or state == 'superseded' then return {'cancelled', attempts, 0} end

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from jobs.errors import LedgerUnavailable, NewerMessage
+from jobs.job import MESSAGE_VERSION
 from jobs.ledger import lua
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
@@ -207,7 +208,7 @@ def test_fields_that_a_newer_worker_adds_to_its_heartbeat_or_its_line_are_ignore
 def test_jobs_of_a_newer_version_are_queued_again_as_they_were_written(ledger: Ledger) -> None:
     job = make_job()
     enqueue(ledger, [job])
-    newer = job.model_dump_json().replace('"version":1', '"version":2,"model":"anime"')
+    newer = job.model_dump_json().replace('"version":1', f'"version":{MESSAGE_VERSION + 1},"model":"anime"')
     ledger.client.hset("render:batch:b:jobs", job.id, newer)
     ledger.client.delete(ledger.queue)
     ledger.finish(make_result(job, "failed"))

@@ -1,0 +1,86 @@
+"""Delayed jobs: queued in the ledger, but without a message until their time has come."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+import redis
+
+from jobs.job import BATCH_NAME, RenderJob
+from jobs.ledger.batches import Batches
+from jobs.ledger.chunks import chunks
+from jobs.ledger.keys import batch_keys, delayed_key
+from jobs.ledger.lua import Scripts
+from jobs.ledger.message import message_for
+from jobs.ledger.redis_client import SCAN_COUNT, answering
+
+_ENTRY = re.compile(rf"({BATCH_NAME.pattern}) ([0-9a-f]{{20}})", re.ASCII)
+
+
+class Delayed(Batches):
+    """The part of the ledger that gives jobs back after a while. All times are by Redis' own clock.
+
+    Raises:
+        LedgerUnavailable: Redis does not answer.
+    """
+
+    client: redis.Redis
+    queue: str
+    _scripts: Scripts
+
+    def defer(self, job: RenderJob, *, worker: str, seconds: float, refund: bool) -> bool:
+        """Give a job back for `seconds`, whether this worker has started it or not.
+
+        True where the job is delayed now, False where it ended or is with another worker. In both cases the caller
+        acknowledges the message. `refund` where the attempt was not the job's fault.
+        """
+        keys = [*batch_keys(job.batch, "states", "counts", "jobs", "cancels"), delayed_key(self.queue)]
+        arguments = [job.id, job.model_dump_json(), worker, max(0.0, seconds), int(refund)]
+        return bool(self._scripts.run("defer", keys=keys, arguments=arguments))
+
+    def feed_delayed(self, *, limit: int = 1000) -> int:
+        """Queue the messages of at most `limit` delayed jobs whose time has come; returns how many were queued.
+
+        Every heartbeat and every pass of the reconciler calls it; any number of callers may do so at once.
+        """
+        due = self._scripts.run("due", keys=[delayed_key(self.queue)], arguments=[limit])
+        by_batch: dict[str, list[str]] = defaultdict(list)
+        garbage = []
+        for member in due:
+            if match := _ENTRY.fullmatch(member):
+                by_batch[match[1]].append(match[2])
+            else:
+                garbage.append(member)
+        if garbage:  # whoever can write to Redis can put anything there, and it must not be in the way of jobs
+            with answering():
+                self.client.zrem(delayed_key(self.queue), *garbage)
+        return sum(self._feed(batch, chunk) for batch, ids in by_batch.items() for chunk in chunks(ids))
+
+    def delayed(self) -> int:
+        """How many jobs of this queue wait for their time."""
+        with answering():
+            return cast(int, self.client.zcard(delayed_key(self.queue)))
+
+    def delayed_ids(self) -> Iterator[str]:
+        """The ids of these jobs, in no order. One that is there all the time is not missed; some may come twice."""
+        with answering():
+            for member, _ in self.client.zscan_iter(delayed_key(self.queue), count=SCAN_COUNT):
+                if match := _ENTRY.fullmatch(member):
+                    yield match[2]
+
+    def server_time(self) -> float:
+        """Seconds since the epoch, by Redis' clock."""
+        with answering():
+            seconds, microseconds = cast("tuple[int, int]", self.client.time())
+        return seconds + microseconds / 1e6
+
+    def _feed(self, batch: str, ids: Sequence[str]) -> int:
+        keys = [*batch_keys(batch, "states", "counts"), delayed_key(self.queue), self.queue]
+        arguments = [
+            (id_, message_for(id_, text, queue=self.queue) if text else "")
+            for id_, text in zip(ids, self._job_texts(batch, ids), strict=True)
+        ]
+        return sum(map(int, self._scripts.run_each("feed", keys=keys, arguments=arguments)))

@@ -1,0 +1,100 @@
+"""Refusals: jobs that a worker cannot render for a fault of its own, and what other workers make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import cast
+
+import redis
+from pydantic import TypeAdapter, ValidationError
+
+from jobs.job import RenderJob
+from jobs.ledger.batches import Batches
+from jobs.ledger.keys import REFUTED_PREFIX, WORKER_PREFIX, batch_key, batch_keys, delayed_key
+from jobs.ledger.lua import Scripts
+from jobs.ledger.records import TERMINAL, Refusal, Refused, Refutation, WorkerFacts
+from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
+from jobs.ledger.workers import Workers
+
+FIRST_DELAY_SECONDS = 2.0  # of a refused job; doubles each time that the same worker or settings refuse it
+LONGEST_DELAY_SECONDS = 30.0
+LONGEST_TEXT = 1000  # characters of what a worker says: a thousand jobs may be refused for the same reason
+
+_REFUSALS = TypeAdapter(tuple[Refusal, ...])
+
+
+class Refusals(Batches, Workers):
+    """The part of the ledger that decides about refused jobs.
+
+    A job fails only once every live worker of its queue has refused it, whether by its name or by the digest of its
+    settings. A worker of an earlier version says nothing of itself, so it counts as one that has not refused. The
+    refusals of workers that died count for nothing: whoever lives decides.
+
+    Raises:
+        LedgerUnavailable: Redis does not answer.
+    """
+
+    client: redis.Redis
+    queue: str
+    _scripts: Scripts
+    _max_attempts: int
+
+    def refuse(self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool = True) -> Refused:
+        """Give back a job that this worker started, or learn that nobody else is left to render it.
+
+        `facts` are the caller's own: its heartbeat may not have reached Redis.
+        Without `refund` the attempt counts, and the answer is final when it was the last one. The caller acknowledges
+        the message of a job that is not final, because an entry among the delayed jobs stands for it from then on.
+        """
+        keys = [*batch_keys(job.batch, "states", "counts", "jobs", "cancels", "refusals"), delayed_key(self.queue)]
+        said = refusal.model_copy(update={"text": _short(refusal.text)}).model_dump_json()
+        arguments = [job.id, job.model_dump_json(), refusal.worker, facts.settings or "", said, int(refund)]
+        arguments += [self._max_attempts, FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS]
+        arguments += [self.queue, WORKER_PREFIX, *self._worker_keys()]
+        verdict, seconds, texts = self._scripts.run("refuse", keys=keys, arguments=arguments)
+        refusals = () if verdict == "gone" else _parsed(texts)
+        return Refused(final=verdict == "final", refusals=refusals, delay_seconds=float(seconds))
+
+    def refusals(self, batch: str) -> dict[str, tuple[Refusal, ...]]:
+        """Job id -> who refused it, oldest first, of the jobs that have not ended."""
+        said: dict[str, tuple[Refusal, ...]] = {}
+        pairs = scanned(self.client, batch_key(batch, "refusals"))
+        while some := dict(islice(pairs, SCAN_COUNT)):
+            active = (line.id for line in self.states_of(batch, some) if line.state not in TERMINAL)
+            said |= {id_: refusals for id_ in active if (refusals := _parsed(some[id_]))}
+        return said
+
+    def refuted(self, *names: str, since: float) -> Refutation | None:
+        """The latest job that one of these refused (Refusal.by) and another worker finished after `since`.
+
+        `since` is in seconds since the epoch by Redis' clock (`server_time`). Only refusals that say what a worker may
+        read or write are refuted in this way. None where there is no such job, or none in the last hour.
+        """
+        if not names:
+            return None
+        with answering():
+            texts = cast("list[str | None]", self.client.mget([REFUTED_PREFIX + name for name in names]))
+        found = [refutation for refutation in _refutations(texts) if refutation.at > since]
+        return max(found, key=lambda refutation: refutation.at, default=None)
+
+
+def _short(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()  # a file name may hold what is not text
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
+
+
+def _parsed(text: str) -> tuple[Refusal, ...]:
+    try:
+        return _REFUSALS.validate_json(text)
+    except ValidationError:
+        return ()  # whoever can write to Redis can put anything there
+
+
+def _refutations(texts: Iterable[str | None]) -> Iterator[Refutation]:
+    for text in texts:
+        try:
+            if text:
+                yield Refutation.model_validate_json(text)
+        except ValidationError:
+            continue

@@ -1,0 +1,57 @@
+-- A worker refuses a job that it started, for a fault of its own. The job is queued again, not before a delay; or, where
+-- every live worker has refused it or its attempts are used up, it stays running and the worker ends it.
+-- KEYS states counts jobs cancels refusals delayed
+-- ARGV id, job, worker, digest of its settings (or ''), refusal, refund (1 where the attempt was not the job's fault),
+-- max_attempts, first and longest delay in seconds, queue, worker key prefix, key of a live worker*
+-- Returns {'final', 'delayed' or 'gone', the delay in seconds as text, the job's refusals as JSON}.
+local states, counts, id, worker, queue, prefix = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[10], ARGV[11]
+local refund, max_attempts, first, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local KEPT = 20  -- refusals of workers that are gone
+
+local old = redis.call('HGET', states, id)
+if not old then  -- a worker outlived its ledger: the ledger takes the job up again
+  redis.call('HSET', KEYS[3], id, ARGV[2])
+  old = 'running 1 ' .. worker .. ' 0'
+  move(states, counts, id, nil, old)
+end
+local parts = split(old)
+if parts[1] ~= 'running' or parts[3] ~= worker then return {'gone', '0', '[]'} end
+
+local new, said, times = cjson.decode(ARGV[5]), {}, 1
+for _, refusal in ipairs(decoded(redis.call('HGET', KEYS[5], id)) or {}) do
+  if type(refusal) == 'table' and type(refusal.by) == 'string' then
+    if refusal.by == new.by then times = (tonumber(refusal.times) or 1) + 1 else said[#said + 1] = refusal end
+  end
+end
+new.times = times
+said[#said + 1] = new
+
+local refused_by = {}
+for _, refusal in ipairs(said) do refused_by[refusal.by] = true end
+local alive, undecided = {[worker] = true, [ARGV[4]] = true, [new.by] = true}, 0
+for i = 12, #ARGV do
+  local name = string.sub(ARGV[i], #prefix + 1)
+  local beat = name ~= worker and decoded(redis.call('GET', ARGV[i]))
+  local facts = beat and type(beat.facts) == 'table' and beat.facts or {}  -- workers of an earlier version say nothing
+  if beat and (type(facts.queue) ~= 'string' or facts.queue == queue) then
+    alive[name] = true
+    if type(facts.settings) == 'string' then alive[facts.settings] = true end
+    if not (refused_by[name] or refused_by[facts.settings or '']) then undecided = undecided + 1 end
+  end
+end
+
+local dead = -KEPT
+for _, refusal in ipairs(said) do if not alive[refusal.by] then dead = dead + 1 end end
+local kept = {}
+for _, refusal in ipairs(said) do
+  if alive[refusal.by] or dead <= 0 then kept[#kept + 1] = refusal else dead = dead - 1 end
+end
+local text = cjson.encode(kept)
+redis.call('HSET', KEYS[5], id, text)
+
+local attempts = tonumber(parts[2])
+if undecided == 0 or (refund == 0 and attempts >= max_attempts) then return {'final', '0', text} end
+local seconds = math.min(first * 2 ^ math.min(times - 1, 30), longest)
+if redis.call('SISMEMBER', KEYS[4], id) == 1 then seconds = 0 end  -- cancelled: the next start records that
+delay(states, counts, KEYS[6], id, old, attempts - refund, seconds)
+return {'delayed', tostring(seconds), text}
