@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
@@ -13,24 +14,28 @@ from typing import IO, Literal, TextIO
 
 from jobs.job import RenderResult
 from jobs.prompt_kinds import EMPTY
-from producer.console import count, say
+from producer.console import count, place, printable, say
 from producer.exits import Exit
+from producer.output import json_wanted, takes_unicode
 from producer.session import Session, open_session
 
-Format = Literal["jsonl", "csv"]
+Format = Literal["jsonl", "csv", "text"]
 NOT_IN_CSV = frozenset({"version", "seconds", "parameters"})
 CSV_COLUMNS = [name for name in RenderResult.model_fields if name not in NOT_IN_CSV]
 
 
-def results(batch: str, *, format: Format, states: Collection[str]) -> Exit:
+def results(batch: str, *, format: Format | None, states: Collection[str]) -> Exit:
     """Stream the results to stdout; `states` narrows them, empty means all.
+
+    Without a format they are JSON lines where JSON is wanted, and lines for people on a terminal.
 
     Raises:
         CommandFailed: no such batch.
     """
     session = open_session()
     session.batch(batch)
-    write = write_csv if format == "csv" else write_jsonl
+    format = format or ("jsonl" if json_wanted() else "text")
+    write = {"csv": write_csv, "jsonl": write_jsonl, "text": write_text}[format]
     written = write(in_row_order(ended_results(session, batch, states)), sys.stdout)
     counts = session.ledger.counts(batch)
     unfinished = counts.queued + counts.running
@@ -98,9 +103,21 @@ class OrderedResults:
 
 def write_jsonl(results: Iterator[RenderResult], stream: TextIO) -> int:
     """One JSON object a line. Returns how many."""
+    is_ascii = not takes_unicode()
     written = 0
     for result in results:
-        stream.write(result.model_dump_json(exclude={"parameters"}) + "\n")
+        line = result.model_dump_json(exclude={"parameters"})
+        stream.write((json.dumps(json.loads(line)) if is_ascii else line) + "\n")
+        written += 1
+    return written
+
+
+def write_text(results: Iterator[RenderResult], stream: TextIO) -> int:
+    """One line a result: its row, its state, and its pictures or why there are none. Returns how many."""
+    written = 0
+    for result in results:
+        end = " ".join(map(place, result.samples)) or f"{result.error_kind or result.state}: {result.error or ''}"
+        stream.write(f"row {result.row}  {result.state:<9}  {printable(end.replace(chr(10), ' '))}\n")
         written += 1
     return written
 
