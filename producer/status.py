@@ -136,7 +136,8 @@ def _show(shown: Sequence[Counted], *, hidden: Sequence[Counted]) -> None:
     console.print(batch_list(shown, width=console.width))
     if hidden:
         unfinished = sum(each.is_unfinished for each in hidden)
-        aside = f" ({unfinished:,} of them not finished: --state unfinished)" if unfinished else ""
+        is_news = unfinished and unfinished < len(hidden)
+        aside = f" ({unfinished:,} of them not finished: --state unfinished)" if is_news else ""
         say(
             f"... and {count(len(hidden), 'older batch', 'older batches')}{aside}; --limit 0 shows all", console=console
         )

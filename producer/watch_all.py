@@ -35,6 +35,10 @@ def watch_all(session: Session, look: Callable[[], list[Counted]], *, only_unfin
     """
     console = people()
     watched = _Watched(look, only_unfinished=only_unfinished)
+    watched.counts()
+    if not watched.batches:
+        say("Nothing is queued or running.", "good")
+        return []
     try:
         with (
             Repairs(quick_pass(session, None), session, console) as quick,
@@ -119,8 +123,6 @@ class _Table:
 
 def _report(batches: Sequence[Counted]) -> None:
     """Say how each batch ended."""
-    if not batches:
-        say("Nothing is queued or running.", "good")
     for each in batches:
         bad = each.counts.failed + each.counts.cancelled
         see = f": producer results {each.info.name} --state failed" if each.counts.failed else ""

@@ -12,27 +12,22 @@ from producer.gallery.cards import EMPTY_TEXT, Card
 
 
 def search_script(page: int, cards: Sequence[Card]) -> str:
-    """`gallerySearch(3, [[row, id, state, prompt, other words, preview], ...]);`"""
+    """`gallerySearch(3, [[row, id, state, prompt, error, other words, preview], ...]);`"""
     rows = [_row(card) for card in cards]
     return f"gallerySearch({page}, {json.dumps(rows, ensure_ascii=False, separators=(',', ':'))});\n"
 
 
 def _row(card: Card) -> list[object]:
     result = card.result
-    return [result.row, result.id, result.state, result.prompt or EMPTY_TEXT, _words(card), card.preview]
+    error = " ".join(filter(None, (result.error_kind, result.error)))
+    words = " ".join(filter(None, _words(card)))
+    return [result.row, result.id, result.state, result.prompt or EMPTY_TEXT, error, words, card.preview]
 
 
-def _words(card: Card) -> str:
-    """What the card shows besides its prompt, in its order: names of files, the end and the parameters."""
-    return " ".join(filter(None, _parts(card)))
-
-
-def _parts(card: Card) -> Iterable[str | None]:
-    result = card.result
-    yield from (picture.name for picture in card.pictures)
+def _words(card: Card) -> Iterable[str | None]:
+    """What people look for besides prompts and errors. Names of results and seeds are numbers that match by chance."""
+    yield card.pictures[0].name
     yield from (picture.problem for picture in card.pictures)
-    yield result.error_kind
-    yield result.error
-    yield from result.warnings
-    yield from (f"{parameter.name} {parameter.value}" for parameter in card.parameters if not parameter.is_default)
+    yield from card.result.warnings
+    yield from (f"{of.name} {of.value}" for of in card.parameters if not of.is_default and of.name != "seed")
     yield card.engine_set
