@@ -8,12 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from producer.exits import Exit, exit_codes, exit_table
+from producer.name_pattern import is_pattern
+from producer.output import escape_what_does_not_fit, json_output
 
 app = typer.Typer(
     name="producer",
     help="Render a CSV of pictures: check it, enqueue it, watch it, fetch what came of it.",
-    epilog="JSON goes to stdout, words for people to stderr. Redis is named by RENDER_REDIS_URL, "
-    "where results go by RENDER_OUTPUT_URI.",
+    epilog="Words for people go to stderr. JSON goes to stdout where that is no terminal, and to a terminal only with "
+    "--json. Redis is named by RENDER_REDIS_URL, where results go by RENDER_OUTPUT_URI.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # an unexpected error shows a plain traceback, and no local variables
@@ -21,6 +23,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="JSON on stdout; without it, only where stdout is no terminal.")
+]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name.")]
 
 
@@ -67,6 +72,7 @@ def submit(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check only; enqueue nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Stay until every job of the batch has ended.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Check every row of a CSV, then enqueue one job a row.
 
@@ -89,7 +95,7 @@ def submit(
     Prompts with syntax that only other tools interpret, such as (cat:1.3), and values such as nan or #NAME? are counted
     and shown, and rendered as they are.
     """
-    with exit_codes():
+    with exit_codes(), json_output(json):
         from producer.submit import submit as run
 
         code = run(
@@ -108,29 +114,58 @@ def submit(
 
 @app.command(
     epilog=_epilog(
-        """producer status
+        """producer status                       # the newest 20 batches
+producer status 'nightly-*' --state failed --limit 0
+producer status --watch               # until nothing is queued or running
 producer status jobs
 producer status jobs --watch
-producer status jobs --json""",
+producer status jobs --json
+producer status --workers""",
         *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.INTERRUPTED),
     )
 )
 def status(
-    batch: Annotated[str | None, typer.Argument(metavar="[BATCH]", help="The batch's name; none: all batches.")] = None,
+    batch: Annotated[
+        str | None, typer.Argument(metavar="[BATCH]", help="The batch's name, or a pattern with * and ?; none: all.")
+    ] = None,
     *,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay until every job of the batch has ended.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, one line a batch, no table.")] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", metavar="TEXT", help="Only batches whose name holds this text.")
+    ] = None,
+    state: Annotated[
+        Literal["queued", "running", "failed", "cancelled", "done", "unfinished", "ended"] | None,
+        typer.Option(
+            "--state",
+            "-s",
+            help="Only batches with such a job; done: all jobs are; unfinished: some are queued or running.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-l", min=0, help="So many batches, newest first; 0: all [default: 20].")
+    ] = None,
+    workers: Annotated[bool, typer.Option("--workers", help="Show the live workers instead of batches.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Stay until no job of the batch, or of these batches, is left.")
+    ] = False,
+    json: JsonOption = False,
 ) -> None:
-    """Show how far a batch is, or all of them.
+    """Show how far a batch is, or the newest batches, or the workers.
 
-    With --watch it also requeues the jobs of workers that died; exit code 1 then says that jobs failed.
+    With --watch it also requeues the jobs of workers that died; exit code 1 then says that jobs failed: jobs of the
+    batches that match the pattern or --name, or else of those that were not finished when they were seen. --json shows
+    no table. As JSON, all batches are listed unless --limit is given.
     """
-    if watch and batch is None:
-        raise typer.BadParameter("--watch needs the name of a batch")
-    with exit_codes():
+    chosen = [flag for flag, value in (("--name", name), ("--state", state), ("--limit", limit)) if value is not None]
+    if workers and (batch or watch or chosen):
+        raise typer.BadParameter("--workers goes with no batch, and with no option but --json")
+    if batch is not None and chosen and (not is_pattern(batch) or name is not None):
+        raise typer.BadParameter(f"{chosen[0]} chooses among several batches; {batch!r} names one, or is a pattern")
+    if watch and state is not None:
+        raise typer.BadParameter("--state does not go with --watch, which stays until the state is another")
+    with exit_codes(), json_output(json):
         from producer import status as command
 
-        code = command.watch_status(batch, as_json=json) if watch and batch else command.status(batch, as_json=json)
+        code = command.status(batch, name=name, state=state, limit=limit, workers=workers, watch=watch)
     raise typer.Exit(int(code))
 
 
@@ -144,17 +179,23 @@ producer results jobs --state failed --format csv > failed.csv""",
 def results(
     batch: BatchArgument,
     *,
-    format: Annotated[Literal["jsonl", "csv"], typer.Option("--format", "-f", help="JSON lines or CSV.")] = "jsonl",
+    format: Annotated[
+        Literal["jsonl", "csv", "text"] | None,
+        typer.Option("--format", "-f", help="JSON lines, CSV, or a line for people [default: text on a terminal]."),
+    ] = None,
     state: Annotated[
         Literal["done", "failed", "cancelled", "superseded"] | None,
         typer.Option("--state", "-s", help="Only jobs that ended so; superseded: earlier versions of corrected rows."),
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Print what became of every job that has ended, in row order: the newest version of each row.
 
-    In CSV, a cell with several pictures or warnings has one a line.
+    Where stdout is no terminal, as JSON lines. In CSV, a cell with several pictures or warnings has one a line.
     """
-    with exit_codes():
+    if json and format not in (None, "jsonl"):
+        raise typer.BadParameter(f"--json means --format jsonl, not {format}")
+    with exit_codes(), json_output(json):
         from producer.results import results as run
 
         code = run(batch, format=format, states=(state,) if state else ())
@@ -174,9 +215,10 @@ def retry(
     only: Annotated[
         Literal["failed", "cancelled"] | None, typer.Option("--only", help="Only these [default: both].")
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Queue the failed and cancelled jobs of a batch again."""
-    with exit_codes():
+    with exit_codes(), json_output(json):
         from producer.repair import retry as run
 
         code = run(batch, only=only)
@@ -193,12 +235,14 @@ producer cancel jobs 3f2a9c41d07be65810aa""",
 def cancel(
     batch: BatchArgument,
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="One job's id; none: the whole batch.")] = None,
+    *,
+    json: JsonOption = False,
 ) -> None:
     """Cancel the jobs of a batch that have not ended: queued ones at once, running ones at their next step.
 
     Finished pictures stay. `producer retry` takes it back.
     """
-    with exit_codes():
+    with exit_codes(), json_output(json):
         from producer.repair import cancel as run
 
         code = run(batch, job)
@@ -222,6 +266,7 @@ def reconcile(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Where lost batches were written [default: RENDER_OUTPUT_URI].")
     ] = None,
+    json: JsonOption = False,
 ) -> None:
     """Queue again what died with its worker or was lost on its way.
 
@@ -231,7 +276,7 @@ def reconcile(
     A batch that Redis does not know, or no longer knows, is rebuilt from its folder: the manifest there says what was
     submitted, the sidecars what is done. Finished pictures are not rendered again.
     """
-    with exit_codes():
+    with exit_codes(), json_output(json):
         from producer.repair import reconcile as run
 
         code = run(batch, output=output, from_storage=from_storage)
@@ -240,27 +285,40 @@ def reconcile(
 
 @app.command(
     epilog=_epilog(
-        """producer gallery jobs --out gallery""",
-        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE),
+        """producer gallery jobs --out gallery
+producer gallery jobs --out gallery --copies    # of all pictures, however many""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
     )
 )
 def gallery(
     batch: BatchArgument,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write index.html to.")],
+    copies: Annotated[
+        bool | None,
+        typer.Option(
+            "--copies/--no-copies",
+            help="Small copies of all pictures, or only of large and distant ones [default: all, up to 10,000 jobs].",
+        ),
+    ] = None,
+    json: JsonOption = False,
 ) -> None:
-    """Write a page that shows input, edges and result of every job side by side.
+    """Write pages that show input, edges and result of every job side by side, and a search over all of them.
 
-    The page works offline. It refers to pictures on this machine by relative paths, so it may be moved together with
-    them; small copies of all pictures are kept beside it.
+    The pages work offline. They refer to pictures on this machine by relative paths, so they may be moved together with
+    them. Small copies of the pictures are kept beside them: of all pictures in a batch of up to 10,000 jobs, and of a
+    larger one only of pictures that are large or on another machine.
+
+    Running it again makes only what is new, and goes on where a stopped run ended.
     """
-    with exit_codes():
+    with exit_codes(), json_output(json):
         from producer.gallery.page import gallery as run
 
-        code = run(batch, out)
+        code = run(batch, out, copies=copies)
     raise typer.Exit(int(code))
 
 
 def main() -> None:
     """The console script."""
+    escape_what_does_not_fit()
     app()

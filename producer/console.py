@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs.uri import path_of, redacted
+from producer.output import json_wanted, takes_unicode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,9 +47,10 @@ def place(uri: str) -> str:
 
 
 def write_json(record: Mapping[str, object]) -> None:
-    """Print one JSON line to stdout."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
+    """Print one JSON line to stdout, unless that is a terminal and nobody asked for JSON."""
+    if json_wanted():
+        sys.stdout.write(json.dumps(record, ensure_ascii=not takes_unicode()) + "\n")
+        sys.stdout.flush()
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -66,10 +68,13 @@ def row_progress(what: str, total: int | None = None) -> Iterator[Callable[[int]
     if not console.is_terminal:
         yield lambda _: None
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+    from producer.progress_times import Elapsed, Left
+
+    spinner = SpinnerColumn("dots" if console.encoding.startswith("utf") else "line")
+    columns = (spinner, TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn())
+    progress = Progress(*columns, Elapsed(), Left(), console=console, transient=True)
     task = progress.add_task(what, total=total)
     redraw_at = time.monotonic() + SHOW_AFTER_SECONDS
 

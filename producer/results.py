@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from typing import IO, Literal, TextIO
 
 from jobs.job import RenderResult
 from jobs.prompt_kinds import EMPTY
-from producer.console import count, say
+from producer.console import count, place, printable, say
 from producer.exits import Exit
+from producer.output import json_wanted, takes_unicode
 from producer.session import Session, open_session
 
-Format = Literal["jsonl", "csv"]
+Format = Literal["jsonl", "csv", "text"]
 NOT_IN_CSV = frozenset({"version", "seconds", "parameters"})
 CSV_COLUMNS = [name for name in RenderResult.model_fields if name not in NOT_IN_CSV]
 
 
-def results(batch: str, *, format: Format, states: Collection[str]) -> Exit:
+def results(batch: str, *, format: Format | None, states: Collection[str]) -> Exit:
     """Stream the results to stdout; `states` narrows them, empty means all.
+
+    Without a format they are JSON lines where JSON is wanted, and lines for people on a terminal.
 
     Raises:
         CommandFailed: no such batch.
     """
     session = open_session()
     session.batch(batch)
-    write = write_csv if format == "csv" else write_jsonl
-    written = write(ended_results(session, batch, states), sys.stdout)
+    format = format or ("jsonl" if json_wanted() else "text")
+    write = {"csv": write_csv, "jsonl": write_jsonl, "text": write_text}[format]
+    written = write(in_row_order(ended_results(session, batch, states)), sys.stdout)
     counts = session.ledger.counts(batch)
     unfinished = counts.queued + counts.running
     if counts.superseded and "superseded" not in states:
@@ -39,14 +47,21 @@ def results(batch: str, *, format: Format, states: Collection[str]) -> Exit:
 
 
 def ended_results(session: Session, batch: str, states: Collection[str] = ()) -> Iterator[RenderResult]:
-    """Results of a batch in row order: of the newest version of each row, or (`superseded`) of the earlier ones."""
+    """Results of a batch in no order: of the newest version of each row, or (`superseded`) of the earlier ones."""
     stored = session.ledger.results(batch, superseded="superseded" in states)
     wanted = set(states) - {"superseded"}
-    return in_row_order(result for result in stored if not wanted or result.state in wanted)
+    return (result for result in stored if not wanted or result.state in wanted)
 
 
 def in_row_order(results: Iterable[RenderResult]) -> Iterator[RenderResult]:
-    """The same results sorted by row, each once: a Redis scan may return an entry twice.
+    """The same results sorted by row, each once: a Redis scan may return an entry twice."""
+    with ordered_results(results) as ordered:
+        yield from ordered
+
+
+@contextmanager
+def ordered_results(results: Iterable[RenderResult]) -> Iterator[OrderedResults]:
+    """Results to be read in row order, each once. All of `results` are read at the beginning.
 
     They wait in a temporary file; only a row number and an offset each stay in memory.
     """
@@ -56,26 +71,53 @@ def in_row_order(results: Iterable[RenderResult]) -> Iterator[RenderResult]:
             offsets.append((result.row, spool.tell()))
             spool.write(result.model_dump_json().encode() + b"\n")
         offsets.sort()
-        yield from _each_once(spool, offsets)
+        yield OrderedResults(spool, offsets)
 
 
-def _each_once(spool: IO[bytes], offsets: list[tuple[int, int]]) -> Iterator[RenderResult]:
-    current_row, ids = 0, set[str]()  # a row that was corrected and submitted again has two jobs
-    for row, offset in offsets:
-        if row != current_row:
-            current_row, ids = row, set()
-        spool.seek(offset)
-        result = RenderResult.model_validate_json(spool.readline())
-        if result.id not in ids:
-            ids.add(result.id)
-            yield result
+class OrderedResults:
+    """Results in a file, and where each begins, sorted by row. Their number is known before they are read."""
+
+    def __init__(self, spool: IO[bytes], offsets: list[tuple[int, int]]) -> None:
+        self._spool = spool
+        self._offsets = self._each_once(offsets)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __iter__(self) -> Iterator[RenderResult]:
+        return map(self._read, self._offsets)
+
+    def _each_once(self, offsets: list[tuple[int, int]]) -> list[int]:
+        kept: list[int] = []
+        for _, group in groupby(offsets, key=itemgetter(0)):
+            of_row = [offset for _, offset in group]
+            if len(of_row) > 1:  # a row that was corrected and submitted again has two jobs, too
+                of_row = list({self._read(offset).id: offset for offset in reversed(of_row)}.values())[::-1]
+            kept += of_row
+        return kept
+
+    def _read(self, offset: int) -> RenderResult:
+        self._spool.seek(offset)
+        return RenderResult.model_validate_json(self._spool.readline())
 
 
 def write_jsonl(results: Iterator[RenderResult], stream: TextIO) -> int:
     """One JSON object a line. Returns how many."""
+    is_ascii = not takes_unicode()
     written = 0
     for result in results:
-        stream.write(result.model_dump_json(exclude={"parameters"}) + "\n")
+        line = result.model_dump_json(exclude={"parameters"})
+        stream.write((json.dumps(json.loads(line)) if is_ascii else line) + "\n")
+        written += 1
+    return written
+
+
+def write_text(results: Iterator[RenderResult], stream: TextIO) -> int:
+    """One line a result: its row, its state, and its pictures or why there are none. Returns how many."""
+    written = 0
+    for result in results:
+        end = " ".join(map(place, result.samples)) or f"{result.error_kind or result.state}: {result.error or ''}"
+        stream.write(f"row {result.row}  {result.state:<9}  {printable(end.replace(chr(10), ' '))}\n")
         written += 1
     return written
 

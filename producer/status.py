@@ -1,71 +1,169 @@
-"""`producer status`: the counts of one batch or of all, and the live workers."""
+"""`producer status`: the counts of one batch or of the newest ones, what keeps jobs waiting, and the live workers."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from rich.table import Table
-
-from jobs.ledger.records import BatchInfo, Counts, EngineSets, Heartbeat
+from jobs.ledger.records import BatchInfo
 from jobs.uri import redacted
-from producer.console import STATES, count, people, place, say, write_json
+from producer.batch_table import Counted, batch_list
+from producer.console import count, people, place, say, write_json
 from producer.engine_sets import engine_sets_record, say_engine_sets
-from producer.exits import Exit
+from producer.exits import CommandFailed, Exit
+from producer.name_pattern import fits, is_pattern
+from producer.output import json_asked, json_wanted
 from producer.session import Session, open_session
+from producer.waiting import Waiting, say_waiting, waiting, waiting_record
+from producer.worker_status import Heartbeats, say_workers, show_workers, workers_record
 
 NOT_A_TERMINAL_COLUMNS = 200
-STYLES = {"failed": "red", "done": "green", "cancelled": "yellow"}
+SHOWN_BATCHES = 20
+
+BatchState = Literal["queued", "running", "failed", "cancelled", "done", "unfinished", "ended"]
 
 
-def status(batch: str | None, *, as_json: bool) -> Exit:
-    """Print one batch, or all of them.
+@dataclass(frozen=True)
+class Choice:
+    """Which batches are meant: those of such a name and in such a state, or all; the newest `limit` of them."""
+
+    name: str | None = None
+    state: BatchState | None = None
+    limit: int | None = None
+
+    def infos(self, session: Session) -> list[BatchInfo]:
+        """The batches of the name, newest first.
+
+        Raises:
+            CommandFailed: there are batches, and none has such a name.
+        """
+        known = session.ledger.batches()[::-1]
+        chosen = [info for info in known if self.name is None or fits(info.name, self.name)]
+        if known and not chosen:
+            latest = ", ".join(info.name for info in known[:5])
+            raise CommandFailed(Exit.NOT_FOUND, f"no batch's name fits {self.name!r}; latest batches: {latest}")
+        return chosen
+
+    def counted(self, session: Session) -> list[Counted]:
+        """The batches of the name and the state with their counts, newest first, not limited."""
+        infos = self.infos(session)
+        found = zip(infos, session.ledger.overviews(info.name for info in infos), strict=True)
+        counted = [Counted(info, overview.counts, overview.engine_sets) for info, overview in found]
+        return [each for each in counted if self.state is None or is_in(each, self.state)]
+
+
+def is_in(each: Counted, state: BatchState) -> bool:
+    """Whether a batch is in a state: some of its jobs are, or, of `done`, all of them."""
+    if state == "unfinished":
+        return each.is_unfinished
+    if state == "ended":
+        return not each.is_unfinished
+    if state == "done":
+        return each.counts.done == each.counts.total
+    return bool(getattr(each.counts, state))
+
+
+def status(
+    batch: str | None,
+    *,
+    name: str | None = None,
+    state: BatchState | None = None,
+    limit: int | None = None,
+    workers: bool = False,
+    watch: bool = False,
+) -> Exit:
+    """Print one batch, or several, or the workers. With `watch`, stay until no job of them is left.
+
+    `batch` is a name or a pattern. The exit code says whether all jobs were rendered, if they were watched.
 
     Raises:
         CommandFailed: no such batch.
     """
     session = open_session()
-    infos = [session.batch(batch)] if batch else session.ledger.batches()
-    workers = session.ledger.workers()
-    counted = [_counted(session, info, alone=batch is not None) for info in infos]
-    if as_json:
-        for each in counted:
-            write_json(record(each, workers))
-    else:
-        _print(counted, workers)
+    if workers:
+        show_workers(session.ledger.workers())
+        return Exit.OK
+    if batch is not None and not is_pattern(batch):
+        return _watch_one(session, batch) if watch else _show_one(session, batch)
+    choice = Choice(name if batch is None else batch, state, limit)
+    return _watch_several(session, choice) if watch else _show_several(session, choice)
+
+
+def _show_one(session: Session, batch: str) -> Exit:
+    info = session.batch(batch)
+    counted = Counted(info, session.ledger.counts(batch), session.ledger.engine_sets(batch))
+    workers, waits = session.ledger.workers(), waiting(session.ledger, batch)
+    if not json_asked():
+        _show([counted], hidden=[])
+        say(f"from {place(info.source)} to {place(info.output)}/{info.name}")
+        say_engine_sets(counted.engine_sets)
+        say_waiting(waits)
+        say_workers(workers)
+    write_json(record(counted, workers) | waiting_record(waits))
     return Exit.OK
 
 
-@dataclass(frozen=True)
-class Counted:
-    """A batch with its counts."""
-
-    info: BatchInfo
-    counts: Counts
-    engine_sets: EngineSets
-
-
-def _counted(session: Session, info: BatchInfo, *, alone: bool) -> Counted:
-    """Among others, no batch is counted from its results: there may be hundreds."""
-    ledger = session.ledger
-    sets = ledger.engine_sets(info.name) if alone else ledger.engine_sets(info.name, read_up_to=0)
-    return Counted(info, ledger.counts(info.name), sets)
+def _show_several(session: Session, choice: Choice) -> Exit:
+    counted, workers = choice.counted(session), session.ledger.workers()
+    if not json_asked():
+        limit = SHOWN_BATCHES if choice.limit is None else choice.limit or len(counted)
+        _show_table(session, choice, counted[:limit], hidden=counted[limit:], workers=workers)
+    if json_wanted():
+        for each in counted[: choice.limit or None]:
+            write_json(record(each, workers))
+    return Exit.OK
 
 
-def watch_status(batch: str, *, as_json: bool) -> Exit:
-    """Watch one batch until all of its jobs have ended; the exit code says whether all were rendered."""
+def _show_table(
+    session: Session, choice: Choice, shown: Sequence[Counted], *, hidden: Sequence[Counted], workers: Heartbeats
+) -> None:
+    if not shown:
+        chosen = choice.name or choice.state
+        say("No batch is in that state." if chosen else "Nothing has been submitted to this Redis yet.")
+        return
+    _show(shown, hidden=hidden)
+    for each in shown:
+        say_engine_sets(each.engine_sets, batch=each.info.name if len(shown) > 1 else None)
+    say_waiting(Waiting(delayed=session.ledger.delayed()))
+    say_workers(workers)
+
+
+def _show(shown: Sequence[Counted], *, hidden: Sequence[Counted]) -> None:
+    console = people()
+    if not console.is_terminal:
+        console.width = NOT_A_TERMINAL_COLUMNS
+    console.print(batch_list(shown, width=console.width))
+    if hidden:
+        unfinished = sum(each.is_unfinished for each in hidden)
+        is_news = unfinished and unfinished < len(hidden)
+        aside = f" ({unfinished:,} of them not finished: --state unfinished)" if is_news else ""
+        say(
+            f"... and {count(len(hidden), 'older batch', 'older batches')}{aside}; --limit 0 shows all", console=console
+        )
+
+
+def _watch_one(session: Session, batch: str) -> Exit:
     from producer.watch import watch_to_end
 
-    session = open_session()
     info = session.batch(batch)
     end = watch_to_end(session, batch)
-    if as_json:
-        counted = Counted(info, end.counts, end.engine_sets)
-        write_json(record(counted, session.ledger.workers()) | {"failures": end.failures})
+    counted = Counted(info, end.counts, end.engine_sets)
+    write_json(record(counted, session.ledger.workers()) | {"failures": end.failures})
     return end.exit_code
 
 
-def record(counted: Counted, workers: dict[str, Heartbeat]) -> dict[str, object]:
+def _watch_several(session: Session, choice: Choice) -> Exit:
+    from producer.watch_all import watch_all
+
+    watched = watch_all(session, lambda: choice.counted(session), only_unfinished=choice.name is None)
+    workers = session.ledger.workers()
+    for each in watched:
+        write_json(record(each, workers))
+    return Exit.JOBS_FAILED if any(each.counts.failed + each.counts.cancelled for each in watched) else Exit.OK
+
+
+def record(counted: Counted, workers: Heartbeats) -> dict[str, object]:
     """One batch as JSON."""
     info, counts = counted.info, counted.counts
     return {
@@ -76,49 +174,5 @@ def record(counted: Counted, workers: dict[str, Heartbeat]) -> dict[str, object]
         "total": counts.total,
         "counts": counts.model_dump(),
         **engine_sets_record(counted.engine_sets),
-        "workers": {beat.worker: len(beat.in_flight) for beat in workers.values()},
+        "workers": workers_record(workers),
     }
-
-
-def _print(counted: list[Counted], workers: dict[str, Heartbeat]) -> None:
-    console = people()
-    if not counted:
-        say("Nothing has been submitted to this Redis yet.", console=console)
-        return
-    if not console.is_terminal:
-        console.width = NOT_A_TERMINAL_COLUMNS
-    console.print(_table(counted))
-    if len(counted) == 1:
-        info = counted[0].info
-        say(f"from {place(info.source)} to {place(info.output)}/{info.name}", console=console)
-    for each in counted:
-        say_engine_sets(each.engine_sets, batch=each.info.name if len(counted) > 1 else None, console=console)
-    in_flight = sum(len(beat.in_flight) for beat in workers.values())
-    at_work = f"{count(len(workers), 'worker')} at work, holding {count(in_flight, 'job')}"
-    say(at_work if workers else "No worker is at work.", "note" if workers else "warning", console)
-
-
-def _table(counted: list[Counted]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("batch", overflow="fold", min_width=6)
-    states = (*STATES, "superseded") if any(each.counts.superseded for each in counted) else STATES
-    for name in ("total", *states):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("begun", justify="right", no_wrap=True)
-    for each in counted:
-        numbers = [_number(state, getattr(each.counts, state)) for state in states]
-        ago = _ago(time.time() - each.info.created_at)
-        table.add_row(each.info.name, f"{each.counts.total:,}", *numbers, ago)
-    return table
-
-
-def _number(state: str, number: int) -> str:
-    style = STYLES.get(state) if number else "dim"
-    return f"[{style}]{number:,}[/]" if style else f"{number:,}"
-
-
-def _ago(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{max(0, seconds):.0f} s ago"

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 from rich.console import Console
 
 from jobs.errors import LedgerUnavailable, RenderError
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
-from jobs.ledger.records import Counts, EngineSets
+from jobs.ledger.records import Counts, EngineSets, Heartbeat
 from producer.console import count, people, place, say
 from producer.display import Display, display_for, sentence
 from producer.engine_sets import say_engine_sets
@@ -26,6 +27,7 @@ NO_WORKER_SECONDS = 10.0  # without a worker before a warning
 LOOK_SECONDS = 2.0  # between two checks for workers
 REDIS_PATIENCE_SECONDS = 60.0  # Redis may restart while a batch runs
 SHOWN_FAILURES = 20
+LOOKED_AT_JOBS = 200  # for how many pictures a job has
 SUBMIT_AGAIN = f"Submit the CSV to the same batch again{SAME_OPTIONS}: what is done is not redone."
 
 
@@ -63,18 +65,37 @@ def watch(session: Session, batch: str) -> Counts:
     console = people()
     try:
         with (
-            _Repairs(_quick_pass(session, batch), session, console) as quick,
-            _Repairs(_whole_pass(session, batch), session, console) as whole,
-            display_for(console, batch) as display,
+            Repairs(quick_pass(session, batch), session, console) as quick,
+            Repairs(whole_pass(session, batch), session, console) as whole,
+            display_for(console, batch, _pictures_a_job(session, batch)) as display,
         ):
-            alarm = _WorkerAlarm(session, console)
-            return _follow(_Counting(session, batch), display, [quick.tick, whole.tick, alarm.tick])
+            alarm = WorkerAlarm(session, console)
+            return follow(_Counting(session, batch), display, [quick.tick, whole.tick, alarm.tick])
     except KeyboardInterrupt:
         say(f"Stopped watching. The batch goes on; watch it again with: producer status {batch} --watch", "warning")
         raise
 
 
-def _follow(counting: _Counting, display: Display, ticks: list[Callable[[Counts], None]]) -> Counts:
+def _pictures_a_job(session: Session, batch: str) -> float:
+    """Of a few jobs that wait: most batches have the same number in every row."""
+    waiting = [line.id for line in islice(session.ledger.states(batch, only=("queued", "running")), LOOKED_AT_JOBS)]
+    numbers = [job.parameters.num_samples for job in session.ledger.jobs(batch, waiting).values()]
+    return sum(numbers) / len(numbers) if numbers else 1.0
+
+
+class Counting(Protocol):
+    """What is watched."""
+
+    def counts(self) -> Counts:
+        """Ask for the newest counts."""
+
+
+def follow(counting: Counting, display: Display, ticks: list[Callable[[Counts], None]]) -> Counts:
+    """Show the counts as they change, until no job is queued or running; do the ticks' duties meanwhile.
+
+    Raises:
+        LedgerUnavailable: Redis did not answer for a minute.
+    """
     answered = time.monotonic()
     while True:
         try:
@@ -133,20 +154,22 @@ class _Counting:
 Pass = Callable[[Callable[[float], object]], Reconciled]  # takes the function that it shall sleep with
 
 
-def _quick_pass(session: Session, batch: str) -> Pass:
+def quick_pass(session: Session, batch: str | None) -> Pass:
+    """Takes back what dead workers hold, of one batch or of all."""
     return lambda sleep: take_back(
         session.ledger, batch=batch, lease_seconds=session.settings.lease_seconds, sleep=sleep
     )
 
 
-def _whole_pass(session: Session, batch: str) -> Pass:
+def whole_pass(session: Session, batch: str | None) -> Pass:
+    """Reconciles one batch, or all."""
     return lambda sleep: reconcile(
         session.ledger, batch=batch, lease_seconds=session.settings.lease_seconds, sleep=sleep
     )
 
 
 @dataclass
-class _Repairs:
+class Repairs:
     """Runs one kind of reconciling pass in its own thread, at most a tenth of the time: some read the whole batch."""
 
     repair: Pass
@@ -189,7 +212,7 @@ class _Repairs:
         if repaired.requeued:
             say(f"{count(repaired.requeued, 'lost message')} queued again", "warning", self.console)
 
-    def __enter__(self) -> _Repairs:
+    def __enter__(self) -> Repairs:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -197,8 +220,8 @@ class _Repairs:
 
 
 @dataclass
-class _WorkerAlarm:
-    """Warns, once, when no worker is running; and says when one is running again."""
+class WorkerAlarm:
+    """Warns, once, when no worker is running or none takes jobs; and says when one does again."""
 
     session: Session
     console: Console
@@ -213,20 +236,25 @@ class _WorkerAlarm:
             return
         self._looked = now
         workers = self.session.ledger.workers()
-        if workers:
+        able = [beat for beat in workers.values() if beat.facts.paused is None]
+        if able:
             self._seen = now
             if self._warned:
-                say(f"{count(len(workers), 'worker')} at work now", "good", self.console)
+                say(f"{count(len(able), 'worker')} at work now", "good", self.console)
             self._warned = False
         elif not self._warned and now - self._seen >= NO_WORKER_SECONDS:
             self._warned = True
-            queue = self.session.settings.queue
-            say(
-                f"No worker is at work on the queue {queue!r}: jobs wait until one starts "
-                "(celery -A worker worker --concurrency 1)",
-                "warning",
-                self.console,
-            )
+            say(self._why(list(workers.values())), "warning", self.console)
+
+    def _why(self, paused: list[Heartbeat]) -> str:
+        if paused:
+            example = f"{paused[0].worker}: {paused[0].facts.paused}"
+            return f"None of {count(len(paused), 'worker')} takes jobs ({example}); see producer status --workers"
+        queue = self.session.settings.queue
+        return (
+            f"No worker is at work on the queue {queue!r}: jobs wait until one starts "
+            "(celery -A worker worker --concurrency 1)"
+        )
 
 
 def report_end(session: Session, batch: str, counts: Counts) -> None:

@@ -1,116 +1,210 @@
-"""Small copies of pictures: a page of thousands loads quickly, works offline and shows pictures from a bucket."""
+"""What the page shows of a picture: a small copy, the picture itself where it is small, or why there is neither."""
 
 from __future__ import annotations
 
-import io
+import os
+import stat
 import threading
-import warnings
-from dataclasses import dataclass
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-
-from jobs.errors import RenderError, SourceNotFound
-from jobs.storage.file import write_whole
+from jobs.errors import RenderError, SourceNotFound, SourceUnavailable
+from jobs.storage.file import source_file, write_whole
 from jobs.storage.http import FetchLimits
 from jobs.storage.store import read_bytes
-from producer.console import place
+from jobs.uri import path_of
+from producer.console import place, printable
+from producer.gallery.png_chunks import END, chunks_of, content_name
+from producer.gallery.small_copy import UNREADABLE, is_opaque, opened, small_copy
 
-LONGEST_SIDE = 448  # pixels: sharp at the 224 CSS pixels of a narrow column on a dense screen
-WEBP_QUALITY = 80
-
-SMALLER_DEPTHS = (10, 12, 14)  # bits of a picture that is kept in 16: worker/image/sixteen_bits.py
-
-# What Pillow raises for files that are not pictures, or are damaged.
-UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
-
-# `warnings.catch_warnings` changes the whole process for a moment: one thread at a time.
-_opening = threading.Lock()
+SHOWN_ITSELF_SIDE = 1024  # pixels
+SHOWN_ITSELF_BYTES = 2 * 2**20
+HEAD_BYTES = 64 * 2**10  # of a PNG: its header and our texts
+RENDER_TEXT = "render"  # the text chunk that holds a result's parameters
+ENDS = {".jpg": b"\xff\xd9", ".png": END}  # of whole small copies
+TRIES_OF_A_HOST = 5  # that does not answer; each may take RENDER_FETCH_TIMEOUT_SECONDS
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small copy: its file and size in pixels; or why there is none."""
+    """What is shown of a picture: a file and its size in pixels, or why there is none.
+
+    `identity` is the size and time of a local picture's file; it is empty for one that is elsewhere. `looked_at` is
+    when the picture was read, in seconds since the epoch. `bytes` are those of the small copy's file, 0 where there is
+    none. `text` is the text chunk that holds a result's parameters.
+    """
 
     path: Path | None
     width: int = 0
     height: int = 0
     problem: str | None = None
+    text: str | None = None
+    identity: str = ""
+    looked_at: float = 0.0
+    bytes: int = 0
+    may_change: bool = False  # the problem may be gone the next time: it is not worth remembering
 
 
 class Thumbnails:
-    """Small copies in one folder. Those that are newer than their picture are kept."""
+    """Small copies in one folder, named by what they show: equal pictures share one.
 
-    def __init__(self, folder: Path, limits: FetchLimits, max_pixels: int) -> None:
+    With `copy_all` every picture gets a small copy. Without it, a small PNG on this machine is shown itself: decoding
+    it takes longer than everything else together. Safe from many threads.
+    """
+
+    def __init__(self, folder: Path, limits: FetchLimits, max_pixels: int, *, copy_all: bool = True) -> None:
         self._folder = folder
         self._limits = limits
         self._max_pixels = max_pixels
+        self._copy_all = copy_all
+        self._hosts = _Hosts()
         folder.mkdir(parents=True, exist_ok=True)
 
-    def of(self, uri: str, name: str, *, made_at: float) -> Thumbnail:
-        """The small copy of a picture, named `name`. Safe from many threads.
+    def of(self, uri: str, *, made_at: float, known: Thumbnail | None = None) -> Thumbnail:
+        """What is shown of a picture: `known` again, if that is still true of it.
 
         `made_at` is when the picture was made, in seconds since the epoch.
+
+        Raises:
+            OSError: the small copy cannot be written.
         """
-        path = self._folder / f"{name}.webp"
+        file = _file_of(uri)
+        identity = "" if file is None else f"{file.st_size}-{file.st_mtime_ns}"
+        if known is not None and self._is_still_true(known, identity, made_at):
+            return known
+        now = time.time()
         try:
-            if path.is_file() and path.stat().st_mtime > made_at:
-                with Image.open(path) as copy:
-                    return Thumbnail(path, *copy.size)
-            picture = _small(read_bytes(uri, self._limits), self._max_pixels)
+            itself = None if self._copy_all or file is None else _itself(path_of(uri), file)
+            made = itself or self._copied(self._hosts.read(uri, self._limits))
         except SourceNotFound:
-            return Thumbnail(None, problem=f"not found from here: {place(uri)}")
+            return Thumbnail(None, problem=f"not found from here: {place(uri)}", may_change=True)
         except RenderError as error:
-            return Thumbnail(None, problem=str(error))
-        except UNREADABLE as error:
-            return Thumbnail(None, problem=f"not a readable picture ({type(error).__name__})")
-        write_whole(path, _webp(picture), durable=False)
-        return Thumbnail(path, *picture.size)
+            return Thumbnail(None, problem=printable(str(error)), may_change=True)
+        return replace(made, identity=identity, looked_at=now)
+
+    def _is_still_true(self, known: Thumbnail, identity: str, made_at: float) -> bool:
+        if known.identity != identity or not (identity or known.looked_at > made_at):
+            return False
+        if not known.bytes:  # the picture itself, or a problem
+            return known.path is None or not self._copy_all
+        try:
+            return known.path is not None and known.path.stat().st_size == known.bytes
+        except OSError:
+            return False
+
+    def _copied(self, data: bytes) -> Thumbnail:
+        chunks = chunks_of(data)
+        name = content_name(data, chunks)
+        stem = self._folder / name[:2] / name
+        made = _existing(stem)
+        if made is None:
+            try:
+                copy = small_copy(data, max_pixels=self._max_pixels, chunks=chunks)
+            except UNREADABLE as error:
+                return Thumbnail(None, problem=f"not a readable picture ({type(error).__name__})")
+            made = Thumbnail(stem.with_suffix(copy.suffix), copy.width, copy.height, bytes=len(copy.data))
+            stem.parent.mkdir(exist_ok=True)
+            write_whole(stem.with_suffix(copy.suffix), copy.data, durable=False)
+        return replace(made, text=text_chunk(data, RENDER_TEXT)) if chunks else made
 
 
 def text_chunk(data: bytes, name: str) -> str | None:
     """The text chunk `name` of a picture, or None; the pixels are not decoded."""
     try:
-        with _opened(data) as image:
+        with opened(data) as image:
             text = image.info.get(name)
     except UNREADABLE:
         return None
     return str(text) if text is not None else None
 
 
-def _opened(data: bytes) -> Image.Image:
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_small` checks the size before it decodes
-        return Image.open(io.BytesIO(data))
+def _itself(path: Path, file: os.stat_result) -> Thumbnail | None:
+    """A small PNG that a browser shows as it is, or None. Its first and last bytes are read, no others."""
+    if file.st_size > SHOWN_ITSELF_BYTES:
+        return None
+    with source_file(path) as source:
+        head = source.read(HEAD_BYTES)
+    try:
+        with opened(head) as image:
+            is_small = image.format == "PNG" and max(image.size) <= SHOWN_ITSELF_SIDE
+            if not (is_small and is_opaque(image) and _ends_with(path, END)):
+                return None
+            text = image.info.get(RENDER_TEXT)
+            return Thumbnail(path, *image.size, text=None if text is None else str(text))
+    except UNREADABLE:
+        return None
 
 
-def _small(data: bytes, max_pixels: int) -> Image.Image:
-    with _opened(data) as image:
-        if image.width * image.height > max_pixels:
-            raise ValueError(f"{image.width} x {image.height} pixels")
-        picture = _eight_bit(image)
-        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-        return _on_white(ImageOps.exif_transpose(picture))
+def _existing(stem: Path) -> Thumbnail | None:
+    """The small copy that an equal picture left, if it is whole."""
+    for suffix, end in ENDS.items():
+        path = stem.with_suffix(suffix)
+        try:
+            if _ends_with(path, end):
+                with opened(path.read_bytes()) as copy:
+                    return Thumbnail(path, *copy.size, bytes=path.stat().st_size)
+        except UNREADABLE:
+            continue
+    return None
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey of 10 to 16 bits by its depth, as workers read it; Pillow alone would make all but the darkest white."""
-    if not image.mode.startswith("I"):
-        return image
-    _, largest = image.getextrema()
-    bits = next((depth for depth in SMALLER_DEPTHS if largest < 2**depth), 16)
-    return image.convert("I").point(lambda value: value * (255 / (2**bits - 1))).convert("L")
+def _ends_with(path: Path, end: bytes) -> bool:
+    """Whether a file is there and ends so.
+
+    Raises:
+        OSError: it is not there, or shorter.
+    """
+    with path.open("rb") as file:
+        file.seek(-len(end), os.SEEK_END)
+        return file.read() == end
 
 
-def _webp(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
-    return buffer.getvalue()
+def _file_of(uri: str) -> os.stat_result | None:
+    """The size and time of a local picture; None where there is no such file, or the picture is elsewhere."""
+    if not uri.startswith("file:"):
+        return None
+    try:
+        found = path_of(uri).stat()
+    except (OSError, ValueError):
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
-    paper = Image.new("RGBA", layer.size, "white")
-    return Image.alpha_composite(paper, layer).convert("RGB")
+class _Hosts:
+    """Reads pictures, and gives up a host that has not answered a few times in a row."""
+
+    def __init__(self) -> None:
+        self._silent: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def read(self, uri: str, limits: FetchLimits) -> bytes:
+        host = _host(uri)
+        if host is not None and self._silent[host] >= TRIES_OF_A_HOST:
+            raise SourceUnavailable(f"{host} did not answer {TRIES_OF_A_HOST} times: not asked again in this run")
+        try:
+            data = read_bytes(uri, limits)
+        except RenderError as error:
+            if host is not None:
+                self._note(host, is_silent=isinstance(error, SourceUnavailable) or error.unfit)
+            raise
+        if host is not None:
+            self._note(host, is_silent=False)
+        return data
+
+    def _note(self, host: str, *, is_silent: bool) -> None:
+        with self._lock:
+            self._silent[host] = self._silent[host] + 1 if is_silent else 0
+
+
+def _host(uri: str) -> str | None:
+    """What answers for a URI: a host, or the S3 service; None for files."""
+    scheme = uri.partition(":")[0].lower()
+    if scheme == "s3":
+        return "the S3 service"
+    try:
+        return urlsplit(uri).hostname if scheme in ("http", "https") else None
+    except ValueError:
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from html.parser import HTMLParser
@@ -175,29 +174,41 @@ def thumbnails(tmp_path: Path) -> Thumbnails:
 
 def test_small_copies_are_small_and_keep_their_shape(thumbnails: Thumbnails, tmp_path: Path) -> None:
     (tmp_path / "big.png").write_bytes(png("green", (1000, 500)))
-    copy = thumbnails.of((tmp_path / "big.png").as_uri(), "x", made_at=0)
+    copy = thumbnails.of((tmp_path / "big.png").as_uri(), made_at=0)
     assert (copy.width, copy.height, copy.problem) == (448, 224, None)
 
 
-def test_a_small_copy_is_made_once_and_again_when_its_picture_is_newer(thumbnails: Thumbnails, tmp_path: Path) -> None:
+def test_a_small_copy_is_made_once_and_again_when_its_picture_changes(thumbnails: Thumbnails, tmp_path: Path) -> None:
     photo = tmp_path / "a.png"
     photo.write_bytes(png("green"))
-    first = thumbnails.of(photo.as_uri(), "x", made_at=time.time() - 60)
+    first = thumbnails.of(photo.as_uri(), made_at=time.time() - 60)
     assert first.path is not None
-    os.utime(first.path, (time.time() - 30, time.time() - 30))
+    assert thumbnails.of(photo.as_uri(), made_at=time.time() + 60, known=first) is first
     photo.write_bytes(png("red"))
-    kept = thumbnails.of(photo.as_uri(), "x", made_at=time.time() - 60)
-    assert kept.path is not None
-    assert kept.path.stat().st_mtime < time.time() - 20
-    thumbnails.of(photo.as_uri(), "x", made_at=time.time() - 1)
-    assert first.path.stat().st_mtime > time.time() - 20
+    second = thumbnails.of(photo.as_uri(), made_at=time.time() - 60, known=first)
+    assert second.path is not None
+    with Image.open(second.path) as copy:
+        assert copy.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_small_copy_that_somebody_cut_is_made_again(thumbnails: Thumbnails, tmp_path: Path) -> None:
+    photo = tmp_path / "a.png"
+    photo.write_bytes(png("green", (1000, 500)))
+    first = thumbnails.of(photo.as_uri(), made_at=0)
+    assert first.path is not None
+    whole = first.path.read_bytes()
+    first.path.write_bytes(whole[:-20])
+    for known in (first, None):  # None: the index was lost, too
+        thumbnails.of(photo.as_uri(), made_at=0, known=known)
+        assert first.path.read_bytes() == whole
+        first.path.write_bytes(whole[:-20])
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
 def test_pictures_of_every_mode_get_a_small_copy(thumbnails: Thumbnails, tmp_path: Path, mode: str) -> None:
     path = tmp_path / "a.tiff"
     Image.new(mode, (20, 10)).save(path)
-    assert thumbnails.of(path.as_uri(), "x", made_at=0).problem is None
+    assert thumbnails.of(path.as_uri(), made_at=0).problem is None
 
 
 @pytest.mark.parametrize("depth", [10, 12, 14, 16])
@@ -207,7 +218,7 @@ def test_grey_of_more_than_eight_bits_is_shown_by_its_depth(thumbnails: Thumbnai
     picture = Image.new("I;16", (64, 64), half)
     picture.putpixel((0, 0), full)  # `paste` writes other values in this mode
     picture.save(path)
-    small = thumbnails.of(path.as_uri(), "deep", made_at=time.time())
+    small = thumbnails.of(path.as_uri(), made_at=time.time())
     assert small.path is not None
     with Image.open(small.path) as copy:
         grey = copy.convert("L").getpixel((40, 40))
@@ -216,7 +227,7 @@ def test_grey_of_more_than_eight_bits_is_shown_by_its_depth(thumbnails: Thumbnai
 
 def test_a_picture_of_too_many_pixels_is_not_decoded(thumbnails: Thumbnails, tmp_path: Path) -> None:
     Image.new("1", (20_000, 10_000)).save(tmp_path / "bomb.png")
-    copy = thumbnails.of((tmp_path / "bomb.png").as_uri(), "x", made_at=0)
+    copy = thumbnails.of((tmp_path / "bomb.png").as_uri(), made_at=0)
     assert copy.path is None
     assert copy.problem is not None
     assert "not a readable picture" in copy.problem

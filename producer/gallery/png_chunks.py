@@ -1,0 +1,66 @@
+"""The chunks of a PNG, read without decoding its pixels.
+
+Two results that differ only in their text chunks are the same picture, and a small PNG that is whole needs no second
+encoding. Both questions are answered by the chunks alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+END = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last twelve bytes of every whole PNG
+
+# Chunks that hold the pixels, and those that a copy may leave out without changing what a browser shows.
+PIXELS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+SILENT = frozenset({b"tEXt", b"iTXt", b"zTXt", b"tIME", b"pHYs"})
+VERSION = b"1"  # of the small copies: another one gives them other names
+OUR_TEXTS = (b"render\0", b"parameters\0")  # what workers write, different in every job
+
+
+class Chunk(NamedTuple):
+    """One chunk: its type, its body, and the whole of it as it stands in the file."""
+
+    kind: bytes
+    body: memoryview
+    whole: memoryview
+
+
+def chunks_of(data: bytes) -> list[Chunk] | None:
+    """The chunks of a whole PNG, all checksums verified; None for anything else, damaged files included."""
+    if not data.startswith(SIGNATURE):
+        return None
+    view, at, chunks = memoryview(data), len(SIGNATURE), list[Chunk]()
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if end > len(data) or zlib.crc32(view[at + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+            return None
+        chunks.append(Chunk(kind, view[at + 8 : end - 4], view[at:end]))
+        if kind == b"IEND":
+            return chunks
+        at = end
+    return None
+
+
+def content_name(data: bytes, chunks: Sequence[Chunk] | None) -> str:
+    """20 hex digits that name the picture in a file: the same for two results that differ in our texts alone."""
+    digest = hashlib.sha256(VERSION)
+    if chunks is None:
+        digest.update(data)
+    else:
+        for chunk in chunks:
+            if not (chunk.kind in (b"tEXt", b"iTXt") and bytes(chunk.body[:11]).startswith(OUR_TEXTS)):
+                digest.update(chunk.whole)
+    return digest.hexdigest()[:20]
+
+
+def plain_copy(chunks: Sequence[Chunk]) -> bytes | None:
+    """The PNG with its pixels alone; None where other chunks say how they are to be shown."""
+    if not {chunk.kind for chunk in chunks} <= PIXELS | SILENT:
+        return None
+    return SIGNATURE + b"".join(chunk.whole for chunk in chunks if chunk.kind in PIXELS)

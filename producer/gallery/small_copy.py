@@ -1,0 +1,100 @@
+"""From the bytes of a picture to those of its small copy."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from producer.gallery.png_chunks import Chunk, plain_copy
+
+LONGEST_SIDE = 448  # pixels: sharp at the 224 CSS pixels of a narrow column on a dense screen
+# A picture that is hardly larger is only encoded again: resampling it would take twice the time of the encoding.
+NOT_RESAMPLED_SIDE = 576
+PLAIN_COPY_BYTES = 64 * 2**10  # edges are small as they are
+JPEG_QUALITY = 80  # JPEG takes a tenth of WebP's time for a fifth more bytes
+
+SMALLER_DEPTHS = (10, 12, 14)  # bits of a picture that is kept in 16: worker/image/sixteen_bits.py
+OPAQUE_MODES = frozenset({"1", "L", "P", "RGB"})  # that browsers show as Pillow does
+
+# What Pillow raises for files that are not pictures, or are damaged.
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
+
+# `warnings.catch_warnings` changes the whole process for a moment: one thread at a time.
+_opening = threading.Lock()
+
+
+class SmallCopy(NamedTuple):
+    """A small copy: its bytes, the end of its file name, and its size in pixels."""
+
+    data: bytes
+    suffix: str
+    width: int
+    height: int
+
+
+def small_copy(data: bytes, *, max_pixels: int, chunks: Sequence[Chunk] | None) -> SmallCopy:
+    """Make the small copy of a picture. `chunks` are those of a PNG, where the picture is one.
+
+    Raises:
+        UNREADABLE: it is no picture, damaged, or larger than `max_pixels`.
+    """
+    with opened(data) as image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"{image.width} x {image.height} pixels")
+        if chunks is not None and is_opaque(image) and max(image.size) <= NOT_RESAMPLED_SIDE:
+            plain = plain_copy(chunks)
+            if plain is not None and len(plain) <= PLAIN_COPY_BYTES:
+                return SmallCopy(plain, ".png", *image.size)
+        picture = _small(image)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return SmallCopy(buffer.getvalue(), ".jpg", *picture.size)
+
+
+def opened(data: bytes) -> Image.Image:
+    """A picture whose header has been read, and whose pixels have not been decoded."""
+    with _opening, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `small_copy` checks the size before decoding
+        return Image.open(io.BytesIO(data))
+
+
+def is_opaque(image: Image.Image) -> bool:
+    """Whether a browser shows the picture as its small copy would look, whatever is behind it."""
+    return image.mode in OPAQUE_MODES and "transparency" not in image.info
+
+
+def _small(image: Image.Image) -> Image.Image:
+    picture = _continuous(image)
+    if max(picture.size) > NOT_RESAMPLED_SIDE:
+        # A gap of 1 lets JPEG decode at the smallest scale that suffices, an eighth for a photograph of a camera.
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.HAMMING, reducing_gap=1.0)
+    return _on_white(ImageOps.exif_transpose(picture))
+
+
+def _continuous(image: Image.Image) -> Image.Image:
+    """With values that can be averaged: palettes and deep grey as colours and grey of eight bits.
+
+    Grey of 10 to 16 bits is shown by its depth, as workers read it; Pillow alone would make all but the darkest white.
+    """
+    if image.mode == "P":
+        return image.convert("RGBA" if "transparency" in image.info else "RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    if not image.mode.startswith("I"):
+        return image
+    _, largest = image.getextrema()
+    bits = next((depth for depth in SMALLER_DEPTHS if largest < 2**depth), 16)
+    return image.convert("I").point(lambda value: value * (255 / (2**bits - 1))).convert("L")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return image if image.mode in ("L", "RGB") else image.convert("RGB")
+    layer = image.convert("RGBA")
+    paper = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(paper, layer).convert("RGB")
