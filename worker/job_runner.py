@@ -63,9 +63,11 @@ Value = TypeVar("Value")
 PNG, JSON = "image/png", "application/json"
 # Between taking a message of a newer version and putting it back: a queue full of them must not become a busy loop.
 NEWER_MESSAGE_PAUSE_SECONDS = 5.0
-# Until a job comes back that is put off: to a worker that takes jobs, when storage may answer, when a host may (times
-# the attempts so far), and however long a host asks for.
-PAUSED_SECONDS, STORE_SECONDS, HOST_SECONDS, LONGEST_SECONDS = 2.0, 10.0, 5.0, 900.0
+PAUSED_SECONDS = 2.0  # until a job that came to a paused worker comes back
+# Until a job comes back that waits for storage, and for a host (times its attempts so far): in first pauses between two
+# tries (RENDER_RETRY_BASE_SECONDS), so 10 s and 5 s by default.
+STORE_PAUSES, HOST_PAUSES = 20.0, 10.0
+LONGEST_SECONDS = 900.0  # however much a host asks for
 
 
 @dataclass(frozen=True)
@@ -233,8 +235,8 @@ class JobRunner:
 
     def _put_off(self, job: RenderJob, start: Start, error: TransientError) -> Outcome:
         """The host or storage may answer later."""
-        usual = STORE_SECONDS if error.fault == "store" else HOST_SECONDS * start.attempts
-        seconds = min(max(usual, error.retry_after_seconds or 0.0), LONGEST_SECONDS)
+        pauses = STORE_PAUSES if error.fault == "store" else HOST_PAUSES * start.attempts
+        seconds = min(max(pauses * self.settings.retry_base_seconds, error.retry_after_seconds or 0.0), LONGEST_SECONDS)
         log.warning(
             "tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts, seconds=round(seconds, 1)
         )

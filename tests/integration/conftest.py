@@ -75,7 +75,7 @@ class Site:
         with urlopen(f"http://127.0.0.1:{listens['port']}{path}", timeout=5) as reply:
             return str(reply.read().decode())
 
-    def wait_until_done(self, number: int, *, seconds: float = 40.0) -> None:
+    def wait_until_done(self, number: int, *, seconds: float = 120.0) -> None:
         eventually(lambda: self.ledger.counts("b").done >= number, seconds=seconds, what=f"{number} jobs done")
 
     def wait_until_in_the_loop(self, number: int) -> None:

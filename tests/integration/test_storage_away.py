@@ -17,7 +17,7 @@ from tests.tcp_proxy import TcpProxy
 
 
 @pytest.fixture
-def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:  # noqa: ARG001 (starts the server)
+def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
     """A proxy in front of the S3 server, which this test's workers use."""
     host, _, port = os.environ["AWS_ENDPOINT_URL_S3"].rpartition("/")[2].rpartition(":")
     with TcpProxy((host, int(port))) as between:

@@ -189,7 +189,7 @@ def test_a_worker_cut_off_at_the_sidecar_leaves_no_result_and_finishes_when_it_c
     proxy.faults.cut_where = lambda piece: piece.startswith(b"PUT") and b".json" in piece.partition(b"\r\n")[0]
     site.start(retry_attempts=2, max_attempts=50, lease_seconds=5)
     eventually(lambda: proxy.cut >= 8, what="several tries")
-    assert {key.rpartition(".")[2] for key in keys(server, bucket)} == {"png"}
+    assert {key.rpartition(".")[2] for key in keys(server, bucket)} == {"png", "render-probe"}
     assert site.ledger.counts("b").finished == 0
     proxy.faults.cut_where = lambda _: False
     site.wait_until_done(2)

@@ -1,0 +1,236 @@
+"""What becomes of a job, by whose fault an error is: with one live worker, and with another one beside it."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from jobs.errors import (
+    OutputFull,
+    OutputUnavailable,
+    RenderError,
+    RenderFailed,
+    ShapeNotBuilt,
+    SourceForbidden,
+    SourceUnavailable,
+)
+from jobs.job import RenderJob
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Refusal, WorkerFacts
+from jobs.storage.http import FetchLimits
+from tests.eventually import eventually
+from tests.jobs.rows import enqueue, make_job
+from tests.worker.bench import WORKER, Bench, queued
+from worker.outcome import Outcome
+
+
+@pytest.fixture
+def other(ledger: Ledger) -> str:
+    """Another live worker, with other settings."""
+    ledger.beat("other", in_flight=(), lease_seconds=60, facts=WorkerFacts(settings="other-settings"))
+    return "other"
+
+
+def refusals(bench: Bench, job: RenderJob) -> list[tuple[str, str, int]]:
+    return [(each.by, each.kind, each.times) for each in bench.ledger.refusals(job.batch).get(job.id, ())]
+
+
+FORBIDDEN = SourceForbidden("not on my list", fault="worker", scope="settings")
+
+
+@pytest.mark.usefixtures("other")
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [(FORBIDDEN, 0), (ShapeNotBuilt("512 only"), 0), (RenderFailed("NaN"), 1), (ZeroDivisionError("oops"), 1)],
+)
+def test_a_workers_fault_gives_the_job_back_at_no_attempt_unless_the_rendering_failed(
+    bench: Bench, error: Exception, attempts: int
+) -> None:
+    job = queued(bench)
+    bench.picture = error
+    assert bench.run(job) is Outcome.DELAYED
+    assert bench.state(job) == ("queued", attempts)
+    assert bench.ledger.delayed() == 1
+    kind = error.kind if isinstance(error, RenderError) else "unexpected"
+    assert refusals(bench, job) == [(WORKER, kind, 1)]
+    assert bench.registry.get_sample_value("render_refusals_total", {"kind": kind}) == 1
+    assert bench.registry.get_sample_value("render_jobs_total", {"state": "requeued", "kind": kind}) == 1
+
+
+def test_a_refusal_by_settings_is_noted_by_their_digest(bench: Bench, other: str) -> None:
+    bench.runner.fitness.describe(WorkerFacts(settings="mine"))
+    job = queued(bench)
+    bench.picture = FORBIDDEN
+    bench.run(job)
+    assert refusals(bench, job) == [("mine", "source_forbidden", 1)]
+    assert other in bench.ledger.workers()
+
+
+def test_a_job_that_every_live_worker_refused_fails_with_what_each_said(bench: Bench, other: str) -> None:
+    job = queued(bench)
+    bench.ledger.start(job, worker=other)
+    said = Refusal(by="other-settings", worker=other, kind="shape_not_built", text="512 only", at=1.0)
+    assert not bench.ledger.refuse(job, said, facts=WorkerFacts(settings="other-settings")).final
+    bench.picture = FORBIDDEN
+    assert bench.run(job) is Outcome.ENDED
+    result = bench.result(job)
+    assert (result.state, result.error_kind) == ("failed", "shape_not_built")  # of the first
+    assert result.error == (
+        f"every live worker refused it: other (settings other-settings): 512 only; {WORKER}: not on my list"
+    )
+
+
+@pytest.mark.usefixtures("other")
+def test_a_job_whose_rendering_failed_here_is_left_to_others_and_tried_again_when_the_user_asks(bench: Bench) -> None:
+    job = queued(bench)
+    bench.picture = RenderFailed("NaN")
+    assert bench.run(job) is Outcome.DELAYED
+    bench.picture = b"picture"
+    assert bench.run(job) is Outcome.DELAYED
+    assert (bench.fetched, bench.state(job)) == (1, ("queued", 1))  # not seen, and at no attempt
+    bench.ledger.cancel(job.batch)
+    bench.ledger.retry(job.batch)
+    assert bench.run(job) is Outcome.ENDED
+    assert bench.state(job) == ("done", 1)
+
+
+@pytest.mark.usefixtures("other")
+def test_a_job_that_nobody_else_takes_is_tried_again_here(bench: Bench) -> None:
+    job = queued(bench)
+    bench.picture = RenderFailed("NaN")
+    bench.run(job)
+    bench.picture = b"picture"
+    for _ in range(20):
+        if bench.run(job) is Outcome.ENDED:
+            break
+    assert bench.state(job) == ("done", 2)
+
+
+@pytest.mark.usefixtures("other")
+def test_a_host_that_stays_away_is_tried_by_other_workers_before_the_job_fails_but_not_for_ever(bench: Bench) -> None:
+    job = queued(bench)
+    bench.picture = SourceUnavailable("timed out")
+    outcomes = [bench.run(job)]
+    while outcomes[-1] is Outcome.DELAYED and len(outcomes) < 20:
+        outcomes.append(bench.run(job))
+    assert outcomes[:2] == [Outcome.DELAYED, Outcome.DELAYED]
+    assert outcomes[-1] is Outcome.ENDED
+    assert bench.result(job).error_kind == "source_unavailable"
+
+
+def test_a_host_that_serves_others_first_costs_no_attempt(bench: Bench) -> None:
+    job = queued(bench)
+    busy = SourceUnavailable("allows no request for another 60 s")
+    busy.retry_after_seconds, busy.blameless = 60.0, True
+    bench.picture = busy
+    for _ in range(5):
+        assert bench.run(job) is Outcome.DELAYED
+    assert (bench.state(job), bench.fetched) == (("queued", 0), 5)
+
+
+def test_a_source_whose_storage_is_away_costs_no_attempt(bench: Bench) -> None:
+    job = queued(bench)
+    bench.picture = SourceUnavailable("stale handle", fault="store")
+    for _ in range(5):
+        assert bench.run(job) is Outcome.DELAYED
+    assert bench.state(job) == ("queued", 0)
+
+
+def test_a_file_that_cannot_be_read_although_its_storage_answers_fails_in_the_end(bench: Bench) -> None:
+    bad, good = make_job(1, image="file:///in/bad.png"), make_job(2, image="file:///in/good.png")
+    enqueue(bench.ledger, [bad, good])
+
+    def read(uri: str, limits: FetchLimits) -> bytes:
+        if uri.endswith("bad.png"):
+            raise SourceUnavailable("input/output error", fault="store")
+        return b"picture"
+
+    bench.runner = replace(bench.runner, read=read)
+    assert bench.run(bad) is Outcome.DELAYED
+    assert bench.run(good) is Outcome.ENDED
+    outcomes = [bench.run(bad) for _ in range(2)]
+    assert outcomes == [Outcome.DELAYED, Outcome.ENDED]
+    assert bench.result(bad).error == "input/output error"
+
+
+def test_an_upload_waits_for_storage_longer_than_any_number_of_tries_and_costs_no_attempt(bench: Bench) -> None:
+    job = queued(bench)
+    away = threading.Event()
+    away.set()
+    tries = []
+    write = bench.storage.write
+
+    def flaky(uri: str, data: bytes, content_type: str) -> None:
+        if away.is_set():
+            tries.append(uri)
+            raise OutputUnavailable("503") if len(tries) % 2 else OutputFull("over its quota", fault="store")
+        write(uri, data, content_type)
+
+    bench.storage.write = flaky  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, job)
+        eventually(lambda: len(tries) > 5)
+        assert bench.registry.get_sample_value("render_storage_waits") == 1
+        assert "over its quota" in (bench.runner.fitness.facts.last_error or "") or "503" in (
+            bench.runner.fitness.facts.last_error or ""
+        )
+        away.clear()
+        assert ending.result(30) is Outcome.ENDED
+    assert bench.state(job) == ("done", 1)
+    assert len(bench.loop.submitted) == 1
+    assert bench.registry.get_sample_value("render_storage_waits") == 0
+
+
+@pytest.mark.parametrize("how", ["stop", "cancel"])
+def test_an_upload_that_waits_ends_when_the_worker_stops_or_the_user_cancels(bench: Bench, how: str) -> None:
+    job = queued(bench)
+
+    def away(uri: str, data: bytes, content_type: str) -> None:
+        raise OutputUnavailable("503")
+
+    bench.storage.write = away  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, job)
+        eventually(lambda: bench.registry.get_sample_value("render_storage_waits") == 1)
+        if how == "stop":
+            bench.runner.shutdown.drain()  # alone it does not end the wait: the grace period is for uploads
+            assert not ending.done()
+            bench.runner.shutdown.requeue_all()
+        else:
+            bench.runner.in_flight.cancel(job.batch, [job.id])
+        assert ending.result(30) is (Outcome.REQUEUED if how == "stop" else Outcome.ENDED)
+    assert bench.state(job) == (("queued", 0) if how == "stop" else ("cancelled", 1))
+
+
+def test_keys_that_may_not_tell_whether_an_object_exists_render_the_job_again(bench: Bench) -> None:
+    job = queued(bench)
+    bench.ledger.start(job, worker="dead")
+    bench.storage.exists = lambda uri: None  # type: ignore[assignment,method-assign,return-value]
+    assert bench.run(job) is Outcome.ENDED
+    assert bench.state(job) == ("done", 2)
+
+
+def test_a_job_that_is_kept_to_an_engine_set_is_rendered_by_whoever_holds_it(bench: Bench) -> None:
+    digest = "0123456789abcdef" * 4
+    job = RenderJob.create(make_job().parameters, batch="b", row=1, output="file:///out", engine_set=digest[:10])
+    enqueue(bench.ledger, [job])
+    held = replace(bench.runner, renderer=replace(bench.runner.renderer, digest=digest))
+    assert held.run(job.model_dump_json()) is Outcome.ENDED
+    assert bench.state(job)[0] == "done"
+    other = RenderJob.create(make_job().parameters, batch="b", row=2, output="file:///out", engine_set=digest[:10])
+    enqueue(bench.ledger, [other])
+    assert bench.run(other) is Outcome.ENDED
+    assert (bench.result(other).error_kind, bench.fetched) == ("engine_set_not_held", 1)
+
+
+def test_a_paused_worker_gives_its_jobs_back(bench: Bench) -> None:
+    job = queued(bench)
+    bench.runner.fitness.compare_clock(3600)
+    assert bench.run(job) is Outcome.DELAYED
+    assert (bench.state(job), bench.fetched, bench.ledger.delayed()) == (("queued", 0), 0, 1)
+    bench.runner.fitness.compare_clock(1)
+    assert bench.run(job) is Outcome.ENDED
+    assert bench.state(job) == ("done", 1)
