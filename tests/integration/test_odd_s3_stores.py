@@ -14,10 +14,12 @@ import trustme
 
 from jobs.errors import OutputForbidden, OutputUnavailable, SourceForbidden, SourceNotFound
 from jobs.job import RenderResult
+from jobs.ledger.reconcile import reconcile
 from jobs.storage import s3, s3_client
 from jobs.storage.limits import FetchLimits
 from jobs.storage.s3_upload import _OTHER_ETAGS
 from jobs.storage.store import read_bytes, store_for
+from tests.eventually import eventually
 from tests.integration.conftest import Site
 from tests.jobs.rows import enqueue, make_job
 from tests.odd_s3_store import OddStore, Refusal, md5, odd_store
@@ -261,6 +263,25 @@ def test_without_the_right_to_list_a_look_says_not_known_and_the_rest_works(stor
             list(names("s3://bucket/out"))
     with pytest.raises(SourceForbidden, match=r"lack the right s3:GetObject, or it does not exist and they lack"):
         read_bytes("s3://bucket/missing", LIMITS)
+
+
+def test_a_job_that_starts_a_second_time_is_rendered_where_the_keys_may_not_list(site: Site, store: OddStore) -> None:
+    store.refuse = may_not_list(store)
+    job = make_job(1, output="s3://bucket/out", image=site.picture.as_uri(), prompt="takes 0.5 s")
+    enqueue(site.ledger, [job])
+    first = site.start()
+    eventually(lambda: site.ledger.counts("b").running == 1, what="the first start")
+    first.kill()
+    site.start()
+
+    def done() -> bool:
+        reconcile(site.ledger, lease_seconds=1.0, settle_seconds=0.1)
+        return site.ledger.counts("b").finished == 1
+
+    eventually(done, seconds=60)
+    (result,) = site.ledger.results("b")
+    assert (result.state, result.attempts) == ("done", 2)
+    assert "HEAD" in store.methods()  # the second worker looked for the first one's result
 
 
 def test_with_the_right_to_list_a_look_says_what_is_there(store: OddStore) -> None:
