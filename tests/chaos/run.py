@@ -29,6 +29,7 @@ def chaos(plan: Plan, folder: Path) -> dict[str, object]:
         waiting = arena.producer("submit", str(arena.csv), "--wait")
         while arena.counts().total < plan.jobs:
             time.sleep(0.1)
+        arena.wait_until_loaded()  # a fault of storage would break nothing before
         broken = _break_things(arena, plan, waiting)
         wrong = _let_it_end(arena, waiting)
         seconds = time.monotonic() - began

@@ -18,9 +18,10 @@ def test_a_batch_survives_what_is_broken_on_purpose(tmp_path: Path) -> None:
 
 def test_storage_away_wrong_workers_and_foreign_pools_cost_nothing(tmp_path: Path) -> None:
     only = ("storage_away", "wrong_worker", "foreign_pool")
-    plan = Plan(jobs=120, workers=2, faults=4, seed=2, step_ms=250, storage="bucket", away_seconds=8, only=only)
+    # The wrong worker, which is slow to start and to refuse, comes last with this seed.
+    plan = Plan(jobs=200, workers=2, faults=3, seed=3, step_ms=250, storage="bucket", away_seconds=8, only=only)
     result = chaos(plan, tmp_path)
     assert result["wrong"] == []
-    assert result["faults"] == 4
-    assert (result["done"], result["failed"]) == (119, 1)
+    assert result["broken"] == dict.fromkeys(sorted(only), 1)
+    assert (result["done"], result["failed"]) == (198, 2)
     assert result["drawn_again_for_storage"] == 0
