@@ -141,23 +141,24 @@ def make_inputs(folder: Path, number: int) -> None:
         shape.save(folder / "inputs" / f"{picture:05d}.jpg", quality=90)
 
 
-# The command, which says at its end how much memory it took: a child's peak as its parent sees it includes the parent.
+# The command, which says at its end what it took: a child's peak as its parent sees it includes the parent.
 COMMAND = """
 import os, sys
 from producer.cli import app
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-int(sys.argv.pop(1)):])
 code = app(standalone_mode=False)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
-print(peak)
+print(peak, sum(os.times()[:2]))
 sys.exit(code)
 """
 
 
 class Ran(NamedTuple):
-    """One run of the command: its JSON line, its seconds and its peak memory."""
+    """One run of the command: its JSON line, its seconds, those of a processor and its peak memory."""
 
     record: dict[str, object]
     seconds: float
+    cpu_seconds: float
     peak_mib: float
 
 
@@ -173,8 +174,9 @@ def gallery(url: str, batch: str, out: Path, options: list[str]) -> Ran:
         check=True,
     )
     seconds = time.monotonic() - began
-    record, peak = done.stdout.splitlines()
-    return Ran(json.loads(record), seconds, round(int(peak) / 1024, 1))
+    record, took = done.stdout.splitlines()
+    peak, cpu_seconds = took.split()
+    return Ran(json.loads(record), seconds, float(cpu_seconds), round(int(peak) / 1024, 1))
 
 
 def status_seconds(url: str) -> float:
@@ -242,7 +244,9 @@ def measure_gallery(options: argparse.Namespace, folder: Path, url: str) -> dict
     return {
         "pages": first.record["pages"],
         "seconds": round(first.seconds, 2),
+        "cpu_seconds": round(first.cpu_seconds, 2),
         "again_seconds": round(again.seconds, 2),
+        "again_cpu_seconds": round(again.cpu_seconds, 2),
         "peak_mib": max(first.peak_mib, again.peak_mib),
         "peak_mib_of_a_tenth": tenth.peak_mib,
         "largest_page_mib": round(max(path.stat().st_size for path in files if path.suffix == ".html") / 2**20, 2),

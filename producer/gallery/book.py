@@ -84,7 +84,7 @@ class Book:
             shown |= future.result()
             tick(len(results) * len(shown) // len(made_at))
         self._made.note_thumbnails({uri: new for uri, new in shown.items() if known.get(uri) != new})
-        self.shown_themselves += sum(one.path is not None and not one.bytes for one in shown.values())
+        self.shown_themselves += sum(one.file is not None and not one.bytes for one in shown.values())
         return shown
 
     def _started(
@@ -108,7 +108,7 @@ class Book:
         for result in results:
             digest.update(result.model_dump_json().encode())
         for uri, thumbnail in shown.items():
-            seen = (uri, thumbnail.path, thumbnail.width, thumbnail.height, thumbnail.problem, thumbnail.text)
+            seen = (uri, thumbnail.file, thumbnail.width, thumbnail.height, thumbnail.problem, thumbnail.text)
             digest.update(repr(seen).encode("utf-8", "replace"))
         return digest.hexdigest()
 

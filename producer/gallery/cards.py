@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
@@ -109,7 +110,7 @@ def card_of(
 
 
 def _picture(source: Source, shown: Thumbnail, out: Path) -> Picture:
-    file = None if shown.path is None else _relative(shown.path, out)
+    file = None if shown.file is None else _relative(shown.file, out)
     link = None if shown.problem else _link(source.uri, out)
     return Picture(source.label, place(source.uri), file, shown.width, shown.height, link, shown.problem)
 
@@ -117,12 +118,20 @@ def _picture(source: Source, shown: Thumbnail, out: Path) -> Picture:
 def _link(uri: str, out: Path) -> str | None:
     """What a browser can open; never an address that holds a password or a signature."""
     if uri.startswith("file:"):
-        return _relative(path_of(uri), out)
+        return _relative(str(path_of(uri)), out)
     return uri if uri.startswith(("https://", "http://")) and redacted(uri) == uri else None
 
 
-def _relative(path: Path, out: Path) -> str:
-    return quote_from_bytes(os.fsencode(os.path.relpath(path, out).replace(os.sep, "/")))
+def _relative(file: str, out: Path) -> str:
+    folder, name = os.path.split(file)
+    return quote_from_bytes(os.fsencode(os.path.join(_way(folder, out), name).replace(os.sep, "/")))  # noqa: PTH118
+
+
+@lru_cache(maxsize=1024)  # small copies are in 256 folders
+def _way(folder: str, out: Path) -> str:
+    """The relative path of a folder, or nothing where it is `out` itself."""
+    way = os.path.relpath(folder, out)
+    return "" if way == os.curdir else way
 
 
 def _parameters(values: Mapping[str, Any], seed: int) -> tuple[Parameter, ...]:

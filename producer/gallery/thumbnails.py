@@ -37,7 +37,7 @@ class Thumbnail:
     none. `text` is the text chunk that holds a result's parameters.
     """
 
-    path: Path | None
+    file: str | None  # a path, as text: there are hundreds of thousands
     width: int = 0
     height: int = 0
     problem: str | None = None
@@ -46,6 +46,11 @@ class Thumbnail:
     looked_at: float = 0.0
     bytes: int = 0
     may_change: bool = False  # the problem may be gone the next time: it is not worth remembering
+
+    @property
+    def path(self) -> Path | None:
+        """The file that is shown."""
+        return None if self.file is None else Path(self.file)
 
 
 class Thumbnails:
@@ -89,9 +94,9 @@ class Thumbnails:
         if known.identity != identity or not (identity or known.looked_at > made_at):
             return False
         if not known.bytes:  # the picture itself, or a problem
-            return known.path is None or not self._copy_all
+            return known.file is None or not self._copy_all
         try:
-            return known.path is not None and known.path.stat().st_size == known.bytes
+            return known.file is not None and os.stat(known.file).st_size == known.bytes  # noqa: PTH116 (faster)
         except OSError:
             return False
 
@@ -105,7 +110,7 @@ class Thumbnails:
                 copy = small_copy(data, max_pixels=self._max_pixels, chunks=chunks)
             except UNREADABLE as error:
                 return Thumbnail(None, problem=f"not a readable picture ({type(error).__name__})")
-            made = Thumbnail(stem.with_suffix(copy.suffix), copy.width, copy.height, bytes=len(copy.data))
+            made = Thumbnail(str(stem.with_suffix(copy.suffix)), copy.width, copy.height, bytes=len(copy.data))
             stem.parent.mkdir(exist_ok=True)
             write_whole(stem.with_suffix(copy.suffix), copy.data, durable=False)
         return replace(made, text=text_chunk(data, RENDER_TEXT)) if chunks else made
@@ -133,7 +138,7 @@ def _itself(path: Path, file: os.stat_result) -> Thumbnail | None:
             if not (is_small and is_opaque(image) and _ends_with(path, END)):
                 return None
             text = image.info.get(RENDER_TEXT)
-            return Thumbnail(path, *image.size, text=None if text is None else str(text))
+            return Thumbnail(str(path), *image.size, text=None if text is None else str(text))
     except UNREADABLE:
         return None
 
@@ -145,7 +150,7 @@ def _existing(stem: Path) -> Thumbnail | None:
         try:
             if _ends_with(path, end):
                 with opened(path.read_bytes()) as copy:
-                    return Thumbnail(path, *copy.size, bytes=path.stat().st_size)
+                    return Thumbnail(str(path), *copy.size, bytes=path.stat().st_size)
         except UNREADABLE:
             continue
     return None
