@@ -76,10 +76,15 @@ class RenderError(Exception):
 
 
 class TransientError(RenderError):
-    """The same job may succeed later; not before `retry_after_seconds`, where the other side said so."""
+    """The same job may succeed later; not before `retry_after_seconds`, where the other side said so.
+
+    `blameless` is True where the other side serves other jobs first, and this one's turn has not come: its attempt
+    does not count then.
+    """
 
     kind = "transient"
     retry_after_seconds: float | None = None
+    blameless: bool = False
 
 
 class SourceUnavailable(TransientError):

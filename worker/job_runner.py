@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -73,6 +73,7 @@ class JobRunner:
     read: Callable[[str, FetchLimits], bytes] = read_bytes
     open_store: Callable[[str], Store] = store_for
     access_policy: AccessPolicy = field(default_factory=AccessPolicy)
+    fetch_limits: FetchLimits = field(default_factory=FetchLimits)
     last_start: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self, text: str) -> Outcome:
@@ -173,10 +174,7 @@ class JobRunner:
         return result
 
     def _fetch(self, job: RenderJob) -> bytes:
-        settings = self.settings
-        limits = FetchLimits(
-            settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts, policy=self.access_policy
-        )
+        limits = replace(self.fetch_limits, policy=self.access_policy, check=lambda: self._check(job))
         return self._with_retries(lambda: self.read(job.parameters.image, limits))
 
     def _wait_for_samples(self, job: RenderJob, futures: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:

@@ -37,7 +37,9 @@ from jobs.errors import SettingsError
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
+from jobs.storage.limits import FetchLimits
 from worker.heartbeat import Heartbeat
+from worker.image.accept import accepted_types
 from worker.in_flight import InFlightJobs
 from worker.job_runner import JobRunner
 from worker.ledger_client import LedgerClient
@@ -70,6 +72,7 @@ class RenderService:
         self.health: HealthServer | None = None
         self._load = load
         self._access_policy = AccessPolicy.of(settings)
+        self._fetch_limits = FetchLimits.of(settings, accept=accepted_types())
         self._ledger = Ledger.connect(settings)
         self._renderer: Renderer | None = None
         self._runner: JobRunner | None = None
@@ -155,6 +158,7 @@ class RenderService:
             shutdown=self.shutdown,
             metrics=self.metrics,
             access_policy=self._access_policy,
+            fetch_limits=self._fetch_limits,
         )
 
     # -- the GPU thread -------------------------------------------------------------------------------------------

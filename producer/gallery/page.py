@@ -139,7 +139,7 @@ class _Cards:
         settings = session.settings
         self._session = session
         self._out = out
-        self._limits = FetchLimits(settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts)
+        self._limits = FetchLimits.of(settings)
         self._thumbnails = Thumbnails(out / THUMBNAILS / info.name, self._limits, settings.max_pixels)
 
     def card(self, result: RenderResult) -> Card:

@@ -24,7 +24,8 @@ from jobs.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from jobs.storage.http import FetchLimits, HttpStore, _tls_context
+from jobs.storage.http import FetchLimits, HttpStore
+from jobs.storage.http_connection import tls_context
 from tests.jobs.resolver import Resolver
 from tests.jobs.web_server import Answer, reply, serving
 
@@ -264,9 +265,9 @@ def authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[trust
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    _tls_context.cache_clear()
+    tls_context.cache_clear()
     yield authority
-    _tls_context.cache_clear()
+    tls_context.cache_clear()
 
 
 def tls(certificate: trustme.LeafCert) -> ssl.SSLContext:
