@@ -60,14 +60,15 @@ class Request:
         except UnicodeError as error:
             raise SourceForbidden(f"{parts.hostname!r} is not a host name") from error
         bracketed = f"[{host}]" if ":" in host else host
+        authorization = basic(parts)
         return cls(
             url=url,
             origin=Origin(parts.scheme, host, port or PORTS[parts.scheme]),
             target=_target(parts),
             host_header=f"{bracketed}:{port}" if port else bracketed,
-            authorization=basic(parts),
+            authorization=authorization,
             shown=redacted(url),
-            secrets=_secrets(parts),
+            secrets=_secrets(parts, authorization),
         )
 
     def redirected(self, location: str) -> Request:
@@ -114,10 +115,10 @@ def _target(parts: SplitResult) -> str:
     return f"{path}?{quote(parts.query, safe=_LEGAL + '?')}" if parts.query else path
 
 
-def _secrets(parts: SplitResult) -> frozenset[str]:
+def _secrets(parts: SplitResult, authorization: str | None) -> frozenset[str]:
     userinfo, _, _ = parts.netloc.rpartition("@")
     user, _, password = userinfo.partition(":")
     values = [value for _, value in parse_qsl(parts.query, keep_blank_values=True)]
     written = [parts.query, *(part.partition("=")[2] or part for part in parts.query.split("&")), user, password]
-    texts = [*values, *written, *map(unquote, written)]
+    texts = [*values, *written, *map(unquote, written), (authorization or "").removeprefix("Basic ")]
     return frozenset(text for text in texts if len(text) >= SHORTEST_SECRET)

@@ -85,10 +85,13 @@ def test_a_chunked_body_arrives_whole_and_is_capped_too() -> None:
             fetch(f"{url}/b", LIMITS)
 
 
-def test_a_compressed_reply_is_not_unpacked() -> None:
-    packed = gzip.compress(b"x" * 100_000)
-    with serving({"/a": reply(200, packed, headers={"Content-Encoding": "gzip"})}) as url:
-        assert fetch(f"{url}/a", LIMITS) == packed
+def test_a_compressed_reply_is_unpacked_within_the_cap() -> None:
+    small, bomb = (gzip.compress(b"x" * size) for size in (1000, 100_000))
+    packed = {"Content-Encoding": "gzip"}
+    with serving({"/a": reply(200, small, headers=packed), "/b": reply(200, bomb, headers=packed)}) as url:
+        assert fetch(f"{url}/a", LIMITS) == b"x" * 1000
+        with pytest.raises(SourceTooLarge, match="RENDER_FETCH_MAX_BYTES"):
+            fetch(f"{url}/b", LIMITS)
 
 
 def test_an_endless_stream_is_cut_at_the_cap() -> None:

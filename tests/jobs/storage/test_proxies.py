@@ -123,14 +123,15 @@ def expect(limits: FetchLimits, url: str, words: str) -> RenderError:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_is_down_is_the_workers_trouble_and_is_named(public: str, scheme: str) -> None:
+def test_a_proxy_that_is_down_is_the_workers_trouble_and_is_named(public: str, resolver: Resolver, scheme: str) -> None:
+    resolver.answers["proxy.test"] = [socket.gaierror(socket.EAI_NONAME, "said the resolver")]
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         proxy = f"http://who:p%40ss@127.0.0.1:{unused.getsockname()[1]}"
         error = expect(limits(proxy), f"{scheme}://{public}/a", rf"the proxy 127\.0\.0\.1:\d+ \({scheme}_proxy\)")
     assert isinstance(error, SourceUnavailable)
     assert error.fault == "worker"
-    error = expect(limits("http://no.such.name.invalid:3128"), f"{scheme}://{public}/a", "cannot be resolved")
+    error = expect(limits("http://proxy.test:3128"), f"{scheme}://{public}/a", "cannot be resolved")
     assert (type(error), error.fault) == (SourceUnavailable, "worker")
 
 
@@ -184,16 +185,6 @@ def test_no_proxy_names_hosts_domains_addresses_and_networks(no: str, direct: li
     assert [host for host in proxied if proxies.proxy_for("http", host, 8080) is None] == []
 
 
-VARIABLES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
-
-
-@pytest.fixture
-def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*VARIABLES, *map(str.upper, VARIABLES), "REQUEST_METHOD"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.mark.usefixtures("no_variables")
 @pytest.mark.parametrize(
     ("environment", "scheme", "expected"),
     [
