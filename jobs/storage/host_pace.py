@@ -4,6 +4,9 @@ A host that answers 429, or 503 with Retry-After, refuses. Nobody asks it again 
 a pause of our own that doubles with each refusal in a row. After that it is asked by one at a time, and no faster than
 it served before it refused. Every ten answers in a row allow one more request at once and twice the speed.
 
+A host that answers 503 without Retry-After is overloaded, or limits its visitors as nginx does by default. It is asked
+more slowly in the same way, but gets no pause: it may be one picture that it cannot serve.
+
 All times are seconds of one monotonic clock.
 """
 
@@ -85,11 +88,16 @@ class HostPace:
             self._growth = min(self._growth + 1, 10)
         self.opens_at = max(self.opens_at, now + min(LONGEST_PAUSE_SECONDS, pause))
         if period == self._period:
-            self._begin_period()
+            self._begin_period(self.opens_at)
 
-    def _begin_period(self) -> None:
+    def overloaded(self, now: float, period: int) -> None:
+        """A request failed for want of capacity (503), but the host asks for no pause."""
+        if period == self._period and self._served and self._period_start is not None:
+            self._begin_period(now)
+
+    def _begin_period(self, end: float) -> None:
         if self._served and self._period_start is not None:
-            spacing = (self.opens_at - self._period_start) / self._served
+            spacing = (end - self._period_start) / self._served
             self.spacing_seconds = min(LONGEST_SPACING_SECONDS, spacing)
         self._period += 1
         self._at_once, self._period_start, self._served = 1, None, 0

@@ -34,6 +34,7 @@ __all__ = ["FetchLimits", "HttpStore"]
 
 MAX_REDIRECTS = 5
 PROXY_AUTHENTICATION = 407
+OVERLOADED = 503
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # What some programs read as an address, though the resolver here does not: '127.0.0.1.', '1.2.3.0x4'.
 _NUMBER_AT_THE_END = re.compile(r"(?:^|\.)(?:\d+|0x[0-9a-f]*)\.?$", re.IGNORECASE)
@@ -67,7 +68,7 @@ class _Fetch:
         self._limits = limits
         self._requests = [first]
         self._deadline = Deadline(limits.timeout_seconds)
-        self._visit = limits.hosts.visit(limits.check, limits.wait_seconds)
+        self._visit = limits.hosts.visit(first.url, limits.check, limits.wait_seconds)
 
     def read(self) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
@@ -117,7 +118,9 @@ class _Fetch:
             raise refused_by_proxy(reply.status, request, route.proxy)
         try:
             check_status(reply, request, frozenset().union(*(each.secrets for each in self._requests)))
-        except SourceUnavailable:
+        except SourceUnavailable as error:
+            if reply.status == OVERLOADED and not isinstance(error, Refused):
+                turn.overloaded()
             raise
         except RenderError:
             turn.served()

@@ -75,6 +75,16 @@ def test_ten_answers_in_a_row_allow_one_more_and_twice_the_speed() -> None:
     assert (pace.at_once, pace.spacing_seconds) == (3, 0.0)
 
 
+def test_a_host_that_is_overloaded_is_asked_more_slowly_without_a_pause() -> None:
+    pace = HostPace(8)
+    for second in range(20):
+        pace.served(float(second), pace.started(float(second)))
+    pace.overloaded(20.0, pace.started(20.0))
+    assert (pace.at_once, pace.spacing_seconds, pace.opens_at) == (1, 1.0, 0.0)
+    pace.overloaded(21.0, pace.started(21.0))  # nothing was served since, so nothing is learned
+    assert pace.spacing_seconds == 1.0
+
+
 def test_a_long_outage_after_a_few_answers_is_not_taken_for_a_pace() -> None:
     pace = HostPace(8)
     serve(pace, 3)

@@ -128,6 +128,28 @@ def test_a_host_that_serves_others_blames_no_job_that_it_refuses() -> None:
             assert caught.value.blameless
 
 
+def test_a_url_that_is_refused_again_and_again_while_others_are_served_is_to_blame_itself() -> None:
+    hosts = HostLimits()
+    with hosts.visit("good", lambda: None).turn("a.test:80", "a URL") as turn:
+        turn.served()
+    visit = hosts.visit("bad", lambda: None)
+    with visit.turn("a.test:80", "a URL") as turn:
+        places, blameless = [visit.number], []
+        for _ in range(6):
+            blameless.append(turn.refused(0.0)[1])
+            places.append(visit.number)
+    assert blameless == [True, True, True, True, False, False]
+    assert places[0] == places[1] < places[2] == places[3] < places[4]  # behind the others, after every second time
+
+
+def test_a_url_that_is_always_refused_does_not_hold_up_the_others() -> None:
+    with serving({"/bad": reply(429, headers={"Retry-After": "0"})}, otherwise=reply(200, b"here")) as url:
+        urls = [f"{url}/bad", *(f"{url}/{row}" for row in range(20))]
+        bad, *others = fetch_all(urls, limits(2, wait_seconds=4.0), threads=21)
+    assert isinstance(bad, SourceUnavailable)
+    assert others == [b"here"] * 20
+
+
 def in_an_hour() -> str:
     return formatdate(time.time() + 3600, usegmt=True)
 
@@ -220,6 +242,6 @@ def test_a_read_that_has_waited_long_enough_for_a_slow_host_says_so() -> None:
 def test_many_hosts_are_not_remembered_for_ever() -> None:
     hosts = HostLimits()
     for number in range(MAX_HOSTS + 500):
-        with hosts.visit(lambda: None).turn(f"{number}.test:80", "a URL") as turn:
+        with hosts.visit("a URL", lambda: None).turn(f"{number}.test:80", "a URL") as turn:
             turn.refused(1000.0)
     assert len(hosts._hosts) == MAX_HOSTS
