@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
 
@@ -12,6 +13,7 @@ from jobs.uri import redacted
 
 PORTS = {"http": 80, "https": 443}
 _LEGAL = "/%:@!$&'()*+,;=~"  # in a path; '%' because what is quoted already stays as it is
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?")  # a name, or IPv6 with its zone
 SHORTEST_SECRET = 4  # shorter values of a query, such as a width, would black out words that happen to hold them
 
 
@@ -55,16 +57,16 @@ class Request:
             raise SourceForbidden(f"not a usable URL: {redacted(url)}") from error
         if parts.scheme not in PORTS or not parts.hostname:
             raise SourceForbidden(f"{redacted(url)}: only http:// and https:// URLs with a host are fetched")
-        try:
-            host = parts.hostname.encode("idna").decode()
-        except UnicodeError as error:
-            raise SourceForbidden(f"{parts.hostname!r} is not a host name") from error
+        host = _ascii_host(parts.hostname)
         bracketed = f"[{host}]" if ":" in host else host
-        authorization = basic(parts)
+        try:
+            authorization, target = basic(parts), _target(parts)
+        except UnicodeError as error:
+            raise SourceForbidden(f"{redacted(url)!r} holds half a character (a lone surrogate)") from error
         return cls(
             url=url,
             origin=Origin(parts.scheme, host, port or PORTS[parts.scheme]),
-            target=_target(parts),
+            target=target,
             host_header=f"{bracketed}:{port}" if port else bracketed,
             authorization=authorization,
             shown=redacted(url),
@@ -108,6 +110,16 @@ def user_agent(contact: str) -> str:
     """Name and version, and where the host's owner can complain."""
     name = f"batch-renderer/{jobs.__version__}"
     return f"{name} (+{contact})" if contact else name
+
+
+def _ascii_host(name: str) -> str:
+    try:
+        host = name.encode("idna").decode()
+    except UnicodeError as error:
+        raise SourceForbidden(f"{name!r} is not a host name") from error
+    if not _HOST.fullmatch(host):  # some proxies would decode what stands behind '%', or begin a new word at a space
+        raise SourceForbidden(f"{name!r} is not a host name")
+    return host
 
 
 def _target(parts: SplitResult) -> str:
