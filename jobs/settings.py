@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.request import getproxies_environment
 
 from pydantic import Field, ValidationError
 from pydantic.functional_validators import AfterValidator, BeforeValidator
@@ -25,11 +26,20 @@ def _lower(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(host.lower() for host in hosts)  # as urlsplit gives them
 
 
+def _header_comment(contact: str) -> str:
+    """What may stand between the parentheses of a User-Agent. A line break would begin a header of its own."""
+    contact = contact.strip()
+    if len(contact) > 200 or not all(" " <= letter <= "~" and letter not in "()\\" for letter in contact):
+        raise ValueError("must be a URL or a mail address: at most 200 ASCII characters on one line, no parentheses")
+    return contact
+
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 Bucket = Annotated[str, Field(pattern=r"^[^/]+$")]  # s3://name/prefix would match no bucket
 Buckets = Annotated[tuple[Bucket, ...], NoDecode, BeforeValidator(_comma_separated)]
 RedisUrl = Annotated[str, AfterValidator(checked_url)]
 Hosts = Annotated[CommaSeparated, AfterValidator(_lower)]
+Contact = Annotated[str, AfterValidator(_header_comment)]
 
 
 class Settings(BaseSettings):
@@ -60,6 +70,9 @@ class Settings(BaseSettings):
 
     fetch_timeout_seconds: float = Field(30.0, gt=0, description="for one input, from start to end")
     fetch_max_bytes: int = Field(64 * MIB, ge=1, description="largest input file")
+    fetch_per_host: int = Field(8, ge=1, le=512, description="requests at once to one host, per process")
+    fetch_contact: Contact = Field("", description="a URL or mail address that the User-Agent names")
+    proxy_resolves: bool = Field(False, description="the HTTP proxy refuses private addresses itself")
     max_pixels: int = Field(50_000_000, ge=1, description="largest input picture, before resizing")
     allow_hosts: Hosts = Field((), description="hosts that may have private addresses, comma-separated")
     allow_folders: CommaSeparated = Field((), description="folders of file:// that workers may read and write")
@@ -83,6 +96,15 @@ class AwsIdentity(BaseSettings):
     role_arn: str | None = None
     endpoint_url: str | None = None
     endpoint_url_s3: str | None = None
+
+
+def proxy_variables() -> dict[str, str]:
+    """The standard proxy variables that are set, by the words before `_proxy`: http, https, all, no.
+
+    Lower case goes before upper case, and an empty value unsets. In a CGI script HTTP_PROXY is a client's header
+    `Proxy:`, and is ignored.
+    """
+    return getproxies_environment()
 
 
 def load_settings(**overrides: Any) -> Settings:

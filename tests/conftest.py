@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -27,6 +28,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("processes")
             if runs_models(item.module.__name__):
                 item.add_marker("models")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_proxy_variables() -> Iterator[None]:
+    """Without the machine's own proxy, which tests' servers on this machine are not behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -84,6 +84,7 @@ class JobRunner:
     open_store: Callable[[str], Store] = store_for
     access_policy: AccessPolicy = field(default_factory=AccessPolicy)
     fitness: Fitness = field(default_factory=Fitness)
+    fetch_limits: FetchLimits = field(default_factory=FetchLimits)
     last_start: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -250,7 +251,8 @@ class JobRunner:
 
     @cached_property
     def _pictures(self) -> Pictures:
-        sources = Sources(self.settings, read=self.read, policy=self.access_policy, shutdown=self.shutdown)
+        limits = replace(self.fetch_limits, policy=self.access_policy)
+        sources = Sources(self.settings, read=self.read, limits=limits, shutdown=self.shutdown)
         return Pictures(self.renderer, sources)
 
     @cached_property

@@ -40,8 +40,10 @@ from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import WorkerFacts
 from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
+from jobs.storage.limits import FetchLimits
 from worker.fitness import Fitness
 from worker.heartbeat import Heartbeat
+from worker.image.accept import accepted_types
 from worker.in_flight import InFlightJobs
 from worker.job_runner import JobRunner
 from worker.ledger_client import LedgerClient
@@ -76,6 +78,7 @@ class RenderService:
         self.health: HealthServer | None = None
         self._load = load
         self._access_policy = AccessPolicy.of(settings)
+        self._fetch_limits = FetchLimits.of(settings, accept=accepted_types())
         self._ledger = Ledger.connect(settings)
         self.fitness = self._make_fitness()
         self._renderer: Renderer | None = None
@@ -172,6 +175,7 @@ class RenderService:
             metrics=self.metrics,
             access_policy=self._access_policy,
             fitness=self.fitness,
+            fetch_limits=self._fetch_limits,
         )
 
     def _make_fitness(self) -> Fitness:

@@ -12,11 +12,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from jobs.errors import SourceUnavailable, TransientError
 from jobs.job import RenderJob
 from jobs.settings import Settings
-from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.limits import FetchLimits
 from worker.shutdown import Shutdown
 
@@ -29,11 +29,9 @@ Read = Callable[[str, FetchLimits], bytes]
 class Sources:
     """Called by the threads of jobs."""
 
-    def __init__(self, settings: Settings, *, read: Read, policy: AccessPolicy, shutdown: Shutdown) -> None:
+    def __init__(self, settings: Settings, *, read: Read, limits: FetchLimits, shutdown: Shutdown) -> None:
         self._settings = settings
-        self._limits = FetchLimits(
-            settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts, policy=policy
-        )
+        self._limits = limits
         self._read = read
         self._shutdown = shutdown
         self._lock = threading.Lock()
@@ -48,9 +46,10 @@ class Sources:
             PermanentError, Cancelled, Requeued: as their names say.
         """
         uri = job.parameters.image
+        limits = replace(self._limits, check=check)
         for attempt in range(self._settings.retry_attempts):
             try:
-                data = self._read(uri, self._limits)
+                data = self._read(uri, limits)
             except TransientError as error:
                 pause = self._pause(attempt, error)
                 is_last = attempt + 1 == self._settings.retry_attempts

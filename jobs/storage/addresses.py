@@ -22,6 +22,11 @@ _NOT_PUBLIC = tuple(
         "fec0::/10",  # site-local, deprecated
     )
 )
+_NO_SUCH_NAME = frozenset(
+    number
+    for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY")  # some systems lack the last two
+    if (number := getattr(socket, name, None)) is not None
+)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -44,15 +49,15 @@ def checked_addresses(host: str, port: int, *, allow_hosts: Collection[str]) -> 
     Numbers are resolved like names: the resolver reads 2130706433, 0x7f.1 and 127.1 as the kernel would.
 
     Raises:
-        SourceForbidden: one address is not public, or the host is not a host name.
+        SourceForbidden: one address is not public (the worker's fault: others may allow it), or it is no host name.
         SourceNotFound: no such host.
         SourceUnavailable: the resolver does not answer.
     """
     try:
         resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        # EAI_AGAIN: the resolver does not answer for now. The others: there is no such name.
-        kind = SourceUnavailable if error.errno == socket.EAI_AGAIN else SourceNotFound
+        # The others, EAI_AGAIN above all, are troubles of the resolver: nobody said that there is no such name.
+        kind = SourceNotFound if error.errno in _NO_SUCH_NAME else SourceUnavailable
         raise kind(f"the host {host} cannot be resolved ({error.strerror})") from error
     except (UnicodeError, ValueError, OverflowError) as error:  # too long, empty between dots, a NUL, a port of 10**10
         raise SourceForbidden(f"{host!r} is not a host name") from error
@@ -62,7 +67,9 @@ def checked_addresses(host: str, port: int, *, allow_hosts: Collection[str]) -> 
             if not is_global(address.text):
                 raise SourceForbidden(
                     f"the host {host} has the private address {address.text}; "
-                    "if that is meant, add it to RENDER_ALLOW_HOSTS"
+                    "if that is meant, add it to RENDER_ALLOW_HOSTS",
+                    fault="worker",
+                    scope="settings",
                 )
     return addresses
 

@@ -24,14 +24,19 @@ def with_backoff(
 ) -> Value:
     """Call until it works, at most `attempts` times. The nth pause (from 0) is drawn from [0.5, 1.5) * base * 2**n.
 
-    The jitter keeps a hundred workers from asking a throttling store again at the same moment.
+    The jitter keeps a hundred workers from asking a throttling store again at the same moment. A pause is at least what
+    the other side asks for.
 
     Raises:
-        TransientError: the last one, after `attempts` of them. Other errors pass at once.
+        TransientError: the last one, after `attempts` of them; or at once one that asks for more than
+            MAX_PAUSE_SECONDS, or whose call has waited for its turn already (`blameless`). Other errors pass at once.
     """
     for attempt in range(attempts - 1):
         try:
             return call()
-        except TransientError:
-            sleep(min(MAX_PAUSE_SECONDS, base_seconds * 2**attempt) * uniform(0.5, 1.5))
+        except TransientError as error:
+            asked = 0.0 if error.retry_after_seconds is None else error.retry_after_seconds
+            if error.blameless or asked > MAX_PAUSE_SECONDS:
+                raise
+            sleep(max(asked, min(MAX_PAUSE_SECONDS, base_seconds * 2**attempt) * uniform(0.5, 1.5)))
     return call()

@@ -71,7 +71,7 @@ def _book(
     session: Session, made: Made, out: Path, info: BatchInfo, *, shared: dict[str, object], copy_all: bool
 ) -> Book:
     settings = session.settings
-    limits = FetchLimits(settings.fetch_timeout_seconds, settings.fetch_max_bytes, settings.allow_hosts)
+    limits = FetchLimits.of(settings)
     thumbnails = Thumbnails(out / THUMBNAILS / info.name, limits, settings.max_pixels, copy_all=copy_all)
     return Book(out, made, thumbnails, shared=shared, jobs=lambda ids: session.ledger.jobs(info.name, ids))
 

@@ -6,6 +6,7 @@ is useless without its signature.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -42,6 +43,7 @@ ROWS = [
     (f"/good.png?{AWS}&X-Amz-Security-Token=hunter2-token", None),
     (f"/gone.png?{AWS}", "source_not_found"),
     ("/forbidden.png?sig=hunter2-azure&se=2026", "source_forbidden"),
+    ("/echo.png?sig=hunter2-echo", "source_forbidden"),  # the host repeats the URL
     ("/text.png?X-Goog-Signature=hunter2-google", "not_an_image"),
     ("/busy.png?token=hunter2-passing", "source_unavailable"),
     ("/odd.png?anything=hunter2-odd#hunter2-fragment", "source_not_found"),
@@ -71,6 +73,14 @@ def web(picture_png: bytes) -> Iterator[str]:
         "away.png": away,
         "private.png": private,
     }
+
+    def echo(handler) -> None:  # type: ignore[no-untyped-def]
+        sent = handler.headers["Authorization"] or "Basic "
+        password = base64.b64decode(sent.partition(" ")[2]).decode()
+        said = f"<p>{sent} {password} {handler.path} {handler.path.partition('=')[2]} http://{password}@h{handler.path}"
+        reply(403, said.encode(), headers={"Content-Type": "text/html"})(handler)
+
+    answers["echo.png"] = echo
 
     def answer(handler) -> None:  # type: ignore[no-untyped-def]
         answers.get(handler.path.partition("?")[0].strip("/"), reply(404))(handler)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 
+import jobs
 from jobs.errors import SettingsError
 from jobs.settings import load_settings
+from tools.import_graph import ROOT
 
 
 def test_defaults_need_no_environment() -> None:
@@ -26,6 +30,11 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variabl
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError, match=f"{variable}.*{value}"):
         load_settings()
+
+
+def test_the_version_that_hosts_see_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert jobs.__version__ == project["version"]
 
 
 def test_a_lease_shorter_than_two_heartbeats_is_refused() -> None:

@@ -63,7 +63,18 @@ def test_a_name_that_is_not_found_fails_and_a_resolver_that_is_away_is_asked_aga
         checked_addresses("nowhere.test", 80, allow_hosts=())
 
 
-@pytest.mark.parametrize("url", ["http://a..b/", f"http://{'a' * 70}.test/", "http://h:99999/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a..b/",
+        f"http://{'a' * 70}.test/",
+        "http://h:99999/",
+        "http://127%2e0%2e0%2e1/",
+        "http://a b/",
+        "http://u\ud800:p@h/",
+        "http://h/\ud800",
+    ],
+)
 def test_what_is_no_host_is_refused(url: str) -> None:
     with pytest.raises(SourceForbidden):
         HttpStore(FetchLimits()).read(url)

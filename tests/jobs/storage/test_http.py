@@ -5,13 +5,11 @@ from __future__ import annotations
 import datetime
 import gzip
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from itertools import chain, repeat
-from pathlib import Path
 
 import pytest
 import trustme
@@ -24,8 +22,9 @@ from jobs.errors import (
     SourceTooLarge,
     SourceUnavailable,
 )
-from jobs.storage.http import FetchLimits, HttpStore, _tls_context
+from jobs.storage.http import FetchLimits, HttpStore
 from tests.jobs.resolver import Resolver
+from tests.jobs.tls import server_context
 from tests.jobs.web_server import Answer, reply, serving
 
 LIMITS = FetchLimits(timeout_seconds=5, max_bytes=1000, allow_hosts=("127.0.0.1",))
@@ -86,10 +85,13 @@ def test_a_chunked_body_arrives_whole_and_is_capped_too() -> None:
             fetch(f"{url}/b", LIMITS)
 
 
-def test_a_compressed_reply_is_not_unpacked() -> None:
-    packed = gzip.compress(b"x" * 100_000)
-    with serving({"/a": reply(200, packed, headers={"Content-Encoding": "gzip"})}) as url:
-        assert fetch(f"{url}/a", LIMITS) == packed
+def test_a_compressed_reply_is_unpacked_within_the_cap() -> None:
+    small, bomb = (gzip.compress(b"x" * size) for size in (1000, 100_000))
+    packed = {"Content-Encoding": "gzip"}
+    with serving({"/a": reply(200, small, headers=packed), "/b": reply(200, bomb, headers=packed)}) as url:
+        assert fetch(f"{url}/a", LIMITS) == b"x" * 1000
+        with pytest.raises(SourceTooLarge, match="RENDER_FETCH_MAX_BYTES"):
+            fetch(f"{url}/b", LIMITS)
 
 
 def test_an_endless_stream_is_cut_at_the_cap() -> None:
@@ -258,26 +260,9 @@ def test_the_next_address_is_tried_where_one_does_not_answer(resolver: Resolver)
         assert fetch(f"http://two.test:{port}/a", FetchLimits(allow_hosts=("two.test",))) == b"here"
 
 
-@pytest.fixture
-def authority(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[trustme.CA]:
-    """An authority that this process trusts."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
-    _tls_context.cache_clear()
-    yield authority
-    _tls_context.cache_clear()
-
-
-def tls(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
-
-
 def test_https_is_read_where_the_certificate_is_for_the_name(authority: trustme.CA, resolver: Resolver) -> None:
     resolver.answers["good.test"] = [["127.0.0.1"]]
-    certificate = tls(authority.issue_cert("good.test", "127.0.0.1"))
+    certificate = server_context(authority.issue_cert("good.test", "127.0.0.1"))
     with serving({"/a": reply(200, b"here")}, tls=certificate) as url:
         assert fetch(f"{url}/a", LIMITS) == b"here"
         named = url.replace("127.0.0.1", "good.test")
@@ -286,7 +271,7 @@ def test_https_is_read_where_the_certificate_is_for_the_name(authority: trustme.
 
 def test_a_certificate_for_another_name_is_refused(authority: trustme.CA, resolver: Resolver) -> None:
     resolver.answers["good.test"] = [["127.0.0.1"]]
-    with serving({}, tls=tls(authority.issue_cert("evil.test"))) as url:
+    with serving({}, tls=server_context(authority.issue_cert("evil.test"))) as url:
         named = url.replace("127.0.0.1", "good.test")
         with pytest.raises(SourceForbidden, match=r"certificate is not valid: .*good\.test"):
             fetch(f"{named}/a", FetchLimits(allow_hosts=("good.test",)))
@@ -295,7 +280,7 @@ def test_a_certificate_for_another_name_is_refused(authority: trustme.CA, resolv
 def test_a_certificate_of_nobody_or_of_the_past_is_refused(authority: trustme.CA) -> None:
     past = authority.issue_cert("127.0.0.1", not_after=datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
     for certificate in (trustme.CA().issue_cert("127.0.0.1"), past):
-        with serving({}, tls=tls(certificate)) as url:
+        with serving({}, tls=server_context(certificate)) as url:
             with pytest.raises(SourceForbidden, match="certificate is not valid"):
                 fetch(f"{url}/a", LIMITS)
 
