@@ -1,8 +1,15 @@
-"""Caches of encodings: prompts by their tokens, edges by their pixels."""
+"""Caches of encodings: prompts by their tokens, edges by their pixels.
+
+What a cache keeps for long must not lie between what others allocate for moments. A prompt of a small model has a few
+hundred bytes; malloc places them into the hole that a picture of a megabyte has left, and no picture fits there again.
+So each job left a hole, and a worker grew by gigabytes in ten thousand jobs. On a CPU, each encoding therefore has
+pages of its own, which malloc never sees. On a GPU, torch rounds and pools its blocks, and host memory is not used.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
@@ -17,15 +24,22 @@ from worker.render.trajectory import Conditioning
 # those of 2048x2048.
 TEXT_BYTES = 64 * 2**20
 HINT_BYTES = 128 * 2**20
+# Of a small model, far more would fit in; each takes a page at least, and one of the mappings that a process may have.
+TEXT_ENTRIES = 1024
+HINT_ENTRIES = 512
 
 
 class Recent:
-    """The most recently used encodings, keyed by the content that was encoded, as many as fit in `limit_bytes`."""
+    """The most recently used encodings, keyed by the content that was encoded: as many as both limits allow."""
 
-    def __init__(self, encode: Callable[[np.ndarray], torch.Tensor], *, limit_bytes: int) -> None:
+    def __init__(
+        self, encode: Callable[[np.ndarray], torch.Tensor], *, limit_bytes: int, limit_entries: int = TEXT_ENTRIES
+    ) -> None:
         self._encode = encode
         self._limit_bytes = limit_bytes
+        self._limit_entries = limit_entries
         self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._kept_bytes = 0
 
     def get(self, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """One encoding per array, in order. Unknown ones are encoded in one call, so all arrays must have one shape."""
@@ -34,26 +48,29 @@ class Recent:
         if missing:
             rows = self._encode(np.stack(list(missing.values())))
             for key, row in zip(missing, rows.unbind(0), strict=True):
-                self._kept[key] = row.clone()  # a view would keep the whole call's tensor alive
+                self._keep(key, row)
         for key in keys:
             self._kept.move_to_end(key)
         rows_by_array = [self._kept[key] for key in keys]
         self._forget()
         return rows_by_array
 
+    def _keep(self, key: bytes, row: torch.Tensor) -> None:
+        self._kept[key] = _own_copy(row)  # a view would keep the whole call's tensor alive
+        self._kept_bytes += row.nbytes
+
     def _forget(self) -> None:
-        kept_bytes = sum(row.nbytes for row in self._kept.values())
-        while kept_bytes > self._limit_bytes:
+        while self._kept_bytes > self._limit_bytes or len(self._kept) > self._limit_entries:
             _, row = self._kept.popitem(last=False)
-            kept_bytes -= row.nbytes
+            self._kept_bytes -= row.nbytes
 
 
 class Encodings:
     """Specs -> conditionings. Equal prompts share one encoding, and so do equal edges, across jobs."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self._texts = Recent(denoiser.encode_text, limit_bytes=TEXT_BYTES)
-        self._hints = Recent(denoiser.encode_hint, limit_bytes=HINT_BYTES)
+        self._texts = Recent(denoiser.encode_text, limit_bytes=TEXT_BYTES, limit_entries=TEXT_ENTRIES)
+        self._hints = Recent(denoiser.encode_hint, limit_bytes=HINT_BYTES, limit_entries=HINT_ENTRIES)
 
     def encode(self, specs: Sequence[ImageSpec]) -> list[Conditioning]:
         """Specs of one shape. Unknown prompts are encoded in one engine call, unknown edges in another."""
@@ -71,6 +88,15 @@ class Encodings:
 
 def _control_scales(spec: ImageSpec) -> torch.Tensor:
     return torch.tensor([spec.uncond_control_scales, spec.cond_control_scales], dtype=torch.float32)
+
+
+def _own_copy(row: torch.Tensor) -> torch.Tensor:
+    """A copy that shares no memory with anything, and on a CPU no page either."""
+    if row.device.type != "cpu" or not row.nbytes:
+        return row.clone()
+    pages = mmap.mmap(-1, row.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # The tensor keeps `pages`, which are unmapped with it.
+    return torch.frombuffer(pages, dtype=row.dtype, count=row.numel()).view(row.shape).copy_(row)
 
 
 def _key(array: np.ndarray) -> bytes:
