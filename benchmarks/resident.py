@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -43,6 +44,13 @@ class Memory:
     def peak(self) -> float:
         """The most that has been resident at any moment, in MiB."""
         return self._mib("VmHWM")
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time so far, of all its threads together."""
+        # After the name, which may hold anything, in brackets: utime and stime are the 12th and 13th field.
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _mib(self, name: str) -> float:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():

@@ -179,8 +179,9 @@ def run(plan: Plan, folder: Path) -> dict[str, object]:
         feed = Feed(plan, folder, Ledger(redis.Redis.from_url(server.url, decode_responses=True)))
         memory = Memory(process.pid)
         idle = memory.sample(0)
+        began = memory.cpu_seconds
         watch(plan, feed, memory)
-        seconds, peak = memory.samples[-1].seconds, memory.peak
+        seconds, peak, used = memory.samples[-1].seconds, memory.peak, memory.cpu_seconds - began
     if plan.plot is not None:
         plan.plot.write_text(chart(plan, memory))
     growth = Growth.after(memory.samples, plan.settle)
@@ -188,6 +189,7 @@ def run(plan: Plan, folder: Path) -> dict[str, object]:
     return {
         "jobs": done,
         "jobs_per_second": round(done / max(0.1, seconds), 1),
+        "cpu_seconds_per_job": round(used / max(1, done), 4),
         "idle_mib": idle.resident,
         "peak_above_idle_mib": round(peak - idle.resident, 1),
         "settle": plan.settle,

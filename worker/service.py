@@ -37,6 +37,7 @@ from jobs.errors import SettingsError
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
+from worker.heap import bound_heap
 from worker.heartbeat import Heartbeat
 from worker.in_flight import InFlightJobs
 from worker.job_runner import JobRunner
@@ -99,6 +100,7 @@ class RenderService:
         Raises:
             SystemExit: with a code of ExitCode, after one log line that says what to do.
         """
+        bound_heap()
         self._fatal = fatal
         self._start_health()
         self._renderer = renderer = self._load_or_refuse()
