@@ -25,8 +25,14 @@ class DecodeBudget:
         self._pixels = pixels
         self._check = check
         self._taken = 0
-        self._waiting: deque[object] = deque()
+        self._line: deque[object] = deque()
         self._changed = threading.Condition()
+
+    @property
+    def waiting(self) -> int:
+        """How many pictures are not admitted yet."""
+        with self._changed:
+            return len(self._line)
 
     @contextmanager
     def taking(self, pixels: int) -> Iterator[None]:
@@ -47,12 +53,12 @@ class DecodeBudget:
     def _take(self, share: int) -> None:
         ticket = object()
         with self._changed:
-            self._waiting.append(ticket)
+            self._line.append(ticket)
             try:
-                while self._waiting[0] is not ticket or self._taken + share > self._pixels:
+                while self._line[0] is not ticket or self._taken + share > self._pixels:
                     self._check()
                     self._changed.wait(LOOK_SECONDS)
                 self._taken += share
             finally:
-                self._waiting.remove(ticket)
+                self._line.remove(ticket)
                 self._changed.notify_all()  # the next in line may fit as well, or be the first now
