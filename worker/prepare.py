@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from jobs.job import RenderJob, RenderParameters
 from jobs.prompts import prompt_warnings
 from worker.image.canny import canny_edges, edge_warnings, resize_image, three_channels
 from worker.image.decode import decode_image
+from worker.image.decode_budget import DecodeBudget
 from worker.image.png import as_json, encode_png
 from worker.image.tokens import Tokenizer, Tokens
 from worker.render.request import ImageSpec
@@ -30,22 +32,24 @@ class Prepared:
     height: int
 
 
-def prepare(job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: int) -> Prepared:
-    """Decode, resize, find edges and tokenise.
+def prepare(
+    job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: int, budget: DecodeBudget | None = None
+) -> Prepared:
+    """Decode, resize, find edges and tokenise. `budget` is the process's: it bounds what is decoded at once.
 
     Raises:
         NotAnImage, SourceTooLarge: the picture cannot be used; the sentence says why.
+        Requeued: the worker began to stop while the job waited for the budget.
     """
     parameters = job.parameters
-    picture = decode_image(data, max_pixels=max_pixels)
-    image = resize_image(three_channels(picture.pixels), parameters.image_resolution)
+    image, notes = _resized(data, parameters.image_resolution, max_pixels, budget or DecodeBudget())
     edges = canny_edges(image, parameters.low_threshold, parameters.high_threshold)
     prompt = tokenizer.encode(full_prompt(parameters))
     negative = tokenizer.encode(parameters.n_prompt)
     return Prepared(
         specs=_specs(job, edges, prompt.ids, negative.ids),
         canny_png=encode_png(edges, {"render": as_json({"job": job.id, "canny": True})}),
-        warnings=picture.warnings
+        warnings=notes
         + edge_warnings(edges, parameters.low_threshold, parameters.high_threshold)
         + prompt_warnings(parameters)
         + _cut("prompt", prompt)
@@ -53,6 +57,18 @@ def prepare(job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: in
         width=int(edges.shape[1]),
         height=int(edges.shape[0]),
     )
+
+
+def _resized(data: bytes, resolution: int, max_pixels: int, budget: DecodeBudget) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The picture as uint8 [H, W, 3] at its target size, and what decoding changed."""
+    with ExitStack() as decoding:
+        picture = decode_image(
+            data, max_pixels=max_pixels, admit=lambda pixels: decoding.enter_context(budget.taking(pixels))
+        )
+        image = resize_image(three_channels(picture.pixels), resolution)
+        notes = picture.warnings
+        del picture  # before the next picture is admitted
+    return image, notes
 
 
 def full_prompt(parameters: RenderParameters) -> str:

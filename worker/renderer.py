@@ -21,6 +21,7 @@ from worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from engines.engine_set import EngineSet
+    from worker.image.decode_budget import DecodeBudget
     from worker.image.tokens import Tokenizer
     from worker.infotext import ModelLabel
     from worker.prepare import Prepared
@@ -91,7 +92,10 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     )
     return _assemble(
         denoiser,
-        _refusing_other_jobs(partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels), engines),
+        _refusing_other_jobs(
+            partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels, budget=_decode_budget(shutdown)),
+            engines,
+        ),
         shutdown,
         digest=engines.digest,
         label=ModelLabel.of(source.model, source.controlnet, weights=source.weights),
@@ -139,11 +143,17 @@ def _fake_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     tokenizer = cast("Tokenizer", FakeTokenizer())
     return _assemble(
         denoiser,
-        partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels),
+        partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels, budget=_decode_budget(shutdown)),
         shutdown,
         digest=DIGEST,
         label=ModelLabel(DIGEST, DIGEST),
     )
+
+
+def _decode_budget(shutdown: Shutdown | None) -> DecodeBudget:
+    from worker.image.decode_budget import DecodeBudget
+
+    return DecodeBudget() if shutdown is None else DecodeBudget(check=shutdown.check)
 
 
 def _assemble(

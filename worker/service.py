@@ -42,6 +42,7 @@ from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.limits import FetchLimits
 from worker.fitness import Fitness
+from worker.heap import bound_heap
 from worker.heartbeat import Heartbeat
 from worker.image.accept import accepted_types
 from worker.in_flight import InFlightJobs
@@ -114,6 +115,7 @@ class RenderService:
         Raises:
             SystemExit: with a code of ExitCode, after one log line that says what to do.
         """
+        bound_heap()
         self._fatal = fatal
         self._start_health()
         self._renderer = renderer = self._load_or_refuse()

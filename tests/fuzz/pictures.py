@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.sixteen_bit_files import png16, tiff16
+from worker.image.decode import HAS_AVIF
 
 WIDTH, HEIGHT = 17, 13
 SAVED: tuple[tuple[str, tuple[str, ...], tuple[dict[str, Any], ...]], ...] = (
@@ -28,6 +29,8 @@ SAVED: tuple[tuple[str, tuple[str, ...], tuple[dict[str, Any], ...]], ...] = (
     ),
     ("TIFF", ("1",), ({"compression": "group4"}, {"compression": "packbits"})),
     ("TIFF", ("RGB",), ({"compression": "jpeg"},)),
+    ("TIFF", ("I",), ({},)),
+    *((("AVIF", ("RGB", "RGBA"), ({}, {"save_all": True})),) if HAS_AVIF else ()),
 )
 MAGIC = (
     b"\x89PNG\r\n\x1a\n",
@@ -38,6 +41,7 @@ MAGIC = (
     b"II*\0",
     b"MM\0*",
     b"II+\0",
+    b"\0\0\0\x20ftypavif",
 )
 
 
@@ -63,7 +67,7 @@ def _picture(mode: str) -> Image.Image:
     if mode == "LAB":
         return Image.new("LAB", (WIDTH, HEIGHT), (120, 3, 200))
     image = Image.fromarray(pixels)
-    return image.convert("L").convert(mode) if mode in ("1", "P", "F", "LA") else image.convert(mode)
+    return image.convert("L").convert(mode) if mode in ("1", "P", "F", "I", "LA") else image.convert(mode)
 
 
 def _saved(image: Image.Image, format_: str, options: dict[str, Any]) -> bytes:

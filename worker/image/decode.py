@@ -1,28 +1,35 @@
-"""Bytes -> pixels, without trusting the bytes."""
+"""Bytes -> pixels, without trusting the bytes.
+
+A JPEG is decoded at its full size: Pillow's draft mode would decode it at an eighth, which is faster, but gives other
+pixels than `resize_image` does, and so other edges.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import struct
 import warnings as python_warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from jobs.errors import NotAnImage, SourceTooLarge
-from worker.image.sixteen_bits import SixteenBitColours, grey_to_eight_bits, has_twelve_bit_grey
+from worker.image.orientation import turn_upright
+from worker.image.sixteen_bits import GreyKind, SixteenBitColours, grey_to_eight_bits
+from worker.image.source import FRAMES_COUNTED, Source
+from worker.image.strips import filled, strips_of
 
+HAS_AVIF = "avif" in features.modules and features.check("avif")  # Pillow 11.3 and later, as it was built
 # The decoders that strangers' bytes may reach: a short list, since each is an attack surface.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-READABLE = "PNG, JPEG, WebP, GIF, BMP and TIFF"
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if HAS_AVIF else ()))
+READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF" if HAS_AVIF else "PNG, JPEG, WebP, GIF, BMP and TIFF"
 
 # A progressive JPEG may pass over its picture any number of times. A pass takes a dozen bytes and, at 50 megapixels,
 # 10 ms: a file of 64 MiB would keep a core busy for half a day. Cameras and programs write a dozen passes.
 JPEG_PASSES = 100  # over the largest picture allowed; smaller ones may have more
 JPEG_BEGIN, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
-FRAMES_COUNTED = 1000  # of a TIFF, where each frame takes a look-up
+RARE_COMPRESSIONS = range(34_000, 2**16)  # of a TIFF: not every libtiff has them
 
 # The errors of Pillow's decoders for damaged files.
 DAMAGED = (
@@ -33,12 +40,24 @@ DAMAGED = (
     IndexError,
     KeyError,
     TypeError,
-    ZeroDivisionError,
+    ArithmeticError,
+    RuntimeError,  # AVIF
     struct.error,
 )
 
 # Our own check of the header replaces Pillow's, which only warns up to twice its limit.
 Image.MAX_IMAGE_PIXELS = None
+
+
+# How files of these formats begin, with what follows too damaged for Pillow to recognise.
+BEGINNINGS = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,82 +68,115 @@ class Picture:
     warnings: tuple[str, ...]
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Picture:
-    """Decode the first frame.
+def decode_image(
+    data: bytes,
+    *,
+    max_pixels: int,
+    admit: Callable[[int], object] = lambda pixels: None,  # noqa: ARG005
+) -> Picture:
+    """Decode the first frame. `admit` is called with the number of pixels before any is decoded, and may wait.
 
     Raises:
         NotAnImage: the bytes are empty, truncated, of another format, or cannot be decoded.
         SourceTooLarge: the header says more than `max_pixels`; nothing was decoded then.
+        whatever `admit` raises.
     """
     if not data:
         raise NotAnImage("the file is empty (0 bytes)")
+    source = Source.of(data)
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore")  # Pillow warns of odd metadata
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with Image.open(source.open(), formats=FORMATS) as image:
                 _check_size(image.size, max_pixels)
+                _check_tiles(source, max_pixels)
                 _check_passes(data, image.size, max_pixels)
-                return _decode(image, data)
+                admit(image.width * image.height)
+                return _decode(image, source)
         except UnidentifiedImageError as error:
-            raise NotAnImage(f"not a picture that can be read: it begins with {data[:8]!r}; {READABLE} can") from error
+            raise NotAnImage(_not_opened(source)) from error
         except DAMAGED as error:
-            raise NotAnImage(f"the picture is truncated or damaged: {error}") from error
+            raise NotAnImage(_not_decoded(source, error)) from error
 
 
-def _decode(image: Image.Image, data: bytes) -> Picture:
+def _decode(image: Image.Image, source: Source) -> Picture:
     notes: list[str] = []
-    frames = _frames(image)
+    frames = min(source.frames or int(getattr(image, "n_frames", 1)), FRAMES_COUNTED)
     if frames > 1:
         notes.append(f"the first of {frames}{' or more' * (frames == FRAMES_COUNTED)} frames was used")
     image.seek(0)
-    has_twelve, sixteen_bits = has_twelve_bit_grey(image), SixteenBitColours.of(image, data)
+    kind, sixteen_bits = GreyKind.of(image), SixteenBitColours.of(image, source.open)
     image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        pixels, note = grey_to_eight_bits(upright, has_twelve=has_twelve)
+    turn_upright(image)
+    if image.mode.startswith("I"):
+        pixels, note = grey_to_eight_bits(image, kind)
         return Picture(pixels, (*notes, note))
+    upright: Image.Image = image
     if sixteen_bits is not None:
-        upright, note = sixteen_bits.by_range(upright)
+        upright, note = sixteen_bits.by_range(image)
         notes.append(note)
     pixels, lost = _eight_bit(upright)
     return Picture(pixels, tuple(notes + ([lost] if lost else [])))
 
 
-def _frames(image: Image.Image) -> int:
-    if image.format != "TIFF":
-        return int(getattr(image, "n_frames", 1))
-    number = 1
-    with contextlib.suppress(EOFError):
-        while number < FRAMES_COUNTED:
-            image.seek(number)
-            number += 1
-    return number
+def _not_opened(source: Source) -> str:
+    """Why Pillow does not recognise a file."""
+    if source.tiff is not None:
+        return f"this kind of TIFF cannot be read ({source.tiff}); save it with 8 or 16 bits a channel, or as PNG"
+    begin = next((name for magic, name in BEGINNINGS.items() if source.data.startswith(magic)), None)
+    if begin is not None:
+        return f"the picture is truncated or damaged: it begins as a {begin} and does not go on as one"
+    return f"not a picture that can be read: it begins with {source.data[:8]!r}; {READABLE} can"
+
+
+def _not_decoded(source: Source, error: Exception) -> str:
+    if source.tiff is not None and source.tiff.compression in RARE_COMPRESSIONS:
+        return f"the picture is damaged, or a kind of TIFF that cannot be read here ({source.tiff}): {error}"
+    return f"the picture is truncated or damaged: {error}"
 
 
 def _eight_bit(image: Image.Image) -> tuple[np.ndarray, str | None]:
     """Pixels as uint8 [H, W], [H, W, 3] or [H, W, 4], and what was lost on the way."""
+    if image.mode == "F":
+        return _scaled_by_range(image), "floating-point values were scaled to 8 bits by their range"
+    mode, note = _eight_bit_mode(image)
+
+    def converted(strip: Image.Image) -> np.ndarray:
+        return np.asarray(strip if strip.mode == mode else strip.convert(mode))
+
+    return filled(image, len(Image.new(mode, (1, 1)).getbands()), converted), note
+
+
+def _eight_bit_mode(image: Image.Image) -> tuple[str, str | None]:
+    """L, RGB or RGBA, and what is lost by converting to it."""
     mode = image.mode
-    if mode == "F":
-        return _scaled_by_range(np.asarray(image)), "floating-point values were scaled to 8 bits by their range"
     if "transparency" in image.info or mode in ("LA", "PA", "La", "RGBa"):
-        return np.asarray(image.convert("RGBA")), None
+        return "RGBA", None
     if mode in ("L", "RGB", "RGBA"):
-        return np.asarray(image), None
+        return mode, None
     if mode == "1":
-        return np.asarray(image.convert("L")), None
-    note = f"{mode} was converted to RGB without its colour profile" if mode != "P" else None
-    return np.asarray(image.convert("RGB")), note
+        return "L", None
+    return "RGB", f"{mode} was converted to RGB without its colour profile" if mode != "P" else None
 
 
-def _scaled_by_range(values: np.ndarray) -> np.ndarray:
+def _scaled_by_range(image: Image.Image) -> np.ndarray:
     """Floating point -> uint8: the least value becomes 0, the greatest 255, NaN and infinity 0."""
-    finite = np.isfinite(values)
-    if not finite.any():
+    low, high = np.inf, -np.inf
+    for _, strip in strips_of(image):
+        values = np.asarray(strip)
+        values = values[np.isfinite(values)]
+        low, high = min(low, float(values.min(initial=np.inf))), max(high, float(values.max(initial=-np.inf)))
+    if low > high:
         raise NotAnImage("the picture's floating-point values are not numbers")
-    low, high = float(values[finite].min()), float(values[finite].max())
     spread = high - low if high > low else 1.0
-    scaled: np.ndarray = np.where(finite, (values.astype(np.float64) - low) / spread * 255, 0).round().astype(np.uint8)
-    return scaled
+
+    def scaled(strip: Image.Image) -> np.ndarray:
+        values = np.asarray(strip)
+        shares = (np.where(np.isfinite(values), values, low).astype(np.float64) - low) / spread
+        rounded: np.ndarray = (shares * 255).round().astype(np.uint8)
+        return rounded
+
+    return filled(image, 1, scaled)
 
 
 def _check_size(size: tuple[int, int], max_pixels: int) -> None:
@@ -136,6 +188,14 @@ def _check_size(size: tuple[int, int], max_pixels: int) -> None:
         )
     if width < 1 or height < 1:
         raise NotAnImage(f"the picture has {width}x{height} pixels")
+
+
+def _check_tiles(source: Source, max_pixels: int) -> None:
+    """A TIFF of a few pixels may have tiles of millions, which a decoder needs memory for."""
+    if source.tiff is not None and source.tiff.tile_pixels > max_pixels:
+        raise SourceTooLarge(
+            f"the TIFF has tiles of {source.tiff.tile_pixels:,} pixels; {max_pixels:,} are allowed (RENDER_MAX_PIXELS)"
+        )
 
 
 def _check_passes(data: bytes, size: tuple[int, int], max_pixels: int) -> None:

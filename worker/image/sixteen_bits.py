@@ -4,30 +4,34 @@ A camera or scanner of 10, 12 or 14 bits often writes its values into 16 as they
 picture is nearly black and has no edges. So a picture whose largest value is below 2^k, for the smallest such k of 10,
 12 and 14, is read as a k-bit picture: value * 255 / (2^k - 1). Every other one, and a black one, is read as before.
 
+Integers of 32 bits whose values exceed 16 are scaled by the largest one. Negative values are black.
+
 Pillow keeps only the high byte of 16-bit colours. The low byte comes from the same decoder, which is told that samples
 have the other byte order: no other library has to read a stranger's bytes.
 """
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import IO, Any, Self, cast
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jobs.errors import NotAnImage
+from worker.image.orientation import turn_upright
+from worker.image.strips import PIXELS_AT_ONCE, filled, strips_of
 
 SIXTEEN_BITS = "16 bits a channel were reduced to 8"
 TWELVE_BITS = "12 bits a channel were reduced to 8"
+THIRTY_TWO_BITS = "32 bits a channel were reduced to 8 by the largest value, {largest:,}"
 NARROWER = (10, 12, 14)
-PIXELS_AT_ONCE = 2**18  # numpy turns each index of a look-up into 8 bytes
 
 BITS_PER_SAMPLE, PLANES, SEPARATE = 258, 284, 2  # two tags of a TIFF, and a value of the second one
+UNSIGNED = re.compile("I;32[BN]?$")  # a raw mode; Pillow keeps the values in signed integers
 SIXTEEN = re.compile(";16([BLN])$")
 OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # Of a PNG. Pillow has no raw mode for its low bytes, but can read all four bytes of a pixel as R, G, B and A.
@@ -40,32 +44,48 @@ def narrower_bits(largest: int) -> int | None:
     return next((bits for bits in NARROWER if 0 < largest < 2**bits), None)
 
 
-def grey_to_eight_bits(image: Image.Image, *, has_twelve: bool) -> tuple[np.ndarray, str]:
-    """Mode I or I;16 -> uint8 [H, W], and what was done. `has_twelve`: the file says that its values have 12 bits."""
-    values = np.asarray(image)
-    largest = int(values.max())
-    bits = 12 if has_twelve else narrower_bits(largest)
-    pixels, table = np.empty(values.size, np.uint8), _table(bits)
-    for some in _slices(values.size):
-        pixels[some] = table[values.reshape(-1)[some].clip(0, 2**16 - 1)]
-    return pixels.reshape(values.shape), TWELVE_BITS if has_twelve else _sentence(bits, largest)
+def grey_to_eight_bits(image: Image.Image, kind: GreyKind) -> tuple[np.ndarray, str]:
+    """Mode I or I;16, loaded -> uint8 [H, W], and what was done."""
+    largest = max(int(kind.values(strip).max()) for _, strip in strips_of(image))
+    if largest >= 2**16:
+        scale = 255 / largest
+        pixels = filled(image, 1, lambda strip: (kind.values(strip).clip(0) * scale).round().astype(np.uint8))
+        return pixels, THIRTY_TWO_BITS.format(largest=largest)
+    bits = 12 if kind.has_twelve_bits else narrower_bits(largest)
+    table = _table(bits)
+    pixels = filled(image, 1, lambda strip: table[kind.values(strip).clip(0)])
+    return pixels, TWELVE_BITS if kind.has_twelve_bits else _sentence(bits, largest)
 
 
-def has_twelve_bit_grey(image: Image.Image) -> bool:
-    """Whether a TIFF says that its values have 12 bits. Only the raw mode, before loading, shows it."""
-    return any("I;12" in str(tile[3]) for tile in _tiles(image))
+@dataclass(frozen=True)
+class GreyKind:
+    """What a file says of its grey integers. Only the raw modes show it, before loading."""
+
+    has_twelve_bits: bool  # a TIFF's
+    is_unsigned: bool  # 32 bits
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Self:
+        """For an opened picture that is not loaded yet."""
+        raw_modes = [_raw_mode(tile) for tile in _tiles(image)]
+        return cls(any("I;12" in mode for mode in raw_modes), any(UNSIGNED.match(mode) for mode in raw_modes))
+
+    def values(self, strip: Image.Image) -> np.ndarray:
+        """Integers [H, W]."""
+        values = np.asarray(strip)
+        return values.view(np.uint32) if self.is_unsigned and values.dtype == np.int32 else values
 
 
 @dataclass(frozen=True)
 class SixteenBitColours:
     """A file with 16-bit colours, which Pillow reduces to 8 bits when it loads them."""
 
-    data: bytes
+    open_file: Callable[[], IO[bytes]]
     format: str
     raw_mode: str
 
     @classmethod
-    def of(cls, image: Image.Image, data: bytes) -> Self | None:
+    def of(cls, image: Image.Image, open_file: Callable[[], IO[bytes]]) -> Self | None:
         """For an opened picture that is not loaded yet: only its raw mode shows what the file holds.
 
         Raises:
@@ -74,7 +94,7 @@ class SixteenBitColours:
         _read_planes(image)
         raw_modes = [] if image.mode.startswith("I") else [_raw_mode(tile) for tile in _tiles(image)]
         raw_mode = next((mode for mode in raw_modes if SIXTEEN.search(mode)), None)
-        return None if raw_mode is None or image.format is None else cls(data, image.format, raw_mode)
+        return None if raw_mode is None or image.format is None else cls(open_file, image.format, raw_mode)
 
     def by_range(self, high: Image.Image) -> tuple[Image.Image, str]:
         """The picture as Pillow loads it, upright -> as its values say, in the same mode; and what was done."""
@@ -90,8 +110,11 @@ class SixteenBitColours:
             return high, SIXTEEN_BITS
         has_own_alpha = stored.mode == "RGBA" and not is_premultiplied
         alpha_bits = narrower_bits(_largest_alpha(stored, low)) if has_own_alpha else bits
-        pixels = _combined(np.asarray(stored), np.asarray(low), bits, alpha_bits)
-        return _picture(pixels, high, "RGBa" if is_premultiplied else high.mode, _table(bits)), _sentence(bits, largest)
+        picture = Image.new("RGBa" if is_premultiplied else high.mode, high.size)
+        for (rows, highs), (_, lows) in zip(strips_of(stored), strips_of(low), strict=True):
+            pixels = _combined(np.asarray(highs), np.asarray(lows), bits, alpha_bits)
+            picture.paste(Image.frombytes(picture.mode, highs.size, pixels.tobytes()), (0, rows.start))
+        return _finished(picture, high, _table(bits)), _sentence(bits, largest)
 
     def _low_bytes(self) -> Image.Image:
         if self.raw_mode != GREY_AND_ALPHA:
@@ -101,14 +124,15 @@ class SixteenBitColours:
 
     def _load(self, change: Callable[[str], str]) -> Image.Image:
         """The first frame, upright, with another raw mode."""
-        with Image.open(io.BytesIO(self.data), formats=(self.format,)) as image:
-            image.seek(0)
-            _read_planes(image)
-            if _is_planar(image) and _tiles(image)[0][0] == "libtiff":
-                raise NotAnImage(IN_PLANES)  # libtiff would return the high bytes whatever it is told
-            _change_raw_modes(image, change)
-            image.load()
-            return ImageOps.exif_transpose(image)
+        image = Image.open(self.open_file(), formats=(self.format,))  # in memory: nothing has to be closed
+        image.seek(0)
+        _read_planes(image)
+        if _is_planar(image) and _tiles(image)[0][0] == "libtiff":
+            raise NotAnImage(IN_PLANES)  # libtiff would return the high bytes whatever it is told
+        _change_raw_modes(image, change)
+        image.load()
+        turn_upright(image)
+        return image
 
 
 def _combined(high: np.ndarray, low: np.ndarray, bits: int, alpha_bits: int | None) -> np.ndarray:
@@ -127,13 +151,11 @@ def _combined(high: np.ndarray, low: np.ndarray, bits: int, alpha_bits: int | No
     return pixels.reshape(high.shape)
 
 
-def _picture(pixels: np.ndarray, before: Image.Image, mode: str, table: np.ndarray) -> Image.Image:
-    height, width = pixels.shape[:2]
-    picture = Image.frombytes(mode, (width, height), pixels.tobytes())
+def _finished(picture: Image.Image, before: Image.Image, table: np.ndarray) -> Image.Image:
     key = before.info.get("transparency")  # the colour of a PNG that is transparent
     if isinstance(key, tuple):
         picture.info["transparency"] = tuple(int(table[value]) for value in key)
-    return picture.convert(before.mode)
+    return picture if picture.mode == before.mode else picture.convert(before.mode)
 
 
 def _table(bits: int | None) -> np.ndarray:

@@ -11,49 +11,64 @@ import torch
 
 from worker.render.denoiser import Denoiser
 from worker.render.request import ImageSpec
+from worker.render.slab import Slab, Slot
 from worker.render.trajectory import Conditioning
 
 # On the device. In float16, SD 1.5 needs 0.12 MB for a prompt, 2.6 MB for the edges of 512x512 pixels, and 42 MB for
 # those of 2048x2048.
 TEXT_BYTES = 64 * 2**20
 HINT_BYTES = 128 * 2**20
+# Of a small model, far more would fit in.
+TEXT_ENTRIES = 1024
+HINT_ENTRIES = 512
 
 
 class Recent:
-    """The most recently used encodings, keyed by the content that was encoded, as many as fit in `limit_bytes`."""
+    """The most recently used encodings, keyed by the content that was encoded: as many as both limits allow."""
 
-    def __init__(self, encode: Callable[[np.ndarray], torch.Tensor], *, limit_bytes: int) -> None:
+    def __init__(
+        self, encode: Callable[[np.ndarray], torch.Tensor], *, limit_bytes: int, limit_entries: int = TEXT_ENTRIES
+    ) -> None:
         self._encode = encode
-        self._limit_bytes = limit_bytes
-        self._kept: OrderedDict[bytes, torch.Tensor] = OrderedDict()
+        self._limit_entries = limit_entries
+        self._slab = Slab(limit_bytes=limit_bytes, block_slots=limit_entries)
+        self._kept: OrderedDict[bytes, Slot] = OrderedDict()
 
     def get(self, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """One encoding per array, in order. Unknown ones are encoded in one call, so all arrays must have one shape."""
         keys = [_key(array) for array in arrays]
-        missing = {key: array for key, array in zip(keys, arrays, strict=True) if key not in self._kept}
-        if missing:
-            rows = self._encode(np.stack(list(missing.values())))
-            for key, row in zip(missing, rows.unbind(0), strict=True):
-                self._kept[key] = row.clone()  # a view would keep the whole call's tensor alive
-        for key in keys:
+        rows = {key: self._kept[key].read() for key in dict.fromkeys(keys) if key in self._kept}
+        for key in rows:
             self._kept.move_to_end(key)
-        rows_by_array = [self._kept[key] for key in keys]
-        self._forget()
-        return rows_by_array
+        missing = {key: array for key, array in zip(keys, arrays, strict=True) if key not in rows}
+        if missing:
+            encoded = self._encode(np.stack(list(missing.values())))
+            for key, row in zip(missing, encoded.unbind(0), strict=True):
+                rows[key] = row.clone()  # a view would keep the whole call's tensor alive
+                self._keep(key, row)
+        return [rows[key] for key in keys]
 
-    def _forget(self) -> None:
-        kept_bytes = sum(row.nbytes for row in self._kept.values())
-        while kept_bytes > self._limit_bytes:
-            _, row = self._kept.popitem(last=False)
-            kept_bytes -= row.nbytes
+    def _keep(self, key: bytes, row: torch.Tensor) -> None:
+        """Keep a row if it fits in at all; the least recently used ones make room."""
+        if not self._slab.fits(row):
+            return
+        if len(self._kept) >= self._limit_entries:
+            self._forget_one()
+        while (slot := self._slab.put(row)) is None:
+            self._forget_one()
+        self._kept[key] = slot
+
+    def _forget_one(self) -> None:
+        _, slot = self._kept.popitem(last=False)
+        self._slab.free(slot)
 
 
 class Encodings:
     """Specs -> conditionings. Equal prompts share one encoding, and so do equal edges, across jobs."""
 
     def __init__(self, denoiser: Denoiser) -> None:
-        self._texts = Recent(denoiser.encode_text, limit_bytes=TEXT_BYTES)
-        self._hints = Recent(denoiser.encode_hint, limit_bytes=HINT_BYTES)
+        self._texts = Recent(denoiser.encode_text, limit_bytes=TEXT_BYTES, limit_entries=TEXT_ENTRIES)
+        self._hints = Recent(denoiser.encode_hint, limit_bytes=HINT_BYTES, limit_entries=HINT_ENTRIES)
 
     def encode(self, specs: Sequence[ImageSpec]) -> list[Conditioning]:
         """Specs of one shape. Unknown prompts are encoded in one engine call, unknown edges in another."""

@@ -56,6 +56,24 @@ def test_transparency_shows_white_by_as_much_as_it_is_transparent(colour: int, a
         assert blended.tolist() == [colour, 255, 0]
 
 
+def test_every_colour_at_every_alpha_is_blended_to_the_bit_as_the_original_does() -> None:
+    values = np.stack(np.meshgrid(np.arange(256), np.arange(256), indexing="ij"), axis=2).astype(np.uint8)
+    rgba = np.concatenate([values[:, :, :1]] * 3 + [values[:, :, 1:]], axis=2)  # every value with every alpha
+    # annotator/util.py, HWC3, of ControlNet.
+    colour, alpha = rgba[:, :, 0:3].astype(np.float32), rgba[:, :, 3:4].astype(np.float32) / 255.0
+    original = (colour * alpha + 255.0 * (1.0 - alpha)).clip(0, 255).astype(np.uint8)
+    assert np.array_equal(three_channels(rgba), original)
+
+
+def test_strips_of_different_transparency_are_blended_alike() -> None:
+    rgba = np.random.default_rng(0).integers(0, 256, (2100, 500, 4), dtype=np.uint8)  # five strips
+    rgba[:700, :, 3], rgba[700:1400, :, 3] = 255, 0
+    colours = three_channels(rgba)
+    assert np.array_equal(colours[:700], rgba[:700, :, :3])
+    assert (colours[700:1400] == 255).all()
+    assert np.array_equal(colours[1400:], three_channels(rgba[1400:]))
+
+
 @given(height=SIDES, width=SIDES, resolution=RESOLUTIONS)
 @settings(deadline=None)
 def test_the_short_side_becomes_the_resolution_and_the_other_keeps_the_proportions(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from jobs.errors import NotAnImage, RenderError, SourceTooLarge
-from worker.image.decode import FORMATS, Picture, decode_image
+from worker.image.decode import FORMATS, HAS_AVIF, Picture, decode_image
 from worker.image.sixteen_bits import SIXTEEN_BITS
 
 MAX_PIXELS = 1_000_000
@@ -40,7 +40,11 @@ def colours(width: int = 6, height: int = 4) -> Image.Image:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_that_is_named_is_read(format: str) -> None:
-    careful: dict[str, dict[str, object]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95, "subsampling": 0}}
+    careful: dict[str, dict[str, object]] = {
+        "WEBP": {"lossless": True},
+        "JPEG": {"quality": 95, "subsampling": 0},
+        "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    }
     options = careful.get(format, {})
     picture = decode(encoded(Image.new("RGB", (12, 8), (200, 30, 60)), format, **options))
     pixels = picture.pixels if picture.pixels.shape[2] == 3 else picture.pixels[:, :, :3]
@@ -104,6 +108,54 @@ def test_floating_point_is_scaled_by_its_range_and_said() -> None:
     assert "scaled to 8 bits" in picture.warnings[0]
 
 
+def test_32_bit_integers_beyond_16_bits_are_scaled_by_the_largest_and_said() -> None:
+    values = np.array([[0, 1_000_000], [500_000, -7]], np.int32)
+    picture = decode(encoded(Image.fromarray(values), "TIFF"))
+    assert picture.pixels.tolist() == [[0, 255], [128, 0]]
+    assert picture.warnings == ("32 bits a channel were reduced to 8 by the largest value, 1,000,000",)
+
+
+def test_unsigned_32_bit_integers_are_not_taken_for_negative_ones() -> None:
+    values = np.array([[0, 2**32 - 1], [2**31, 2**30]], np.uint32)
+    assert decode(tiff(values.astype("<u4").tobytes(), bits=32, kind=1)).pixels.tolist() == [[0, 255], [128, 64]]
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "samples", "said"),
+    [
+        (64, 3, 1, "1 sample of 64 bits a pixel, floating point"),
+        (16, 3, 1, "1 sample of 16 bits a pixel, floating point"),
+        (32, 3, 3, "3 samples of 32 bits a pixel, floating point"),
+        (32, 1, 3, "3 samples of 32 bits a pixel, unsigned integers"),
+        (24, 1, 1, "1 sample of 24 bits a pixel, unsigned integers"),
+        (64, 6, 1, "1 sample of 64 bits a pixel, complex numbers"),
+    ],
+)
+def test_a_tiff_that_cannot_be_read_is_described_and_not_called_damaged(
+    bits: int, kind: int, samples: int, said: str
+) -> None:
+    with pytest.raises(NotAnImage, match=f"this kind of TIFF cannot be read \\({said}.*; save it with 8 or 16 bits"):
+        decode(tiff(bytes(4 * samples * bits // 8), bits=bits, kind=kind, samples=samples))
+
+
+def tiff(pixels: bytes, *, bits: int, kind: int, samples: int = 1) -> bytes:
+    """A TIFF of 2x2 pixels; `kind` is TIFF's sample format."""
+    tags = [(256, 2), (257, 2), (258, bits), (259, 1), (262, 2 if samples == 3 else 1), (273, 8), (277, samples),
+            (278, 2), (279, len(pixels)), (339, kind)]  # fmt: skip
+    entries = b""
+    for tag, value in tags:
+        count = samples if tag in (258, 339) else 1
+        several = 8 + len(pixels) + (6 if tag == 339 else 0)
+        entries += struct.pack("<HHI", tag, 3 if count > 1 else 4, count)
+        entries += struct.pack("<I", several if count > 2 else value)
+    tables = struct.pack(f"<{samples}H", *[bits] * samples).ljust(6, b"\0") + struct.pack(
+        f"<{samples}H", *[kind] * samples
+    )
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4)
+    body = pixels + tables
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory
+
+
 def test_floating_point_without_a_number_is_no_picture() -> None:
     with pytest.raises(NotAnImage, match="not numbers"):
         decode(encoded(Image.fromarray(np.full((2, 2), np.nan, np.float32)), "TIFF"))
@@ -142,6 +194,46 @@ def test_every_exif_orientation_is_turned_upright(orientation: int) -> None:
 def test_a_colour_profile_does_no_harm() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert np.array_equal(decode(encoded(colours(), "PNG", icc_profile=profile)).pixels, np.asarray(colours()))
+
+
+def test_an_odd_second_page_does_not_spoil_the_first() -> None:
+    good, odd = encoded(Image.new("L", (2, 2), 9), "TIFF"), tiff(bytes(64), bits=64, kind=6)
+    at = len(good) + len(good) % 2
+    (first,) = struct.unpack_from("<I", good, 4)
+    (count,) = struct.unpack_from("<H", good, first)
+    data = bytearray(good.ljust(at, b"\0") + odd)
+    struct.pack_into("<I", data, first + 2 + 12 * count, at + struct.unpack_from("<I", odd, 4)[0])
+    picture = decode(bytes(data))
+    assert picture.pixels.tolist() == [[9, 9], [9, 9]]
+    assert picture.warnings == ("the first of 2 frames was used",)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_does_not_make_the_pixels_damaged(format: str) -> None:
+    data = encoded(colours(), format, exif=b"Exif\0\0" + b"MM\0*\0\0\0\x08\xff\xff no directory")
+    assert decode(data).pixels.shape == (4, 6, 3)
+
+
+@pytest.mark.skipif(not HAS_AVIF, reason="this Pillow reads no AVIF")
+def test_of_an_avif_the_first_frame_is_used_and_its_alpha_kept() -> None:
+    frames = [Image.new("RGBA", (16, 8), (250, 10, 10, alpha)) for alpha in (90, 200)]
+    picture = decode(encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:]))
+    assert picture.pixels.shape == (8, 16, 4)
+    assert abs(int(picture.pixels[4, 4, 3]) - 90) < 4
+    assert picture.warnings == ("the first of 2 frames was used",)
+
+
+@pytest.mark.skipif(not HAS_AVIF, reason="this Pillow reads no AVIF")
+def test_an_avif_is_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(Image.new("RGB", (16, 8)), "AVIF", exif=exif)).pixels.shape == (16, 8, 3)
+
+
+@pytest.mark.parametrize("magic", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"II*\0"])
+def test_a_file_that_only_begins_as_a_picture_is_called_damaged(magic: bytes) -> None:
+    with pytest.raises(NotAnImage, match="truncated or damaged: it begins as a (PNG|JPEG|GIF|TIFF)"):
+        decode(magic + b"no more")
 
 
 def png(width: int, height: int, *, bit_depth: int = 8, colour_type: int = 0, row: bytes | None = None) -> bytes:

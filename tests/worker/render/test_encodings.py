@@ -32,7 +32,7 @@ def test_what_is_missing_is_encoded_in_one_call_and_each_content_once() -> None:
     recent = Recent(encoder, limit_bytes=1000)
     rows = recent.get([row(1), row(2), row(1)])
     assert [float(one[0]) for one in rows] == [2, 4, 2]
-    assert recent.get([row(2), row(3)])[0] is rows[1]
+    assert torch.equal(recent.get([row(2), row(3)])[0], rows[1])
     assert encoder.calls == [[1, 2], [3]]
 
 
@@ -64,6 +64,22 @@ def test_an_encoding_does_not_keep_its_whole_call_alive() -> None:
     recent = Recent(Encoder(), limit_bytes=1000)
     (first, _) = recent.get([row(1), row(2)])
     assert first.untyped_storage().nbytes() == first.nbytes
+
+
+def test_the_number_of_entries_is_bounded_too() -> None:
+    encoder = Encoder()
+    recent = Recent(encoder, limit_bytes=10**6, limit_entries=2)
+    for number in (1, 2, 1, 3, 1, 2):
+        recent.get([row(number)])
+    assert encoder.calls == [[1], [2], [3], [2]]
+
+
+def test_an_encoding_that_is_in_use_does_not_change_when_its_place_is_given_to_another() -> None:
+    recent = Recent(Encoder(), limit_bytes=1000, limit_entries=1)
+    (one,) = recent.get([row(1)])
+    (again,) = recent.get([row(1)])
+    recent.get([row(2)])
+    assert (float(one[0]), float(again[0])) == (2.0, 2.0)
 
 
 @given(st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=5), max_size=12), st.integers(0, 6))
