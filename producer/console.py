@@ -6,6 +6,7 @@ rich is imported in the functions that use it: importing it takes longer than a 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "", "good": "green"}
 STATES = ("queued", "running", "done", "failed", "cancelled")  # in the order in which they are shown
 SHOW_AFTER_SECONDS = 0.5  # a small file is finished before anyone could read a bar
 REDRAW_SECONDS = 0.1
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def people() -> Console:
@@ -46,8 +48,9 @@ def place(uri: str) -> str:
 
 
 def write_json(record: Mapping[str, object]) -> None:
-    """Print one JSON line to stdout."""
-    sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+    """Print one JSON line to stdout. A file name that is not UTF-8 has escaped surrogates, as Python reads them."""
+    text = json.dumps(record, ensure_ascii=False)
+    sys.stdout.write(SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 

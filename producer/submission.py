@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import stat
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -22,10 +21,10 @@ from producer.console import STATES
 from producer.exits import CommandFailed, Exit
 from producer.prompt_defaults import option, prompt_defaults
 from producer.prompt_warnings import PromptWarnings
-from producer.table.reader import Problem
+from producer.stream import ORIGIN, STDIN, is_stream, kind, spooled
+from producer.table.pictures import LocalPictures
+from producer.table.problem import Problem
 
-STDIN = Path("-")
-DEVICES = ("/dev/", "/proc/")  # where a shell's `<(...)` has its name
 SHOWN_PROBLEMS = 20
 
 
@@ -34,7 +33,7 @@ class Request:
     """What the command line said, resolved.
 
     `origin` is what the ledger calls the source of the rows, `base` the folder where relative image paths start.
-    `fingerprint` is the size and time of the file when the command began; None for a stream (a pipe, standard input).
+    `fingerprint` is the size and time of the file when the command began; None for a stream (producer/stream.py).
     `prompts` has what empty cells of a_prompt and n_prompt mean in this file, where the command line says so.
     """
 
@@ -69,14 +68,14 @@ class Request:
             CommandFailed: a batch name, an output or a prompt that cannot be used.
             OSError: there is no such file.
         """
-        is_stream = file == STDIN or _is_pipe(file)
+        streams = is_stream(file)
         return cls(
-            batch=_batch(file, batch, is_stream=is_stream),
-            output=_output(settings, output),
+            batch=_batch(file, batch, streams=streams),
+            output=output_uri(settings, output),
             file=file,
-            origin=_origin(file, is_stream=is_stream),
-            base=Path.cwd() if is_stream else file.absolute().parent,
-            fingerprint=None if is_stream else _fingerprint(file),
+            origin=ORIGIN if streams else file.absolute().as_uri(),
+            base=Path.cwd() if streams else file.absolute().parent,
+            fingerprint=None if streams else _fingerprint(file),
             skip_invalid=skip_invalid,
             dry_run=dry_run,
             wait=wait,
@@ -106,10 +105,7 @@ class Request:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The bytes of the CSV; those of a stream can be read once."""
-        if self.file == STDIN:
-            yield sys.stdin.buffer
-            return
-        with self.file.open("rb") as file:
+        with self.file.open("rb") if self.fingerprint is not None else spooled(self.file) as file:
             yield file
 
     def check_unchanged(self) -> None:
@@ -135,8 +131,7 @@ class Outcome:
     problems: list[Problem] = field(default_factory=list)
     unreadable: bool = False  # the file as a whole: nothing can be skipped
     remarks: tuple[str, ...] = ()  # on how the file was read
-    absent: int = 0  # local pictures that are not on this machine, among the first rows (LOOKED_FOR in table/check.py)
-    first_absent: tuple[int, str] | None = None  # line and path
+    pictures: LocalPictures = field(default_factory=LocalPictures)
     prompt_warnings: PromptWarnings = field(default_factory=PromptWarnings)  # of the good rows
     enqueued: Enqueued = field(default_factory=Enqueued)
     manifest_files: int | None = 0  # None: storage could not be reached
@@ -151,6 +146,16 @@ class Outcome:
     def already(self) -> dict[str, int]:
         """The jobs that the ledger knew before, by state."""
         return self.enqueued.model_dump(include=set(STATES))
+
+    @property
+    def absent(self) -> int:
+        """Local pictures that are not on this machine, among the first rows."""
+        return self.pictures.absent
+
+    @property
+    def first_absent(self) -> tuple[int, str] | None:
+        """The line and the path of the first of them."""
+        return self.pictures.first_absent
 
     def reject(self, problems: Sequence[Problem]) -> None:
         """Count a bad row and its problems."""
@@ -196,25 +201,15 @@ class Outcome:
 def batch_name(stem: str) -> str:
     """A file's stem as a batch name: letters, digits, dots, dashes and underscores; 'my jobs (2)' -> 'my-jobs-2'."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100].rstrip("-._")
-    return name or f"batch-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return name or f"batch-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
 
 
-def _batch(file: Path, batch: str | None, *, is_stream: bool) -> str:
-    if batch is None:
-        if is_stream:
-            kind = "standard input" if file == STDIN else f"a pipe ({file})"
-            raise CommandFailed(Exit.USAGE, f"name the batch with --batch when the CSV comes from {kind}")
-        return batch_name(file.stem)
-    if not BATCH_NAME.fullmatch(batch):
-        raise CommandFailed(
-            Exit.USAGE,
-            f"--batch {batch!r}: a batch name has up to 100 letters, digits, dots, dashes and underscores, "
-            f"and begins with a letter or digit; {batch_name(batch)!r} would do",
-        )
-    return batch
+def output_uri(settings: Settings, output: str | None) -> str:
+    """Where results go: the option `--output` if there is one, otherwise RENDER_OUTPUT_URI.
 
-
-def _output(settings: Settings, output: str | None) -> str:
+    Raises:
+        CommandFailed: nothing can be written to such a place; the sentence names the option or the variable.
+    """
     try:
         uri = resolve_uri(settings.output_uri if output is None else output, Path.cwd())
         store_for(uri)  # refuses what nothing can be written to, before a thousand workers find out
@@ -224,18 +219,22 @@ def _output(settings: Settings, output: str | None) -> str:
     return uri.rstrip("/")
 
 
-def _origin(file: Path, *, is_stream: bool) -> str:
-    if file == STDIN:
-        return "stdin"
-    if is_stream and str(file).startswith(DEVICES):
-        return "pipe"  # `<(...)`: its number differs from run to run, and the same rows must keep the same source
-    return file.absolute().as_uri()
-
-
-def _is_pipe(file: Path) -> bool:
-    with suppress(OSError):  # a missing file is reported when it is opened
-        return stat.S_ISFIFO(file.stat().st_mode)
-    return False
+def _batch(file: Path, batch: str | None, *, streams: bool) -> str:
+    if batch is None:
+        if streams:
+            raise CommandFailed(
+                Exit.USAGE,
+                f"name the batch with --batch when the CSV comes from {kind(file)}: producer submit {file} --batch "
+                "nightly (the same rows with the same name again go on where they were)",
+            )
+        return batch_name(file.stem)
+    if not BATCH_NAME.fullmatch(batch):
+        raise CommandFailed(
+            Exit.USAGE,
+            f"--batch {batch!r}: a batch name has up to 100 letters, digits, dots, dashes and underscores, "
+            f"and begins with a letter or digit; {batch_name(batch)!r} would do",
+        )
+    return batch
 
 
 def _fingerprint(file: Path) -> tuple[int, int]:

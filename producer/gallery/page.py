@@ -170,7 +170,7 @@ class _Cards:
         return uri if uri.startswith(("https://", "http://")) and redacted(uri) == uri else None
 
     def _relative(self, path: Path) -> str:
-        return quote(os.path.relpath(path, self._out).replace(os.sep, "/"))
+        return quote(os.fsencode(os.path.relpath(path, self._out).replace(os.sep, "/")))
 
     def _parameters(self, result: RenderResult) -> tuple[Parameter, ...]:
         """From the picture itself if the job is done, otherwise from the ledger."""
