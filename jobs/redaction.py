@@ -22,14 +22,14 @@ _SIGNED = re.compile(r"(?i)(x-(?:amz|goog)-(?:signature|credential|security-toke
 _URL = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z0-9+.-]+://[^\s\"<>\\]+")
 _REQUEST = re.compile(r"\b(GET |HEAD |PUT |POST |DELETE )(/[^\s\"<>]*)")  # as HTTP libraries and servers log it
 _BEHIND_URL = "'),.:;!]}`"  # what ends a quotation or a sentence, and not the URL in it
-_ODD_PASSWORD = re.compile(r"(?<=://)[^/\s\"<>]*\\[^/\s\"<>]*@")  # with a backslash, which ends a URL above
+_USER = re.compile(r"(?<=://)[^/\s\"<>]*@")
 _KNOWN = re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]+)?")  # key ids, web tokens
 _SCHEME = r"basic|bearer|negotiate|ntlm|token|apikey|oauth|hawk|key|aws4\S*|sharedkey\S*"
 _AUTHORIZATION = re.compile(
     r"(?i)(\bauthorization\\?[\"']?\s*[=:]\s*(?:b?\\?[\"'])?)"
     rf"(digest\s[^\r\n]*|(?:{_SCHEME})\s[^\"'\r\n\\]*|[^\s\"'\\]+)"
 )
-_COOKIE = re.compile(r"(?i)(\bcookie\\?[\"']?\s*[=:]\s*(?:b?\\?[\"'])?)([^=\s\"';]+=[^\"'\r\n\\]*)")
+_COOKIE = re.compile(r"(?i)(\bcookie\\?[\"']?\s*[=:]\s*(?:b?\\?[\"'])?)([^=\s\"';]{1,100}=[^\"'\r\n\\]*)")
 _BEARER = re.compile(r"(?i)\b((?:bearer|basic)\s+)([A-Za-z0-9._~+/-]{8,}=*)")
 _NAMES = "|".join(SECRET_NAMES).replace("_", "[_-]?")
 _OPTION = re.compile(rf"(?i)(?<!\S)(--[\w-]*(?:{_NAMES})\s+)([^\s\"']+)")
@@ -58,7 +58,8 @@ def redacted(uri: str, mark: str = SHOWN) -> str:
 
 def without_secrets(text: str) -> str:
     """The text with *** in place of everything that looks like a secret; paths and sentences stay as they are."""
-    text = _ODD_PASSWORD.sub(f"{LOGGED}@", text)
+    # A backslash in a password ends the URL for the next line, because it is no part of a URL in JSON.
+    text = _USER.sub(lambda match: f"{LOGGED}@" if "\\" in match[0] else match[0], text)
     text = _URL.sub(lambda match: _url_in_text(match[0]), text)
     text = _REQUEST.sub(lambda match: match[1] + _target(match[2], LOGGED), text)
     text = _KNOWN.sub(LOGGED, _unsigned(text, LOGGED))

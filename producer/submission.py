@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -107,6 +107,11 @@ class Request:
         """The bytes of the CSV; those of a stream can be read once."""
         with self.file.open("rb") if self.fingerprint is not None else spooled(self.file) as file:
             yield file
+
+    def joined_to(self, source: str | None) -> Request:
+        """This request as one of the batch's first source, if earlier versions gave that name to a stream."""
+        is_the_same = self.fingerprint is None and source in ("pipe", self.file.absolute().as_uri())
+        return replace(self, origin=source) if source and is_the_same else self
 
     def check_unchanged(self) -> None:
         """Notice a file that was written to while the command read it.

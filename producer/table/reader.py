@@ -24,6 +24,7 @@ BLANK = "".join(DELIMITERS) + ' "\r\n'  # a line of only these characters is not
 SEPARATOR_LINE = re.compile(r'"?sep=(.?)"?[,;\t]*', re.IGNORECASE)  # how spreadsheets name the delimiter
 NO_SEPARATORS = "\"' "
 SPACE_BEFORE_QUOTE = re.compile(r' +"')
+UNCLOSED = "unexpected end"  # what the csv module says at the end of the file; it may have been cut short
 SPACES_LEFT_OUT = "cells with a space before their quotation mark were read without the space, from line "
 
 
@@ -103,8 +104,8 @@ def _named(separator: str, line: int) -> str:
 def _records(lines: Lines, delimiter: str, remarks: list[str]) -> Iterator[Record]:
     """All records that are not blank; the header is row 0. Blank ones are not counted, so they shift no row numbers.
 
-    A record that cannot be split into cells comes with its mistakes if it is one line: the next row begins on the next
-    line. If it has several lines, it is unknown where the next row begins.
+    A record that cannot be split into cells comes with its mistakes if it is one line, because the next row begins on
+    the next line. If it has several lines, nobody knows where the next row begins.
     """
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     row = 0
@@ -117,7 +118,7 @@ def _records(lines: Lines, delimiter: str, remarks: list[str]) -> Iterator[Recor
             return
         except csv.Error as error:
             problem = _quoting(error, first, lines.number)
-            if lines.number > first:
+            if lines.number > first or UNCLOSED in str(error):
                 raise CsvMistakes([problem]) from error
             cells = ["".join(lines.of_record).rstrip("\r\n")]
             lines.damage.append(problem)
@@ -157,7 +158,7 @@ def _quoting(error: csv.Error, first: int, last: int) -> Problem:
     """The csv module's error, for people. Reading stops there: it is unknown where the next row begins."""
     text = str(error)
     begun = f"in the row that begins on line {first}" if last > first else "in this row"
-    if "unexpected end" in text:
+    if UNCLOSED in text:
         return Problem(first, None, None, "a quotation mark is opened in this row and never closed")
     if "field larger" in text:
         limit = csv.field_size_limit()

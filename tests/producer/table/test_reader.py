@@ -132,7 +132,7 @@ def test_a_wrong_encoding_is_explained_with_line_and_byte(tmp_path: Path) -> Non
 def test_a_wrong_byte_far_into_a_file_is_found(tmp_path: Path) -> None:
     text = b"image,prompt\n" + b"a.png,x\n" * 20_000 + b"b.png,\xff\n"
     outcome = checked(tmp_path, text)
-    assert (outcome.unreadable, outcome.problems[0].line) == (True, 20_002)
+    assert (outcome.unreadable, outcome.rejected, outcome.problems[0].line) == (False, 1, 20_002)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
