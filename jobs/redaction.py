@@ -57,7 +57,11 @@ def redacted(uri: str, mark: str = SHOWN) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """The text with *** in place of everything that looks like a secret; paths and sentences stay as they are."""
+    """The text with *** in place of everything that looks like a secret; paths and sentences stay as they are.
+
+    Surrogates (of a file name that is not UTF-8) become '?', because JSON cannot hold them.
+    """
+    text = text if text.isascii() else text.encode("utf-8", "replace").decode()
     # A backslash in a password ends the URL for the next line, because it is no part of a URL in JSON.
     text = _USER.sub(lambda match: f"{LOGGED}@" if "\\" in match[0] else match[0], text)
     text = _URL.sub(lambda match: _url_in_text(match[0]), text)

@@ -57,7 +57,7 @@ def spooled(file: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
     if file == STDIN and sys.stdin is None:
-        raise CommandFailed(Exit.USAGE, "standard input is closed; give it a CSV, or name a file")
+        raise _closed("standard input")
     with nullcontext(sys.stdin.buffer) if file == STDIN else _open(file) as stream:
         try:
             yield stream
@@ -68,13 +68,19 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 def _open(file: Path) -> BinaryIO:
     """A descriptor of ours is duplicated: a socket, which has a name in /dev/fd too, cannot be opened by it."""
     match = _DESCRIPTOR.fullmatch(str(file))
-    is_ours = match is not None and not re.match(r"/proc/\d", str(file))
-    if match is None or not is_ours:
+    if match is None or re.match(r"/proc/\d", str(file)):
         return file.open("rb")
+    number = int(match[1] or match[2] or 0)
+    if number == 0 and sys.__stdin__ is None:  # the number may have been given to a file of ours since
+        raise _closed(str(file))
     try:
-        return os.fdopen(os.dup(int(match[1] or match[2] or 0)), "rb")
+        return os.fdopen(os.dup(number), "rb")
     except (OSError, OverflowError) as error:
-        raise CommandFailed(Exit.NOT_FOUND, f"{file} is closed; give it a CSV, or name a file") from error
+        raise _closed(str(file)) from error
+
+
+def _closed(name: str) -> CommandFailed:
+    return CommandFailed(Exit.NOT_FOUND, f"{name} is closed; give it a CSV, or name a file")
 
 
 def _copy(stream: BinaryIO, spool: BinaryIO) -> None:

@@ -25,6 +25,7 @@ SEPARATOR_LINE = re.compile(r'"?sep=(.?)"?[,;\t]*', re.IGNORECASE)  # how spread
 NO_SEPARATORS = "\"' "
 SPACE_BEFORE_QUOTE = re.compile(r' +"')
 UNCLOSED = "unexpected end"  # what the csv module says at the end of the file; it may have been cut short
+LONGEST_KEPT = 10_000  # characters of a row that cannot be split
 SPACES_LEFT_OUT = "cells with a space before their quotation mark were read without the space, from line "
 
 
@@ -120,7 +121,7 @@ def _records(lines: Lines, delimiter: str, remarks: list[str]) -> Iterator[Recor
             problem = _quoting(error, first, lines.number)
             if lines.number > first or UNCLOSED in str(error):
                 raise CsvMistakes([problem]) from error
-            cells = ["".join(lines.of_record).rstrip("\r\n")]
+            cells = ["".join(lines.of_record).rstrip("\r\n")[:LONGEST_KEPT]]
             lines.damage.append(problem)
         if lines.damage or not _is_blank(cells):
             yield Record(first, row, cells, tuple(lines.damage), tuple(lines.undecoded))

@@ -153,7 +153,8 @@ def test_any_text_is_cleaned_without_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["a", "a.", "://", "://\\", "password", "password:", "'", "cookie:", "authorization", "a://", "--token ", "x?"]
+    "piece",
+    ["a", "a.", "://", "://\\", "password", "password:", "'", "cookie:", "authorization", "a://", "--token ", "x?"],
 )
 def test_a_huge_text_is_cleaned_in_linear_steps(piece: str) -> None:
     """In quadratic ones, this would take hours."""
