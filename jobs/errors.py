@@ -67,7 +67,8 @@ class RenderError(Exception):
     def __init__(
         self, message: str = "", *, fault: Fault | None = None, scope: Scope | None = None, unfit: bool = False
     ) -> None:
-        super().__init__(message)
+        # The name of a file may be no text: JSON, which errors end in, could not hold it.
+        super().__init__(message.encode("utf-8", "replace").decode())
         if fault is not None:
             self.fault = fault
         if scope is not None:

@@ -274,7 +274,8 @@ def reconcile(
     left alone.
 
     A batch that Redis does not know, or no longer knows, is rebuilt from its folder: the manifest there says what was
-    submitted, the sidecars what is done. Finished pictures are not rendered again.
+    submitted, the sidecars what is done. Finished pictures are not rendered again. Exit code 6 also says that jobs
+    could not be brought back without their CSV, because storage does not keep the secrets in their URLs.
     """
     with exit_codes(), json_output(json):
         from producer.repair import reconcile as run

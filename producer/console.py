@@ -6,6 +6,7 @@ rich is imported in the functions that use it: importing it takes longer than a 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ STYLES = {"error": "bold red", "warning": "yellow", "note": "", "good": "green"}
 STATES = ("queued", "running", "done", "failed", "cancelled")  # in the order in which they are shown
 SHOW_AFTER_SECONDS = 0.5  # a small file is finished before anyone could read a bar
 REDRAW_SECONDS = 0.1
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def people() -> Console:
@@ -47,9 +49,13 @@ def place(uri: str) -> str:
 
 
 def write_json(record: Mapping[str, object]) -> None:
-    """Print one JSON line to stdout, unless that is a terminal and nobody asked for JSON."""
+    """Print one JSON line to stdout, unless that is a terminal and nobody asked for JSON.
+
+    A file name that is not UTF-8 has escaped surrogates, as Python reads them.
+    """
     if json_wanted():
-        sys.stdout.write(json.dumps(record, ensure_ascii=not takes_unicode()) + "\n")
+        text = json.dumps(record, ensure_ascii=not takes_unicode())
+        sys.stdout.write(SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
         sys.stdout.flush()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 from jobs.errors import OutputForbidden, SourceForbidden
 from jobs.job import BATCH_NAME
@@ -11,12 +10,12 @@ from jobs.ledger.rebuild import Rebuilt
 from jobs.ledger.rebuild import rebuild as rebuild_batch
 from jobs.ledger.reconcile import reconcile as reconcile_pass
 from jobs.storage.store import store_for
-from jobs.uri import resolve_uri
 from producer.console import count, place, say, write_json
 from producer.exits import CommandFailed, Exit
 from producer.prompt_defaults import SAME_OPTIONS
 from producer.recovery import missing_right, say_unknown
 from producer.session import Session, open_session
+from producer.submission import output_uri
 
 RETRIED = ("failed", "cancelled")
 
@@ -69,7 +68,7 @@ def reconcile(batch: str | None, *, output: str | None = None, from_storage: boo
     if rebuilt:
         record["rebuilt"] = [{"batch": name, **asdict(result)} for name, result in rebuilt.items()]
     write_json(record)
-    return Exit.STORAGE if any(result.damaged for result in rebuilt.values()) else Exit.OK
+    return Exit.STORAGE if any(result.damaged or result.withheld for result in rebuilt.values()) else Exit.OK
 
 
 def rebuild(session: Session, batch: str, output: str) -> Rebuilt | None:
@@ -114,7 +113,7 @@ def _rebuild_lost(session: Session, batch: str | None, output: str | None, *, fr
         if not known:
             say("This Redis knows no batch. If it lost its data: producer reconcile --from-storage", "warning")
         return {}
-    uri = resolve_uri(session.settings.output_uri if output is None else output, Path.cwd()).rstrip("/")
+    uri = output_uri(session.settings, output)
     if batch is None:
         names = sorted(_batches_in(uri) | known.keys())
     else:

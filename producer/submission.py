@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-import stat
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,10 +21,10 @@ from producer.console import STATES
 from producer.exits import CommandFailed, Exit
 from producer.prompt_defaults import option, prompt_defaults
 from producer.prompt_warnings import PromptWarnings
-from producer.table.reader import Problem
+from producer.stream import ORIGIN, STDIN, is_stream, kind, spooled
+from producer.table.pictures import LocalPictures
+from producer.table.problem import Problem
 
-STDIN = Path("-")
-DEVICES = ("/dev/", "/proc/")  # where a shell's `<(...)` has its name
 SHOWN_PROBLEMS = 20
 
 
@@ -34,7 +33,7 @@ class Request:
     """What the command line said, resolved.
 
     `origin` is what the ledger calls the source of the rows, `base` the folder where relative image paths start.
-    `fingerprint` is the size and time of the file when the command began; None for a stream (a pipe, standard input).
+    `fingerprint` is the size and time of the file when the command began; None for a stream (producer/stream.py).
     `prompts` has what empty cells of a_prompt and n_prompt mean in this file, where the command line says so.
     `engine_set` are the first digits of the digest of the one engine set that shall draw the rows, or None.
     """
@@ -72,14 +71,14 @@ class Request:
             CommandFailed: a batch name, an output, a prompt or a digest that cannot be used.
             OSError: there is no such file.
         """
-        is_stream = file == STDIN or _is_pipe(file)
+        streams = is_stream(file)
         return cls(
-            batch=_batch(file, batch, is_stream=is_stream),
-            output=_output(settings, output),
+            batch=_batch(file, batch, streams=streams),
+            output=output_uri(settings, output),
             file=file,
-            origin=_origin(file, is_stream=is_stream),
-            base=Path.cwd() if is_stream else file.absolute().parent,
-            fingerprint=None if is_stream else _fingerprint(file),
+            origin=ORIGIN if streams else file.absolute().as_uri(),
+            base=Path.cwd() if streams else file.absolute().parent,
+            fingerprint=None if streams else _fingerprint(file),
             skip_invalid=skip_invalid,
             dry_run=dry_run,
             wait=wait,
@@ -115,11 +114,13 @@ class Request:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The bytes of the CSV; those of a stream can be read once."""
-        if self.file == STDIN:
-            yield sys.stdin.buffer
-            return
-        with self.file.open("rb") as file:
+        with self.file.open("rb") if self.fingerprint is not None else spooled(self.file) as file:
             yield file
+
+    def joined_to(self, source: str | None) -> Request:
+        """This request as one of the batch's first source, if earlier versions gave that name to a stream."""
+        is_the_same = self.fingerprint is None and source in ("pipe", self.file.absolute().as_uri())
+        return replace(self, origin=source) if source and is_the_same else self
 
     def check_unchanged(self) -> None:
         """Notice a file that was written to while the command read it.
@@ -144,8 +145,7 @@ class Outcome:
     problems: list[Problem] = field(default_factory=list)
     unreadable: bool = False  # the file as a whole: nothing can be skipped
     remarks: tuple[str, ...] = ()  # on how the file was read
-    absent: int = 0  # local pictures that are not on this machine, among the first rows (LOOKED_FOR in table/check.py)
-    first_absent: tuple[int, str] | None = None  # line and path
+    pictures: LocalPictures = field(default_factory=LocalPictures)
     prompt_warnings: PromptWarnings = field(default_factory=PromptWarnings)  # of the good rows
     enqueued: Enqueued = field(default_factory=Enqueued)
     manifest_files: int | None = 0  # None: storage could not be reached
@@ -160,6 +160,16 @@ class Outcome:
     def already(self) -> dict[str, int]:
         """The jobs that the ledger knew before, by state."""
         return self.enqueued.model_dump(include=set(STATES))
+
+    @property
+    def absent(self) -> int:
+        """Local pictures that are not on this machine, among the first rows."""
+        return self.pictures.absent
+
+    @property
+    def first_absent(self) -> tuple[int, str] | None:
+        """The line and the path of the first of them."""
+        return self.pictures.first_absent
 
     def reject(self, problems: Sequence[Problem]) -> None:
         """Count a bad row and its problems."""
@@ -205,14 +215,32 @@ class Outcome:
 def batch_name(stem: str) -> str:
     """A file's stem as a batch name: letters, digits, dots, dashes and underscores; 'my jobs (2)' -> 'my-jobs-2'."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:100].rstrip("-._")
-    return name or f"batch-{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
+    return name or f"batch-{hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]}"
 
 
-def _batch(file: Path, batch: str | None, *, is_stream: bool) -> str:
+def output_uri(settings: Settings, output: str | None) -> str:
+    """Where results go: the option `--output` if there is one, otherwise RENDER_OUTPUT_URI.
+
+    Raises:
+        CommandFailed: nothing can be written to such a place; the sentence names the option or the variable.
+    """
+    try:
+        uri = resolve_uri(settings.output_uri if output is None else output, Path.cwd())
+        store_for(uri)  # refuses what nothing can be written to, before a thousand workers find out
+    except (InvalidJob, OutputForbidden) as error:
+        named = "RENDER_OUTPUT_URI" if output is None else "--output"
+        raise CommandFailed(Exit.USAGE, f"{named}: {error}") from error
+    return uri.rstrip("/")
+
+
+def _batch(file: Path, batch: str | None, *, streams: bool) -> str:
     if batch is None:
-        if is_stream:
-            kind = "standard input" if file == STDIN else f"a pipe ({file})"
-            raise CommandFailed(Exit.USAGE, f"name the batch with --batch when the CSV comes from {kind}")
+        if streams:
+            raise CommandFailed(
+                Exit.USAGE,
+                f"name the batch with --batch when the CSV comes from {kind(file)}: producer submit {file} --batch "
+                "nightly (the same rows with the same name again go on where they were)",
+            )
         return batch_name(file.stem)
     if not BATCH_NAME.fullmatch(batch):
         raise CommandFailed(
@@ -221,16 +249,6 @@ def _batch(file: Path, batch: str | None, *, is_stream: bool) -> str:
             f"and begins with a letter or digit; {batch_name(batch)!r} would do",
         )
     return batch
-
-
-def _output(settings: Settings, output: str | None) -> str:
-    try:
-        uri = resolve_uri(settings.output_uri if output is None else output, Path.cwd())
-        store_for(uri)  # refuses what nothing can be written to, before a thousand workers find out
-    except (InvalidJob, OutputForbidden) as error:
-        named = "RENDER_OUTPUT_URI" if output is None else "--output"
-        raise CommandFailed(Exit.USAGE, f"{named}: {error}") from error
-    return uri.rstrip("/")
 
 
 def _engine_set(text: str) -> str:
@@ -242,20 +260,6 @@ def _engine_set(text: str) -> str:
             "(engines inspect prints it, and producer results names it for each job)",
         )
     return digest
-
-
-def _origin(file: Path, *, is_stream: bool) -> str:
-    if file == STDIN:
-        return "stdin"
-    if is_stream and str(file).startswith(DEVICES):
-        return "pipe"  # `<(...)`: its number differs from run to run, and the same rows must keep the same source
-    return file.absolute().as_uri()
-
-
-def _is_pipe(file: Path) -> bool:
-    with suppress(OSError):  # a missing file is reported when it is opened
-        return stat.S_ISFIFO(file.stat().st_mode)
-    return False
 
 
 def _fingerprint(file: Path) -> tuple[int, int]:

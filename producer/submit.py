@@ -112,6 +112,7 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     """Enter the jobs that the ledger does not know, and keep all of them in the manifest."""
     ledger, store = session.ledger, store_for(request.output)
     known = ledger.batch(request.batch)
+    request = request.joined_to(None if known is None else known.source)
     options = prompts_to_keep(ledger, store, known, request)  # before the batch is entered: it may be refused
     info = ledger.open_batch(request.batch, output=request.output, source=request.origin)
     _check_same_batch(info, request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from producer.console import count, people, say
 from producer.submission import Outcome, Request
-from producer.table.check import LOOKED_FOR
+from producer.table.pictures import LOOKED_FOR
 
 
 def report_check(request: Request, outcome: Outcome) -> None:

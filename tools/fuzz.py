@@ -1,4 +1,4 @@
-"""Look for inputs that break the code: CSV files, job messages, queue items, manifests, pictures (`make fuzz`).
+"""Look for inputs that break the code: CSV files, URIs, job messages, queue items, manifests, pictures (`make fuzz`).
 
     python -m tools.fuzz [--seconds N] [--seed N] [PYTEST ARGUMENTS]
 
@@ -19,7 +19,12 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("tests/fuzz", "tests/producer/table/test_any_file.py", "tests/integration/test_queue_fuzz.py")
+TESTS = (
+    "tests/fuzz",
+    "tests/jobs/test_redaction.py",
+    "tests/producer/table/test_any_file.py",
+    "tests/integration/test_queue_fuzz.py",
+)
 # A line of --hypothesis-show-statistics; older versions say `examples`.
 TRIED = re.compile(r"(\d+) passing(?: examples)?, (\d+) failing(?: examples)?,")
 

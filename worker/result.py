@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.errors import Cancelled, RenderError
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.records import Start
-from jobs.uri import redacted
-from worker.observe.logs import without_secrets
+from jobs.redaction import redacted, without_secrets
 
 if TYPE_CHECKING:
     from worker.prepare import Prepared

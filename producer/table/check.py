@@ -13,14 +13,14 @@ from typing import Any, Self
 
 from jobs.job import RenderParameters
 from jobs.storage.file import whole_file
-from jobs.uri import path_of
 from producer.prompt_warnings import PromptWarnings
 from producer.submission import Outcome, Request
-from producer.table.reader import CsvMistakes, Problem, Record, open_table
+from producer.table.pictures import LOOKED_FOR
+from producer.table.problem import CsvMistakes, Problem
+from producer.table.reader import Record, open_table
 from producer.table.rows import RowChecker
 
-# Looking for each of a million files on a network drive takes longer than rendering some of them.
-LOOKED_FOR = 1000
+UNDECODED_BYTES = "surrogateescape"  # a row whose bytes are not UTF-8 is written as it was
 
 
 def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderParameters]]:
@@ -35,30 +35,29 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
     outcome.prompt_warnings = PromptWarnings(request.prompts)
     try:
         with request.open() as stream, RejectedRows(request.rejected_to) as rejected, open_table(stream) as table:
-            outcome.remarks = table.remarks
+            outcome.remarks = tuple(table.remarks)
             checker = RowChecker(table.columns, request.base, defaults=request.prompts)
             for record in table.records:
                 outcome.rows += 1
-                result = checker.check(record)
+                result = _checked(record, checker, outcome)
                 if isinstance(result, list):
                     outcome.reject(result)
                     rejected.add(record, result, columns=table.columns)
                     continue
-                if outcome.rows <= LOOKED_FOR:
-                    _look_for_picture(result, record.line, outcome)
                 outcome.prompt_warnings.look_at(result, record.line)
                 yield record.row, result
+            outcome.remarks = tuple(table.remarks)
     except CsvMistakes as mistakes:
         outcome.unreadable = True
         outcome.add_problems(mistakes.problems)
 
 
-def _look_for_picture(parameters: RenderParameters, line: int, outcome: Outcome) -> None:
-    if parameters.image.startswith("file:"):
-        path = path_of(parameters.image)
-        if not path.exists():
-            outcome.absent += 1
-            outcome.first_absent = outcome.first_absent or (line, str(path))
+def _checked(record: Record, checker: RowChecker, outcome: Outcome) -> RenderParameters | list[Problem]:
+    result = checker.check(record)
+    if isinstance(result, list) or outcome.rows > LOOKED_FOR:
+        return result
+    problem = outcome.pictures.look_for(result, line=record.line)
+    return [problem] if problem else result
 
 
 class CheckedRows:
@@ -118,7 +117,8 @@ class RejectedRows:
         if self._path is None:
             return
         if self._writer is None:
-            file = TextIOWrapper(self._stack.enter_context(whole_file(self._path)), encoding="utf-8", newline="")
+            raw = self._stack.enter_context(whole_file(self._path))
+            file = TextIOWrapper(raw, encoding="utf-8", errors=UNDECODED_BYTES, newline="")
             self._stack.callback(file.detach)  # flushes
             self._writer = csv.writer(file)
             self._writer.writerow(["line", "reason", *columns])

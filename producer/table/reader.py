@@ -5,58 +5,28 @@ The stream is read once, from start to end, so it may be a pipe.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from io import TextIOWrapper
-from itertools import chain
-from typing import BinaryIO, NamedTuple, TextIO
+from typing import BinaryIO, NamedTuple
 
 from producer.table.columns import COLUMNS, REQUIRED, closest, meant
+from producer.table.lines import LONGEST_LINE, Lines
+from producer.table.problem import CsvMistakes, Problem, shown
 
-LONGEST_LINE = 2**20  # characters; a larger "line" means that the file is not a CSV, and must not fill the memory
-LONGEST_SHOWN = 60  # characters of a cell
+__all__ = ["LONGEST_LINE", "CsvMistakes", "Problem", "Record", "Table", "open_table"]
+
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 BLANK = "".join(DELIMITERS) + ' "\r\n'  # a line of only these characters is not the header
-UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-ZIP_MARK = "PK\x03\x04"
-SAVE_AS = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
-UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake: the physical line in the file (from 1), the column and cell if there is one, and what is wrong."""
-
-    line: int
-    column: str | None
-    value: str | None
-    message: str
-
-    def sentence(self, file: str) -> str:
-        """`jobs.csv:7: ddim_steps: '0' is out of range; allowed: a whole number from 1 to 999`."""
-        column = f" {self.column}:" if self.column else ""
-        value = f" {shown(self.value)}" if self.value is not None else ""
-        return f"{file}:{self.line}:{column}{value} {self.message}"
-
-    def reason(self) -> str:
-        """The sentence without file and line, for the `reason` column of the rejected rows."""
-        return self.sentence("").partition(": ")[2]
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON; a long cell is cut."""
-        return asdict(self) | {"value": None if self.value is None else shortened(self.value)}
-
-
-class CsvMistakes(Exception):
-    """Mistakes that make a whole file unusable: its encoding, its header, its quotation marks."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("; ".join(problem.message for problem in problems))
-        self.problems = tuple(problems)
+SEPARATOR_LINE = re.compile(r'"?sep=(.?)"?[,;\t]*', re.IGNORECASE)  # how spreadsheets name the delimiter
+NO_SEPARATORS = "\"' "
+SPACE_BEFORE_QUOTE = re.compile(r' +"')
+UNCLOSED = "unexpected end"  # what the csv module says at the end of the file; it may have been cut short
+LONGEST_KEPT = 10_000  # characters of a row that cannot be split
+SPACES_LEFT_OUT = "cells with a space before their quotation mark were read without the space, from line "
 
 
 class Record(NamedTuple):
@@ -65,14 +35,19 @@ class Record(NamedTuple):
     line: int
     row: int
     cells: list[str]
+    mistakes: tuple[Problem, ...] = ()  # of its lines: the cells are not what was meant
+    undecoded: tuple[Problem, ...] = ()  # likewise: the cells have surrogates in place of bytes that are not UTF-8
 
 
 @dataclass(frozen=True)
 class Table:
-    """An opened CSV: its column names, remarks on how it was read, and its records, to be iterated once."""
+    """An opened CSV: its column names, its records, to be iterated once, and remarks on how they were read.
+
+    The remarks are complete when the last record was read.
+    """
 
     columns: tuple[str, ...]
-    remarks: tuple[str, ...]
+    remarks: list[str]
     records: Iterator[Record]
 
 
@@ -83,97 +58,96 @@ def open_table(stream: BinaryIO) -> Iterator[Table]:
     Raises:
         CsvMistakes: the stream is not a readable CSV, or its header is wrong; also while the records are iterated.
     """
-    # Bytes that are not UTF-8 come through as surrogates, so that `_lines` can name the line and the byte.
+    # Bytes that are not UTF-8 come through as surrogates, so that `Lines` can name the line and the byte.
     text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
-        yield _table(text)
+        yield _table(Lines(text))
     finally:
         text.detach()  # the stream belongs to the caller
 
 
-def shown(value: str) -> str:
-    """A cell in quotes, on one line, cut to a readable length."""
-    return repr(shortened(value))
-
-
-def shortened(value: str) -> str:
-    """A cell cut to a readable length."""
-    return value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…"
-
-
-def _table(file: TextIO) -> Table:
-    lines = _lines(file)
-    blank_lines = 0
-    header_text = ""
-    for header_text in lines:
-        if header_text.strip(BLANK):
-            break
-        blank_lines += 1
-    delimiter = _delimiter(header_text)
-    records = _records(chain([header_text], lines), delimiter, blank_lines)
+def _table(lines: Lines) -> Table:
+    delimiter, remarks = _delimiter_of(lines)
+    records = _records(lines, delimiter, remarks)
     header = next(records, None)
     if header is None:
         raise CsvMistakes([Problem(1, None, None, "the file is empty; its first line must name the columns")])
     columns = tuple(cell.strip() for cell in header.cells)
-    problems = _header_problems(columns, header.line)
+    problems = [*header.mistakes, *header.undecoded] or _header_problems(columns, header.line)
     if problems:
         raise CsvMistakes(problems)
-    remarks = () if delimiter == "," else (f"its columns are separated by {DELIMITERS[delimiter]}",)
     return Table(columns, remarks, records)
 
 
-def _lines(file: TextIO) -> Iterator[str]:
-    """Physical lines with their line ends; raises at the first one that cannot be part of a CSV."""
-    number = 0
-    while line := file.readline(LONGEST_LINE):
-        number += 1
-        message = _not_text(line, is_first=number == 1)
-        if message is not None:
-            raise CsvMistakes([Problem(number, None, None, message)])
-        yield line
+def _delimiter_of(lines: Lines) -> tuple[str, list[str]]:
+    """What separates the cells, with a remark on it unless it is a comma. The next line is the header's then."""
+    for line in lines:
+        if not line.strip(BLANK):
+            continue
+        if match := SEPARATOR_LINE.fullmatch(line.rstrip("\r\n")):
+            delimiter = _named(match[1], lines.number)
+        else:
+            delimiter = _delimiter(line)
+            lines.put_back(line)
+        name = DELIMITERS.get(delimiter, repr(delimiter))
+        return delimiter, [] if delimiter == "," else [f"its columns are separated by {name}"]
+    return ",", []
 
 
-def _not_text(line: str, *, is_first: bool) -> str | None:
-    """Why a line cannot be part of a CSV, or None."""
-    if is_first and line.encode("utf-8", "surrogateescape").startswith(UTF16_MARKS):
-        return f"the file is UTF-16 (a spreadsheet's 'Unicode text'); {SAVE_AS}"
-    if is_first and line.startswith(ZIP_MARK):
-        return "the file is a spreadsheet or zip archive, not a CSV; export it as CSV UTF-8"
-    if "\0" in line:
-        return "holds a NUL byte: this is no text file, or UTF-16 text"
-    if not line.isascii() and UNDECODED.search(line):
-        return _undecodable(line.encode("utf-8", "surrogateescape"))
-    if len(line) == LONGEST_LINE and line[-1] not in "\r\n":
-        return f"the line is longer than {LONGEST_LINE:,} characters: is this a CSV file?"
-    return None
+def _named(separator: str, line: int) -> str:
+    is_odd = separator.isalnum() or separator in NO_SEPARATORS or not (separator.isprintable() or separator == "\t")
+    if not separator or is_odd:
+        message = "the line `sep=` must name the character that separates the columns, as in sep=; (or leave it out)"
+        raise CsvMistakes([Problem(line, None, None, message)])
+    return separator
 
 
-def _undecodable(line: bytes) -> str:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = line[error.start]
-        guess = line.decode("cp1252", errors="replace").strip()
-        around = guess[max(0, error.start - 20) : error.start + 20]
-        return f"byte 0x{byte:02X} is not UTF-8; as Windows-1252 the text would be {around!r}; {SAVE_AS}"
-    return f"the file is not UTF-8; {SAVE_AS}"
+def _records(lines: Lines, delimiter: str, remarks: list[str]) -> Iterator[Record]:
+    """All records that are not blank; the header is row 0. Blank ones are not counted, so they shift no row numbers.
 
-
-def _records(lines: Iterator[str], delimiter: str, skipped_lines: int) -> Iterator[Record]:
-    """All records that are not blank; the header is row 0. Blank ones are not counted, so they shift no row numbers."""
+    A record that cannot be split into cells comes with its mistakes if it is one line, because the next row begins on
+    the next line. If it has several lines, nobody knows where the next row begins.
+    """
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     row = 0
     while True:
-        line = skipped_lines + reader.line_num + 1
+        first = lines.number + 1
+        lines.begin_record()
         try:
-            cells = next(reader)
+            cells = _without_spaces(next(reader), lines, delimiter, remarks)
         except StopIteration:
             return
         except csv.Error as error:
-            raise CsvMistakes([_quoting(error, line, skipped_lines + reader.line_num)]) from error
-        if not _is_blank(cells):
-            yield Record(line, row, cells)
+            problem = _quoting(error, first, lines.number)
+            if lines.number > first or UNCLOSED in str(error):
+                raise CsvMistakes([problem]) from error
+            cells = ["".join(lines.of_record).rstrip("\r\n")[:LONGEST_KEPT]]
+            lines.damage.append(problem)
+        if lines.damage or not _is_blank(cells):
+            yield Record(first, row, cells, tuple(lines.damage), tuple(lines.undecoded))
             row += 1
+
+
+def _without_spaces(cells: list[str], lines: Lines, delimiter: str, remarks: list[str]) -> list[str]:
+    """Read `a.png, "a cat, sitting"` as people mean it, who write a space behind each comma.
+
+    Where that cannot be meant, as in `a.png, "Stop" on a sign`, the cells stay as they are.
+    """
+    if not any('"' in line for line in lines.of_record) or not any(map(SPACE_BEFORE_QUOTE.match, cells)):
+        return cells
+    try:
+        (meant,) = csv.reader(lines.of_record, delimiter=delimiter, strict=True, skipinitialspace=True)
+    except (csv.Error, ValueError):
+        if any(cell.count('"') % 2 for cell in cells if SPACE_BEFORE_QUOTE.match(cell)):
+            message = (
+                "a space stands before a quotation mark, so the cell is not read as a quoted one; remove the space, or "
+                'put the whole cell into quotation marks and write "" for one inside'
+            )
+            lines.damage.append(Problem(lines.number, None, None, message))
+        return cells
+    if not any(remark.startswith(SPACES_LEFT_OUT) for remark in remarks):
+        remarks.append(f"{SPACES_LEFT_OUT}{lines.number}")
+    return meant
 
 
 def _is_blank(cells: Sequence[str]) -> bool:
@@ -185,7 +159,7 @@ def _quoting(error: csv.Error, first: int, last: int) -> Problem:
     """The csv module's error, for people. Reading stops there: it is unknown where the next row begins."""
     text = str(error)
     begun = f"in the row that begins on line {first}" if last > first else "in this row"
-    if "unexpected end" in text:
+    if UNCLOSED in text:
         return Problem(first, None, None, "a quotation mark is opened in this row and never closed")
     if "field larger" in text:
         limit = csv.field_size_limit()

@@ -12,13 +12,17 @@ from pydantic import ValidationError
 from jobs.errors import InvalidJob
 from jobs.job import RenderParameters
 from jobs.prompt_kinds import EMPTY
-from jobs.uri import resolve_uri
+from jobs.uri import resolve_image
 from producer.table.columns import COLUMNS, Value
-from producer.table.reader import Problem, Record
+from producer.table.lines import UNDECODED
+from producer.table.pictures import is_here
+from producer.table.problem import Problem
+from producer.table.reader import Record
 
-# A relative path with nothing to resolve, unquote or quote. Most cells are like that, and `resolve_uri` would take a
+# A relative path with nothing to resolve, unquote or quote. Most cells are like that, and `resolve_image` would take a
 # third of the time of the check to give the same URI.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+SHORT = 250  # characters; a longer path may have a name that is too long
 
 
 class RowChecker:
@@ -34,9 +38,12 @@ class RowChecker:
         self._defaults = dict(defaults or {})
         self._base = base
         self._base_uri = base.absolute().as_uri().rstrip("/") + "/"
+        self._short = SHORT if len(self._base_uri) < 3 * SHORT else 0
 
     def check(self, record: Record) -> RenderParameters | list[Problem]:
         """The row's parameters, or all of its problems. A blank or missing optional cell takes its default."""
+        if record.mistakes or (record.undecoded and not self._names_a_file_here(record)):
+            return [*record.mistakes, *record.undecoded]
         problems = self._surplus(record)
         values: dict[str, Value] = self._defaults.copy()
         for column, cell in zip(self._columns, record.cells, strict=False):
@@ -53,12 +60,20 @@ class RowChecker:
         return problems or parameters
 
     def _image(self, cell: str) -> str:
-        if PLAIN_PATH.fullmatch(cell):
+        if len(cell) < self._short and PLAIN_PATH.fullmatch(cell):
             return self._base_uri + cell
+        return resolve_image(cell.strip(), self._base)
+
+    def _names_a_file_here(self, record: Record) -> bool:
+        """Whether bytes that are not UTF-8 are only in the name of a picture that exists, byte for byte."""
+        cells = dict(zip(self._columns, record.cells, strict=False))
+        others = (cell for column, cell in cells.items() if column.name != "image")
+        if UNDECODED.search("".join([*others, *record.cells[self._width :]])):
+            return False
         try:
-            return resolve_uri(cell.strip(), self._base)
-        except RuntimeError as error:  # `~name` of a user who does not exist
-            raise ValueError("names a home folder that does not exist") from error
+            return any(column.name == "image" and is_here(self._image(cell)) for column, cell in cells.items())
+        except InvalidJob:
+            return False
 
     def _surplus(self, record: Record) -> list[Problem]:
         if len(record.cells) <= self._width or not any(map(str.strip, record.cells[self._width :])):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +20,10 @@ from tests.producer.conftest import Run
 from tests.producer.tables import write
 
 GOOD = "image,prompt,seed\na.png,a cat,1\nb.png,a dog,2\nc.png,a bird,3\n"
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, timeout=60)
 
 
 @contextmanager
@@ -44,7 +50,7 @@ def pipe(text: str | bytes) -> Iterator[str]:
 def test_a_process_substitution_of_bash_is_submitted(run: Run, ledger: Ledger, tmp_path: Path) -> None:
     write(tmp_path, GOOD)
     command = f"{sys.executable} -m producer submit <(cat jobs.csv) --batch nightly"
-    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = shell(command, tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert ledger.counts("nightly") == Counts(queued=3)
     images = {job.parameters.image for line in ledger.states("nightly") if (job := ledger.job("nightly", line.id))}
@@ -68,7 +74,7 @@ def test_a_named_pipe_is_submitted(run: Run, ledger: Ledger, tmp_path: Path) -> 
     assert (ran.code, ran.record["enqueued"]) == (0, 3)
     info = ledger.batch("nightly")
     assert info is not None
-    assert info.source == fifo.as_uri()
+    assert info.source == "stdin"
 
 
 def test_a_pipe_needs_a_batch_name(run: Run, ledger: Ledger) -> None:
@@ -76,6 +82,64 @@ def test_a_pipe_needs_a_batch_name(run: Run, ledger: Ledger) -> None:
         ran = run("submit", name)
     assert (ran.code, ledger.batches()) == (2, [])
     assert f"name the batch with --batch when the CSV comes from a pipe ({name})" in ran.stderr
+    assert f"producer submit {name} --batch nightly" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "redirection"), [("/dev/stdin", "< jobs.csv"), ("/dev/fd/0", "< <(cat jobs.csv)"), ("-", "< jobs.csv")]
+)
+def test_standard_input_is_spooled_by_any_name(
+    run: Run, ledger: Ledger, tmp_path: Path, name: str, redirection: str
+) -> None:
+    write(tmp_path, GOOD)
+    for expected in (3, 0):  # the second time, all rows are there
+        ended = shell(f"{sys.executable} -m producer submit {name} --batch nightly {redirection}", tmp_path)
+        assert (ended.returncode, json.loads(ended.stdout)["enqueued"]) == (0, expected), ended.stderr
+    info = ledger.batch("nightly")
+    assert info is not None
+    assert info.source == "stdin"
+
+
+def test_a_socket_as_standard_input_is_read(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    """Some shells and services give one."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(GOOD.encode())
+        theirs.shutdown(socket.SHUT_WR)
+        command = [sys.executable, "-m", "producer", "submit", "/dev/stdin", "--batch", "nightly"]
+        ended = subprocess.run(command, cwd=tmp_path, stdin=ours, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ledger.counts("nightly").queued) == (0, 3), ended.stderr
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/9"])
+def test_a_closed_standard_input_is_a_sentence(run: Run, tmp_path: Path, name: str) -> None:
+    ended = shell(f"{sys.executable} -m producer submit {name} --batch nightly <&- 9<&-", tmp_path)
+    assert ended.returncode == 5
+    assert "is closed; give it a CSV, or name a file" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_empty_device_is_an_empty_file(run: Run) -> None:
+    ran = run("submit", "/dev/null", "--batch", "nightly")
+    assert ran.code == 3
+    assert "/dev/null:1: the file is empty; its first line must name the columns" in ran.stderr
+
+
+def test_an_endless_device_does_not_fill_the_disk(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.stream.LONGEST_LINE_BYTES", 2**22)
+    ran = run("submit", "/dev/zero", "--batch", "nightly")
+    assert ran.code == 3
+    assert "/dev/zero:1: the line is longer than 1,048,576 characters" in ran.stderr
+
+
+def test_a_stream_joins_a_batch_that_an_earlier_version_began_from_it(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    """They called `<(...)` "pipe", and a named pipe by its path."""
+    ledger.open_batch("nightly", output=(tmp_path / "renders").as_uri(), source="pipe")
+    with pipe(GOOD) as name:
+        assert run("submit", name, "--batch", "nightly").record["enqueued"] == 3
+    with pipe(GOOD.replace("a dog", "a big dog")) as name:
+        ran = run("submit", name, "--batch", "nightly")
+    assert (ran.record["replaced"], "was begun from" in ran.stderr) == (1, False)
 
 
 def test_another_pipe_with_the_same_rows_adds_only_what_is_new(run: Run, ledger: Ledger) -> None:

@@ -81,10 +81,47 @@ def test_signed_urls_are_brought_back_by_their_csv(run: Run, ledger: Ledger, tmp
     assert not any(b"signature=" in path.read_bytes() for path in tmp_path.glob("renders/jobs/manifest/*.gz"))
     ledger.client.flushall()
     ran = run("reconcile", "jobs")
-    assert ran.record["rebuilt"][0]["withheld"] == 3
+    assert (ran.code, ran.record["rebuilt"][0]["withheld"]) == (6, 3)
     assert "Submit the CSV again (with the same --a-prompt, --n-prompt and --engine-set, if it had any)" in ran.stderr
     assert run("submit", "jobs.csv").record["enqueued"] == 3
     assert not ledger.is_rebuilding("jobs")
+
+
+WITHOUT_SECRETS = [
+    "s3://inputs/plain.png",
+    "s3://inputs/photo #1.png",
+    "s3://inputs/what?.png",
+    "s3://inputs/100% %20.png",
+    "http://Localhost:7480/ok",
+    "http://127.0.0.1:7480/ok#frag",
+    "http://[::1]:7480/ok",
+    "HTTP://127.0.0.1:7480/OK?w=512&fit=crop",
+    "http://reader@h/a.png?v=3f2a9c",
+    "file:///a%20%231%3F.png",
+    "photo #1?.png",
+]
+
+
+def test_jobs_without_a_secret_are_brought_back_whole(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    write(tmp_path, "image,prompt\n" + "".join(f"{image},x\n" for image in WITHOUT_SECRETS))
+    run("submit", "jobs.csv")
+    before = {line.id: ledger.job("jobs", line.id) for line in ledger.states("jobs")}
+    ledger.client.flushall()
+    ran = run("reconcile", "jobs")
+    (rebuilt,) = ran.record["rebuilt"]
+    assert (ran.code, rebuilt["queued"], rebuilt["withheld"]) == (0, len(WITHOUT_SECRETS), 0)
+    assert {line.id: ledger.job("jobs", line.id) for line in ledger.states("jobs")} == before
+
+
+def test_what_is_recorded_is_what_was_rendered(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    secret = "https://me:hunter2@h/a.png?w=512&sig=hunter2"
+    write(tmp_path, "image,prompt\n" + "".join(f"{image},x\n" for image in [*WITHOUT_SECRETS, secret]))
+    run("submit", "jobs.csv")
+    jobs = (ledger.job("jobs", line.id) for line in ledger.states("jobs"))
+    images = {job.row: job.parameters.image for job in jobs if job is not None}
+    images[len(images)] = "https://…@h/a.png?w=512&sig=…"
+    run("cancel", "jobs")
+    assert {record["row"]: record["image"] for record in run("results", "jobs").records} == images
 
 
 def test_a_damaged_manifest_is_said_and_has_its_exit_code(

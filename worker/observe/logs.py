@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from contextlib import suppress
 from logging.handlers import WatchedFileHandler
@@ -14,33 +13,15 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
+from jobs.redaction import without_secrets
 from jobs.settings import Settings
 
-# Text that looks like a secret, wherever it occurs. A URL keeps only its scheme, host, port and path, since each store
-# signs with other parameters.
-_NAMES = (
-    r"x-(?:amz|goog)-(?:signature|credential|security-token)|signature|credential|sig|(?:access_?|session_?)?token|"
-    r"api_?key|password|passwd|secret|(?:aws_)?secret_(?:access_)?key|aws_session_token"
-)
-_SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(?<=://)[^/\s\"<>]*@"), "***@"),
-    (re.compile(r"(://[^\s\"<>?#]*)[?#](?!…)[^\s\"<>]*"), r"\1?***"),  # …: jobs.uri.redacted has been applied already
-    (re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"), "***"),
-    (re.compile(r"(?i)(\bauthorization\b['\"]?\s*[=:]\s*b?['\"]?)[^'\"\r\n]+"), r"\1***"),
-    (re.compile(rf"(?i)\b((?:{_NAMES})['\"]?\s*[=:]\s*b?['\"]?)[^&\s'\",}}]+"), r"\1***"),
-)
+__all__ = ["configure", "without_secrets"]
 
 STDERR = 2
 
 # At INFO these log every job with its arguments, which our own lines do better.
 _TALKATIVE = ("celery", "kombu", "amqp", "botocore", "boto3", "urllib3", "s3transfer")
-
-
-def without_secrets(text: str) -> str:
-    """The text with everything that looks like a secret replaced by ***."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 def configure(settings: Settings, *, level: str | None = None, file: str | Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,30 @@ CELLS = st.one_of(
     st.sampled_from(
         ["", " ", "true", "no", "-1", "0", "1e999", "nan", "4.29E+09", "a.png", "s3://b/k", "http://[", "~x/y"]
     ),
+    st.sampled_from(
+        [
+            "١٢",
+            "1_000",
+            "NaN",
+            "-0",
+            "1e-400",
+            "0x10",
+            "9" * 5000,
+            "²",
+            "\0",
+            "\udcff",
+            "\ud800",
+            "x" * 300,
+            "a/" * 3000,
+        ]
+    ),
+    st.sampled_from(
+        [
+            *("~", "~nobody", "data:,x", "file:/x", "file://", "file:///%00", "s3:/x", "s3://", "s3://b", "mailto:x"),
+            *("http://h:99999/", "http://h:abc/", "http://u:p@/", "//h/x", "FILE://x", "HTTP://[::1", "/dev/null"),
+            *("C:\\x", "\\\\s\\x"),
+        ]
+    ),
 )
 BASE = Path("/some folder/with ünïcode")
 
@@ -34,6 +59,18 @@ def test_any_bytes_are_read_or_explained(data: bytes) -> None:
         outcome = checked(Path(folder), data)
     assert all(problem.line >= 1 and problem.message for problem in outcome.problems)
     assert outcome.problems or outcome.good == outcome.rows
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=60) | st.text('",; \0\u00e9=\\:~/x1\r', max_size=60).map(str.encode))
+def test_a_row_behind_any_line_is_read_or_the_file_is_refused(line: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "z.png").touch()
+        outcome = checked(Path(folder), b"image,prompt\n" + line.replace(b"\n", b"") + b"\nz.png,x\n")
+    lines = line.replace(b"\n", b"").count(b"\r") + 1
+    assert outcome.unreadable or (outcome.good >= 1 and outcome.rows <= lines + 1)
+    assert json.dumps([problem.as_dict() for problem in outcome.problems])
+    assert all(problem.line <= lines + 1 for problem in outcome.problems)
 
 
 @settings(max_examples=150, deadline=None)

@@ -132,7 +132,7 @@ def test_a_wrong_encoding_is_explained_with_line_and_byte(tmp_path: Path) -> Non
 def test_a_wrong_byte_far_into_a_file_is_found(tmp_path: Path) -> None:
     text = b"image,prompt\n" + b"a.png,x\n" * 20_000 + b"b.png,\xff\n"
     outcome = checked(tmp_path, text)
-    assert (outcome.unreadable, outcome.problems[0].line) == (True, 20_002)
+    assert (outcome.unreadable, outcome.rejected, outcome.problems[0].line) == (False, 1, 20_002)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
@@ -183,3 +183,109 @@ def test_a_huge_cell_is_refused_with_a_guess_at_the_cause(tmp_path: Path) -> Non
 def test_an_unreadable_file_still_reports_the_rows_before(tmp_path: Path) -> None:
     outcome = checked(tmp_path, 'image,prompt,seed\na.png,x,no\nb.png,"y,1\n')
     assert [problem.line for problem in outcome.problems] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sep=;\r\nimage;prompt\r\na.png;a cat\r\n",
+        b"\xef\xbb\xbfsep=;\r\nimage;prompt\r\na.png;a cat\r\n",
+        'SEP=;\n"image";"prompt"\na.png;a cat\n',
+        '"sep=;"\nimage;prompt\na.png;a cat\n',
+        "sep=;;\nimage;prompt\na.png;a cat\n",
+        "sep=|\nimage|prompt\na.png|a cat\n",
+        "sep=\t\nimage\tprompt\na.png\ta cat\n",
+        "sep=,\nimage,prompt\na.png,a cat\n",
+        "\nsep=;\nimage;prompt\na.png;a cat\n",
+    ],
+)
+def test_a_spreadsheets_line_that_names_the_delimiter_is_obeyed(tmp_path: Path, text: str | bytes) -> None:
+    with table(tmp_path, text) as opened:
+        (record,) = opened.records
+    shift = 1 if isinstance(text, str) and text.startswith("\n") else 0
+    assert (record.line, record.row, record.cells) == (3 + shift, 1, ["a.png", "a cat"])
+
+
+def test_a_delimiter_that_a_file_names_is_said(tmp_path: Path) -> None:
+    assert checked(tmp_path, "sep=|\nimage|prompt\na.png|x\n").remarks == ("its columns are separated by '|'",)
+    assert checked(tmp_path, "sep=;\nimage;prompt\na.png;x\n").remarks == ("its columns are separated by semicolons",)
+
+
+@pytest.mark.parametrize("text", ["sep=", "sep=a", 'sep="', "sep= "])
+def test_a_line_that_names_no_delimiter_is_explained(tmp_path: Path, text: str) -> None:
+    (sentence,) = sentences(tmp_path, f"{text}\nimage;prompt\na.png;x\n")
+    assert sentence.startswith("jobs.csv:1: the line `sep=` must name the character that separates the columns")
+
+
+def test_the_line_number_of_a_mistake_counts_the_line_that_names_the_delimiter(tmp_path: Path) -> None:
+    (sentence,) = sentences(tmp_path, "sep=;\nimage;prompt;seed\na.png;x;two\n")
+    assert sentence.startswith("jobs.csv:3: seed: 'two' is not a whole number")
+
+
+@pytest.mark.parametrize(
+    ("line", "cells"),
+    [
+        ('a.png, "a cat", "blurry"', ["a.png", "a cat", "blurry"]),
+        ('a.png,   "a cat, sitting", blurry', ["a.png", "a cat, sitting", "blurry"]),
+        ('a.png, "he said ""hi""",', ["a.png", 'he said "hi"', ""]),
+        ('"a.png", "a cat\nsitting", x', None),  # two lines; see below
+        ('a.png, "Stop" on a sign,x', ["a.png", ' "Stop" on a sign', "x"]),
+        ('a.png, a "fine" cat, x', ["a.png", ' a "fine" cat', " x"]),
+        ("a.png, a cat, x", ["a.png", " a cat", " x"]),
+    ],
+)
+def test_a_space_before_a_quotation_mark_is_read_as_people_mean_it(
+    tmp_path: Path, line: str, cells: list[str] | None
+) -> None:
+    with table(tmp_path, f"image, prompt, n_prompt\n{line}\n") as opened:
+        first = next(opened.records)
+    if cells is None:
+        assert "a space stands before a quotation mark" in first.mistakes[0].message
+    else:
+        assert (first.cells, first.mistakes) == (cells, ())
+
+
+def test_spaces_that_were_left_out_are_said_once_with_their_line(tmp_path: Path) -> None:
+    outcome = checked(tmp_path, 'image,prompt\na.png,x\nb.png, "a cat"\nc.png, "a dog"\n')
+    (remark,) = outcome.remarks
+    assert (outcome.problems, remark.rpartition(" ")[2]) == ([], "3")
+
+
+def test_spaces_before_the_quotation_marks_of_a_header_are_left_out(tmp_path: Path) -> None:
+    assert checked(tmp_path, 'image, "prompt"\na.png, "a cat, sitting"\n').problems == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('b.png,"fine" cat', "in this row, text follows a closing quotation mark"),
+        ("b.png,a\0b", "holds a NUL byte"),
+        ("b.png," + "x" * 140_000, "a cell is longer than 131,072 characters"),
+        ("b.png,x" + "y" * (3 * LONGEST_LINE), "the line is longer than 1,048,576 characters"),
+        ('b.png,"' + "y" * LONGEST_LINE + '"', "the line is longer than 1,048,576 characters"),
+        ('b.png, "a cat', "a space stands before a quotation mark"),
+    ],
+)
+def test_a_row_that_cannot_be_split_is_one_bad_row(tmp_path: Path, line: str, said: str) -> None:
+    outcome = checked(tmp_path, f"image,prompt\na.png,x\n{line}\nc.png,x,too,many\nd.png,x\n")
+    assert (outcome.unreadable, outcome.rows, outcome.rejected) == (False, 4, 2)
+    assert [problem.line for problem in outcome.problems] == [3, 4]
+    assert said in outcome.problems[0].message
+
+
+def test_bytes_that_are_not_utf_8_are_one_bad_row(tmp_path: Path) -> None:
+    outcome = checked(tmp_path, b"image,prompt\na.png,x\nb.png,Caf\xe9\nc\xe9.png,x\nd.png,x\n")
+    assert (outcome.unreadable, outcome.rows, outcome.rejected) == (False, 4, 2)
+    assert [problem.line for problem in outcome.problems] == [3, 4]
+
+
+@pytest.mark.parametrize("header", [b"image,prompt,\xff", b"image,prompt\0", b"\xe9image,prompt"])
+def test_a_header_that_is_no_text_is_a_mistake_of_the_file(tmp_path: Path, header: bytes) -> None:
+    outcome = checked(tmp_path, header + b"\na.png,x\n")
+    assert (outcome.unreadable, outcome.problems[0].line) == (True, 1)
+
+
+def test_a_line_without_an_end_is_read_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.table.lines.LONGEST_LEFT_OUT", 2 * LONGEST_LINE)
+    outcome = checked(tmp_path, "image,prompt\na.png," + "x" * (4 * LONGEST_LINE) + "\nb.png,x\n")
+    assert (outcome.unreadable, outcome.problems[0].line) == (True, 2)

@@ -81,6 +81,9 @@ def test_booleans_are_read(tmp_path: Path, text: str, value: bool) -> None:
         ("ddim_steps", "20.5", "'20.5' is not a whole number; allowed: a whole number from 1 to 999"),
         ("ddim_steps", "0", "'0' is out of range; allowed: a whole number from 1 to 999"),
         ("ddim_steps", "1_0", "'1_0' is not a whole number; allowed: a whole number from 1 to 999"),
+        ("ddim_steps", "\u0661\u0662", "'\u0661\u0662' is not a whole number; allowed: a whole number from 1 to 999"),
+        ("ddim_steps", "\u00b2", "'\u00b2' is not a whole number; allowed: a whole number from 1 to 999"),
+        ("ddim_steps", "1_000", "'1_000' is not a whole number; allowed: a whole number from 1 to 999"),
         ("num_samples", "13", "'13' is out of range; allowed: a whole number from 1 to 12"),
         (
             "image_resolution",
@@ -91,6 +94,7 @@ def test_booleans_are_read(tmp_path: Path, text: str, value: bool) -> None:
         ("strength", "strong", "'strong' is not a number; allowed: a number from 0 to 2"),
         ("strength", "nan", "'nan' is not a number; allowed: a number from 0 to 2"),
         ("strength", "inf", "'inf' is not a number; allowed: a number from 0 to 2"),
+        ("strength", "NaN", "'NaN' is not a number; allowed: a number from 0 to 2"),
         ("strength", "1e999", "'1e999' is too large a number; allowed: a number from 0 to 2"),
         ("strength", '"0,5"', "'0,5' has a decimal comma; write 0.5; allowed: a number from 0 to 2"),
         ("scale", "31", "'31' is out of range; allowed: a number from 0 to 30"),
