@@ -113,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         if refusal is None:
             return path, parse_qs(parts.query, keep_blank_values=True), body
         xml = f"<Error><Code>{refusal.code}</Code><Message>{refusal.message}</Message></Error>" if refusal.code else ""
-        self._answer(refusal.status, xml.encode(), **refusal.headers)
+        self._answer(refusal.status, xml.encode(), headers=refusal.headers)
         return None
 
     def _unknown_header(self) -> Refusal | None:
@@ -128,10 +128,10 @@ class Handler(BaseHTTPRequestHandler):
             return Refusal(400, "BadDigest", "The Content-MD5 you specified did not match what we received.")
         return None
 
-    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def _answer(self, status: int, body: bytes = b"", *, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | self.odd.headers | headers).items():
-            self.send_header(name.replace("_", "-"), value)
+        for name, value in ({"Content-Length": str(len(body))} | self.odd.headers | (headers or {})).items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -149,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
             self.odd.parts.setdefault(query["uploadId"][0], {})[int(query["partNumber"][0])] = kept
         else:
             self.odd.objects[path] = kept
-        self._answer(200, **self._kept(kept))
+        self._answer(200, headers=self._kept(kept))
 
     def do_POST(self) -> None:
         if (request := self._begin()) is None:
@@ -178,7 +178,7 @@ class Handler(BaseHTTPRequestHandler):
         data = self.odd.objects[path]
         if self.headers.get("Range") == "bytes=0-0" and not data:
             return self._answer(416, b"<Error><Code>InvalidRange</Code></Error>")
-        return self._answer(200, data, **self._kept(data))
+        return self._answer(200, data, headers=self._kept(data))
 
     do_HEAD = do_GET
 

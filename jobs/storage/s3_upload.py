@@ -166,7 +166,7 @@ def _stored_md5(target: Target) -> str:
     with contextlib.closing(target.s3.get_object(**target.place)["Body"]) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             md5.update(chunk)
-    return md5.hexdigest()
+    return str(md5.hexdigest())
 
 
 def _unless_refused(ask: Callable[[], Any]) -> Any:
