@@ -52,8 +52,8 @@ _SENTENCES = (
     ),
     (
         r"WRONGTYPE",
-        "a key of the ledger holds something else in this Redis (WRONGTYPE), so another program uses the same database: "
-        "name another one in RENDER_REDIS_URL",
+        "a key of the ledger holds something else in this Redis (WRONGTYPE), so another program uses the same "
+        "database: name another one in RENDER_REDIS_URL",
     ),
     (r"\bBUSY\b", "Redis is busy with a script that does not end: SCRIPT KILL in redis-cli stops it"),
     (

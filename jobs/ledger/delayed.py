@@ -48,15 +48,9 @@ class Delayed(Batches):
         """
         due = self._scripts.run("due", keys=[delayed_key(self.queue)], arguments=[limit])
         by_batch: dict[str, list[str]] = defaultdict(list)
-        garbage = []
         for member in due:
-            if match := _ENTRY.fullmatch(member):
-                by_batch[match[1]].append(match[2])
-            else:
-                garbage.append(member)
-        if garbage:  # whoever can write to Redis can put anything there, and it must not be in the way of jobs
-            with answering():
-                self.client.zrem(delayed_key(self.queue), *garbage)
+            batch, _, id_ = member.partition(" ")
+            by_batch[batch].append(id_)
         return sum(self._feed(batch, chunk) for batch, ids in by_batch.items() for chunk in chunks(ids))
 
     def delayed(self) -> int:

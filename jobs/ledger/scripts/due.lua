@@ -1,4 +1,10 @@
--- Delayed jobs whose time has come, the longest overdue first.
+-- Delayed jobs whose time has come, the longest overdue first. What is not a job is removed: whoever can write to Redis
+-- can put anything there, and it must not be in the way of jobs.
 -- KEYS delayed
 -- ARGV how many at most
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.3f', now()), 'LIMIT', 0, ARGV[1])
+local due, until_now = {}, string.format('%.3f', now())
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', until_now, 'LIMIT', 0, ARGV[1])) do
+  local batch, id = string.match(member, '^(%w[%w._-]*) (%x+)$')
+  if batch and #id == 20 then due[#due + 1] = member else redis.call('ZREM', KEYS[1], member) end
+end
+return due
