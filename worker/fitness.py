@@ -51,9 +51,10 @@ class Fitness:
     ) -> None:
         """See OutputCheck."""
         self.probe = probe
-        self._output = probe and OutputCheck(
-            probe, policy=policy or AccessPolicy(), own=own, is_open=is_open, tell=self._tell_output
-        )
+        self._output: OutputCheck | None = None
+        if probe is not None:
+            policy = policy or AccessPolicy()
+            self._output = OutputCheck(probe, policy=policy, own=own, is_open=is_open, tell=self._tell_output)
         self._facts = WorkerFacts()
         self._last_error: str | None = None
         self._reasons: dict[Cause, str] = {}

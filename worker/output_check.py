@@ -70,11 +70,12 @@ class OutputCheck:
 
     def saw(self, error: RenderError, job: RenderJob) -> None:
         """A job met an error that is this worker's fault. Check whether other jobs would meet it too."""
-        place = Place.of(job, self._policy)
-        is_own = self._is_own(job)
         if error.unfit and "s3://" in (job.output[:5], job.parameters.image[:5]):
             read_keys_again()
         cannot_write = isinstance(error, OutputForbidden | OutputFull) and error.scope == "machine"
+        if not (cannot_write or error.unfit):
+            return
+        place, is_own = Place.of(job, self._policy), self._is_own(job)
         if cannot_write:
             self.probe.doubt(place)
         if error.unfit or (cannot_write and is_own):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def assert_all_done_by_the_first(site: Site, jobs: list[RenderJob]) -> None:
     assert site.ledger.queue_length() == 0
 
 
-def start_both(site: Site, **wrong: object) -> None:
+def start_both(site: Site, **wrong: Any) -> None:
     """A good worker, and one that is `wrong`; no job is queued before both live."""
     out = site.folder / "out"
     site.start(output_uri=out, metrics_port=0)
@@ -57,7 +58,7 @@ def test_a_worker_that_may_read_no_folder_gives_its_jobs_back_and_pauses_when_it
     [{"allow_folders": "", "output_uri": "elsewhere"}, {"fetch_max_bytes": 3}],
     ids=["output that is not on its list", "a limit that is too low"],
 )
-def test_other_settings_that_refuse_every_job_fail_none(site: Site, wrong: dict[str, object]) -> None:
+def test_other_settings_that_refuse_every_job_fail_none(site: Site, wrong: dict[str, Any]) -> None:
     start_both(site, **wrong)
     assert_all_done_by_the_first(site, site.enqueue(30))
 
@@ -209,9 +210,7 @@ def test_a_worker_with_a_wrong_key_gives_its_jobs_back_and_pauses(
     assert "planted" not in bad.output
 
 
-def test_a_worker_that_only_starts_creates_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = site.folder / "home"
-    home.mkdir()
+def test_a_worker_that_only_starts_creates_nothing(site: Site) -> None:
     out = site.folder / "results"
     worker = site.start(output_uri=out)
     eventually(lambda: worker.events("worker_started"))

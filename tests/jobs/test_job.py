@@ -201,3 +201,21 @@ def test_an_empty_prompt_is_one_that_every_version_reads_and_a_result_shows_it_a
     result = RenderResult(id="a", batch="b", row=1, state="done", image="i", prompt=EMPTY_PROMPT, seed=1)
     assert result.prompt == ""
     assert RenderResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_an_engine_set_is_part_of_the_id_and_needs_a_newer_message() -> None:
+    free = job()
+    kept = RenderJob.create(free.parameters, batch=free.batch, row=free.row, output=free.output, engine_set="5ccee6ac")
+    other = RenderJob.create(free.parameters, batch=free.batch, row=free.row, output=free.output, engine_set="5ccee6ad")
+    assert len({free.id, kept.id, other.id}) == 3
+    assert (free.version, kept.version) == (1, 2)
+    assert "engine_set" not in free.model_dump_json()
+    assert "engine_set" not in free.model_dump()
+    assert RenderJob.from_json(kept.model_dump_json()) == kept
+    for old, new in (('"version":2', '"version":1'), ('"5ccee6ac"', '"5ccee6a"'), ('"5ccee6ac"', '"5CCEE6AC"')):
+        with pytest.raises(InvalidJob):
+            RenderJob.from_json(kept.model_dump_json().replace(old, new))
+
+
+def test_the_ids_of_jobs_that_are_kept_to_no_set_stay() -> None:
+    assert job_id(job().parameters, batch="b", row=1) == job_id(job().parameters, batch="b", row=1, engine_set=None)

@@ -121,3 +121,17 @@ def test_a_part_that_cannot_be_written_is_told_after_some_tries(errors: list[Exc
     with pytest.raises(type(errors[0])):
         submission.close()
     assert submission.parts == 0
+
+
+def test_a_job_that_is_kept_to_an_engine_set_is_so_in_the_manifest_and_others_look_as_before() -> None:
+    free = make_job()
+    kept = RenderJob.create(free.parameters, batch="b", row=2, output=OUTPUT, engine_set="5ccee6ac")
+    secret = make_job(3, image="https://example.org/a.png?signature=abc")
+    secret = RenderJob.create(secret.parameters, batch="b", row=3, output=OUTPUT, engine_set="5ccee6ac")
+    writer = written([free, kept, secret])
+    (data,) = writer.objects.values()
+    lines = gzip.decompress(data).decode().splitlines()
+    assert ["engine_set" in line for line in lines] == [False, False, True, True]
+    found = read(writer)
+    assert [job for job, _ in found[:2]] == [free, kept]
+    assert (found[2][0].id, found[2][0].engine_set, found[2][1]) == (secret.id, "5ccee6ac", True)

@@ -185,6 +185,31 @@ def test_cancel_takes_one_job(run: Run, ledger: Ledger, submitted: None) -> None
     assert ledger.counts("jobs").queued == 3
 
 
+def test_cancelled_messages_leave_the_queue_with_all_their_copies(run: Run, ledger: Ledger, submitted: None) -> None:
+    run("submit", "jobs.csv", "--batch", "other")
+    run("cancel", "jobs")
+    assert ledger.queue_length() == 4
+    run("retry", "jobs")
+    ledger.cancel("jobs")  # as earlier versions cancel: the messages stay
+    run("retry", "jobs")
+    assert ledger.queue_length() == 12
+    run("cancel", "jobs")
+    assert ledger.queue_length() == 4
+    line = next(ledger.states("other"))
+    run("cancel", "other", line.id)
+    assert ledger.queue_length() == 3
+    assert line.id not in list(ledger.kombu.queued_ids())
+
+
+def test_the_messages_of_corrected_rows_leave_the_queue(
+    run: Run, ledger: Ledger, submitted: None, tmp_path: Path
+) -> None:
+    text = (tmp_path / "jobs.csv").read_text()
+    (tmp_path / "jobs.csv").write_text(text.replace("picture", "drawing"))
+    assert run("submit", "jobs.csv").record["replaced"] > 0
+    assert ledger.queue_length() == ledger.counts("jobs").queued == 4
+
+
 def test_cancel_refuses_an_unknown_job(run: Run, submitted: None) -> None:
     ran = run("cancel", "jobs", "0" * 20)
     assert (ran.code, f"batch 'jobs' has no job '{'0' * 20}'" in ran.stderr) == (5, True)

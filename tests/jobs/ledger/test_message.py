@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from jobs.errors import InvalidJob
 from jobs.job import RenderJob
-from jobs.ledger.message import celery_message
-from tests.jobs.rows import make_job
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.message import celery_message, message_for
+from tests.jobs.rows import enqueue, make_job
 
 
 def read(message: str) -> tuple[dict[str, Any], RenderJob]:
@@ -42,3 +44,21 @@ def test_the_queue_is_the_routing_key() -> None:
 def test_neither_prompt_nor_picture_is_in_what_celery_logs() -> None:
     envelope, _ = read(celery_message(make_job(prompt="secret", image="s3://secret/x"), queue="render"))
     assert "secret" not in json.dumps(envelope["headers"])
+
+
+def test_a_chinese_prompt_takes_three_bytes_a_character(ledger: Ledger) -> None:
+    short, long = (len(celery_message(make_job(prompt="猫" * n), queue="render").encode()) for n in (1000, 2000))
+    assert long - short == 3000
+    job = make_job(prompt='猫"\\ \U0001f431 ' * 100)
+    enqueue(ledger, [job])
+    assert list(ledger.kombu.queued_ids()) == [job.id]
+    assert read(str(ledger.client.rpop(ledger.queue)))[1] == job
+
+
+def test_half_a_surrogate_pair_does_not_stop_the_messages_beside_it(ledger: Ledger) -> None:
+    good = make_job(prompt="猫")
+    text = good.model_dump_json().replace("猫", "\ud83d")  # no producer of ours writes that
+    ledger.client.lpush(ledger.queue, message_for(good.id, text, queue=ledger.queue))
+    envelope = json.loads(str(ledger.client.rpop(ledger.queue)))
+    with pytest.raises(InvalidJob):
+        RenderJob.from_json(json.loads(envelope["body"])[0][0])
