@@ -118,7 +118,9 @@ def wrong_worker(arena: Arena, rng: random.Random) -> None:
         wrong[1]["allow_buckets"] = "another"
         wrong.append({"variables": {"AWS_ACCESS_KEY_ID": EXPIRED_KEY}})
     stranger = arena.start_stranger(**rng.choice(wrong))
-    _wait_until(lambda: bool(stranger.events("job_refused") or stranger.events("worker_paused")), seconds=20)
+    # Before it has loaded it does not handle SIGTERM.
+    _wait_until(lambda: bool(stranger.events("worker_started")) or not stranger.alive, seconds=60)
+    _wait_until(lambda: bool(stranger.events("job_refused") or stranger.events("worker_paused")), seconds=10)
     time.sleep(rng.uniform(0.0, 3.0))
     _end_stranger(arena, stranger, code=0)
 

@@ -1,6 +1,6 @@
 """The command line of `celery -A worker ...`: what cannot work is refused, and what has no effect is said.
 
-Celery adds the options in `app.user_options["preload"]` to each of its commands. Two of ours are hidden, and nobody
+Celery adds the options in `app.user_options["worker"]` to its command `worker`. Two of ours are hidden, and nobody
 types them. click calls the first before it reads the other options, and the second after it has read all of them. Both
 run before the command does anything: before `--detach` leaves the terminal, `--purge` empties the queue, or a message
 is taken. Options that come from CELERY_WORKER_* variables are read by click too, and so are checked in the same way.
@@ -54,10 +54,20 @@ class CommandLine:
         self._settings = settings
 
     def install(self) -> None:
-        """Add the two hidden options to the app's commands."""
+        """Add the two hidden options to the command `worker`; refuse commands that would do nothing, or harm.
+
+        Celery loads the app when it knows the command's name, and has not yet looked at the rest.
+
+        Raises:
+            SettingsError: the command is one of those.
+        """
+        context = click.get_current_context(silent=True)
+        command = None if context is None else context.invoked_subcommand
+        if command in REFUSED_COMMANDS:
+            raise SettingsError(f"celery {command}: {REFUSED_COMMANDS[command]}")
         first = _hidden_option("--render-before-options", self._before, is_eager=True)
         last = _hidden_option("--render-after-options", self._after, is_eager=False)
-        self._app.user_options["preload"].update((first, last))
+        self._app.user_options["worker"].update((first, last))
 
     def report(self) -> None:
         """Log one line for each option that has no effect. Called once logging is configured."""
@@ -80,18 +90,12 @@ class CommandLine:
     # -- called by click ------------------------------------------------------------------------------------------
 
     def _before(self, context: click.Context) -> None:
-        command = context.command.name or ""
-        if command in REFUSED_COMMANDS:
-            raise SettingsError(f"celery {command}: {REFUSED_COMMANDS[command]}")
-        if command == "worker":
-            self._refuse_another_broker()
-            for parameter in context.command.params:
-                if parameter.name == "pool" and isinstance(parameter.type, click.Choice):
-                    parameter.type = OwnPool(parameter.type.choices)
+        self._refuse_another_broker()
+        for parameter in context.command.params:
+            if parameter.name == "pool" and isinstance(parameter.type, click.Choice):
+                parameter.type = OwnPool(parameter.type.choices)
 
     def _after(self, context: click.Context) -> None:
-        if context.command.name != "worker":
-            return
         self._refuse_other_queues(context)
         if context.params.get("purge"):
             raise SettingsError(f"{_as_given(context, 'purge')}: {REFUSED_COMMANDS['purge']}")

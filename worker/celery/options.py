@@ -64,7 +64,7 @@ _INSTEAD = "`producer status`, the metrics and the log show what they do"
 REFUSED_COMMANDS: dict[str, str] = {
     "beat": "there are no periodic tasks to send: `celery -A worker worker --concurrency 1` alone renders",
     "purge": (
-        "purge would delete the messages of queued jobs, and a reconciler would bring them back: "
+        "it would delete the messages of queued jobs, and a reconciler would bring them back: "
         "`producer cancel BATCH` takes the jobs of a batch out of the queue"
     ),
     "inspect": f"{_NOT_HEARD}: {_INSTEAD}",

@@ -69,7 +69,7 @@ class TolerantChannel(kombu_redis.Channel):
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.is_paused: Callable[[], bool] = lambda: False
 
-    def _brpop_start(self, timeout: float | None = None) -> None:
+    def _brpop_start(self, *args: Any, **kwargs: Any) -> None:
         """Called by MultiChannelPoller.on_poll_start, in each turn of the event loop that begins without a BRPOP.
 
         To pause here is simpler than to cancel the consumer (Consumer.cancel_task_queue). A BRPOP that is under way may
@@ -77,7 +77,7 @@ class TolerantChannel(kombu_redis.Channel):
         its job decides. There is nothing to undo after a reconnect, in a shutdown, or when the worker resumes.
         """
         if not self.is_paused():
-            super()._brpop_start(timeout)  # type: ignore[no-untyped-call]
+            super()._brpop_start(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _brpop_read(self, **options: Any) -> Any:
         """Called by MultiChannelPoller.on_readable, inside the event loop, where any error ends the worker.
