@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from jobs.settings import AwsIdentity, Settings
+from jobs.settings import AwsIdentity, Settings, proxy_variables
 from jobs.storage.access_policy import AccessPolicy
 
 DIGITS = 16
@@ -29,6 +29,8 @@ def settings_digest(
         "buckets": sorted(set(policy.buckets)),
         "output": policy.output,
         "hosts": sorted(set(settings.allow_hosts)),
+        "proxies": proxy_variables(),
+        "proxy_resolves": settings.proxy_resolves,
         "fetch_max_bytes": settings.fetch_max_bytes,
         "max_pixels": settings.max_pixels,
         "engine_set": engine_set,

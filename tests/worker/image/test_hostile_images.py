@@ -60,7 +60,7 @@ def test_formats_that_are_not_on_the_list_are_refused(format_: str) -> None:
         Image.new("RGB", (64, 64)).save(buffer, format_)
     except (KeyError, OSError) as error:
         pytest.skip(f"this Pillow cannot write {format_}: {error}")
-    with pytest.raises(NotAnImage, match="PNG, JPEG, WebP, GIF, BMP(,| and) TIFF( and AVIF)? can"):
+    with pytest.raises(NotAnImage, match=r"PNG, JPEG, WebP, GIF, BMP(,| and) TIFF( and AVIF)? can"):
         decode_image(buffer.getvalue(), max_pixels=10_000)
 
 
