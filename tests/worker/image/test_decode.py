@@ -232,7 +232,7 @@ def test_an_avif_is_turned_upright() -> None:
 
 @pytest.mark.parametrize("magic", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"II*\0"])
 def test_a_file_that_only_begins_as_a_picture_is_called_damaged(magic: bytes) -> None:
-    with pytest.raises(NotAnImage, match="truncated or damaged: it begins as a (PNG|JPEG|GIF|TIFF)"):
+    with pytest.raises(NotAnImage, match=r"truncated or damaged: it begins as a (PNG|JPEG|GIF|TIFF)"):
         decode(magic + b"no more")
 
 
