@@ -217,12 +217,12 @@ def watch(plan: Plan, feed: Feed, memory: Memory) -> None:
 
 def chart(plan: Plan, memory: Memory) -> str:
     """The samples as SVG."""
-    samples = memory.samples
+    samples = thinned(memory.samples)
     name = plan.engines if plan.engines.startswith("fake:") else Path(plan.engines).name
     return line_chart(
         {
-            "resident": [(one.done, one.resident) for one in samples],
-            "anonymous": [(one.done, one.anonymous) for one in samples],
+            "resident": [(done, resident) for done, _, resident, _ in samples],
+            "anonymous": [(done, anonymous) for done, _, _, anonymous in samples],
         },
         title=f"Memory of one worker: {name}, {plan.side} pixels, steps: {plan.steps}, every prompt and picture new",
         x_label="jobs done",

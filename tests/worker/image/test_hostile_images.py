@@ -65,7 +65,7 @@ def test_formats_that_are_not_on_the_list_are_refused(format_: str) -> None:
 
 
 def test_the_list_is_short() -> None:
-    assert FORMATS == ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")[: 7 if HAS_AVIF else 6]
+    assert ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if HAS_AVIF else [])) == FORMATS
 
 
 def test_compressed_text_in_a_picture_is_not_unpacked_without_end() -> None:
@@ -94,7 +94,7 @@ def test_a_small_tiff_with_tiles_of_many_pixels_is_refused_before_a_decoder_make
     tags = [(256, 8), (257, 8), (258, 8), (259, 5), (262, 1), (322, 32_768), (323, 32_768), (324, 8), (325, 10)]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     data = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(100)
-    with pytest.raises(SourceTooLarge, match=r"tiles of 1,073,741,824 pixels; 10,000 are allowed \(RENDER_MAX_PIXELS\)"):
+    with pytest.raises(SourceTooLarge, match=r"tiles of 1,073,741,824 pixels; 10,000 are .*RENDER_MAX_PIXELS"):
         decode_image(data, max_pixels=10_000)
 
 
