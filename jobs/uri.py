@@ -101,9 +101,7 @@ def _expanded(text: str) -> str:
         return text
     path = os.path.expanduser(text)  # noqa: PTH111 (Path.expanduser would expand './~x' as well)
     if path == text:
-        raise InvalidJob(
-            f"{_shown(text)} names a home folder that does not exist; for a file called so, write ./~..."
-        )
+        raise InvalidJob(f"{_shown(text)} names a home folder that does not exist; for a file called so, write ./~...")
     return path
 
 
