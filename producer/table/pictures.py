@@ -41,10 +41,11 @@ class LocalPictures:
             mode = path.stat().st_mode
         except (OSError, ValueError) as error:
             reason = _UNUSABLE.get(error.errno or 0) if isinstance(error, OSError) else "is not a usable path"
-            if reason is None:
-                self.absent += 1
-                self.first_absent = self.first_absent or (line, str(path))
-            return reason and Problem(line, "image", None, f"{_shown(path)} {reason}")
+            if reason is not None:
+                return Problem(line, "image", None, f"{_shown(path)} {reason}")
+            self.absent += 1
+            self.first_absent = self.first_absent or (line, str(path))
+            return None
         if stat.S_ISREG(mode):
             return None
         what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"

@@ -107,7 +107,7 @@ def test_a_socket_as_standard_input_is_read(run: Run, ledger: Ledger, tmp_path: 
         theirs.sendall(GOOD.encode())
         theirs.shutdown(socket.SHUT_WR)
         command = [sys.executable, "-m", "producer", "submit", "/dev/stdin", "--batch", "nightly"]
-        ended = subprocess.run(command, cwd=tmp_path, stdin=ours, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(command, cwd=tmp_path, stdin=ours.fileno(), capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ledger.counts("nightly").queued) == (0, 3), ended.stderr
 
 

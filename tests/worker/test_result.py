@@ -20,7 +20,7 @@ EITHER = [(uri, uri) for uri in WITHOUT_SECRETS] + SECRETS
 @pytest.mark.parametrize(("image", "recorded"), EITHER)
 def test_the_picture_is_recorded_as_it_was_named_without_its_secrets(image: str, recorded: str) -> None:
     job = make_job(image=image)
-    result = WRITER.ended(job, Start(outcome="started", attempts=1), SourceNotFound("gone"))
+    result = WRITER.ended(job, Start(decision="run", attempts=1), SourceNotFound("gone"))
     assert result.image == recorded
     assert json.loads(sidecar(job, result))["parameters"]["image"] == recorded
 
@@ -28,5 +28,5 @@ def test_the_picture_is_recorded_as_it_was_named_without_its_secrets(image: str,
 @pytest.mark.parametrize("error", [SourceNotFound, OSError])
 def test_a_name_that_is_not_utf_8_can_be_recorded_in_an_error(error: type[Exception]) -> None:
     failure = error(os.fsdecode(b"caf\xe9.png") + " does not exist")
-    result = WRITER.ended(make_job(), Start(outcome="started", attempts=1), failure)
+    result = WRITER.ended(make_job(), Start(decision="run", attempts=1), failure)
     assert "caf?.png does not exist" in json.loads(result.model_dump_json())["error"]
