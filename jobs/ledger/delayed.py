@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import redis
 
@@ -56,7 +55,7 @@ class Delayed(Batches):
     def delayed(self) -> int:
         """How many jobs of this queue wait for their time."""
         with answering():
-            return cast(int, self.client.zcard(delayed_key(self.queue)))
+            return self.client.zcard(delayed_key(self.queue))
 
     def delayed_ids(self) -> Iterator[str]:
         """The ids of these jobs, in no order. One that is there all the time is not missed; some may come twice."""
@@ -68,7 +67,7 @@ class Delayed(Batches):
     def server_time(self) -> float:
         """Seconds since the epoch, by Redis' clock."""
         with answering():
-            seconds, microseconds = cast("tuple[int, int]", self.client.time())
+            seconds, microseconds = self.client.time()
         return seconds + microseconds / 1e6
 
     def _feed(self, batch: str, ids: Sequence[str]) -> int:

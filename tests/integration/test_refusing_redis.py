@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,25 +45,24 @@ def no_disk(admin: redis.Redis, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def replica(admin: redis.Redis, _: Path) -> Iterator[None]:
-    admin.replicaof("127.0.0.1", "1")  # type: ignore[no-untyped-call]
+    admin.replicaof("127.0.0.1", "1")
     yield
-    admin.replicaof("NO", "ONE")  # type: ignore[no-untyped-call]
+    admin.replicaof("NO", "ONE")
 
 
-SENTENCES = {
+Fault = Callable[[redis.Redis, Path], AbstractContextManager[None]]
+SENTENCES: dict[Fault, str] = {
     no_disk: "Redis cannot write its data to disk",
     replica: "RENDER_REDIS_URL names a replica",
 }
 
 
 @pytest.mark.parametrize("fault", SENTENCES)
-def test_a_worker_waits_for_a_redis_that_refuses_and_says_what_to_do(
-    site: Site, fault: Callable[[redis.Redis, Path], object]
-) -> None:
+def test_a_worker_waits_for_a_redis_that_refuses_and_says_what_to_do(site: Site, fault: Fault) -> None:
     jobs = site.enqueue(12, seconds=0.3)
     worker = site.start(jobs_in_flight=2)
     site.wait_until_done(2)
-    with fault(site.ledger.client, site.folder):  # type: ignore[attr-defined]
+    with fault(site.ledger.client, site.folder):
         eventually(lambda: len(site.events("heartbeat_failed")) >= 3)
     site.wait_until_done(12)
     said = {event["error"] for name in ("heartbeat_failed", "ledger_unavailable") for event in site.events(name)}

@@ -55,7 +55,7 @@ def has_no_memory(admin: redis.Redis, _: Path) -> None:
 
 
 def is_a_replica(admin: redis.Redis, _: Path) -> None:
-    admin.replicaof("127.0.0.1", str(closed_port()))  # type: ignore[no-untyped-call]
+    admin.replicaof("127.0.0.1", str(closed_port()))
 
 
 def wants_replicas(admin: redis.Redis, _: Path) -> None:
@@ -68,7 +68,8 @@ def closed_port() -> int:
         return int(probe.getsockname()[1])
 
 
-REFUSALS = {
+Fault = Callable[[redis.Redis, Path], None]
+REFUSALS: dict[Fault, str] = {
     has_no_disk: "Redis cannot write its data to disk, so it refuses every change: make room",
     has_no_memory: "Redis has used all the memory that it may, so it refuses every change: raise its `maxmemory`",
     is_a_replica: "RENDER_REDIS_URL names a replica of Redis, which can only be read",
@@ -78,7 +79,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("fault", REFUSALS)
 def test_a_server_that_refuses_every_change_says_what_to_do(
-    ledger: Ledger, admin: redis.Redis, tmp_path: Path, fault: Callable[[redis.Redis, Path], None]
+    ledger: Ledger, admin: redis.Redis, tmp_path: Path, fault: Fault
 ) -> None:
     jobs = make_jobs(3)
     enqueue(ledger, jobs)

@@ -59,13 +59,18 @@ class Consumer:
 
     def acknowledge(self, tag: str) -> None:
         with self.ledger.client.pipeline() as together:
-            together.zrem(UNACKED_INDEX, tag).hdel(UNACKED, tag).execute()
+            together.zrem(UNACKED_INDEX, tag)
+            together.hdel(UNACKED, tag)
+            together.execute()
 
     def put_back(self, tag: str) -> None:
         """What kombu does with a message that is rejected: it goes to the queue's tail."""
         (message, _, queue) = json.loads(str(self.ledger.client.hget(UNACKED, tag)))
         with self.ledger.client.pipeline() as together:
-            together.zrem(UNACKED_INDEX, tag).hdel(UNACKED, tag).lpush(queue, json.dumps(message)).execute()
+            together.zrem(UNACKED_INDEX, tag)
+            together.hdel(UNACKED, tag)
+            together.lpush(queue, json.dumps(message))
+            together.execute()
 
 
 def messages_of(ledger: Ledger, job: RenderJob) -> int:

@@ -110,7 +110,7 @@ def test_a_reconciler_of_the_version_before_makes_no_second_message(ledger: Ledg
     ledger.defer(job, worker="w", seconds=0, refund=True)
     requeue = ledger.client.register_script(OLD_REQUEUE.read_text())
     keys = [*batch_keys("b", "states", "counts"), ledger.queue, batch_key("b", "results")]
-    assert requeue(keys=keys, args=[job.id, "queued 0 delayed", "queued 0", "the message", "head"]) == 1  # type: ignore[arg-type]
+    assert requeue(keys=keys, args=[job.id, "queued 0 delayed", "queued 0", "the message", "head"]) == 1
     assert (ledger.feed_delayed(), ledger.queue_length(), ledger.delayed()) == (0, 1, 0)
 
 

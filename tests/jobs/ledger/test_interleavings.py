@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -144,8 +145,7 @@ def test_a_job_that_moves_between_any_two_reads_is_left_alone(
     while at <= sent:  # after the last command, too
         scene = Scene(ledger)
         getattr(scene, before)()
-        moved: list[bool] = []
-        client.interrupt_at(at, lambda scene=scene, moved=moved: moved.append(getattr(scene, move)() is None))
+        client.interrupt_at(at, getattr(scene, move))
         repaired = repair(watched, lambda seconds: None)
         sent = client.sent
         assert repaired == Reconciled(), f"before command {at}"
@@ -239,6 +239,6 @@ def test_nothing_counts_as_lost_while_messages_change_their_places(
         enqueue(ledger, doomed)
         for job in doomed:
             ledger.finish(make_result(job, "cancelled"))
-        client.interrupt_at(at, lambda at=at: ledger.sift(f"c{at}"))
+        client.interrupt_at(at, partial(ledger.sift, f"c{at}"))
         assert whole(watched, lambda seconds: None) == Reconciled()
     assert ledger.counts("b").queued == 20
