@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from jobs.errors import OutputForbidden, OutputFull, RenderError
 from jobs.job import RenderJob
 from jobs.storage.access_policy import AccessPolicy
-from jobs.storage.store import read_keys_again
 from worker.observe.logs import without_secrets
 from worker.output_probe import OutputProbe, Place, folder_problem
 
@@ -70,8 +69,6 @@ class OutputCheck:
 
     def saw(self, error: RenderError, job: RenderJob) -> None:
         """A job met an error that is this worker's fault. Check whether other jobs would meet it too."""
-        if error.unfit and "s3://" in (job.output[:5], job.parameters.image[:5]):
-            read_keys_again()
         cannot_write = isinstance(error, OutputForbidden | OutputFull) and error.scope == "machine"
         if not (cannot_write or error.unfit):
             return
@@ -87,8 +84,6 @@ class OutputCheck:
         failing = self._failing
         if failing is None or time.monotonic() < self._due:
             return
-        if failing.place.folders[0].startswith("s3://"):
-            read_keys_again()
         problem = self.probe.problem(failing.place, size=failing.size)
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         self._due = time.monotonic() + self._pause

@@ -12,7 +12,7 @@ from jobs.storage.http import HttpStore
 from jobs.storage.limits import OWN_LIMITS, OWN_MAX_BYTES, FetchLimits
 from jobs.uri import redacted
 
-__all__ = ["OWN_MAX_BYTES", "Source", "Store", "read_bytes", "read_keys_again", "source_for", "store_for"]
+__all__ = ["OWN_MAX_BYTES", "Source", "Store", "read_bytes", "source_for", "store_for"]
 
 
 class Source(Protocol):
@@ -128,13 +128,6 @@ def read_bytes(uri: str, limits: FetchLimits) -> bytes:
         SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable, NotAnImage, InvalidJob: as their names say.
     """
     return source_for(uri, limits).read(uri)
-
-
-def read_keys_again() -> None:
-    """Make the next s3:// call read the keys again: they may have been renewed in a file since this process began."""
-    from jobs.storage.s3 import forget_client
-
-    forget_client()
 
 
 def _s3_store(limits: FetchLimits) -> Store:

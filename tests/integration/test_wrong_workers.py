@@ -16,6 +16,7 @@ from tests.integration.conftest import Site
 from tests.jobs.rows import enqueue, make_job
 
 OTHER_DISK = "tests.integration.other_disk_app"
+SKEWED = "tests.integration.skewed_app"
 
 
 def paused(site: Site) -> list[str]:
@@ -112,6 +113,14 @@ def test_a_batch_that_is_kept_to_another_engine_set_fails_with_a_sentence_before
     (result,) = site.ledger.results("b")
     assert result.error_kind == "engine_set_not_held"
     assert "kept to engine set 0123456789abcdef, and this worker holds stub" in (result.error or "")
+
+
+def test_a_worker_whose_clock_is_wrong_takes_no_job(site: Site) -> None:
+    site.start()
+    skewed = site.start(SKEWED)
+    eventually(lambda: skewed.events("worker_paused"))
+    assert "3600 s ahead of" in skewed.events("worker_paused")[0]["reason"]
+    assert_all_done_by_the_first(site, site.enqueue(10))
 
 
 # -- disks --------------------------------------------------------------------------------------------------------
