@@ -6,9 +6,10 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from jobs.ledger.records import Counts
@@ -49,7 +50,7 @@ class Pace:
         """`1.5 pictures/s`, `elapsed 0:01:20` and `left 0:03:00`, as far as they are known."""
         parts = [f"elapsed {clock(time.monotonic() - self._begun)}"]
         if self._done.per_second:
-            parts.insert(0, f"{self._done.per_second * self._pictures_a_job:,.2g} pictures/s")
+            parts.insert(0, f"{_rate(self._done.per_second * self._pictures_a_job)} pictures/s")
         remaining = counts.queued + counts.running
         if self._finished.per_second and remaining:
             parts.append(f"left {clock(remaining / self._finished.per_second)}")
@@ -77,13 +78,17 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def _drawn(self) -> Group:
+    def _drawn(self) -> Table:
         counts = self._counts
         bar = ProgressBar(total=max(1, counts.total), completed=counts.finished, width=None)
         numbers = f"{counts.finished:,}/{counts.total:,}"
         states = [f"{number:,} {state}" for state, number in _states(counts) if number]
         below = " · ".join([", ".join([numbers, *states]), *self._pace.said(counts)])
-        return Group(Text(printable(self._batch), style="bold", overflow="fold"), bar, Text(below, overflow="fold"))
+        lines = Table.grid(expand=True)
+        lines.add_column(overflow="fold")
+        for line in (Text(printable(self._batch), style="bold"), bar, Text(below)):
+            lines.add_row(line)
+        return lines
 
 
 class _Lines:
@@ -105,6 +110,11 @@ class _Lines:
         self._shown, self._at = counts, time.monotonic()
         pace = "" if has_ended else f"; {', '.join(self._pace.said(counts))}"
         say(f"{self._batch}: {sentence(counts)}{pace}", console=self._console)
+
+
+def _rate(a_second: float) -> str:
+    digits = 0 if a_second >= 10 else 1 if a_second >= 1 else 2
+    return f"{a_second:,.{digits}f}"
 
 
 def _states(counts: Counts) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 
 import jinja2
@@ -19,7 +20,7 @@ from producer.gallery.search import search_script
 from producer.gallery.thumbnails import Thumbnail, Thumbnails
 
 THREADS = 16  # for pictures that come over a network; decoding leaves Python's lock to the others
-PICTURES_AT_ONCE = 8  # in one task of a thread
+NEW_AT_ONCE, KNOWN_AT_ONCE = 8, 64  # pictures in one task of a thread: known ones are only looked at
 
 Jobs = Callable[[Sequence[str]], Mapping[str, RenderJob]]
 
@@ -90,8 +91,11 @@ class Book:
     def _started(
         self, pictures: Sequence[tuple[str, float]], known: Mapping[str, Thumbnail]
     ) -> list[Future[dict[str, Thumbnail]]]:
-        parts = (pictures[at : at + PICTURES_AT_ONCE] for at in range(0, len(pictures), PICTURES_AT_ONCE))
-        return [self._pool.submit(self._made_of, part, known) for part in parts]
+        tasks = []
+        for is_known, size in ((False, NEW_AT_ONCE), (True, KNOWN_AT_ONCE)):
+            some = [picture for picture in pictures if (picture[0] in known) is is_known]
+            tasks += [some[at : at + size] for at in range(0, len(some), size)]
+        return [self._pool.submit(self._made_of, task, known) for task in tasks]
 
     def _made_of(self, pictures: Sequence[tuple[str, float]], known: Mapping[str, Thumbnail]) -> dict[str, Thumbnail]:
         return {uri: self._thumbnails.of(uri, made_at=made_at, known=known.get(uri)) for uri, made_at in pictures}
@@ -107,7 +111,7 @@ class Book:
         digest.update(repr((page, sorted(self._shared.items()))).encode("utf-8", "replace"))
         for result in results:
             digest.update(result.model_dump_json().encode())
-        for uri, thumbnail in shown.items():
+        for uri, thumbnail in sorted(shown.items(), key=itemgetter(0)):
             seen = (uri, thumbnail.file, thumbnail.width, thumbnail.height, thumbnail.problem, thumbnail.text)
             digest.update(repr(seen).encode("utf-8", "replace"))
         return digest.hexdigest()

@@ -66,7 +66,7 @@ class Made:
         found = self._trying(
             lambda: self._database.execute("SELECT digest, identity FROM pages WHERE name = ?", (name,)).fetchone()
         )
-        return found == (digest, identity_of(self._root / name))
+        return bool(found == (digest, identity_of(self._root / name)))
 
     def note_page(self, name: str, digest: str) -> None:
         """Note what a file in the gallery was made from."""

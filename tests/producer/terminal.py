@@ -36,7 +36,10 @@ def on_terminal(folder: Path, *arguments: str, columns: int = 100) -> Shown:
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     done = subprocess.run(
         [sys.executable, "-m", "producer", *arguments],
-        **{"cwd": folder, "stdin": slave, "stdout": slave, "stderr": slave},
+        cwd=folder,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
         env=environment | {"TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[2])},
         timeout=60,
         check=False,

@@ -16,6 +16,7 @@ from jobs.errors import SourceForbidden, SourceUnavailable
 from jobs.job import RenderParameters
 from jobs.ledger.ledger import Ledger
 from jobs.storage.http import FetchLimits
+from jobs.storage.store import read_bytes as read_from_store
 from producer.gallery import page as gallery_module
 from producer.gallery import thumbnails as thumbnails_module
 from producer.gallery.book import Book
@@ -102,7 +103,7 @@ def test_a_shared_picture_is_read_once(
     run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_a_page: None
 ) -> None:
     read: list[str] = []
-    real = thumbnails_module.read_bytes
+    real = read_from_store
 
     def read_bytes(uri: str, limits: FetchLimits) -> bytes:
         read.append(uri)

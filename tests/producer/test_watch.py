@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
 from jobs.settings import Settings
 from producer import watch as watch_module
-from producer.display import sentence
+from producer.display import display_for, sentence
 from producer.exits import CommandFailed
 from producer.session import Session
 from producer.watch import watch
@@ -172,3 +174,17 @@ def end_after(
 
     monkeypatch.setattr(session.ledger, "counts", counts)
     return seen
+
+
+def test_a_narrow_terminal_gets_the_whole_name_and_labelled_times(tmp_path: Path) -> None:
+    name = "nightly-of-a-name-that-is-longer-than-the-terminal-is-wide"
+    screen = Console(file=io.StringIO(), force_terminal=True, width=40)
+    with display_for(screen, name, 2.0) as display:
+        display.show(Counts(queued=20))
+        time.sleep(0.05)
+        display.show(Counts(queued=12, running=3, done=4, failed=1))
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.file.getvalue())  # type: ignore[attr-defined]
+    shown = re.sub(r"\s+", "", last)
+    assert name in shown
+    assert "5/20,3running,12queued,1failed" in shown
+    assert re.search(r"failed·[\d.,]+pictures/s·elapsed0:00:00·left0:00:0", shown)
