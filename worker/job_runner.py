@@ -157,6 +157,7 @@ class JobRunner:
             with timer.measure("prepare"):
                 self._check(job)
                 prepared = self.renderer.prepare(job, picture)
+                del picture  # up to RENDER_FETCH_MAX_BYTES, which would else stay until the job has ended
             self._check(job)
             futures = [self.renderer.loop.submit(spec) for spec in prepared.specs]
         with timer.measure("render"):
