@@ -112,6 +112,7 @@ PARSED = {
     "python -m benchmarks.load",
     "python -m benchmarks.load --workers 200",
     "python -m benchmarks.producer --rows 100000",
+    "python -m benchmarks.soak --engines engine-set",
     "python -m benchmarks.producer --rows 1000000",
     "python -m pytest -o log_cli=true --log-cli-level=INFO tests/integration/test_schedule_parity.py",
     "python -m pytest -o log_cli=true --log-cli-level=INFO tests/integration/test_parity_end_to_end.py "

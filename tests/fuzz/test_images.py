@@ -15,7 +15,8 @@ from tests.fuzz.outcome import result_or_sentence
 from tests.fuzz.pictures import any_bytes, pictures
 from tests.jobs.rows import make_job
 from worker.fake import FakeTokenizer
-from worker.image.decode import FRAMES_COUNTED, decode_image
+from worker.image.decode import decode_image
+from worker.image.source import FRAMES_COUNTED
 from worker.image.tokens import Tokenizer
 from worker.prepare import prepare
 

@@ -10,6 +10,7 @@ import struct
 import warnings as python_warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -47,7 +48,7 @@ DAMAGED = (
 
 # Of blocks above 32 MiB, glibc always gives the memory back. Pillow's usual ones of 16 MiB would stay in the heap,
 # between what other threads need. A picture that is smaller takes no more than its size.
-Image.core.set_block_size(64 * 2**20)
+cast(Any, Image).core.set_block_size(64 * 2**20)
 # Our own check of the header replaces Pillow's, which only warns up to twice its limit.
 Image.MAX_IMAGE_PIXELS = None
 
