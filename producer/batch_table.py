@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
+WIDER_THAN_ALL = 10_000
+LINES_OF_A_BATCH = 3  # at most, with a name that is folded once
 STYLES = {"failed": "red", "done": "green", "cancelled": "yellow"}
 
 
@@ -31,13 +33,23 @@ class Counted:
         return bool(self.counts.queued + self.counts.running)
 
 
-def batch_list(counted: Sequence[Counted], *, width: int) -> Table | Group:
-    """A table, or lines where a table of this width would break the names."""
-    from rich.console import Console
+def batch_list(counted: Sequence[Counted], *, width: int, height: int | None = None) -> Table | Group:
+    """A table, or lines where a table of this width would break the names.
 
+    Of more batches than fit into `height` lines, the first ones are shown, and the others counted.
+    """
+    from rich.console import Console, Group
+    from rich.measure import Measurement
+
+    wide = Console(width=WIDER_THAN_ALL)
     table = _table(counted)
-    needed = table.__rich_measure__(Console(width=10_000), Console(width=10_000).options).maximum
-    return table if needed <= width else _lines(counted)
+    is_table = Measurement.get(wide, wide.options, table).maximum <= width
+    fit = len(counted) if height is None else max(1, height - 2 if is_table else (height - 1) // LINES_OF_A_BATCH)
+    hidden = len(counted) - fit
+    if hidden <= 0:
+        return table if is_table else _lines(counted)
+    shown = counted[:fit]
+    return Group(_table(shown) if is_table else _lines(shown), f"... and {count(hidden, 'more batch', 'more batches')}")
 
 
 def _table(counted: Sequence[Counted]) -> Table:

@@ -7,25 +7,31 @@ from collections import deque
 from datetime import timedelta
 
 from rich.progress import ProgressColumn, Task
+from rich.table import Column
 from rich.text import Text
 
 WINDOW_SECONDS = 60.0  # over which a rate is measured
 
 
-class Elapsed(ProgressColumn):
-    """`elapsed 0:01:20`."""
+class _Whole(ProgressColumn):
+    """A column that stays whole on a narrow terminal, where a bar becomes shorter."""
 
     max_refresh = 0.5
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True)
+
+
+class Elapsed(_Whole):
+    """`elapsed 0:01:20`."""
 
     def render(self, task: Task) -> Text:
         """The time since the task began."""
         return Text(f"elapsed {clock(task.finished_time if task.finished else task.elapsed)}", style="progress.elapsed")
 
 
-class Left(ProgressColumn):
+class Left(_Whole):
     """`left 0:03:00`, or nothing where that is not known."""
-
-    max_refresh = 0.5
 
     def render(self, task: Task) -> Text:
         """The time that the rest will take."""

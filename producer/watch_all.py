@@ -12,7 +12,7 @@ from rich.text import Text
 
 from jobs.ledger.records import Counts
 from producer.batch_table import Counted, batch_list
-from producer.console import count, people, say
+from producer.console import people, say
 from producer.display import REFRESHES_A_SECOND, Display, Pace, display_for, sentence
 from producer.exits import CommandFailed, Exit
 from producer.session import Session
@@ -89,7 +89,7 @@ def _display(console: Console, watched: _Watched) -> AbstractContextManager[Disp
 
 
 class _Table:
-    """The unfinished batches, newest first, as many as fit on the screen, and the pace of all together."""
+    """The unfinished batches, as many as fit on the screen, and the pace of all together."""
 
     def __init__(self, console: Console, watched: _Watched) -> None:
         self._console = console
@@ -114,11 +114,10 @@ class _Table:
 
     def _drawn(self) -> Group:
         unfinished = [each for each in self._watched.batches if each.is_unfinished]
-        fit = max(1, self._console.height - OTHER_LINES)
-        parts = [sentence(self._counts), *self._pace.said(self._counts)]
-        more = [f"... and {count(len(unfinished) - fit, 'more batch', 'more batches')}"] * (len(unfinished) > fit)
-        below = [Text(line, overflow="fold") for line in (*more, " · ".join(parts))]
-        return Group(batch_list(unfinished[:fit], width=self._console.width), *below)
+        unfinished.sort(key=lambda each: not each.counts.running)  # the others wait, and may be out of sight
+        said = " · ".join([sentence(self._counts), *self._pace.said(self._counts)])
+        size = {"width": self._console.width, "height": self._console.height - OTHER_LINES}
+        return Group(Text(said, overflow="fold"), batch_list(unfinished, **size))
 
 
 def _report(batches: Sequence[Counted]) -> None:
