@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes: the picture
 
 import structlog
 
-from tests.chaos.arena import Plan
+from tests.chaos.arena import Plan, Where
 from tests.chaos.recovery import recovery
 from tests.chaos.run import chaos
 
@@ -61,7 +61,7 @@ def main() -> int:
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
         folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-"))
         print(f"seed {seed}, in {folder}", file=sys.stderr)
-        storage = chosen.storage or ("folder" if seed % 2 else "bucket")
+        storage: Where = chosen.storage or ("folder" if seed % 2 else "bucket")
         plan = Plan(chosen.jobs, chosen.workers, chosen.faults, seed, storage=storage, only=tuple(chosen.only))
         result = chaos(plan, folder)
         print(json.dumps({"chaos": result}), flush=True)

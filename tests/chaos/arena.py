@@ -35,6 +35,9 @@ APP = "tests.chaos.app"
 MISSING_EVERY = 100  # one row in so many names a picture that does not exist
 
 
+Where = Literal["folder", "bucket"]
+
+
 @dataclass(frozen=True)
 class Plan:
     """The size of the batch, the number of faults, the seed that both follow from, and where results go."""
@@ -45,7 +48,7 @@ class Plan:
     seed: int = 0
     step_ms: int = 40
     sample_ms: int = 2
-    storage: Literal["folder", "bucket"] = "folder"
+    storage: Where = "folder"
     away_seconds: float = 60.0  # for which a bucket cannot be reached
     only: tuple[str, ...] = ()  # the kinds of faults; none: all
 

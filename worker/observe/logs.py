@@ -66,7 +66,7 @@ class LogFile(WatchedFileHandler):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
-        if _is_null(STDERR):
+        if self.stream is not None and _is_null(STDERR):
             os.dup2(self.stream.fileno(), STDERR)
 
     def emit(self, record: logging.LogRecord) -> None:
