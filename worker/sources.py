@@ -1,8 +1,8 @@
 """Sources: fetching a job's picture. A few tries in place, then the job is put off and the thread is free for another.
 
 A host that does not answer costs the job an attempt, as it may never answer. Storage that is away costs none where the
-results go to the same kind of storage (s3:// or file://): it comes back, and all jobs wait alike. Other storage is a host
-like any other. And where the same bucket or folder has answered others meanwhile, the file itself is at fault.
+results go to the same kind of storage (s3:// or file://): it comes back, and all jobs wait alike. Other storage is a
+host like any other. And where the same bucket or folder has answered others meanwhile, the file itself is at fault.
 """
 
 from __future__ import annotations
