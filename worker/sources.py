@@ -1,8 +1,8 @@
 """Sources: fetching a job's picture. A few tries in place, then the job is put off and the thread is free for another.
 
-A host that does not answer costs the job an attempt, as it may never answer. Storage that is away (a bucket, a shared
-folder) costs none: it comes back, and all jobs wait alike. But where the same bucket or folder has answered others
-meanwhile, the file itself is at fault, and the attempt counts.
+A host that does not answer costs the job an attempt, as it may never answer. Storage that is away costs none where the
+results go to the same kind of storage (s3:// or file://): it comes back, and all jobs wait alike. Other storage is a
+host like any other. And where the same bucket or folder has answered others meanwhile, the file itself is at fault.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class Sources:
     def _blamed(self, job: RenderJob, error: TransientError) -> TransientError:
         if error.fault != "store":
             return error
+        if job.parameters.image.partition("://")[0] != job.output.partition("://")[0]:
+            return SourceUnavailable(str(error), fault="host")
         with self._lock:
             since = self._failing.get(job.id)
             answered = self._answered.get(_shelf(job.parameters.image), 0.0)

@@ -139,6 +139,13 @@ def test_a_source_whose_storage_is_away_costs_no_attempt(bench: Bench) -> None:
     assert bench.state(job) == ("queued", 0)
 
 
+def test_storage_that_no_result_goes_to_is_a_host_like_any_other(bench: Bench) -> None:
+    job = queued(bench, image="s3://elsewhere/a.png")
+    bench.picture = SourceUnavailable("connection refused", fault="store")
+    assert [bench.run(job) for _ in range(2)] == [Outcome.DELAYED, Outcome.ENDED]
+    assert bench.result(job).error_kind == "source_unavailable"
+
+
 def test_a_file_that_cannot_be_read_although_its_storage_answers_fails_in_the_end(bench: Bench) -> None:
     bad, good = make_job(1, image="file:///in/bad.png"), make_job(2, image="file:///in/good.png")
     enqueue(bench.ledger, [bad, good])
