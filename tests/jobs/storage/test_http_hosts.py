@@ -163,6 +163,7 @@ def in_an_hour() -> str:
         ("Fri, 31 Dec 9999 23:59:59 GMT", 3600, 3600),
         (in_an_hour(), 3500, 3600),
     ],
+    ids=["seconds", "a fraction", "digits", "the last date", "in an hour"],  # the time of day is in no test's name
 )
 def test_retry_after_is_seconds_or_a_date_and_an_absurd_one_is_an_hour(value: str, low: float, high: float) -> None:
     with serving({}, otherwise=reply(429, headers={"Retry-After": value})) as url:
