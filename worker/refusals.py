@@ -22,6 +22,7 @@ from jobs.errors import (
     RenderError,
     RenderFailed,
     SourceForbidden,
+    SourceNotFound,
     SourceUnavailable,
 )
 from jobs.job import RenderJob
@@ -31,7 +32,7 @@ from worker.result import described
 
 COUNTED = (RenderFailed, OutOfMemory)
 # Cheap to find out again, and they may have been mended meanwhile.
-NOT_REMEMBERED = (SourceForbidden, OutputForbidden, OutputFull, EngineSetNotHeld)
+NOT_REMEMBERED = (SourceForbidden, SourceNotFound, OutputForbidden, OutputFull, EngineSetNotHeld)
 REMEMBERED = 10_000  # jobs
 LEAVES_IT_TO_OTHERS = 5  # times that a job is given back unseen, before it is tried here again
 LONGEST_TEXT = 300  # characters of one refusal in the sentence
@@ -98,8 +99,11 @@ class Refusals:
         return None
 
     def _tried_enough(self, refusal: Refusal, said: Iterable[Refusal]) -> bool:
-        """A host that is away for good is not tried by a hundred workers, nor for ever by one beside a paused one."""
-        if refusal.kind != SourceUnavailable.kind:
+        """A host that is away for good, or a file that is nowhere, is not tried by a hundred workers.
+
+        Nor is it tried for ever by one worker beside a paused one.
+        """
+        if refusal.kind not in (SourceUnavailable.kind, SourceNotFound.kind):
             return False
         times = [each.times for each in said]
         return len(times) >= self._max_attempts or sum(times) >= 2 * self._max_attempts

@@ -8,13 +8,14 @@ cancels the job, or the worker stops; then the job goes back to the queue.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
 
-from jobs.errors import OutputFull, RenderError
+from jobs.errors import OutputForbidden, OutputFull, RenderError
 from jobs.job import RenderJob
 from jobs.storage.store import Store
 from worker.fitness import Fitness
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 Value = TypeVar("Value")
 
+# Finished pictures are kept so long where this worker cannot write them: a folder may be gone, or full, for a moment.
+KEPT_SECONDS, KEPT_PAUSE_SECONDS = 5.0, 0.5
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 10.0
 LOOK_SECONDS = 1.0  # between two looks whether the job was cancelled
 
@@ -44,13 +47,19 @@ class Uploads:
         """Store one file of a job that is rendered. It is tried until the grace period of a stop is over.
 
         Raises:
-            OutputForbidden, OutputFull: this worker cannot write it.
+            OutputForbidden, OutputFull: this worker cannot write it, and could not for some seconds.
         """
-        try:
-            self.insist(lambda: store.write(uri, data, content_type), job)
-        except OutputFull as error:
-            error.needed_bytes = len(data)
-            raise
+        deadline = time.monotonic() + KEPT_SECONDS
+        while True:
+            try:
+                return self.insist(lambda: store.write(uri, data, content_type), job)
+            except (OutputForbidden, OutputFull) as error:
+                if isinstance(error, OutputFull):
+                    error.needed_bytes = len(data)
+                if error.scope == "settings" or time.monotonic() > deadline:
+                    raise
+                self.fitness.saw(error, job)
+            self._wait(job, KEPT_PAUSE_SECONDS, rendered=True)
 
     def insist(self, call: Callable[[], Value], job: RenderJob, *, rendered: bool = True) -> Value:
         """Call until the fault is not storage's. A job that is not `rendered` yet ends as soon as the worker drains.

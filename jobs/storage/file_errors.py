@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.errors import (
+    Fault,
     OutputForbidden,
     OutputFull,
     OutputUnavailable,
@@ -49,9 +50,13 @@ def source_error(path: Path, error: Exception) -> RenderError:
     if not isinstance(error, OSError):
         return SourceForbidden(f"{str(path)!r} is not a usable path")
     if is_missing(error):
-        return SourceNotFound(f"{path} does not exist (on the machine of the worker that was asked to read it)")
+        # Another worker may have the file: a share that one machine has not mounted must not fail a batch.
+        fault: Fault = "job" if error.errno == errno.ENAMETOOLONG else "worker"
+        return SourceNotFound(
+            f"{path} does not exist (on the machine of the worker that was asked to read it)", fault=fault
+        )
     if may_not_look(error):
-        return SourceForbidden(f"{path} may not be read: permission denied")
+        return SourceForbidden(f"{path} may not be read: permission denied", fault="worker")
     if error.errno in _NO_FILE:
         return SourceForbidden(f"{path} is not a regular file")
     if error.errno in _NO_NAME:

@@ -17,7 +17,9 @@ from jobs.storage.store import store_for
 
 Told = tuple[str, str, bool]
 
-NOT_FOUND: Told = ("source_not_found", "job", False)
+NOT_HERE: Told = ("source_not_found", "worker", False)
+NOWHERE: Told = ("source_not_found", "job", False)
+NOT_MINE: Told = ("source_forbidden", "worker", False)
 FORBIDDEN: Told = ("source_forbidden", "job", False)
 NO_KEY: Told = ("source_forbidden", "worker", True)
 AWAY: Told = ("source_unavailable", "store", False)
@@ -35,9 +37,10 @@ def told(error: RenderError) -> Told:
 @pytest.mark.parametrize(
     ("names", "reading", "writing"),
     [
-        ("EACCES EPERM", FORBIDDEN, OUT_FORBIDDEN),
-        ("ENOENT", NOT_FOUND, OUT_AWAY),  # a folder that was removed during a write: the next try creates it
-        ("ENOTDIR ENAMETOOLONG", NOT_FOUND, OUT_FORBIDDEN),
+        ("EACCES EPERM", NOT_MINE, OUT_FORBIDDEN),
+        ("ENOENT", NOT_HERE, OUT_AWAY),  # a folder that was removed during a write: the next try creates it
+        ("ENOTDIR", NOT_HERE, OUT_FORBIDDEN),
+        ("ENAMETOOLONG", NOWHERE, OUT_FORBIDDEN),
         ("EISDIR ELOOP", FORBIDDEN, OUT_FORBIDDEN),
         ("ENXIO ENODEV", FORBIDDEN, OUT_AWAY),
         ("EEXIST ENOSYS EOPNOTSUPP", AWAY, OUT_FORBIDDEN),
