@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 760, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 36, 46  # margins
+LEFT, RIGHT, TOP, BOTTOM = 64, 28, 36, 46  # margins
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#7b4ea3")
 TICKS = 5
 

@@ -84,7 +84,9 @@ def _file_path(uri: str) -> str:
     rest = uri[len("file://") :]
     if rest[: len("localhost/")].lower() == "localhost/":
         rest = rest[len("localhost") :]
-    return os.fsdecode(unquote_to_bytes(os.fsencode(rest)))
+    # Half a surrogate pair is in no file's name. "surrogatepass" gives it bytes all the same: there is no such file.
+    half = any("\ud800" <= char < "\udc80" or "\udcff" < char <= "\udfff" for char in rest)
+    return os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogatepass") if half else os.fsencode(rest)))
 
 
 def _expanded(text: str) -> str:

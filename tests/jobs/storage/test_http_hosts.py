@@ -145,13 +145,9 @@ def test_a_url_that_is_refused_again_and_again_while_others_are_served_is_to_bla
 def test_a_url_that_is_always_refused_does_not_hold_up_the_others() -> None:
     with serving({"/bad": reply(429, headers={"Retry-After": "0"})}, otherwise=reply(200, b"here")) as url:
         urls = [f"{url}/bad", *(f"{url}/{row}" for row in range(20))]
-        bad, *others = fetch_all(urls, limits(2, wait_seconds=4.0), threads=21)
+        bad, *others = fetch_all(urls, limits(2, wait_seconds=8.0), threads=21)
     assert isinstance(bad, SourceUnavailable)
     assert others == [b"here"] * 20
-
-
-def in_an_hour() -> str:
-    return formatdate(time.time() + 3600, usegmt=True)
 
 
 @pytest.mark.parametrize(
@@ -161,15 +157,15 @@ def in_an_hour() -> str:
         ("100.5", 100, 111),
         ("9" * 200, 3600, 3600),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 3600, 3600),
-        (in_an_hour(), 3500, 3600),
+        ("in an hour", 3500, 3600),  # a date, as the header has it
     ],
-    ids=["seconds", "a fraction", "digits", "the last date", "in an hour"],  # the time of day is in no test's name
 )
 def test_retry_after_is_seconds_or_a_date_and_an_absurd_one_is_an_hour(value: str, low: float, high: float) -> None:
+    value = formatdate(time.time() + 3600, usegmt=True) if value == "in an hour" else value
     with serving({}, otherwise=reply(429, headers={"Retry-After": value})) as url:
         with pytest.raises(SourceUnavailable) as caught:
             HttpStore(limits()).read(url)
-    assert low - 1 <= (caught.value.retry_after_seconds or 0) <= high
+    assert low - 1 <= (caught.value.retry_after_seconds or 0) <= high + 0.001  # a sum and a difference of clocks
 
 
 @pytest.mark.parametrize("value", ["", "-5", "soon", "nan", "1e9", "\xb2", "Mon, 99 Foo 2026", "0x10", "inf", "5, 6"])
