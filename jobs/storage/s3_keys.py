@@ -25,8 +25,9 @@ def with_keys(bucket: str, call: Callable[[Any], Value]) -> Value:
     try:
         value = call(made.client)
     except ERRORS as error:
-        if verdict_of(error) != "keys" or (made := renewed(made, bucket)) is None:
+        other = renewed(made, bucket) if verdict_of(error) == "keys" else None
+        if other is None:
             raise
-        value = call(made.client)
+        made, value = other, call(other.client)
     made.accepted.add(bucket)
     return value

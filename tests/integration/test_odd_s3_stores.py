@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -436,8 +437,13 @@ def test_all_threads_that_meet_the_old_keys_together_repeat_with_one_new_client(
 ) -> None:
     threads = 8
     made = list[object]()
-    make = boto3.session.Session
-    monkeypatch.setattr(boto3.session, "Session", lambda **options: made.append(None) or make(**options))
+    session = boto3.session.Session
+
+    def counted(**options: Any) -> Any:
+        made.append(options)
+        return session(**options)
+
+    monkeypatch.setattr(boto3.session, "Session", counted)
     together = threading.Barrier(threads)
 
     def refuse(method: str, path: str, key: str) -> Refusal | None:
