@@ -8,7 +8,7 @@
     ├── PermanentError                        do not try again here: this worker would end the job in the same way
     │   ├── InvalidJob             job        a parameter or a message that breaks the contract
     │   │   └── InvalidCsv         job        the same, found while reading a CSV
-    │   ├── SourceNotFound         job        404, no such object; "worker" for a file, which another machine may have
+    │   ├── SourceNotFound         job        404, no such object; "worker" for a file or a host that it cannot find
     │   ├── SourceForbidden        job        401 or 403; "worker" for an allow-list or keys of the worker
     │   ├── SourceTooLarge         worker     more bytes or pixels than its settings allow
     │   ├── NotAnImage             job        not decodable, truncated or an unsupported format

@@ -15,20 +15,22 @@ from producer.console import count, place, say
 
 
 @contextmanager
-def recovery(
-    ledger: Ledger, info: BatchInfo, store: Store, *, is_new: bool, settle_seconds: float
-) -> Iterator[Sidecars | None]:
+def recovery(ledger: Ledger, info: BatchInfo, store: Store, *, settle_seconds: float) -> Iterator[Sidecars | None]:
     """Around the enqueueing: where to look for finished jobs, or None where the ledger knows them all.
 
-    The ledger is marked as being rebuilt until the block ends, so that a submission that was cut short continues in the
-    same way. `settle_seconds` is how long live workers may take to report the jobs that they hold.
+    A batch that the ledger does not know was marked as being rebuilt before it was registered, and stays so until the
+    block ends. A submission that is cut short, be it while storage is listed, therefore continues in the same way.
+    `settle_seconds` is how long live workers may take to report the jobs that they hold.
     """
-    if is_new and _storage_may_know(store, info):
-        ledger.begin_rebuilding(info.name)
-        time.sleep(settle_seconds)
-    elif not ledger.is_rebuilding(info.name):
+    if not ledger.is_rebuilding(info.name):
         yield None
         return
+    if ledger.counts(info.name).total == 0:  # otherwise an earlier submission has looked already
+        if not _storage_may_know(store, info):
+            ledger.end_rebuilding(info.name)
+            yield None
+            return
+        time.sleep(settle_seconds)
     with Sidecars(store) as sidecars:
         yield sidecars
     say_unknown(sidecars.unknown, sidecars.refusal, info.output, batch=info.name)

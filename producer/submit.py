@@ -114,14 +114,15 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     known = ledger.batch(request.batch)
     request = request.joined_to(None if known is None else known.source)
     options = prompts_to_keep(ledger, store, known, request)  # before the batch is entered: it may be refused
+    if known is None:  # first, so that an interrupt from here on does not hide what storage knows from the next try
+        ledger.begin_rebuilding(request.batch)
     info = ledger.open_batch(request.batch, output=request.output, source=request.origin)
     _check_same_batch(info, request)
     options = keep_prompts(ledger, options, request)
     request = replace(request, engine_set=options.prompts.get("engine_set"))
     row_prefix = info.row_prefix(request.origin)
     manifest = _Manifest(store, request)
-    settle_seconds = session.settings.heartbeat_seconds
-    known_to_storage = recovery(ledger, info, store, is_new=known is None, settle_seconds=settle_seconds)
+    known_to_storage = recovery(ledger, info, store, settle_seconds=session.settings.heartbeat_seconds)
     through = 0
     try:
         with known_to_storage as sidecars, row_progress("Enqueueing", outcome.good) as tick:

@@ -48,6 +48,7 @@ class OddStore:
     headers: dict[str, str] = field(default_factory=dict)  # of each answer
     strict: bool = False  # it answers 501 to headers that it does not know
     checks_md5: bool = False
+    page: int = 1000  # keys in an answer to a listing
     refuse: Callable[[str, str, str], Refusal | None] = lambda method, path, key: None
 
     def methods(self) -> list[str]:
@@ -172,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         path, query, _ = request
         if "list-type" in query:
-            return self._answer(200, self._listing(path, query["prefix"][0]).encode())
+            return self._answer(200, self._listing(path, query).encode())
         if path not in self.odd.objects:
             return self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         data = self.odd.objects[path]
@@ -192,8 +193,13 @@ class Handler(BaseHTTPRequestHandler):
             self.odd.objects.pop(path, None)
         self._answer(204)
 
-    def _listing(self, bucket: str, prefix: str) -> str:
-        root = bucket.rstrip("/") + "/"
+    def _listing(self, bucket: str, query: dict[str, list[str]]) -> str:
+        root, prefix = bucket.rstrip("/") + "/", query["prefix"][0]
         keys = [path.removeprefix(root) for path in sorted(self.odd.objects) if path.startswith(root + prefix)]
-        contents = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys)
-        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
+        begin = int(query.get("continuation-token", ["0"])[0])
+        end = begin + self.odd.page
+        more = f"<NextContinuationToken>{end}</NextContinuationToken>" if end < len(keys) else ""
+        contents = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys[begin:end])
+        return (
+            f"<ListBucketResult><IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{contents}</ListBucketResult>"
+        )

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.errors import SourceForbidden, SourceNotFound, SourceUnavailable
+from jobs.errors import RenderError, SourceForbidden, SourceNotFound, SourceUnavailable
 
 # Some Python versions' `ipaddress` calls these global, but they are not addresses of the public internet.
 _NOT_PUBLIC = tuple(
@@ -50,15 +50,13 @@ def checked_addresses(host: str, port: int, *, allow_hosts: Collection[str]) -> 
 
     Raises:
         SourceForbidden: one address is not public (the worker's fault: others may allow it), or it is no host name.
-        SourceNotFound: no such host.
+        SourceNotFound: no such host, says this machine's resolver (the worker's fault: another may know the name).
         SourceUnavailable: the resolver does not answer.
     """
     try:
         resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        # The others, EAI_AGAIN above all, are troubles of the resolver: nobody said that there is no such name.
-        kind = SourceNotFound if error.errno in _NO_SUCH_NAME else SourceUnavailable
-        raise kind(f"the host {host} cannot be resolved ({error.strerror})") from error
+        raise _unresolved(host, error) from error
     except (UnicodeError, ValueError, OverflowError) as error:  # too long, empty between dots, a NUL, a port of 10**10
         raise SourceForbidden(f"{host!r} is not a host name") from error
     addresses = tuple(Address(family, target) for family, _, _, _, target in resolved)
@@ -72,6 +70,18 @@ def checked_addresses(host: str, port: int, *, allow_hosts: Collection[str]) -> 
                     scope="settings",
                 )
     return addresses
+
+
+def _unresolved(host: str, error: socket.gaierror) -> RenderError:
+    if error.errno in _NO_SUCH_NAME:
+        # One machine whose DNS is broken, or knows fewer names, must not fail every row with a URL.
+        return SourceNotFound(
+            f"the host {host} cannot be resolved ({error.strerror}): the name is wrong, or the DNS of the worker that "
+            "was asked to fetch from it is",
+            fault="worker",
+        )
+    # The others, EAI_AGAIN above all, are troubles of the resolver: nobody said that there is no such name.
+    return SourceUnavailable(f"the host {host} cannot be resolved ({error.strerror})")
 
 
 def is_global(address: str) -> bool:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import PaginationError
+
 from jobs.errors import OutputForbidden, SourceTooLarge, SourceUnavailable
 from jobs.storage.file import HashedSource, output_file, source_file
 from jobs.storage.limits import OWN_LIMITS, FetchLimits
 from jobs.storage.s3_client import client, forget_client
 from jobs.storage.s3_errors import DELETE, LIST, LOOK, output_error, source_error
-from jobs.storage.s3_upload import CHUNK_BYTES, PART_BYTES, SINGLE_PUT_BYTES, target_of, upload
+from jobs.storage.s3_keys import with_keys
+from jobs.storage.s3_upload import CHUNK_BYTES, PART_BYTES, SINGLE_PUT_BYTES, Target, upload
 from jobs.storage.s3_verdict import ERRORS, code_of, has_no_body, verdict_of
 from jobs.uri import bucket_and_key
 
@@ -41,12 +44,12 @@ class S3Store:
 
     def write(self, uri: str, data: bytes, content_type: str) -> None:
         """Store bytes: one request, or several for large data."""
-        _until_whole(uri, lambda: upload(target_of(*bucket_and_key(uri)), io.BytesIO(data), content_type))
+        _until_whole(uri, lambda target: upload(target, io.BytesIO(data), content_type))
 
     def exists(self, uri: str) -> bool | None:
         """Whether the object is there (HEAD); None where the keys may not know."""
         try:
-            client().head_object(**_place(uri))
+            _ask(uri, "head_object")
         except ERRORS as error:
             if verdict_of(error) == "missing":
                 return False
@@ -71,11 +74,11 @@ class S3Store:
         """Upload a local file, in parts if it is large."""
         digest = ""
 
-        def send() -> str | None:
+        def send(target: Target) -> str | None:
             nonlocal digest
             with source_file(path) as file:
                 hashed = HashedSource(file)
-                difference = upload(target_of(*bucket_and_key(uri)), hashed, content_type)
+                difference = upload(target, hashed, content_type)
             digest = hashed.hexdigest()
             return difference
 
@@ -94,7 +97,7 @@ class S3Store:
     def delete(self, uri: str) -> None:
         """Delete the object, if it is there."""
         try:
-            client().delete_object(**_place(uri))
+            _ask(uri, "delete_object")
         except ERRORS as error:
             if verdict_of(error) != "missing":
                 raise output_error(uri, error, DELETE) from error
@@ -109,7 +112,7 @@ class S3Store:
             self._limits.policy.check_source(uri)
         deadline = time.monotonic() + timeout_seconds
         try:
-            reply = client().get_object(**_place(uri))
+            reply = _ask(uri, "get_object")
             # Not `with reply["Body"]`: that gives urllib3's own stream, which misses that a download broke off.
             with contextlib.closing(reply["Body"]) as stream:
                 size, received = reply.get("ContentLength", 0), 0
@@ -126,22 +129,23 @@ class S3Store:
             raise SourceTooLarge(f"{uri} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
 
 
-def _until_whole(uri: str, send: Callable[[], str | None]) -> None:
+def _until_whole(uri: str, send: Callable[[Target], str | None]) -> None:
     """Upload, and again where other bytes arrived than were sent.
 
     Raises:
         OutputForbidden: they do each time. What was stored then is deleted, if the keys may.
         OutputForbidden, OutputFull, OutputUnavailable: as their names say.
     """
+    bucket, key = bucket_and_key(uri)
     for _ in range(SPOILT_TRIES):
         try:
-            difference = send()
+            difference = with_keys(bucket, lambda s3: send(Target(s3, bucket, key)))
         except ERRORS as error:
             raise output_error(uri, error) from error
         if difference is None:
             return
     with contextlib.suppress(*ERRORS):  # a spoilt object is worse than none
-        client().delete_object(**_place(uri))
+        _ask(uri, "delete_object")
     raise OutputForbidden(
         f"{uri} was spoilt in each of {SPOILT_TRIES} uploads: {difference}; the store, or a proxy before it, changes "
         "what it receives (if AWS_REQUEST_CHECKSUM_CALCULATION is set, unset it: old stores keep its checksums as data)"
@@ -151,7 +155,7 @@ def _until_whole(uri: str, send: Callable[[], str | None]) -> None:
 def _has_a_byte(uri: str) -> bool | None:
     """Whether the object can be read; None where the keys may neither read nor list, so that nobody can tell."""
     try:
-        client().get_object(**_place(uri), Range="bytes=0-0")["Body"].close()
+        _ask(uri, "get_object", Range="bytes=0-0")["Body"].close()
     except ERRORS as error:
         verdict = verdict_of(error)
         if verdict == "missing":
@@ -172,12 +176,30 @@ def _pages(folder: str, **options: str) -> Iterator[tuple[dict[str, Any], str]]:
     """
     bucket, prefix = bucket_and_key(folder.rstrip("/") + "/")
     try:
-        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options):
+        for page in _listing(Bucket=bucket, Prefix=prefix, **options):
             yield page, prefix
     except ERRORS as error:
         raise output_error(folder, error, LIST) from error
 
 
-def _place(uri: str) -> dict[str, str]:
+def _listing(**arguments: str) -> Iterator[dict[str, Any]]:
+    """As boto3's paginator, which cannot go on with other keys where a page was refused."""
+
+    def ask(s3: Any) -> dict[str, Any]:
+        return dict(s3.list_objects_v2(**arguments))
+
+    while True:
+        page = with_keys(arguments["Bucket"], ask)
+        yield page
+        token = page.get("NextContinuationToken") if page.get("IsTruncated") else None
+        if token is None:
+            return
+        if token == arguments.get("ContinuationToken"):
+            raise PaginationError(message="the store sends the same page again and again")
+        arguments["ContinuationToken"] = token
+
+
+def _ask(uri: str, request: str, **options: str) -> dict[str, Any]:
+    """One request about one object."""
     bucket, key = bucket_and_key(uri)
-    return {"Bucket": bucket, "Key": key}
+    return dict(with_keys(bucket, lambda s3: getattr(s3, request)(Bucket=bucket, Key=key, **options)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 CONNECT_SECONDS = 5
 SILENT_SECONDS = 30  # the longest that the server may send nothing
-RENEW_SECONDS = 5.0  # a client is no more often replaced by a new one; making one takes 0.1 s of CPU time
+RENEW_SECONDS = 1.0  # keys that stay wrong are read again no sooner: making a client takes 0.1 s of CPU time
 
 # Checksums that boto3 1.36 and later add on their own. Over TLS they wrap the body (aws-chunked, with a trailer), and
 # stores that do not know this keep the wrapping as the object, or refuse the request.
@@ -31,23 +32,28 @@ class ClientRefused(Exception):
     """boto3 makes no client of the AWS_* variables and files here. The cause is what it raised."""
 
 
-@dataclass(frozen=True)
-class _Made:
+@dataclass(eq=False)
+class Made:
+    """A client, when it took the place of one whose keys were refused, and the buckets that have accepted its keys."""
+
     client: Any
-    at: float = field(default_factory=time.monotonic)
+    renewed_at: float = -math.inf
+    accepted: set[str] = field(default_factory=set)
 
 
-def client() -> Any:
+def current() -> Made:
     """The process's one S3 client. Threads may share a boto3 client, but only one at a time may create one.
 
     Raises:
         ClientRefused: the AWS_* variables and files do not give one.
     """
     with _LOCK:
-        try:
-            return _made().client
-        except _REFUSALS as error:
-            raise ClientRefused from error
+        return _present()
+
+
+def client() -> Any:
+    """As `current`, without what is known of it."""
+    return current().client
 
 
 def forget_client() -> None:
@@ -56,15 +62,23 @@ def forget_client() -> None:
         _made.cache_clear()
 
 
-def renew_client() -> None:
-    """After its keys were refused: make the next call read the credential files again, which may have been renewed.
+def renewed(failed: Made, bucket: str) -> Made | None:
+    """Another client than `failed`, whose keys the bucket refused; None where there cannot be a better one yet.
 
-    boto3 itself renews the keys of providers that say when they expire (roles, instances, containers), but reads keys
-    in a credentials file only once.
+    The first thread that asks makes it from the variables and files of now, and all that used the old one share it.
+    Only a renewed client that this bucket never accepted must grow RENEW_SECONDS old first: its keys may be wrong for
+    good.
+
+    Raises:
+        ClientRefused: the AWS_* variables and files do not give one.
     """
     with _LOCK:
-        if _made.cache_info().currsize and time.monotonic() - _made().at > RENEW_SECONDS:
+        if _made.cache_info().currsize and _made() is failed:
+            if bucket not in failed.accepted and time.monotonic() - failed.renewed_at < RENEW_SECONDS:
+                return None
             _made.cache_clear()
+            _present().renewed_at = time.monotonic()
+        return _present()
 
 
 def adds_checksums(s3: Any) -> bool:
@@ -72,8 +86,15 @@ def adds_checksums(s3: Any) -> bool:
     return getattr(s3.meta.config, CHECKSUMS[0], None) == "when_supported"
 
 
+def _present() -> Made:
+    try:
+        return _made()
+    except _REFUSALS as error:
+        raise ClientRefused from error
+
+
 @cache
-def _made() -> _Made:
+def _made() -> Made:
     # boto3 retries once, within a second; longer retries are the caller's (retry.py).
     config = Config(
         connect_timeout=CONNECT_SECONDS,
@@ -84,7 +105,7 @@ def _made() -> _Made:
     # A session of our own, because the default one keeps the first credentials that it reads.
     session = botocore.session.get_session()
     _default_to_no_checksums(session)
-    return _Made(boto3.session.Session(botocore_session=session).client("s3", config=config))
+    return Made(boto3.session.Session(botocore_session=session).client("s3", config=config))
 
 
 def _default_to_no_checksums(session: Any) -> None:

@@ -15,7 +15,7 @@ from jobs.errors import (
     SourceUnavailable,
     TransientError,
 )
-from jobs.storage.s3_client import ClientRefused, renew_client
+from jobs.storage.s3_client import ClientRefused
 from jobs.storage.s3_verdict import Verdict, code_of, message_of, retry_after_seconds, verdict_of
 from jobs.uri import bucket_and_key
 
@@ -71,9 +71,7 @@ def output_error(uri: str, error: Exception, action: Action = WRITE) -> RenderEr
 
 
 def _unfit(verdict: Verdict) -> bool:
-    """Whether no request of this process can succeed. Then new keys may already be in a file: read it again."""
-    if verdict == "keys":
-        renew_client()
+    """Whether no request of this process can succeed."""
     return verdict in _OF_THIS_PROCESS
 
 

@@ -19,7 +19,8 @@ from typing import Any, Protocol
 
 from botocore.exceptions import ClientError
 
-from jobs.storage.s3_client import adds_checksums, client
+from jobs.storage.s3_client import adds_checksums
+from jobs.storage.s3_keys import with_keys
 from jobs.storage.s3_verdict import ERRORS, code_of, verdict_of
 
 SINGLE_PUT_BYTES = 16 * 2**20  # larger files go in parts, so that a broken connection costs one part only
@@ -124,7 +125,7 @@ def _put_parts(target: Target, source: Readable, content_type: str) -> tuple[Sen
         reply = target.s3.complete_multipart_upload(**place, MultipartUpload={"Parts": parts})
     except BaseException:
         with contextlib.suppress(*ERRORS):  # the first error is the one to report
-            target.s3.abort_multipart_upload(**place)
+            with_keys(target.bucket, lambda s3: s3.abort_multipart_upload(**place))
         raise
     return Sent(size, whole.hexdigest(), f"{of_parts.hexdigest()}-{len(parts)}"), reply
 
@@ -198,12 +199,3 @@ def _content_md5(target: Target, digest: bytes) -> dict[str, str]:
 
 def _md5(data: bytes = b"") -> Any:
     return hashlib.md5(data, usedforsecurity=False)
-
-
-def target_of(bucket: str, key: str) -> Target:
-    """With the process's client.
-
-    Raises:
-        s3_client.ClientRefused: there is none.
-    """
-    return Target(client(), bucket, key)

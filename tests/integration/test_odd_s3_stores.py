@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 import trustme
 
@@ -324,26 +328,151 @@ def test_a_missing_right_is_named(store: OddStore) -> None:
 # -- keys and settings ----------------------------------------------------------------------------------------------
 
 
-def test_renewed_keys_in_the_credentials_file_are_used_without_a_restart(
-    store: OddStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def keep(key: str) -> None:
-        (tmp_path / "credentials").write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret\n")
-
+@pytest.fixture
+def keep_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Writes the credentials file, the only place that keys come from."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+
+    def keep(key: str) -> None:
+        new = tmp_path / "credentials.new"
+        new.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = secret\n")
+        new.replace(tmp_path / "credentials")
+
+    return keep
+
+
+def accept_only(store: OddStore, accepted: str) -> None:
+    """As S3 does: the reply to a HEAD has no body, so it does not say what is wrong."""
+
+    def refuse(method: str, path: str, key: str) -> Refusal | None:
+        if key == accepted:
+            return None
+        return Refusal(400) if method == "HEAD" else Refusal(400, "ExpiredToken")
+
+    store.refuse = refuse
+
+
+def test_renewed_keys_in_the_credentials_file_are_used_without_a_restart(
+    store: OddStore, monkeypatch: pytest.MonkeyPatch, keep_key: Callable[[str], None]
+) -> None:
     monkeypatch.setattr(s3_client, "RENEW_SECONDS", 0.0)
-    store.refuse = lambda method, path, key: Refusal(400, "ExpiredToken") if key == "old" else None
-    keep("old")
+    accept_only(store, "new")
+    keep_key("old")
     for _ in range(2):
         with pytest.raises(OutputForbidden, match=r"wrong or expired \(ExpiredToken\)") as caught:
             write(SMALL)
         assert caught.value.unfit
-    keep("new")
+    keep_key("new")
     write(SMALL)
     assert read_bytes(URI, LIMITS) == SMALL
     assert set(store.credentials) == {"old", "new"}
+
+
+CALLS: dict[str, Callable[[Path], object]] = {
+    "write": lambda _: write(SMALL),
+    "write in parts": lambda _: write(LARGE),
+    "put a file": lambda path: store_for(URI).put_file(URI, path, "image/png"),
+    "get a file": lambda path: store_for(URI).get_file(URI, path),
+    "read": lambda _: read_bytes(URI, LIMITS),
+    "exists": lambda _: store_for(URI).exists(URI),
+    "names": lambda _: list(store_for(URI).names("s3://bucket/out")),
+    "names below": lambda _: list(store_for(URI).names_below("s3://bucket/out")),
+    "delete": lambda _: store_for(URI).delete(URI),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_each_call_that_meets_keys_that_were_changed_is_repeated_with_the_new_ones(
+    store: OddStore, tmp_path: Path, keep_key: Callable[[str], None], call: Callable[[Path], object]
+) -> None:
+    """Twice, one right after the other: nothing has to wait until the client is some seconds old."""
+    path = tmp_path / "picture"
+    path.write_bytes(SMALL)
+    keep_key("first")
+    write(SMALL)
+    expected = call(path)
+    for key in ("second", "third"):
+        store.objects["/bucket/out/a.png"] = SMALL
+        keep_key(key)
+        accept_only(store, key)
+        assert call(path) == expected
+        assert store.credentials[-1] == key
+
+
+def test_keys_that_change_between_two_parts_or_two_pages_spoil_neither(
+    store: OddStore, keep_key: Callable[[str], None]
+) -> None:
+    def change_at(method: str, times: int) -> None:
+        """At so many requests with this method: the old keys expire, and the file has new ones."""
+        seen = list[str]()
+
+        def refuse(asked: str, path: str, key: str) -> Refusal | None:
+            seen.extend([asked] if asked == method and key == "old" else [])
+            if key != "old" or len(seen) < times:
+                return None
+            keep_key("new")
+            return Refusal(400, "ExpiredToken")
+
+        store.refuse = refuse
+
+    keep_key("old")
+    change_at("PUT", 2)
+    write(LARGE)
+    assert (stored(store), store.parts) == (LARGE, {})  # the first upload's parts are removed with the new keys
+    for name in "bcde":
+        write(b"", f"s3://bucket/out/{name}.png")
+    keep_key("old")
+    s3.forget_client()
+    store.page = 2
+    change_at("GET", 2)
+    names = [f"{name}.png" for name in "abcde"]
+    assert list(store_for(URI).names("s3://bucket/out")) == names
+    assert list(store_for(URI).names_below("s3://bucket/out")) == names
+
+
+def test_all_threads_that_meet_the_old_keys_together_repeat_with_one_new_client(
+    store: OddStore, monkeypatch: pytest.MonkeyPatch, keep_key: Callable[[str], None]
+) -> None:
+    threads = 8
+    made = list[object]()
+    session = boto3.session.Session
+
+    def counted(**options: Any) -> Any:
+        made.append(options)
+        return session(**options)
+
+    monkeypatch.setattr(boto3.session, "Session", counted)
+    together = threading.Barrier(threads)
+
+    def refuse(method: str, path: str, key: str) -> Refusal | None:
+        if key != "old":
+            return None
+        if together.wait(60) == 0:  # all are refused at the same moment
+            keep_key("new")
+        together.wait(60)
+        return Refusal(403, "InvalidAccessKeyId")
+
+    keep_key("old")
+    store.refuse = refuse
+    uris = [f"s3://bucket/out/{number}.png" for number in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda uri: write(SMALL, uri), uris))
+    assert sorted(store.credentials) == ["new"] * threads + ["old"] * threads
+    assert len(made) == 2
+
+
+def test_keys_that_stay_wrong_are_not_read_again_for_each_call(
+    store: OddStore, keep_key: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_client, "RENEW_SECONDS", 3600.0)
+    keep_key("wrong")
+    accept_only(store, "right")
+    for _ in range(5):
+        with pytest.raises(OutputForbidden, match="ExpiredToken"):
+            write(SMALL)
+    assert len(store.requests) == 6  # the first was repeated
 
 
 def test_keys_that_appear_later_are_used(store: OddStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
+from jobs.storage.file import FileStore
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
 from tests.producer.tables import write
@@ -73,6 +75,35 @@ def test_submitting_again_without_a_manifest_finds_the_sidecars(
         if part.is_file():
             part.unlink()
     assert run("submit", "jobs.csv").record["recovered"] == 2
+
+
+def test_a_submission_that_was_stopped_while_storage_hung_looks_again_the_next_time(
+    run: Run, ledger: Ledger, half_done: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(store: FileStore, folder: str) -> Iterator[str]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "names", hang)
+        ran = run("submit", "jobs.csv")
+    assert "Stopped." in ran.stderr
+    assert (ledger.batch("jobs") is None, ledger.counts("jobs").total) == (False, 0)
+    assert ledger.is_rebuilding("jobs")
+    ran = run("submit", "jobs.csv")
+    assert (ran.record["enqueued"], ran.record["recovered"]) == (1, 2)
+    assert "has files that this Redis knows nothing of" in ran.stderr
+    assert not ledger.is_rebuilding("jobs")
+
+
+def test_a_submission_that_was_stopped_in_the_listing_looks_for_no_job_where_storage_has_nothing(
+    run: Run, ledger: Ledger, tmp_path: Path
+) -> None:
+    write(tmp_path, GOOD)
+    ledger.begin_rebuilding("jobs")
+    ledger.open_batch("jobs", output=(tmp_path / "renders").as_uri(), source="jobs.csv")
+    ran = run("submit", "jobs.csv")
+    assert (ran.record["enqueued"], ran.record["recovered"], "not known" in ran.stderr) == (3, 0, False)
+    assert not ledger.is_rebuilding("jobs")
 
 
 def test_signed_urls_are_brought_back_by_their_csv(run: Run, ledger: Ledger, tmp_path: Path) -> None:

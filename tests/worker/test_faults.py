@@ -15,6 +15,7 @@ from jobs.errors import (
     RenderFailed,
     ShapeNotBuilt,
     SourceForbidden,
+    SourceNotFound,
     SourceUnavailable,
 )
 from jobs.job import RenderJob
@@ -119,6 +120,27 @@ def test_a_host_that_stays_away_is_tried_by_other_workers_before_the_job_fails_b
     assert outcomes[:2] == [Outcome.DELAYED, Outcome.DELAYED]
     assert outcomes[-1] is Outcome.ENDED
     assert bench.result(job).error_kind == "source_unavailable"
+
+
+def test_a_name_that_one_workers_dns_does_not_know_is_tried_by_others_but_not_by_a_hundred(bench: Bench) -> None:
+    job, name = queued(bench), SourceNotFound("the host cannot be resolved", fault="worker")
+    for number in range(100):
+        bench.ledger.beat(f"other-{number}", in_flight=(), lease_seconds=60)
+    bench.picture = name
+    assert bench.run(job) is Outcome.DELAYED
+    assert bench.state(job) == ("queued", 0)
+    said = Refusal(by="other-1", worker="other-1", kind=name.kind, text=str(name), at=1.0)
+    bench.ledger.start(job, worker="other-1")
+    assert not bench.ledger.refuse(job, said, facts=WorkerFacts()).final
+    assert bench.run(job) is Outcome.ENDED  # after RENDER_MAX_ATTEMPTS workers, here two
+    assert (bench.result(job).error_kind, bench.result(job).error) == (name.kind, str(name))
+
+
+def test_a_name_that_does_not_resolve_fails_at_once_where_no_other_worker_lives(bench: Bench) -> None:
+    job = queued(bench)
+    bench.picture = SourceNotFound("the host cannot be resolved", fault="worker")
+    assert bench.run(job) is Outcome.ENDED
+    assert bench.result(job).error_kind == "source_not_found"
 
 
 def test_a_host_that_serves_others_first_costs_no_attempt(bench: Bench) -> None:

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from jobs.errors import SourceForbidden, SourceNotFound, SourceUnavailable
+from jobs.errors import RenderError, SourceForbidden, SourceNotFound, SourceUnavailable
 from jobs.storage.addresses import checked_addresses, is_global
 from jobs.storage.http import FetchLimits, HttpStore
 from tests.jobs.resolver import Resolver
@@ -53,14 +53,16 @@ def test_a_public_host_keeps_all_its_addresses_for_connecting(resolver: Resolver
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(socket.EAI_NONAME, SourceNotFound), (socket.EAI_AGAIN, SourceUnavailable)]
+    ("number", "error", "fault"),
+    [(socket.EAI_NONAME, SourceNotFound, "worker"), (socket.EAI_AGAIN, SourceUnavailable, "host")],
 )
-def test_a_name_that_is_not_found_fails_and_a_resolver_that_is_away_is_asked_again(
-    resolver: Resolver, number: int, error: type[Exception]
+def test_a_name_that_is_not_found_is_left_to_other_workers_and_a_resolver_that_is_away_is_asked_again(
+    resolver: Resolver, number: int, error: type[RenderError], fault: str
 ) -> None:
     resolver.answers["nowhere.test"] = [socket.gaierror(number, "said the resolver")]
-    with pytest.raises(error, match=r"nowhere\.test"):
+    with pytest.raises(error, match=r"nowhere\.test") as caught:
         checked_addresses("nowhere.test", 80, allow_hosts=())
+    assert (caught.value.fault, caught.value.scope, caught.value.unfit) == (fault, "machine", False)
 
 
 @pytest.mark.parametrize(
