@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from jobs.errors import InvalidJob
 from jobs.redaction import redacted
 
-__all__ = ["SCHEMES", "bucket_and_key", "path_of", "redacted", "resolve_image", "resolve_uri"]
+__all__ = ["SCHEMES", "bucket_and_key", "file_path", "path_of", "redacted", "resolve_image", "resolve_uri"]
 
 SCHEMES = ("file", "s3", "http", "https")
 LONGEST_NAME = 255  # bytes of one part of a path, and
@@ -51,7 +51,7 @@ def resolve_uri(text: str, base: Path) -> str:
         )
     uri = scheme + text[len(scheme) :]
     if scheme == "file":
-        return _uri_of_path(_file_path(uri), text, base)
+        return _uri_of_path(file_path(uri), text, base)
     _check_bucket(uri) if scheme == "s3" else _check_host(uri)
     return uri
 
@@ -70,7 +70,7 @@ def resolve_image(text: str, base: Path) -> str:
 
 def path_of(uri: str) -> Path:
     """The local path of a file:// URI. A name that is not UTF-8 has surrogates, as everywhere in Python."""
-    return Path(_file_path(uri))
+    return Path(file_path(uri))
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
@@ -79,8 +79,12 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     return bucket, key.lstrip("/")
 
 
-def _file_path(uri: str) -> str:
-    """file:///abs, file://localhost/abs and the common mistake file://relative."""
+def file_path(uri: str) -> str:
+    """`path_of` as text: file:///abs, file://localhost/abs and the common mistake file://relative.
+
+    Workers use this for each job. In Python 3.12, pathlib keeps every part of every path for ever (sys.intern, whose
+    strings are immortal there): some 100 bytes a name, gigabytes after weeks.
+    """
     rest = uri[len("file://") :]
     if rest[: len("localhost/")].lower() == "localhost/":
         rest = rest[len("localhost") :]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jobs.errors import InvalidJob, OutputForbidden, RenderError, SettingsError, SourceForbidden
 from jobs.settings import Settings
-from jobs.uri import bucket_and_key, path_of, redacted, resolve_uri
+from jobs.uri import bucket_and_key, file_path, path_of, redacted, resolve_uri
 
 READ = "add its folder to RENDER_ALLOW_FOLDERS of the workers"
 WRITE = "write below their RENDER_OUTPUT_URI, or add the folder to their RENDER_ALLOW_FOLDERS"
@@ -44,13 +44,13 @@ class AccessPolicy:
         output = _resolved("RENDER_OUTPUT_URI", settings.output_uri, ("file", "s3"))
         return cls(tuple(str(path_of(folder)) for folder in folders), settings.allow_buckets, output)
 
-    def source_path(self, uri: str) -> Path:
-        """The real path of a file:// source.
+    def source_path(self, uri: str) -> str:
+        """The real path of a file:// source; text, as jobs.uri.file_path says why.
 
         Raises:
             SourceForbidden: it is in none of the folders. The sentence does not tell whether it exists.
         """
-        path = _real_path(path_of(uri), SourceForbidden)
+        path = _real_path(uri, SourceForbidden)
         if not _below(path, self.folders):
             raise _source_forbidden(f"{path} may not be read by workers; if that is meant, {READ}")
         return path
@@ -70,8 +70,8 @@ class AccessPolicy:
     def check_output(self, uri: str) -> None:
         """Raise OutputForbidden if nothing may be written below this folder or prefix."""
         if uri.startswith("file://"):
-            path = _real_path(path_of(uri), OutputForbidden)
-            own = (str(path_of(self.output)),) if self.output.startswith("file://") else ()
+            path = _real_path(uri, OutputForbidden)
+            own = (file_path(self.output),) if self.output.startswith("file://") else ()
             if not _below(path, (*self.folders, *own)):
                 raise OutputForbidden(f"{path} may not be written by workers; {WRITE}", scope="settings")
         elif uri.startswith("s3://"):
@@ -99,12 +99,12 @@ def _resolved(variable: str, text: str, schemes: tuple[str, ...]) -> str:
     return uri
 
 
-def _real_path(path: Path, error: type[RenderError]) -> Path:
+def _real_path(uri: str, error: type[RenderError]) -> str:
     try:
-        return Path(os.path.realpath(path))
+        return os.path.realpath(file_path(uri))
     except (OSError, ValueError) as problem:  # ValueError: a NUL, or half a surrogate pair
-        raise error(f"{str(path)!r} is not a usable path", fault="job") from problem
+        raise error(f"{redacted(uri)!r} is not a usable path", fault="job") from problem
 
 
-def _below(path: Path, folders: Iterable[str]) -> bool:
-    return any(path.is_relative_to(os.path.realpath(folder)) for folder in folders)
+def _below(path: str, folders: Iterable[str]) -> bool:
+    return any(f"{path}/".startswith(os.path.join(os.path.realpath(folder), "")) for folder in folders)

@@ -2,6 +2,8 @@
 
 A file is written under a hidden name, flushed to disk and renamed. FileStore keeps such parts in the folder `.part`
 beside the target. What a kill -9 leaves there is removed by a later write into the same folder, once it is old.
+
+Paths are text here, not pathlib's: jobs.uri.file_path says why.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import BinaryIO
 from jobs.errors import SourceForbidden, SourceTooLarge
 from jobs.storage.file_errors import is_missing, may_not_look, output_error, output_errors, source_error
 from jobs.storage.limits import OWN_LIMITS, FetchLimits
-from jobs.uri import path_of
+from jobs.uri import file_path
 
 PARTS = ".part"
 LONGEST_NAME = 50  # characters of a file's name in its part's name: up to 200 of the 255 bytes that file systems allow
@@ -54,9 +56,9 @@ class FileStore:
 
     def exists(self, uri: str) -> bool | None:
         """Whether a regular file is there; None where its folder may not be searched."""
-        path = path_of(uri)
+        path = file_path(uri)
         try:
-            return stat.S_ISREG(path.stat().st_mode)
+            return stat.S_ISREG(os.stat(path).st_mode)
         except (OSError, ValueError) as error:
             if is_missing(error):
                 return False
@@ -66,14 +68,14 @@ class FileStore:
 
     def names(self, folder: str) -> Iterator[str]:
         """Names in the folder."""
-        path = path_of(folder)
+        path = file_path(folder)
         with output_errors(path, done="listed"):  # is_dir, too, may have to ask the file system
             for entry in _entries(path):
                 yield entry.name + ("/" if entry.is_dir() else "")
 
     def names_below(self, folder: str) -> Iterator[str]:
         """Names of the files below the folder, without unfinished ones. Links to folders are not followed."""
-        return _names_below(path_of(folder), "")
+        return _names_below(file_path(folder), "")
 
     def put_file(self, uri: str, path: Path, content_type: str) -> str:  # noqa: ARG002 (files have no content type)
         """Copy a local file."""
@@ -87,25 +89,25 @@ class FileStore:
 
     def delete(self, uri: str) -> None:
         """Remove the file, if there is one."""
-        path = path_of(uri)
+        path = file_path(uri)
         try:
-            path.unlink()
+            os.unlink(path)
         except (OSError, ValueError) as error:
             if not is_missing(error):
                 raise output_error(path, error, done="deleted") from error
 
-    def _readable(self, uri: str) -> Path:
+    def _readable(self, uri: str) -> str:
         policy = self._limits.policy
-        return path_of(uri) if policy is None else policy.source_path(uri)
+        return file_path(uri) if policy is None else policy.source_path(uri)
 
     @contextmanager
     def _replacing(self, uri: str) -> Iterator[BinaryIO]:
-        path = path_of(uri)
-        parts = path.parent / PARTS
+        path = file_path(uri)
+        parts = os.path.join(os.path.dirname(path), PARTS)
         with output_errors(path):
-            parts.mkdir(parents=True, exist_ok=True)
+            _make_folder(parts)
             _sweep(parts)
-            part = parts / f"{int(time.time()):010d}-{secrets.token_hex(8)}.part"
+            part = os.path.join(parts, f"{int(time.time()):010d}-{secrets.token_hex(8)}.part")
             with _whole_file(path, part, durable=True) as file:
                 yield file
 
@@ -131,12 +133,13 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     Raises:
         OSError: it cannot be written. Nothing has changed then.
     """
-    part = path.with_name(f".{path.name[:LONGEST_NAME]}.{secrets.token_hex(8)}.part")
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".{name[:LONGEST_NAME]}.{secrets.token_hex(8)}.part")
     try:
-        with _whole_file(path, part, durable=durable) as file:
+        with _whole_file(str(path), part, durable=durable) as file:
             yield file
     except OSError as error:
-        if error.filename == str(part):
+        if error.filename == part:
             error.filename = str(path)  # people know the file by this name
         raise
 
@@ -155,7 +158,7 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def source_file(path: Path) -> Iterator[SourceFile]:
+def source_file(path: str | Path) -> Iterator[SourceFile]:
     """A regular file to read from.
 
     Raises:
@@ -165,7 +168,7 @@ def source_file(path: Path) -> Iterator[SourceFile]:
         yield SourceFile(path, file)
 
 
-def _opened(path: Path) -> int:
+def _opened(path: str | Path) -> int:
     """A descriptor of a regular file."""
     try:
         # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
@@ -185,7 +188,7 @@ def _opened(path: Path) -> int:
 class SourceFile:
     """Reads a local file and raises the Source errors. It has no `seek`: a hash must see every byte once."""
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
+    def __init__(self, path: str | Path, file: BinaryIO) -> None:
         self._path = path
         self._file = file
 
@@ -222,23 +225,34 @@ def _copy(source: SourceFile, target: BinaryIO) -> str:
 
 
 @contextmanager
-def _whole_file(path: Path, part: Path, *, durable: bool) -> Iterator[BinaryIO]:
+def _whole_file(path: str, part: str, *, durable: bool) -> Iterator[BinaryIO]:
     try:
-        with part.open("xb") as file:
+        with open(part, "xb") as file:
             yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        part.replace(path)
+        os.replace(part, path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to report
-            part.unlink(missing_ok=True)
+            os.unlink(part)
         raise
     if durable:
-        _sync_folder(path.parent)
+        _sync_folder(os.path.dirname(path) or ".")
 
 
-def _sync_folder(folder: Path) -> None:
+def _make_folder(folder: str) -> None:
+    """With those above it. Most writes find it there."""
+    try:
+        os.mkdir(folder)
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+    except OSError:  # whatever the reason, if it is there
+        if not os.path.isdir(folder):
+            raise
+
+
+def _sync_folder(folder: str) -> None:
     """Without this, a power cut could lose the name of a result that the ledger, on another machine, knows as done."""
     with contextlib.suppress(OSError):  # some network file systems cannot
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -248,16 +262,16 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _sweep(parts: Path) -> None:
+def _sweep(parts: str) -> None:
     oldest = time.time() - ABANDONED_SECONDS
     with contextlib.suppress(OSError), os.scandir(parts) as entries:  # tidiness must not fail a write
         for entry in entries:
             match = _PART.fullmatch(entry.name)
             if match is not None and int(match[1]) < oldest:
-                Path(entry.path).unlink()
+                os.unlink(entry.path)
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             yield from entries
@@ -266,11 +280,11 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
             raise output_error(folder, error, done="listed") from error
 
 
-def _names_below(folder: Path, prefix: str) -> Iterator[str]:
+def _names_below(folder: str, prefix: str) -> Iterator[str]:
     with output_errors(folder, done="listed"):
         for entry in _entries(folder):
             if entry.is_dir(follow_symlinks=False):
                 if entry.name != PARTS:
-                    yield from _names_below(folder / entry.name, f"{prefix}{entry.name}/")
+                    yield from _names_below(entry.path, f"{prefix}{entry.name}/")
             elif entry.is_file():
                 yield prefix + entry.name

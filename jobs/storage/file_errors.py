@@ -45,7 +45,7 @@ def may_not_look(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in _MAY_NOT
 
 
-def source_error(path: Path, error: Exception) -> RenderError:
+def source_error(path: str | Path, error: Exception) -> RenderError:
     """For an OSError or a ValueError that came while reading."""
     if not isinstance(error, OSError):
         return SourceForbidden(f"{str(path)!r} is not a usable path")
@@ -67,7 +67,7 @@ def source_error(path: Path, error: Exception) -> RenderError:
 
 
 @contextmanager
-def output_errors(path: Path, *, done: str = "written") -> Iterator[None]:
+def output_errors(path: str | Path, *, done: str = "written") -> Iterator[None]:
     """Raise what `output_error` gives."""
     try:
         yield
@@ -75,7 +75,7 @@ def output_errors(path: Path, *, done: str = "written") -> Iterator[None]:
         raise output_error(path, error, done=done) from error
 
 
-def output_error(path: Path, error: Exception, *, done: str = "written") -> RenderError:
+def output_error(path: str | Path, error: Exception, *, done: str = "written") -> RenderError:
     """For an OSError or a ValueError that came while doing anything else: 'may not be `done`'."""
     if not isinstance(error, OSError):
         return OutputForbidden(f"{str(path)!r} is not a usable path", fault="job")
@@ -93,9 +93,9 @@ def output_error(path: Path, error: Exception, *, done: str = "written") -> Rend
     return OutputUnavailable(f"{path} could not be {done}: {error.strerror or error}")
 
 
-def _full(path: Path, error: OSError, *, done: str) -> OutputFull:
+def _full(path: str | Path, error: OSError, *, done: str) -> OutputFull:
     reason = "no space left" if error.errno == errno.ENOSPC else "no space left (the quota is used up)"
-    if is_shared(path):  # by all workers, so that none of them is better off
+    if is_shared(Path(path)):  # by all workers, so that none of them is better off
         return OutputFull(f"{path} cannot be {done}: {reason} on the file server", fault="store")
     return OutputFull(f"{path} cannot be {done}: {reason}", unfit=True)
 

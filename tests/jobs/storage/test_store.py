@@ -18,6 +18,7 @@ from jobs.errors import (
     SourceNotFound,
     SourceTooLarge,
 )
+from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.file import FileStore, whole_file, write_whole
 from jobs.storage.http import FetchLimits
 from jobs.storage.memory import MemoryStore
@@ -48,6 +49,26 @@ def test_a_write_that_breaks_leaves_the_old_file_and_no_rest(tmp_path: Path, mon
         FileStore().write(uri, b"new", "image/png")
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["a.png"]
     assert FileStore().read(uri) == b"old"
+
+
+def test_a_jobs_files_leave_no_interned_name_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # pathlib interns each part of a path, and Python 3.12 keeps interned strings for as long as the process lives.
+    policy = AccessPolicy(folders=(str(tmp_path),), output=tmp_path.as_uri())
+    store, uri = FileStore(FetchLimits(max_bytes=10, policy=policy)), (tmp_path / "batch" / "a.png").as_uri()
+    interned: list[str] = []
+
+    def intern(text: str) -> str:
+        interned.append(text)
+        return text
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "intern", intern)
+        policy.check_output(uri.rpartition("/")[0])
+        store.write(uri, b"data", "image/png")
+        there, data = store.exists(uri), store.read(uri)
+        store.delete(uri)
+    assert (there, data) == (True, b"data")
+    assert interned == []
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
