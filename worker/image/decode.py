@@ -126,7 +126,7 @@ def _decode(image: Image.Image, source: Source) -> Picture:
 
 def _not_opened(source: Source) -> str:
     """Why Pillow does not recognise a file."""
-    if source.tiff is not None:
+    if source.tiff is not None and source.tiff.is_whole:
         return f"this kind of TIFF cannot be read ({source.tiff}); save it with 8 or 16 bits a channel, or as PNG"
     begin = next((name for magic, name in BEGINNINGS.items() if source.data.startswith(magic)), None)
     if begin is not None:
