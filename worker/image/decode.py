@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from jobs.errors import NotAnImage, SourceTooLarge
+from worker.image.jpeg_file import JPEG_BEGIN
 from worker.image.orientation import turn_upright
 from worker.image.sixteen_bits import GreyKind, SixteenBitColours, grey_to_eight_bits
 from worker.image.source import FRAMES_COUNTED, Source
@@ -29,7 +30,7 @@ READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF" if HAS_AVIF else "PNG, JPE
 # A progressive JPEG may pass over its picture any number of times. A pass takes a dozen bytes and, at 50 megapixels,
 # 10 ms: a file of 64 MiB would keep a core busy for half a day. Cameras and programs write a dozen passes.
 JPEG_PASSES = 100  # over the largest picture allowed; smaller ones may have more
-JPEG_BEGIN, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
+JPEG_SCAN = b"\xff\xda"
 RARE_COMPRESSIONS = range(34_000, 2**16)  # of a TIFF: not every libtiff has them
 
 # The errors of Pillow's decoders for damaged files.
@@ -125,7 +126,7 @@ def _decode(image: Image.Image, source: Source) -> Picture:
 
 def _not_opened(source: Source) -> str:
     """Why Pillow does not recognise a file."""
-    if source.tiff is not None:
+    if source.tiff is not None and source.tiff.is_whole:
         return f"this kind of TIFF cannot be read ({source.tiff}); save it with 8 or 16 bits a channel, or as PNG"
     begin = next((name for magic, name in BEGINNINGS.items() if source.data.startswith(magic)), None)
     if begin is not None:

@@ -26,12 +26,14 @@ from worker.image.orientation import turn_upright
 from worker.image.strips import PIXELS_AT_ONCE, filled, strips_of
 
 SIXTEEN_BITS = "16 bits a channel were reduced to 8"
+STORED_IN_32 = "32 bits a channel were reduced to 8"
 TWELVE_BITS = "12 bits a channel were reduced to 8"
 THIRTY_TWO_BITS = "32 bits a channel were reduced to 8 by the largest value, {largest:,}"
 NARROWER = (10, 12, 14)
 
 BITS_PER_SAMPLE, PLANES, SEPARATE = 258, 284, 2  # two tags of a TIFF, and a value of the second one
 UNSIGNED = re.compile("I;32[BN]?$")  # a raw mode; Pillow keeps the values in signed integers
+THIRTY_TWO = re.compile("I(;32.*)?$")  # of an integer; a PNG's has 16 bits and the raw mode I;16B
 SIXTEEN = re.compile(";16([BLN])$")
 OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # Of a PNG. Pillow has no raw mode for its low bytes, but can read all four bytes of a pixel as R, G, B and A.
@@ -54,7 +56,7 @@ def grey_to_eight_bits(image: Image.Image, kind: GreyKind) -> tuple[np.ndarray, 
     bits = 12 if kind.has_twelve_bits else narrower_bits(largest)
     table = _table(bits)
     pixels = filled(image, 1, lambda strip: table[kind.values(strip).clip(0)])
-    return pixels, TWELVE_BITS if kind.has_twelve_bits else _sentence(bits, largest)
+    return pixels, TWELVE_BITS if kind.has_twelve_bits else _sentence(bits, largest, kind.stored)
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,17 @@ class GreyKind:
 
     has_twelve_bits: bool  # a TIFF's
     is_unsigned: bool  # 32 bits
+    stored: str = SIXTEEN_BITS  # the beginning of the sentence that says what was done
 
     @classmethod
     def of(cls, image: Image.Image) -> Self:
         """For an opened picture that is not loaded yet."""
         raw_modes = [_raw_mode(tile) for tile in _tiles(image)]
-        return cls(any("I;12" in mode for mode in raw_modes), any(UNSIGNED.match(mode) for mode in raw_modes))
+        return cls(
+            any("I;12" in mode for mode in raw_modes),
+            any(UNSIGNED.match(mode) for mode in raw_modes),
+            STORED_IN_32 if any(THIRTY_TWO.match(mode) for mode in raw_modes) else SIXTEEN_BITS,
+        )
 
     def values(self, strip: Image.Image) -> np.ndarray:
         """Integers [H, W]."""
@@ -164,14 +171,16 @@ def _table(bits: int | None) -> np.ndarray:
     return scaled
 
 
-def _sentence(bits: int | None, largest: int) -> str:
+def _sentence(bits: int | None, largest: int, stored: str = SIXTEEN_BITS) -> str:
     if bits is None:
-        return SIXTEEN_BITS
+        return (
+            stored if stored == SIXTEEN_BITS else f"{stored} as those of a 16-bit picture, since none reaches {2**16:,}"
+        )
     if largest < 256:
         doubt = "no value exceeds 255, so save an 8-bit picture with 8 bits a channel"
     else:
         doubt = "if it is meant to be so dark, save it with 8 bits a channel"
-    return f"{SIXTEEN_BITS} as those of a {bits}-bit picture, since no value reaches {2**bits:,}; {doubt}"
+    return f"{stored} as those of a {bits}-bit picture, since no value reaches {2**bits:,}; {doubt}"
 
 
 def _largest(image: Image.Image, *, with_alpha: bool) -> int:

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import IO, Self, cast
 
 from worker.image.gif_blocks import GIF_BEGIN, first_frame
+from worker.image.jpeg_file import JPEG_BEGIN, JpegFile, check_segments
 from worker.image.png_chunks import PNG_BEGIN, without_extras
 from worker.image.tiff_directory import TIFF_BEGIN, TiffDirectory
 
@@ -27,7 +28,11 @@ class Source:
 
     @classmethod
     def of(cls, data: bytes) -> Self:
-        """Look at the file's structure; decode nothing."""
+        """Look at the file's structure; decode nothing.
+
+        Raises:
+            NotAnImage: it has so many parts that passing over them takes far longer than decoding a picture.
+        """
         if data.startswith(PNG_BEGIN):
             return cls(data, without_extras(data))
         if data.startswith(GIF_BEGIN):
@@ -36,10 +41,14 @@ class Source:
         if data.startswith(TIFF_BEGIN):
             tiff = TiffDirectory.of(data, limit=FRAMES_COUNTED)
             return cls(data, frames=tiff.pages if tiff else 1, tiff=tiff)
+        if data.startswith(JPEG_BEGIN):
+            check_segments(data)
         return cls(data)
 
     def open(self) -> IO[bytes]:
         """A file object; each has its own position."""
+        if self.data.startswith(JPEG_BEGIN):
+            return JpegFile(self.data)
         return cast(IO[bytes], Spliced(self.parts)) if self.parts else io.BytesIO(self.data)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jobs.errors import NotAnImage
 from worker.image.decode import decode_image
-from worker.image.gif_blocks import first_frame
+from worker.image.gif_blocks import MOST_BLOCKS, MOST_PARTS, SCREEN, first_frame
 
 
 def gif(number: int, mode: str = "P", **options: Any) -> bytes:
@@ -52,3 +52,23 @@ def test_a_gif_that_is_cut_in_its_first_frame_is_truncated() -> None:
     for share in (0.1, 0.5, 0.9):
         with pytest.raises(NotAnImage):
             decode_image(data[: int(len(data) * share)], max_pixels=1000)
+
+
+BLOCK = b"!\xfe\0"
+PARTS = b"!\xfe" + b"\1x" * (3 * MOST_PARTS) + b"\0"
+
+
+@pytest.mark.parametrize("extra", [BLOCK * (3 * MOST_BLOCKS), PARTS], ids=["blocks", "parts"])
+def test_far_too_much_before_the_first_frame_is_refused(extra: bytes) -> None:
+    data = gif(2)
+    at = SCREEN + 3 * 2 ** ((data[10] & 7) + 1)
+    with pytest.raises(NotAnImage, match=r"more than [0-9,]+ (blocks|parts of blocks) before .*save it again"):
+        decode_image(data[:at] + extra + data[at:], max_pixels=1000)
+
+
+@pytest.mark.parametrize("extra", [BLOCK * (3 * MOST_BLOCKS), PARTS], ids=["blocks", "parts"])
+def test_frames_behind_far_too_much_are_not_counted(extra: bytes) -> None:
+    data = gif(1)[:-1]
+    one, two = (first_frame(data + extra * number + data[SCREEN + 768 :], limit=9) for number in (0, 1))
+    assert (one[1], two[1]) == (2, 1)
+    assert np.array_equal(decode_image(data + extra + b";", max_pixels=1000).pixels, by_pillow(data + b";"))

@@ -98,6 +98,44 @@ def test_a_small_tiff_with_tiles_of_many_pixels_is_refused_before_a_decoder_make
         decode_image(data, max_pixels=10_000)
 
 
+def tiff(*changed: tuple[int, int, int, int], values: bytes = bytes(100)) -> bytes:
+    """8 x 8 grey pixels; entries of tag, kind, count and value take the place of the usual ones."""
+    usual = [(256, 8), (257, 8), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, 64)]
+    entries = {tag: (tag, 4, 1, value) for tag, value in usual} | {entry[0]: entry for entry in changed}
+    packed = b"".join(struct.pack("<HHII", *entries[tag]) for tag in sorted(entries))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4) + values
+
+
+BEYOND = (270, 3, 8, 2**31)  # a tag whose values would be beyond the file's end
+
+
+def test_a_directory_that_the_file_ends_in_hides_nothing_either() -> None:
+    cut = struct.pack("<HHHIIHHI", 2, 324, 1, 10**6, 0, 323, 3, 1)
+    with pytest.raises(NotAnImage, match="the TIFF has 1,000,000 tiles"):
+        decode_image(b"II*\0\x08\0\0\0" + cut, max_pixels=1000)
+
+
+@pytest.mark.parametrize("beside", [(), (BEYOND,)], ids=["alone", "beside a broken tag"])
+@pytest.mark.parametrize("tag", [258, 273, 320, 324, 338, 339])
+def test_a_tiff_with_far_too_many_strips_is_refused_before_pillow_makes_an_object_of_each(
+    tag: int, beside: tuple[tuple[int, int, int, int], ...]
+) -> None:
+    number = 10**6
+    tracemalloc.start()
+    try:
+        with pytest.raises(NotAnImage, match=r"the TIFF has 1,000,000 .*; 100,000 are read: save it again"):
+            decode_image(tiff((tag, 1, number, 134), *beside, values=bytes(number + 100)), max_pixels=1000)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_tag_beyond_the_end_does_not_hide_how_large_the_tiles_are() -> None:
+    data = tiff((259, 4, 1, 5), (322, 4, 1, 32_768), (323, 4, 1, 32_768), (324, 4, 1, 8), (325, 4, 1, 10), BEYOND)
+    with pytest.raises((SourceTooLarge, NotAnImage), match=r"tiles of 1,073,741,824 pixels|truncated or damaged"):
+        decode_image(data, max_pixels=10_000)
+
+
 def test_many_frames_and_a_long_comment_take_no_longer_than_one_frame() -> None:
     """Pillow reads every frame to count them, and gathers a comment in time that grows with its square."""
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 
 from jobs.errors import NotAnImage
 from tests.sixteen_bit_files import chunk
+from worker.image import png_chunks
 from worker.image.decode import decode_image
-from worker.image.png_chunks import without_extras
+from worker.image.png_chunks import MOST_CHUNKS, without_extras
 
 MEGABYTES = 3 * 2**20
 
@@ -101,3 +103,63 @@ def test_transparency_and_animation_are_kept() -> None:
     moving = decode_image(with_chunk(b"tEXt", b"a\0b", data=buffer.getvalue()), max_pixels=1000)
     assert moving.pixels[0, 0].tolist() == [255, 0, 0]
     assert moving.warnings == ("the first of 3 frames was used",)
+
+
+def many(*chunks: tuple[bytes, bytes], number: int) -> bytes:
+    """A good picture with these chunks, again and again."""
+    data, end = png(), b"".join(chunk(name, body) for name, body in chunks) * number
+    at = data.index(b"IDAT") - 4
+    return data[:at] + end + data[at:]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [(b"tEXt", b"a\0b")],
+        [(b"eXIf", b"MM")],
+        [(b"IDAT", b"")],
+        [(b"tRNS", b""), (b"tEXt", b"a\0")],
+        [(b"fcTL", b""), (b"tEXt", b"a\0")],
+        [(b"pr1v", b"")],
+    ],
+)
+def test_far_too_many_chunks_are_refused(chunks: list[tuple[bytes, bytes]]) -> None:
+    """Each of them costs time, before anything looks at the picture's size or at a stop."""
+    with pytest.raises(NotAnImage, match=r"more than 100,000 chunks.*save it again"):
+        decode_image(many(*chunks, number=MOST_CHUNKS), max_pixels=1000)
+
+
+def test_chunks_that_are_kept_and_left_out_by_turns_take_little_memory() -> None:
+    data = many((b"tRNS", b""), (b"tEXt", b"a\0"), number=MOST_CHUNKS // 2 - 5)
+    tracemalloc.start()
+    try:
+        without_extras(data)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "keyword"),
+    [(b"zTXt", b"Raw profile type exif\0\0"), (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0")],
+)
+@pytest.mark.parametrize("size", [2**20 - 1000, 2**20 + 1000])
+def test_only_one_text_of_a_kind_is_unpacked(
+    name: bytes, keyword: bytes, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[int] = []
+    unpacks = png_chunks._unpacks_to_little
+    monkeypatch.setattr(png_chunks, "_unpacks_to_little", lambda text: unpacked.append(1) or unpacks(text))
+    data = many((name, keyword + zlib.compress(b"x" * size)), number=2000)
+    assert np.array_equal(decode_image(data, max_pixels=1000).pixels, picture())
+    assert len(unpacked) == 1
+
+
+def test_only_one_exif_is_kept() -> None:
+    parts = without_extras(many((b"eXIf", b"MM"), number=1000))
+    assert b"".join(parts).count(b"eXIf") == 1
+
+
+def test_a_name_that_pillow_passes_over_does_not_end_the_search_for_texts() -> None:
+    data = many((b"pr1v", b""), (b"zTXt", b"parameters\0\0" + zlib.compress(b"x" * MEGABYTES)), number=2)
+    assert np.array_equal(decode_image(data, max_pixels=1000).pixels, picture())

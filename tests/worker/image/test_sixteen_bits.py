@@ -108,6 +108,13 @@ def test_values_that_fit_8_bits_are_read_as_10_and_doubted() -> None:
     assert "no value exceeds 255, so save an 8-bit picture with 8 bits a channel" in picture.warnings[0]
 
 
+@pytest.mark.parametrize(("limit", "bits"), [(100, 10), (2**12, 12), (2**16, 16)])
+def test_a_picture_stored_in_32_bits_is_said_to_be_so(limit: int, bits: int) -> None:
+    values = values_below(limit).astype(np.int32)
+    (warning,) = decode(grey(values, "TIFF")).warnings
+    assert warning.startswith(f"32 bits a channel were reduced to 8 as those of a {bits}-bit picture, since no")
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_black_picture_stays_black_and_is_read_as_before(channels: int) -> None:
     values = np.zeros((HEIGHT, WIDTH, channels), np.uint16)
