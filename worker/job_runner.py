@@ -100,10 +100,11 @@ class JobRunner:
             log.error("bad_message", error=str(error))
             return self.ledger.count("invalid", error.kind, Outcome.INVALID)
         with structlog.contextvars.bound_contextvars(job=job.id, batch=job.batch):
-            other_delivery = self.in_flight.take(job)
-            if other_delivery is not None:
+            while (other_delivery := self.in_flight.take(job)) is not None:
                 log.info("delivered_twice")
-                return other_delivery.result()
+                if (outcome := other_delivery.result()) is not Outcome.DELAYED:
+                    return outcome
+                # The other thread gave the job back, and this message may be the one that was sent for it since.
             outcome = Outcome.REQUEUED
             try:
                 outcome = self._process(job)

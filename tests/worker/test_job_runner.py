@@ -199,6 +199,16 @@ def test_two_deliveries_of_one_job_in_one_process_render_once_and_share_the_outc
     assert len(bench.loop.submitted) == 1
 
 
+def test_the_new_message_of_a_delayed_job_that_meets_its_old_thread_is_not_lost(bench: Bench) -> None:
+    job = queued(bench)
+    assert bench.runner.in_flight.take(job) is None  # the old thread, which has not learnt yet that it was delayed
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, job)
+        bench.runner.in_flight.release(job.id, Outcome.DELAYED)
+        assert ending.result(30) is Outcome.ENDED
+    assert bench.state(job) == ("done", 1)
+
+
 def test_stopping_requeues_what_is_not_in_the_loop_and_costs_no_attempt(bench: Bench) -> None:
     job = queued(bench)
     bench.runner.shutdown.drain()
