@@ -3,9 +3,6 @@
 -- ARGV id, state, result, row, worker (or ''), worker key prefix, refuted key prefix, seconds that a refutation is kept
 -- Returns 1 the first time.
 
--- The kinds that say what a worker may reach. A worker with another engine set, or more memory, refutes nothing.
-local access = {source_forbidden = true, source_not_found = true, source_too_large = true, output_forbidden = true,
-  output_full = true}
 local function refute(id, refusals, worker)
   local said = decoded(redis.call('HGET', refusals, id))
   if not said then return end

@@ -68,3 +68,6 @@ local function is_left_over(item, states)
   local line = id and redis.call('HGET', states, id)
   return line and terminal[split(line)[1]] or false
 end
+-- The kinds that say what a worker may reach. A worker with another engine set, or more memory, refutes nothing.
+local access = {source_forbidden = true, source_not_found = true, source_too_large = true, output_forbidden = true,
+  output_full = true}

@@ -2,13 +2,16 @@
 -- every live worker has refused it or its attempts are used up, it stays running and the worker ends it.
 -- KEYS states counts jobs cancels refusals delayed
 -- ARGV id, job, worker, digest of its settings (or ''), refusal, refund (1 where the attempt was not the job's fault),
--- max_attempts, first and longest delay in seconds, queue, worker key prefix, key of a live worker*
+-- max_attempts, first and longest delay in seconds, queue, worker key prefix, refuted key prefix, what Redis did less than
+-- a lease ago ('', 'start' or 'restart'), key of a live worker*
 -- Returns {'final', 'delayed' or 'gone', the delay in seconds as text, the job's refusals as JSON}.
 local states, counts, id, worker, queue, prefix = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[10], ARGV[11]
 local refund, max_attempts, first, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local KEPT = 20  -- refusals of workers that are gone
 
 local old = redis.call('HGET', states, id)
+-- Heartbeats expired while Redis was away, or were lost with the rest of it.
+local forgiving = ARGV[13] == 'restart' or (ARGV[13] == 'start' and not old)
 if not old then  -- a worker outlived its ledger: the ledger takes the job up again
   redis.call('HSET', KEYS[3], id, ARGV[2])
   old = 'running 1 ' .. worker .. ' 0'
@@ -29,7 +32,7 @@ said[#said + 1] = new
 local refused_by = {}
 for _, refusal in ipairs(said) do refused_by[refusal.by] = true end
 local alive, undecided = {[worker] = true, [ARGV[4]] = true, [new.by] = true}, 0
-for i = 12, #ARGV do
+for i = 14, #ARGV do
   local name = string.sub(ARGV[i], #prefix + 1)
   local beat = name ~= worker and decoded(redis.call('GET', ARGV[i]))
   local facts = beat and type(beat.facts) == 'table' and beat.facts or {}  -- workers of an earlier version say nothing
@@ -39,6 +42,11 @@ for i = 12, #ARGV do
     if not (refused_by[name] or refused_by[facts.settings or '']) then undecided = undecided + 1 end
   end
 end
+-- Whoever finished what this worker had refused is waited for, unless it has refused this job.
+local refutation = access[new.kind] and decoded(redis.call('GET', ARGV[12] .. new.by))
+local proven = refutation and type(refutation.by_worker) == 'string' and not alive[refutation.by_worker]
+for _, refusal in ipairs(said) do proven = proven and refusal.worker ~= refutation.by_worker end
+if forgiving or proven then undecided = undecided + 1 end
 
 local dead = -KEPT
 for _, refusal in ipairs(said) do if not alive[refusal.by] then dead = dead + 1 end end

@@ -116,6 +116,54 @@ def test_workers_of_other_queues_are_not_waited_for(ledger: Ledger, job: RenderJ
     assert refuse(ledger, job, "wrong").final
 
 
+def restarted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, seconds_ago: float) -> None:
+    """Redis started so long ago, and the batch is older."""
+    info = ledger.batch("b")
+    assert info is not None
+    older = info.model_copy(update={"created_at": info.created_at - 3600})
+    ledger.client.hset("render:batches", "b", older.model_dump_json())
+    monkeypatch.setattr(ledger, "seconds_up", lambda: seconds_ago)
+
+
+def test_after_a_restart_of_redis_nobody_counts_as_dead_for_a_lease(
+    ledger: Ledger, job: RenderJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarted(ledger, monkeypatch, seconds_ago=9.0)
+    assert not refuse(ledger, job, "wrong").final
+    restarted(ledger, monkeypatch, seconds_ago=10.0)
+    assert refuse(ledger, job, "wrong").final
+
+
+def test_on_a_redis_that_was_set_up_a_moment_ago_the_only_workers_job_fails_at_once(
+    ledger: Ledger, job: RenderJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "seconds_up", lambda: 0.0)
+    assert refuse(ledger, job, "wrong").final
+
+
+def test_a_ledger_that_was_lost_in_a_restart_fails_no_job_before_the_other_workers_are_heard(
+    ledger: Ledger, job: RenderJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "seconds_up", lambda: 1.0)
+    ledger.client.flushall()
+    refusal = Refusal(by="wrong", worker="wrong", kind="output_full", text="full", at=1.0)
+    assert not ledger.refuse(job, refusal, facts=WorkerFacts()).final
+
+
+def test_whoever_proved_a_worker_wrong_is_waited_for_unless_it_has_refused_the_job_too(ledger: Ledger) -> None:
+    live(ledger, "good")
+    first, second, third = jobs = make_jobs(3)
+    enqueue(ledger, jobs)
+    refuse(ledger, first, "wrong")
+    done_by(ledger, first, "good")
+    ledger.retire("good")
+    assert not refuse(ledger, second, "wrong").final
+    assert refuse(ledger, second, "wrong", kind="shape_not_built").final  # of which the proof says nothing
+    live(ledger, "wrong")
+    assert not refuse(ledger, third, "good").final
+    assert refuse(ledger, third, "wrong").final
+
+
 def test_the_delay_doubles_with_each_refusal_of_the_same_worker_and_has_a_limit(ledger: Ledger, job: RenderJob) -> None:
     live(ledger, "good")
     delays = [refuse(ledger, job, "wrong").delay_seconds for _ in range(7)]
