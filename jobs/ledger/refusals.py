@@ -28,11 +28,12 @@ class Refusals(Delayed, Workers):
     """The part of the ledger that decides about refused jobs.
 
     A job fails only once every live worker of its queue has refused it, whether by its name or by the digest of its
-    settings. A worker of an earlier version says nothing of itself, so it counts as one that has not refused. The
+    settings. A worker of an earlier version says nothing of itself, so it counts as one that has not refused; after
+    about nine minutes of refusals (20 by one worker), neither such a worker nor a paused one is waited for. The
     refusals of workers that died count for nothing: whoever lives decides.
 
-    A worker without a heartbeat may live all the same. After a restart of Redis, which is known by a batch that is older
-    than the server's process, nobody counts as dead for a lease. And a worker that finished what the refusing one
+    A worker without a heartbeat may live all the same. After a restart of Redis, which is known by a batch that is
+    older than the server's process, nobody counts as dead for a lease. And a worker that finished what the refusing one
     had refused within the last hour is waited for, even if it has gone: what was wrong once may be wrong again.
 
     Raises:

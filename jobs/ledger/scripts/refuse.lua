@@ -8,6 +8,8 @@
 local states, counts, id, worker, queue, prefix = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[10], ARGV[11]
 local refund, max_attempts, first, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local KEPT = 20  -- refusals of workers that are gone
+-- So often one worker refuses a job, in about nine minutes, before it no longer waits for those that may never take it.
+local PATIENCE = 20
 
 local old = redis.call('HGET', states, id)
 -- Heartbeats expired while Redis was away, or were lost with the rest of it.
@@ -39,14 +41,17 @@ for i = 14, #ARGV do
   if beat and (type(facts.queue) ~= 'string' or facts.queue == queue) then
     alive[name] = true
     if type(facts.settings) == 'string' then alive[facts.settings] = true end
-    if not (refused_by[name] or refused_by[facts.settings or '']) then undecided = undecided + 1 end
+    -- It may be paused for good, or be of an earlier version and have failed other jobs in its own way.
+    local may_never = type(facts.settings) ~= 'string' or type(facts.paused) == 'string'
+    local has_refused = refused_by[name] or refused_by[facts.settings or '']
+    if not has_refused and not (may_never and times > PATIENCE) then undecided = undecided + 1 end
   end
 end
 -- Whoever finished what this worker had refused is waited for, unless it has refused this job.
 local refutation = access[new.kind] and decoded(redis.call('GET', ARGV[12] .. new.by))
 local proven = refutation and type(refutation.by_worker) == 'string' and not alive[refutation.by_worker]
 for _, refusal in ipairs(said) do proven = proven and refusal.worker ~= refutation.by_worker end
-if forgiving or proven then undecided = undecided + 1 end
+if forgiving or (proven and times <= PATIENCE) then undecided = undecided + 1 end
 
 local dead = -KEPT
 for _, refusal in ipairs(said) do if not alive[refusal.by] then dead = dead + 1 end end

@@ -164,6 +164,17 @@ def test_whoever_proved_a_worker_wrong_is_waited_for_unless_it_has_refused_the_j
     assert refuse(ledger, third, "wrong").final
 
 
+@pytest.mark.parametrize("other", ["paused", "of before", "good"])
+def test_who_may_never_take_the_job_is_not_waited_for_for_ever(ledger: Ledger, job: RenderJob, other: str) -> None:
+    if other == "of before":
+        live_as_before(ledger, other)
+    else:
+        paused = "the disk is full" if other == "paused" else None
+        ledger.beat(other, in_flight=[], lease_seconds=60, facts=WorkerFacts(settings="other", paused=paused))
+    assert not any(refuse(ledger, job, "wrong").final for _ in range(20))
+    assert refuse(ledger, job, "wrong").final == (other != "good")
+
+
 def test_the_delay_doubles_with_each_refusal_of_the_same_worker_and_has_a_limit(ledger: Ledger, job: RenderJob) -> None:
     live(ledger, "good")
     delays = [refuse(ledger, job, "wrong").delay_seconds for _ in range(7)]
