@@ -213,7 +213,7 @@ class JobRunner:
         self.shutdown.check()
 
     def _insist(self, job: RenderJob, call: Callable[[], Value]) -> Value:
-        """Wait while storage is away, before the job is rendered."""
+        """Wait while storage is away, before the job is rendered; not for long, as another worker may reach it."""
         return self._uploads.insist(call, job, rendered=False)
 
     # -- record ---------------------------------------------------------------------------------------------------
@@ -228,17 +228,19 @@ class JobRunner:
             return self.ledger.finish(self._results.ended(job, start, error))
         if not isinstance(error, RefusedBefore):
             self.fitness.saw(error, job)
-        if isinstance(error, TransientError) and (is_free(error) or start.attempts < self.settings.max_attempts):
+        may_try_again = isinstance(error, TransientError) and start.attempts < self.settings.max_attempts
+        if isinstance(error, RenderError) and (is_free(error) or may_try_again):
             return self._put_off(job, start, error)
         failure = self._refusals.refuse(job, start, error, facts=self.fitness.facts)
         if failure is None:
             return self.ledger.count("requeued", described(error)[0], Outcome.DELAYED)
         return self.ledger.finish(self._results.failed(job, start, failure.kind, failure.text))
 
-    def _put_off(self, job: RenderJob, start: Start, error: TransientError) -> Outcome:
+    def _put_off(self, job: RenderJob, start: Start, error: RenderError) -> Outcome:
         """The host or storage may answer later."""
+        asked = (error.retry_after_seconds if isinstance(error, TransientError) else None) or 0.0
         pauses = STORE_PAUSES if error.fault == "store" else HOST_PAUSES * start.attempts
-        seconds = min(max(pauses * self.settings.retry_base_seconds, error.retry_after_seconds or 0.0), LONGEST_SECONDS)
+        seconds = min(max(pauses * self.settings.retry_base_seconds, asked), LONGEST_SECONDS)
         log.warning(
             "tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts, seconds=round(seconds, 1)
         )
@@ -266,9 +268,9 @@ class JobRunner:
         return Refusals(self.ledger, max_attempts=self.settings.max_attempts)
 
 
-def is_free(error: TransientError) -> bool:
-    """Whether the job's attempt does not count: storage is away, or a busy host serves other jobs first."""
-    return error.fault == "store" or error.blameless
+def is_free(error: RenderError) -> bool:
+    """Whether the job's attempt does not count: storage is away or full, or a busy host serves other jobs first."""
+    return error.fault == "store" or (isinstance(error, TransientError) and error.blameless)
 
 
 def _quarantined(attempts: int) -> Quarantined:

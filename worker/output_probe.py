@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.errors import OutputForbidden, OutputFull, RenderError
+from jobs.errors import Cancelled, OutputForbidden, OutputFull, RenderError, Requeued
 from jobs.job import RenderJob
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.store import Store, store_for
@@ -68,6 +68,7 @@ class OutputProbe:
 
         Raises:
             OutputForbidden, OutputFull: this worker cannot write there.
+            OutputUnavailable, OutputFull: storage is away, for longer than `insist` waits. Jobs share that wait, too.
         """
         place = Place.of(job, self._policy)
         if place in self._passed:
@@ -112,7 +113,9 @@ class OutputProbe:
             self._write(place, insist)
             if place in self._doubtful:
                 self._write_to(place.folders[-1], insist)
-        except (OutputForbidden, OutputFull) as error:
+        except RenderError as error:
+            if isinstance(error, Cancelled | Requeued):
+                raise
             self._failed[place] = time.monotonic(), error
             raise
         self._passed_now(place)

@@ -21,10 +21,13 @@ from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Refusal, WorkerFacts
 from jobs.storage.http import FetchLimits
+from jobs.storage.memory import MemoryStore
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.bench import WORKER, Bench, queued
+from worker.fitness import Fitness
 from worker.outcome import Outcome
+from worker.output_probe import OutputProbe
 
 
 @pytest.fixture
@@ -189,6 +192,29 @@ def test_an_upload_waits_for_storage_longer_than_any_number_of_tries_and_costs_n
     assert bench.state(job) == ("done", 1)
     assert len(bench.loop.submitted) == 1
     assert bench.registry.get_sample_value("render_storage_waits") == 0
+
+
+@pytest.mark.parametrize("error", [OutputUnavailable("no route"), OutputFull("over its quota", fault="store")])
+def test_a_job_without_pictures_waits_for_storage_for_a_while_and_then_goes_to_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: RenderError
+) -> None:
+    monkeypatch.setattr("worker.uploads.NOT_RENDERED_SECONDS", 0.2)
+    jobs = [queued(bench, row=row) for row in range(1, 5)]
+    tries = []
+
+    class Away(MemoryStore):
+        def write(self, uri: str, data: bytes, content_type: str) -> None:
+            tries.append(uri)
+            raise error
+
+    policy = bench.runner.access_policy
+    bench.runner = replace(bench.runner, fitness=Fitness(OutputProbe(policy, lambda _: Away()), policy=policy))
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        assert set(threads.map(bench.run, jobs)) == {Outcome.DELAYED}
+    assert len(tries) > 2
+    assert {bench.state(job) for job in jobs} == {("queued", 0)}
+    assert (bench.fetched, bench.ledger.delayed()) == (0, 4)
+    assert bench.runner.fitness.paused is None
 
 
 @pytest.mark.parametrize("how", ["stop", "cancel"])
