@@ -8,7 +8,8 @@ What can happen to a job, and what becomes of its message:
 
     rendered, failed for good, cancelled, quarantined    the ledger gets the result; acknowledged
     finished before, or in flight in another worker      acknowledged
-    the worker stops                                     queued in the ledger, then requeued
+    the worker stops                                     queued in the ledger, with a new message; acknowledged
+    the worker stops while Redis is away                 requeued; its lease in the ledger ends
     the fault is this worker's, a host's or storage's    queued in the ledger for later, which sends a new message;
                                                          acknowledged
     a message of a newer version                         requeued, for a newer worker
@@ -221,7 +222,7 @@ class JobRunner:
     def _record(self, job: RenderJob, start: Start, error: Exception) -> Outcome:
         """Record that the job ended; or give it back, if another attempt or another worker may do better."""
         if isinstance(error, Requeued):
-            return self.ledger.nack(job, error, refund=error.blameless)
+            return self.ledger.give_back(job, error, refund=error.blameless)
         if not isinstance(error, RenderError):
             log.error("job_broke", exc_info=error)
         elif error.fault == "job":

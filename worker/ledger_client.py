@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 Value = TypeVar("Value")
 
 PAUSE_SECONDS = 2.0
+FED_AT_ONCE = 200  # delayed jobs; the rest is left to heartbeats
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,19 @@ class LedgerClient:
         log.info("job_started", decision=start.decision, attempts=start.attempts)
         return start
 
-    def nack(self, job: RenderJob, error: RenderError, *, refund: bool) -> Outcome:
-        """Queue the job again. Call it before its message is requeued: the next worker must find the job queued."""
-        self._insist(lambda: self.ledger.nack(job, worker=self.worker, refund=refund))
-        return self.count("requeued", error.kind, Outcome.REQUEUED)
+    def give_back(self, job: RenderJob, error: RenderError, *, refund: bool) -> Outcome:
+        """Queue the job again, at once and with a new message.
+
+        Its old message may not be this process's any more: where a job takes longer than the visibility timeout, kombu
+        delivers the message to another worker, which acknowledges it, since the job is in flight here. A reject would
+        then put nothing back.
+        """
+        self.defer(job, seconds=0.0, refund=refund)
+        try:
+            self.ledger.feed_delayed(limit=FED_AT_ONCE)
+        except (LedgerUnavailable, redis.RedisError) as failure:
+            log.warning("not_fed", error=str(failure), consequence="the next heartbeat of any worker sends the message")
+        return self.count("requeued", error.kind, Outcome.DELAYED)
 
     def refuse(self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool) -> Refused:
         """Note why this worker cannot render the job. If the answer is not final, the job waits for another one."""

@@ -234,7 +234,7 @@ def test_an_upload_that_waits_ends_when_the_worker_stops_or_the_user_cancels(ben
             bench.runner.shutdown.requeue_all()
         else:
             bench.runner.in_flight.cancel(job.batch, [job.id])
-        assert ending.result(30) is (Outcome.REQUEUED if how == "stop" else Outcome.ENDED)
+        assert ending.result(30) is (Outcome.DELAYED if how == "stop" else Outcome.ENDED)
     assert bench.state(job) == (("queued", 0) if how == "stop" else ("cancelled", 1))
 
 

@@ -11,6 +11,7 @@ import redis
 
 from jobs.errors import OutputUnavailable, RenderFailed, SourceNotFound, SourceUnavailable
 from jobs.job import RenderResult
+from jobs.ledger.reconcile import Reconciled, take_back
 from jobs.ledger.records import EngineSetJobs
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
@@ -212,8 +213,17 @@ def test_the_new_message_of_a_delayed_job_that_meets_its_old_thread_is_not_lost(
 def test_stopping_requeues_what_is_not_in_the_loop_and_costs_no_attempt(bench: Bench) -> None:
     job = queued(bench)
     bench.runner.shutdown.drain()
-    assert bench.run(job) is Outcome.REQUEUED
+    assert bench.run(job) is Outcome.DELAYED
     assert bench.state(job) == ("queued", 0)
+
+
+def test_a_worker_that_stops_sends_a_new_message_because_its_old_one_may_be_gone(bench: Bench) -> None:
+    job = queued(bench)
+    bench.ledger.client.delete("render")  # delivered; redelivered after the visibility timeout, and acknowledged there
+    bench.runner.shutdown.drain()
+    assert bench.run(job) is Outcome.DELAYED
+    assert (list(bench.ledger.kombu.queued_ids()), bench.ledger.delayed()) == ([job.id], 0)
+    assert take_back(bench.ledger, lease_seconds=10.0) == Reconciled()
 
 
 def test_stopping_at_once_requeues_what_is_in_the_loop(bench: Bench) -> None:
@@ -222,7 +232,7 @@ def test_stopping_at_once_requeues_what_is_in_the_loop(bench: Bench) -> None:
         ending = threads.submit(bench.run, job)
         eventually(lambda: bench.loop.submitted)
         bench.runner.shutdown.requeue_all()
-        assert ending.result(30) is Outcome.REQUEUED
+        assert ending.result(30) is Outcome.DELAYED
     assert bench.state(job) == ("queued", 0)
 
 
@@ -232,7 +242,7 @@ def test_a_lost_device_counts_against_the_jobs_that_it_was_lost_under(bench: Ben
         ending = threads.submit(bench.run, job)
         eventually(lambda: bench.loop.stats().active == 1)
         bench.loop.lose_device()
-        assert ending.result(30) is Outcome.REQUEUED
+        assert ending.result(30) is Outcome.DELAYED
     assert bench.state(job) == ("queued", 1)
 
 
@@ -315,7 +325,7 @@ def test_outcomes_are_counted_by_state_and_kind(bench: Bench) -> None:
     bench.run(queued(bench))
     bench.runner.run("garbage")
     bench.runner.shutdown.drain()
-    assert bench.run(queued(bench, row=2)) is Outcome.REQUEUED
+    assert bench.run(queued(bench, row=2)) is Outcome.DELAYED
     value = bench.registry.get_sample_value
     assert value("render_jobs_total", {"state": "done", "kind": ""}) == 1
     assert value("render_jobs_total", {"state": "invalid", "kind": "invalid_job"}) == 1
