@@ -222,7 +222,7 @@ class JobRunner:
     def _record(self, job: RenderJob, start: Start, error: Exception) -> Outcome:
         """Record that the job ended; or give it back, if another attempt or another worker may do better."""
         if isinstance(error, Requeued):
-            return self.ledger.give_back(job, error, refund=error.blameless)
+            return self.ledger.give_back(job, error, refund=self._may_refund(start) and error.blameless)
         if not isinstance(error, RenderError):
             log.error("job_broke", exc_info=error)
         elif error.fault == "job":
@@ -232,7 +232,8 @@ class JobRunner:
         may_try_again = isinstance(error, TransientError) and start.attempts < self.settings.max_attempts
         if isinstance(error, RenderError) and (is_free(error) or may_try_again):
             return self._put_off(job, start, error)
-        failure = self._refusals.refuse(job, start, error, facts=self.fitness.facts)
+        refund = self._may_refund(start)
+        failure = self._refusals.refuse(job, start, error, facts=self.fitness.facts, may_refund=refund)
         if failure is None:
             return self.ledger.count("requeued", described(error)[0], Outcome.DELAYED)
         return self.ledger.finish(self._results.failed(job, start, failure.kind, failure.text))
@@ -245,8 +246,16 @@ class JobRunner:
         log.warning(
             "tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts, seconds=round(seconds, 1)
         )
-        self.ledger.defer(job, seconds=seconds, refund=is_free(error))
+        self.ledger.defer(job, seconds=seconds, refund=self._may_refund(start) and is_free(error))
         return self.ledger.count("requeued", error.kind, Outcome.DELAYED)
+
+    def _may_refund(self, start: Start) -> bool:
+        """Whether an attempt that was nobody's fault may be taken back.
+
+        Not where the ledger did not know the job, if there is another attempt: only the second one of a job that the
+        ledger knows looks in storage, where the result may be.
+        """
+        return not start.adopted or self.settings.max_attempts == 1
 
     @cached_property
     def _results(self) -> ResultWriter:

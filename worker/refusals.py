@@ -86,10 +86,12 @@ class Refusals:
                 return
         raise RefusedBefore(memory.refusal)
 
-    def refuse(self, job: RenderJob, start: Start, error: Exception, *, facts: WorkerFacts) -> Failure | None:
+    def refuse(
+        self, job: RenderJob, start: Start, error: Exception, *, facts: WorkerFacts, may_refund: bool = True
+    ) -> Failure | None:
         """Give the job back with the reason. A Failure: nobody is left to give it to, and the caller records that."""
         refusal = error.refusal if isinstance(error, RefusedBefore) else self._refusal(error, facts)
-        counted = not isinstance(error, RenderError) or isinstance(error, COUNTED)
+        counted = not may_refund or not isinstance(error, RenderError) or isinstance(error, COUNTED)
         refused = self._ledger.refuse(job, refusal, facts=facts, refund=not counted)
         if refused.final or self._tried_enough(refusal, refused.refusals):
             self._forget(job)

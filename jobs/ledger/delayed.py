@@ -29,15 +29,18 @@ class Delayed(Batches):
     client: redis.Redis
     queue: str
     _scripts: Scripts
+    _max_attempts: int
 
     def defer(self, job: RenderJob, *, worker: str, seconds: float, refund: bool) -> bool:
         """Give a job back for `seconds`, whether this worker has started it or not.
 
         True where the job is delayed now, False where it ended or is with another worker. In both cases the caller
-        acknowledges the message. `refund` where the attempt was not the job's fault.
+        acknowledges the message. `refund` where the attempt was not the job's fault. A job that the ledger did not know
+        counts one attempt all the same: only then does its next start look for a result in storage.
         """
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "cancels"), delayed_key(self.queue)]
         arguments = [job.id, job.model_dump_json(), worker, max(0.0, seconds), int(refund)]
+        arguments.append(self._max_attempts)
         return bool(self._scripts.run("defer", keys=keys, arguments=arguments))
 
     def feed_delayed(self, *, limit: int = 1000) -> int:

@@ -20,6 +20,7 @@ from jobs.errors import (
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Refusal, WorkerFacts
+from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.http import FetchLimits
 from jobs.storage.memory import MemoryStore
 from tests.eventually import eventually
@@ -28,6 +29,7 @@ from tests.worker.bench import WORKER, Bench, queued
 from worker.fitness import Fitness
 from worker.outcome import Outcome
 from worker.output_probe import OutputProbe
+from worker.shutdown import Shutdown
 
 
 @pytest.fixture
@@ -257,6 +259,37 @@ def test_a_job_that_is_kept_to_an_engine_set_is_rendered_by_whoever_holds_it(ben
     enqueue(bench.ledger, [other])
     assert bench.run(other) is Outcome.ENDED
     assert (bench.result(other).error_kind, bench.fetched) == ("engine_set_not_held", 1)
+
+
+@pytest.mark.parametrize("how", ["paused", "refused", "put off", "stopped"])
+def test_a_job_that_the_ledger_lost_and_a_worker_gave_back_is_still_looked_for_in_storage(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    job = queued(bench)
+    assert bench.run(job) is Outcome.ENDED
+    bench.ledger.client.flushall()
+    bench.ledger.beat("other", in_flight=(), lease_seconds=60)
+    good = bench.runner
+
+    def away(uri: str) -> bool:
+        raise OutputUnavailable("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.uploads.NOT_RENDERED_SECONDS", 0.0)
+        patch.setattr(bench.storage, "exists", away)
+        if how == "paused":
+            bench.runner = replace(good, fitness=Fitness())
+            bench.runner.fitness.compare_clock(3600)
+        elif how == "refused":
+            bench.runner = replace(good, access_policy=AccessPolicy(output="file:///elsewhere"))
+        elif how == "stopped":
+            bench.runner = replace(good, shutdown=Shutdown())
+            bench.runner.shutdown.drain()
+        assert bench.run(job) is Outcome.DELAYED
+    assert bench.state(job) == ("queued", 1)
+    bench.runner = good
+    assert bench.run(job) is Outcome.ENDED
+    assert (bench.state(job)[0], bench.fetched) == ("done", 1)
 
 
 def test_a_paused_worker_gives_its_jobs_back(bench: Bench) -> None:

@@ -1,12 +1,12 @@
 -- A worker gives a job back, to be queued after a while. It may have started the job or not.
 -- KEYS states counts jobs cancels delayed
--- ARGV id, job, worker, seconds, refund (1 where the attempt was not the job's fault)
+-- ARGV id, job, worker, seconds, refund (1 where the attempt was not the job's fault), max_attempts
 -- Returns 1 if the job is delayed now.
 local id = ARGV[1]
 local old = redis.call('HGET', KEYS[1], id)
 if not old then  -- a message that outlived its ledger: the ledger takes the job up again
   redis.call('HSET', KEYS[3], id, ARGV[2])
-  old = 'queued 0'
+  old = 'queued ' .. adopted_attempts(ARGV[6])
   move(KEYS[1], KEYS[2], id, nil, old)
 end
 local parts = split(old)

@@ -18,6 +18,7 @@ if not old then  -- a worker outlived its ledger: the ledger takes the job up ag
   redis.call('HSET', KEYS[3], id, ARGV[2])
   old = 'running 1 ' .. worker .. ' 0'
   move(states, counts, id, nil, old)
+  refund = math.min(refund, 1 - adopted_attempts(max_attempts))
 end
 local parts = split(old)
 if parts[1] ~= 'running' or parts[3] ~= worker then return {'gone', '0', '[]'} end

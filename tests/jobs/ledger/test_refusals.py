@@ -210,6 +210,9 @@ def test_a_ledger_that_was_lost_takes_a_refused_job_up_again(ledger: Ledger, job
     refusal = Refusal(by="wrong", worker="wrong", kind="output_full", text="full", at=1.0)
     assert not ledger.refuse(job, refusal, facts=WorkerFacts()).final
     assert (ledger.counts("b"), ledger.delayed(), ledger.job("b", job.id)) == (Counts(queued=1), 1, job)
+    line = ledger.state("b", job.id)
+    assert line is not None
+    assert line.attempts == 1  # so that its next start looks for a result in storage
 
 
 def test_a_retry_starts_afresh(ledger: Ledger, job: RenderJob) -> None:
