@@ -65,6 +65,7 @@ PNG, JSON = "image/png", "application/json"
 # Between taking a message of a newer version and putting it back: a queue full of them must not become a busy loop.
 NEWER_MESSAGE_PAUSE_SECONDS = 5.0
 PAUSED_SECONDS = 2.0  # until a job that came to a paused worker comes back
+LAST_START_SECONDS = 5.0  # until a job comes back whose last start waits for that of another one
 # Until a job comes back that waits for storage, and for a host (times its attempts so far): in first pauses between two
 # tries (RENDER_RETRY_BASE_SECONDS), so 10 s and 5 s by default.
 STORE_PAUSES, HOST_PAUSES = 20.0, 10.0
@@ -124,6 +125,9 @@ class JobRunner:
             if self.fitness.paused and self.ledger.defer(job, seconds=PAUSED_SECONDS, refund=True):
                 return self.ledger.count("requeued", "paused", Outcome.DELAYED)
             with self._decide(job) as start:
+                if start is None:
+                    self.ledger.defer(job, seconds=LAST_START_SECONDS, refund=True)
+                    return self.ledger.count("requeued", "last_start", Outcome.DELAYED)
                 if start.decision not in ("run", "quarantined", "cancel"):
                     log.info("not_rendered", decision=start.decision)
                     return Outcome.ENDED
@@ -139,23 +143,24 @@ class JobRunner:
     # -- decide ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _decide(self, job: RenderJob) -> Iterator[Start]:
-        """Start the job in the ledger. Its last allowed start happens alone, within the block.
+    def _decide(self, job: RenderJob) -> Iterator[Start | None]:
+        """Start the job in the ledger. Its last allowed start happens alone, within the block; None: another one's does.
 
         A job that kills its worker also kills the jobs beside it, and all of them come back together. If they also
         started for the last time together, its innocent neighbours would be quarantined with it. So one such job runs
-        at a time in this process; the others wait without having started, which costs them no attempt if it dies.
+        at a time in this process; the others go back without having started, which costs them no attempt if it dies.
+        They do not wait here: such a job may hang for long, and there may be jobs that can be rendered beside it.
         """
         start = self.ledger.start(job, unless_last=True)
         if start.decision != "last":
             yield start
-            return
-        while not self.last_start.acquire(timeout=1.0):
-            self.shutdown.check()
-        try:
-            yield self.ledger.start(job)
-        finally:
-            self.last_start.release()
+        elif self.last_start.acquire(blocking=False):
+            try:
+                yield self.ledger.start(job)
+            finally:
+                self.last_start.release()
+        else:
+            yield None
 
     # -- render ---------------------------------------------------------------------------------------------------
 

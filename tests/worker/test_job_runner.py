@@ -146,14 +146,20 @@ def test_a_job_that_took_its_workers_down_is_quarantined(bench: Bench) -> None:
 
 
 def test_jobs_on_their_last_start_run_one_at_a_time_and_waiting_costs_no_attempt(bench: Bench) -> None:
-    jobs = [queued(bench, row=row, prompt="takes 0.3 s") for row in (1, 2)]
+    hangs, waits = jobs = queued(bench, prompt="takes 60 s"), queued(bench, row=2)
     for job in jobs:
         bench.ledger.start(job, worker="dead-1")
-    with ThreadPoolExecutor(2) as threads:
-        endings = [threads.submit(bench.run, job) for job in jobs]
-        eventually(lambda: sorted(bench.state(job) for job in jobs) == [("queued", 1), ("running", 2)])
-        assert [ending.result(30) for ending in endings] == [Outcome.ENDED, Outcome.ENDED]
-    assert [bench.state(job) for job in jobs] == [("done", 2), ("done", 2)]
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, hangs)
+        eventually(lambda: bench.loop.submitted)
+        assert bench.run(waits) is Outcome.DELAYED  # its thread is free for others
+        assert [bench.state(job) for job in jobs] == [("running", 2), ("queued", 1)]
+        assert bench.ledger.delayed() == 1
+        bench.runner.in_flight.cancel("b", [hangs.id])
+        bench.loop.cancel(hangs.id)
+        assert ending.result(30) is Outcome.ENDED
+    assert bench.run(waits) is Outcome.ENDED
+    assert bench.state(waits) == ("done", 2)
 
 
 def test_a_sidecar_of_an_attempt_that_died_before_the_ledger_knew_is_taken_over(bench: Bench) -> None:
