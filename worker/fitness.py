@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Literal, get_args
 
 import structlog
@@ -136,14 +137,16 @@ class Fitness:
             self._thread.join(TICK_SECONDS + 1.0)
 
     def _run(self) -> None:
-        if self._output is not None:
-            self._output.at_start()
+        with _surviving():
+            if self._output is not None:
+                self._output.at_start()
         self._started.set()
         while not self._stop.wait(TICK_SECONDS):
-            if "refuted" in self.causes and time.monotonic() >= self._refuted_until:
-                self._resume("refuted")
-            if self._output is not None:
-                self._output.again()
+            with _surviving():
+                if "refuted" in self.causes and time.monotonic() >= self._refuted_until:
+                    self._resume("refuted")
+                if self._output is not None:
+                    self._output.again()
 
     # -- pausing --------------------------------------------------------------------------------------------------
 
@@ -173,3 +176,12 @@ class Fitness:
     def _tell(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+@contextmanager
+def _surviving() -> Iterator[None]:
+    """A worker whose checks ended with one odd error would stay paused for ever."""
+    try:
+        yield
+    except Exception:
+        log.exception("check_broke", consequence="it is tried again")

@@ -89,6 +89,9 @@ class Heartbeat:
         except (LedgerUnavailable, redis.RedisError) as error:
             self._metrics.heartbeat_failures.inc()
             log.warning("heartbeat_failed", error=str(error))
+        except Exception:  # without heartbeats, its jobs would be rendered a second time
+            self._metrics.heartbeat_failures.inc()
+            log.exception("heartbeat_broke", consequence="the next one follows")
 
     def _compare_clock(self) -> None:
         before = time.time()

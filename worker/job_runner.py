@@ -144,7 +144,7 @@ class JobRunner:
 
     @contextmanager
     def _decide(self, job: RenderJob) -> Iterator[Start | None]:
-        """Start the job in the ledger. Its last allowed start happens alone, within the block; None: another one's does.
+        """Start the job in the ledger. Its last allowed start is alone, within the block; None: another job's is.
 
         A job that kills its worker also kills the jobs beside it, and all of them come back together. If they also
         started for the last time together, its innocent neighbours would be quarantined with it. So one such job runs

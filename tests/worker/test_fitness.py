@@ -169,6 +169,26 @@ def test_a_pause_for_a_batch_ends_with_the_batch(disk: Disk, monkeypatch: pytest
     fitness.stop()
 
 
+def test_an_error_that_nobody_expected_ends_no_check(
+    fitness: Fitness, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitnesses, "TICK_SECONDS", 0.01)
+    disk.problem = OutputForbidden("the bucket does not exist")
+    fitness.saw(disk.problem, OWN)
+    odd = [ValueError("odd"), KeyError("odder")]
+    write = disk.write
+
+    def broken(uri: str, data: bytes, content_type: str) -> None:
+        if odd:
+            raise odd.pop()
+        write(uri, data, content_type)
+
+    disk.write, disk.problem = broken, None  # type: ignore[method-assign]
+    fitness.start()
+    eventually(lambda: fitness.paused is None)
+    fitness.stop()
+
+
 # -- the start ----------------------------------------------------------------------------------------------------
 
 
