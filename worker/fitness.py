@@ -5,8 +5,8 @@
     refuted    another worker finished a job that this one had refused
 
 The check of the output is in output_check.py. A refutation cannot be checked again: its pause ends by itself, and each
-that follows soon is twice as long. A source that is refused never stops a worker by itself, nor does storage that is
-away: then all workers wait alike.
+that follows soon is twice as long. What the worker refused before its last pause ended says nothing of it any more. A
+source that is refused never stops a worker by itself, nor does storage that is away: then all workers wait alike.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ Cause = Literal["output", "clock", "refuted"]
 
 CLOCK_SECONDS = 300.0
 FIRST_REFUTED_SECONDS, LONGEST_REFUTED_SECONDS = 5.0, 300.0
+SOON_SECONDS = 120.0  # after a pause: a job that is refused again needs some time until another worker has rendered it
 TICK_SECONDS = 0.5
 START_SECONDS = 10.0  # a store that is silent must not hold up a start for longer
 
@@ -62,6 +63,8 @@ class Fitness:
         self._listeners: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._refuted_until, self._refuted_seconds = 0.0, 0.0
+        self._seconds_ahead = 0.0  # of Redis' clock
+        self._resumed_at = 0.0  # by Redis' clock
         self._stop, self._started = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="fitness", daemon=True)
 
@@ -102,6 +105,7 @@ class Fitness:
 
     def compare_clock(self, seconds_ahead: float) -> None:
         """How far this machine's clock is ahead of Redis's."""
+        self._seconds_ahead = seconds_ahead
         if abs(seconds_ahead) <= CLOCK_SECONDS:
             self._resume("clock")
             return
@@ -109,10 +113,12 @@ class Fitness:
         self._pause("clock", f"this machine's clock is {abs(seconds_ahead):.0f} s {direction} that of Redis; set it")
 
     def refute(self, refutation: Refutation) -> None:
-        """Another worker finished a job that this one had refused."""
+        """Another worker finished a job that this one had refused. Ignored if it refused it before it last resumed."""
         now = time.monotonic()
         with self._lock:
-            is_soon = now < self._refuted_until + self._refuted_seconds
+            if refutation.refused_at is not None and refutation.refused_at < self._resumed_at:
+                return
+            is_soon = now < self._refuted_until + max(self._refuted_seconds, SOON_SECONDS)
             longer = 2 * self._refuted_seconds if is_soon else FIRST_REFUTED_SECONDS
             self._refuted_seconds = min(longer, LONGEST_REFUTED_SECONDS)
             self._refuted_until = now + self._refuted_seconds
@@ -169,6 +175,8 @@ class Fitness:
     def _resume(self, cause: Cause) -> None:
         with self._lock:
             ended = self._reasons.pop(cause, None)
+            if ended is not None:
+                self._resumed_at = time.time() - self._seconds_ahead
         if ended is not None:
             log.info("worker_resumed", cause=cause, paused=self.paused)
             self._tell()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -250,3 +251,24 @@ def test_a_refutation_pauses_for_a_while_and_each_that_follows_soon_for_longer(
     fitness.start()
     eventually(lambda: fitness.paused is None)
     fitness.stop()
+
+
+def test_what_a_worker_refused_before_it_was_mended_does_not_pause_it_again(
+    fitness: Fitness, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitnesses, "TICK_SECONDS", 0.01)
+    fitness.compare_clock(100.0)
+    redis_time = time.time() - 100.0
+    disk.problem = OutputFull("no space left", unfit=True)
+    fitness.saw(disk.problem, OWN)
+    fitness.start()
+    disk.problem = None
+    eventually(lambda: fitness.paused is None)
+    fitness.stop()
+    refutation = Refutation(
+        batch="b", job="j", by_worker="good", kind="output_full", text="full", at=redis_time + 50, refused_at=redis_time
+    )
+    fitness.refute(refutation)
+    assert fitness.paused is None
+    fitness.refute(refutation.model_copy(update={"refused_at": redis_time + 40}))
+    assert fitness.causes == ("refuted",)

@@ -13,7 +13,7 @@ local function refute(id, refusals, worker)
     if is_ours and access[refusal.kind or ''] and refusal.worker ~= worker and refusal.by ~= own_settings then
       local batch = string.match(KEYS[1], '^render:batch:(.*):states$')
       local refutation = {batch = batch, job = id, row = tonumber(ARGV[4]), by_worker = worker, at = now()}
-      refutation.kind, refutation.text = refusal.kind, refusal.text
+      refutation.kind, refutation.text, refutation.refused_at = refusal.kind, refusal.text, refusal.at
       redis.call('SET', ARGV[7] .. refusal.by, cjson.encode(refutation), 'EX', ARGV[8])
     end
   end

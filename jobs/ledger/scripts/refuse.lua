@@ -29,7 +29,7 @@ for _, refusal in ipairs(decoded(redis.call('HGET', KEYS[5], id)) or {}) do
     if refusal.by == new.by then times = (tonumber(refusal.times) or 1) + 1 else said[#said + 1] = refusal end
   end
 end
-new.times = times
+new.times, new.at = times, now()  -- by one clock for all workers
 said[#said + 1] = new
 
 local refused_by = {}

@@ -302,6 +302,7 @@ def test_a_job_that_another_worker_finished_refutes_who_refused_it(ledger: Ledge
     assert refuted is not None
     assert (refuted.job, refuted.row, refuted.batch, refuted.by_worker) == (job.id, 1, "b", "good")
     assert (refuted.kind, refuted.text) == ("source_forbidden", "wrong may not")
+    assert before - 0.001 <= (refuted.refused_at or 0.0) <= refuted.at  # by Redis' clock, whatever the worker's says
     assert ledger.refuted("wrong", "empty list", since=ledger.server_time() + 1) is None
     assert ledger.refuted("good", "right", since=0) is None
     assert ledger.refuted(since=0) is None
