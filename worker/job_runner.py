@@ -49,6 +49,7 @@ from worker.in_flight import InFlightJobs
 from worker.ledger_client import LedgerClient
 from worker.observe.metrics import JobMetrics, StageTimer
 from worker.outcome import Outcome
+from worker.output_probe import Place
 from worker.pictures import Pictures
 from worker.refusals import Refusals, RefusedBefore
 from worker.renderer import Renderer
@@ -90,7 +91,7 @@ class JobRunner:
     last_start: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        _ = self._pictures, self._uploads, self._refusals  # made now, because threads share them
+        _ = self._sources, self._pictures, self._uploads, self._refusals  # made now, because threads share them
 
     def run(self, text: str) -> Outcome:
         """Render the job in a message. Raises nothing: whatever happens is an outcome."""
@@ -198,9 +199,7 @@ class JobRunner:
         return result if (result.id, result.state) == (job.id, "done") else None
 
     def _draw_and_upload(self, job: RenderJob, start: Start, store: Store) -> RenderResult:
-        if self.fitness.probe is not None:
-            insist, check = partial(self._insist, job), partial(self._check, job)
-            self.fitness.probe.once(job, insist=insist, check=check)
+        self._probe(job)
         timer = StageTimer(self.metrics)
         # From here on only the files are in memory, for as long as storage takes.
         prepared, pictures = self._pictures.draw(job, timer, check=partial(self._check, job))
@@ -211,7 +210,19 @@ class JobRunner:
         result = self._results.done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
         # Last: whoever sees the sidecar sees the whole result.
         self._uploads.write(job, store, job.sidecar_uri, sidecar(job, result), JSON)
+        self._sources.wrote(job.folder)
         return result
+
+    def _probe(self, job: RenderJob) -> None:
+        """Write to the batch's output, if that was not done before, or if only that tells whether storage is away."""
+        probe, asks_storage = self.fitness.probe, self._sources.is_failing(job)
+        if probe is None:
+            return
+        if asks_storage:
+            probe.doubt(Place.of(job, self.access_policy))
+        probe.once(job, insist=partial(self._insist, job), check=partial(self._check, job))
+        if asks_storage:
+            self._sources.wrote(job.folder)
 
     def _check(self, job: RenderJob) -> None:
         """Raise Cancelled or Requeued if the job should not go on."""
@@ -269,9 +280,12 @@ class JobRunner:
 
     @cached_property
     def _pictures(self) -> Pictures:
+        return Pictures(self.renderer, self._sources)
+
+    @cached_property
+    def _sources(self) -> Sources:
         limits = replace(self.fetch_limits, policy=self.access_policy)
-        sources = Sources(self.settings, read=self.read, limits=limits, shutdown=self.shutdown)
-        return Pictures(self.renderer, sources)
+        return Sources(self.settings, read=self.read, limits=limits, shutdown=self.shutdown)
 
     @cached_property
     def _uploads(self) -> Uploads:

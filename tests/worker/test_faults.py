@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -166,6 +167,36 @@ def test_a_file_that_cannot_be_read_although_its_storage_answers_fails_in_the_en
     outcomes = [bench.run(bad) for _ in range(2)]
     assert outcomes == [Outcome.DELAYED, Outcome.ENDED]
     assert bench.result(bad).error == "input/output error"
+
+
+@pytest.mark.parametrize("scheme", ["s3", "file"])
+def test_the_last_job_whose_file_cannot_be_read_fails_where_results_can_be_written(
+    bench: Bench, tmp_path: Path, scheme: str
+) -> None:
+    (tmp_path / "out" / "b").mkdir(parents=True)
+    base = "s3://bucket" if scheme == "s3" else tmp_path.as_uri()
+    job = make_job(image=f"{base}/bad.png", output=f"{base}/out")
+    enqueue(bench.ledger, [job])
+    policy = AccessPolicy(output=f"{base}/out")
+    probe = OutputProbe(policy, lambda _: bench.storage)
+    bench.runner = replace(bench.runner, access_policy=policy, fitness=Fitness(probe, policy=policy))
+    bench.picture = SourceUnavailable("InternalError", fault="store")
+    assert [bench.run(job) for _ in range(3)] == [Outcome.DELAYED, Outcome.DELAYED, Outcome.ENDED]
+    assert (bench.result(job).state, bench.result(job).error) == ("failed", "InternalError")
+
+
+def test_a_store_that_throttles_costs_no_attempt_although_results_can_be_written(bench: Bench) -> None:
+    throttled, good = (make_job(row, image=f"s3://b/{row}.png", output="s3://b/out") for row in (1, 2))
+    enqueue(bench.ledger, [throttled, good])
+    bench.runner = replace(bench.runner, access_policy=AccessPolicy(output="s3://b/out"))
+    busy = SourceUnavailable("SlowDown", fault="store")
+    busy.blameless = True
+    for _ in range(3):
+        bench.picture = busy
+        assert bench.run(throttled) is Outcome.DELAYED
+        bench.picture = b"picture"
+        assert bench.run(good) is Outcome.ENDED
+    assert (bench.state(throttled), bench.fetched) == (("queued", 0), 7)  # and it is tried in place
 
 
 def test_an_upload_waits_for_storage_longer_than_any_number_of_tries_and_costs_no_attempt(bench: Bench) -> None:
