@@ -1,7 +1,7 @@
 """Fitness: whether this worker takes jobs. It stops by itself when its own check fails, and starts again by itself.
 
     output     results cannot be written here: the disk is full or read-only, the keys are missing or expired
-    clock      this machine's clock differs from Redis's by more than five minutes
+    clock      this machine's clock differs from Redis's, and from those of most workers, by more than five minutes
     refuted    another worker finished a job that this one had refused
 
 The check of the output is in output_check.py. A refutation cannot be checked again: its pause ends by itself, and each
@@ -64,6 +64,7 @@ class Fitness:
         self._lock = threading.Lock()
         self._refuted_until, self._refuted_seconds = 0.0, 0.0
         self._seconds_ahead = 0.0  # of Redis' clock
+        self._redis_clock_told = False
         self._resumed_at = 0.0  # by Redis' clock
         self._stop, self._started = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="fitness", daemon=True)
@@ -103,14 +104,21 @@ class Fitness:
         if self._output is not None and isinstance(error, RenderError) and error.fault == "worker":
             self._output.saw(error, job)
 
-    def compare_clock(self, seconds_ahead: float) -> None:
-        """How far this machine's clock is ahead of Redis's."""
+    def compare_clock(self, seconds_ahead: float, *, is_redis: bool = False) -> None:
+        """How far this machine's clock is ahead of Redis's; `is_redis` where it is rather Redis's that is wrong."""
         self._seconds_ahead = seconds_ahead
-        if abs(seconds_ahead) <= CLOCK_SECONDS:
-            self._resume("clock")
-            return
         direction = "ahead of" if seconds_ahead > 0 else "behind"
-        self._pause("clock", f"this machine's clock is {abs(seconds_ahead):.0f} s {direction} that of Redis; set it")
+        differs = f"this machine's clock is {abs(seconds_ahead):.0f} s {direction} that of Redis"
+        if not is_far(seconds_ahead):
+            self._redis_clock_told = False
+            self._resume("clock")
+        elif not is_redis:
+            self._pause("clock", f"{differs}; set it")
+        else:
+            self._resume("clock")
+            if not self._redis_clock_told:
+                log.warning("redis_clock_differs", error=f"{differs}, as most workers' clocks are; set that of Redis")
+            self._redis_clock_told = True
 
     def refute(self, refutation: Refutation) -> None:
         """Another worker finished a job that this one had refused. Ignored if it refused it before it last resumed."""
@@ -184,6 +192,11 @@ class Fitness:
     def _tell(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+def is_far(seconds: float) -> bool:
+    """Whether two clocks differ by more than signatures and leases bear."""
+    return abs(seconds) > CLOCK_SECONDS
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -63,3 +65,23 @@ def test_an_error_that_is_no_text_can_be_told_in_a_heartbeat(
     heartbeat.start(lambda _: None)
     eventually(lambda: WORKER in ledger.workers())
     assert "caf?.png" in (ledger.workers()[WORKER].facts.last_error or "")
+
+
+@pytest.mark.parametrize(
+    ("others", "paused"), [((), False), ((0.0,), True), ((3600.0,), False), ((3600.0, 0.0, 0.0), True)]
+)
+def test_where_most_workers_differ_from_redis_alike_its_clock_is_wrong_and_not_theirs(
+    ledger: Ledger,
+    heartbeat: Heartbeat,
+    fitness: Fitness,
+    monkeypatch: pytest.MonkeyPatch,
+    others: tuple[float, ...],
+    paused: bool,
+) -> None:
+    redis_time = time.time() - 3600.0
+    monkeypatch.setattr(ledger, "server_time", lambda: redis_time)
+    for number, ahead in enumerate(others):
+        beat = {"worker": f"other-{number}", "held": [], "at": redis_time + ahead}
+        ledger.client.set(f"render:worker:other-{number}", json.dumps(beat))
+    heartbeat._compare_clock()
+    assert (fitness.paused is not None) == paused
