@@ -123,7 +123,7 @@ class JobRunner:
     def _process(self, job: RenderJob) -> Outcome:
         """What happens to a job: decide, render, record."""
         try:
-            if self.fitness.paused and self.ledger.defer(job, seconds=PAUSED_SECONDS, refund=True):
+            if self.fitness.paused and self.ledger.defer(job, seconds=PAUSED_SECONDS, refund=True, orphans=True):
                 return self.ledger.count("requeued", "paused", Outcome.DELAYED)
             with self._decide(job) as start:
                 if start is None:

@@ -73,9 +73,11 @@ class LedgerClient:
         self.metrics.refusals.labels(kind=refusal.kind).inc()
         return refused
 
-    def defer(self, job: RenderJob, *, seconds: float, refund: bool) -> bool:
+    def defer(self, job: RenderJob, *, seconds: float, refund: bool, orphans: bool = False) -> bool:
         """Queue the job again once `seconds` have passed; False if it is not this worker's to give back."""
-        return self._insist(lambda: self.ledger.defer(job, worker=self.worker, seconds=seconds, refund=refund))
+        return self._insist(
+            lambda: self.ledger.defer(job, worker=self.worker, seconds=seconds, refund=refund, orphans=orphans)
+        )
 
     def finish(self, result: RenderResult) -> Outcome:
         """Record how the job ended."""

@@ -328,6 +328,9 @@ def test_a_paused_worker_gives_its_jobs_back(bench: Bench) -> None:
     bench.runner.fitness.compare_clock(3600)
     assert bench.run(job) is Outcome.DELAYED
     assert (bench.state(job), bench.fetched, bench.ledger.delayed()) == (("queued", 0), 0, 1)
+    bench.ledger.start(job, worker="dead")
+    assert bench.run(job) is Outcome.DELAYED  # neither does it take over what a dead worker has
+    assert bench.state(job) == ("queued", 1)
     bench.runner.fitness.compare_clock(1)
     assert bench.run(job) is Outcome.ENDED
-    assert bench.state(job) == ("done", 1)
+    assert bench.state(job) == ("done", 2)
