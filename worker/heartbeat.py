@@ -22,6 +22,7 @@ from worker.observe.metrics import JobMetrics
 
 log = structlog.get_logger(__name__)
 
+FED_AT_ONCE = 200  # delayed jobs: a beat must not be late because thousands are due
 STOP_SECONDS = 5.0  # for a beat that is under way
 
 
@@ -83,7 +84,7 @@ class Heartbeat:
                 # Repeated at every beat: a job that was being fetched at the last one may be in the loop now.
                 for job_id in self._in_flight.cancel(batch, self._ledger.cancels(batch)):
                     self._cancel(job_id)
-            self._ledger.feed_delayed()
+            self._ledger.feed_delayed(limit=FED_AT_ONCE)
             self._compare_clock()
             self._ask_for_refutations()
         except (LedgerUnavailable, redis.RedisError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from jobs.storage.memory import MemoryStore
 from tests.eventually import eventually
 from tests.jobs.rows import make_job
 from worker import fitness as fitnesses
-from worker import output_check
+from worker import output_check, output_probe
 from worker.fitness import Fitness
-from worker.output_probe import TEXT, OutputProbe, folder_problem
+from worker.output_probe import TEXT, OutputProbe, Place, folder_problem
 
 POLICY = AccessPolicy(output="s3://own/out")
 OWN, OTHER = make_job(output="s3://own/out"), make_job(output="s3://elsewhere/out")
@@ -66,6 +67,21 @@ def test_the_probe_is_one_key_and_is_written_once_a_batch(fitness: Fitness, disk
     for batch in ("a", "a", "b"):
         probe(fitness, make_job(batch=batch, output="s3://own/out"))
     assert disk.order == ["s3://own/out/.render-probe"] * 2
+
+
+def test_what_is_known_of_thousands_of_outputs_is_bounded(
+    fitness: Fitness, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_probe, "REMEMBERED", 5)
+    assert fitness.probe is not None
+    for number in range(60):
+        job = make_job(batch=f"b{number}", output="s3://own/out")
+        disk.problem = OutputForbidden("AccessDenied") if number % 2 else None
+        with suppress(OutputForbidden):
+            probe(fitness, job)
+        fitness.probe.doubt(Place.of(job, POLICY))
+    kept = (fitness.probe._passed, fitness.probe._failed, fitness.probe._doubtful, fitness.probe._turns)
+    assert max(map(len, kept)) <= 40
 
 
 def test_where_only_the_batchs_own_folder_may_be_written_the_probe_goes_there(fitness: Fitness, disk: Disk) -> None:
