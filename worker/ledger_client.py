@@ -66,10 +66,16 @@ class LedgerClient:
             log.warning("not_fed", error=str(failure), consequence="the next heartbeat of any worker sends the message")
         return self.count("requeued", error.kind, Outcome.DELAYED)
 
-    def refuse(self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool) -> Refused:
-        """Note why this worker cannot render the job. If the answer is not final, the job waits for another one."""
+    def refuse(
+        self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool, loud: bool = True
+    ) -> Refused:
+        """Note why this worker cannot render the job. If the answer is not final, the job waits for another one.
+
+        Without `loud`, only a final answer is worth a line in the log.
+        """
         refused = self._insist(lambda: self.ledger.refuse(job, refusal, facts=facts, refund=refund))
-        log.warning("job_refused", kind=refusal.kind, error=refusal.text, final=refused.final)
+        if loud or refused.final:
+            log.warning("job_refused", kind=refusal.kind, error=refusal.text, final=refused.final)
         self.metrics.refusals.labels(kind=refusal.kind).inc()
         return refused
 

@@ -9,6 +9,7 @@ from typing import Literal, cast
 import redis
 from pydantic import TypeAdapter, ValidationError
 
+from jobs.errors import EngineSetNotHeld
 from jobs.job import RenderJob
 from jobs.ledger.delayed import Delayed
 from jobs.ledger.keys import REFUTED_PREFIX, WORKER_PREFIX, batch_key, batch_keys, delayed_key
@@ -18,6 +19,8 @@ from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 from jobs.ledger.workers import Workers
 
 FIRST_DELAY_SECONDS = 2.0  # of a refused job; doubles each time that the same worker or settings refuse it
+# The same where another engine set is wanted: such a refusal is certain, and the holders of the set may be few.
+FIRST_SET_DELAY_SECONDS = 10.0
 LONGEST_DELAY_SECONDS = 30.0
 LONGEST_TEXT = 1000  # characters of what a worker says: a thousand jobs may be refused for the same reason
 
@@ -56,7 +59,8 @@ class Refusals(Delayed, Workers):
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "cancels", "refusals"), delayed_key(self.queue)]
         said = refusal.model_copy(update={"text": _short(refusal.text)}).model_dump_json()
         arguments = [job.id, job.model_dump_json(), refusal.worker, facts.settings or "", said, int(refund)]
-        arguments += [self._max_attempts, FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS]
+        first = FIRST_SET_DELAY_SECONDS if refusal.kind == EngineSetNotHeld.kind else FIRST_DELAY_SECONDS
+        arguments += [self._max_attempts, first, LONGEST_DELAY_SECONDS]
         workers = self._worker_keys()  # first, so that a restart between the two shows in the uptime
         arguments += [self.queue, WORKER_PREFIX, REFUTED_PREFIX, self._restart(), *workers]
         verdict, seconds, texts = self._scripts.run("refuse", keys=keys, arguments=arguments)

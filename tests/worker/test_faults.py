@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from jobs.errors import (
     OutputFull,
@@ -334,3 +335,16 @@ def test_a_paused_worker_gives_its_jobs_back(bench: Bench) -> None:
     bench.runner.fitness.compare_clock(1)
     assert bench.run(job) is Outcome.ENDED
     assert bench.state(job) == ("done", 2)
+
+
+@pytest.mark.usefixtures("other")
+def test_a_batch_that_wants_another_engine_set_is_told_once(bench: Bench) -> None:
+    parameters = make_job().parameters
+    jobs = [
+        RenderJob.create(parameters, batch="b", row=row, output="file:///out", engine_set="0123456789")
+        for row in range(1, 4)
+    ]
+    enqueue(bench.ledger, jobs)
+    with capture_logs() as lines:
+        assert {bench.run(job) for job in jobs} == {Outcome.DELAYED}
+    assert [line["event"] for line in lines].count("job_refused") == 1

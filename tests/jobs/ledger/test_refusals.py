@@ -184,6 +184,12 @@ def test_the_delay_doubles_with_each_refusal_of_the_same_worker_and_has_a_limit(
     assert refuse(ledger, job, "other").delay_seconds == 2.0
 
 
+def test_a_job_that_wants_another_engine_set_comes_back_less_often(ledger: Ledger, job: RenderJob) -> None:
+    live(ledger, "holder")
+    delays = [refuse(ledger, job, "wrong", kind="engine_set_not_held").delay_seconds for _ in range(3)]
+    assert delays == [10.0, 20.0, LONGEST_DELAY_SECONDS]
+
+
 def test_an_attempt_that_counts_is_the_last_one_at_some_time(ledger: Ledger, job: RenderJob) -> None:
     live(ledger, "good")
     ends = [refuse(ledger, job, worker, kind="render_failed", refund=False).final for worker in ("a", "b", "c")]
