@@ -1,19 +1,20 @@
 """Fitness: whether this worker takes jobs. It stops by itself when its own check fails, and starts again by itself.
 
     output     results cannot be written here: the disk is full or read-only, the keys are missing or expired
-    clock      this machine's clock differs from Redis's by more than five minutes
+    clock      this machine's clock differs from Redis's, and from those of most workers, by more than five minutes
     refuted    another worker finished a job that this one had refused
 
 The check of the output is in output_check.py. A refutation cannot be checked again: its pause ends by itself, and each
-that follows soon is twice as long. A source that is refused never stops a worker by itself, nor does storage that is
-away: then all workers wait alike.
+that follows soon is twice as long. What the worker refused before its last pause ended says nothing of it any more. A
+source that is refused never stops a worker by itself, nor does storage that is away: then all workers wait alike.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Literal, get_args
 
 import structlog
@@ -32,6 +33,7 @@ Cause = Literal["output", "clock", "refuted"]
 
 CLOCK_SECONDS = 300.0
 FIRST_REFUTED_SECONDS, LONGEST_REFUTED_SECONDS = 5.0, 300.0
+SOON_SECONDS = 120.0  # after a pause: a job that is refused again needs some time until another worker has rendered it
 TICK_SECONDS = 0.5
 START_SECONDS = 10.0  # a store that is silent must not hold up a start for longer
 
@@ -61,6 +63,9 @@ class Fitness:
         self._listeners: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._refuted_until, self._refuted_seconds = 0.0, 0.0
+        self._seconds_ahead = 0.0  # of Redis' clock
+        self._redis_clock_told = False
+        self._resumed_at = 0.0  # by Redis' clock
         self._stop, self._started = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="fitness", daemon=True)
 
@@ -99,19 +104,29 @@ class Fitness:
         if self._output is not None and isinstance(error, RenderError) and error.fault == "worker":
             self._output.saw(error, job)
 
-    def compare_clock(self, seconds_ahead: float) -> None:
-        """How far this machine's clock is ahead of Redis's."""
-        if abs(seconds_ahead) <= CLOCK_SECONDS:
-            self._resume("clock")
-            return
+    def compare_clock(self, seconds_ahead: float, *, is_redis: bool = False) -> None:
+        """How far this machine's clock is ahead of Redis's; `is_redis` where it is rather Redis's that is wrong."""
+        self._seconds_ahead = seconds_ahead
         direction = "ahead of" if seconds_ahead > 0 else "behind"
-        self._pause("clock", f"this machine's clock is {abs(seconds_ahead):.0f} s {direction} that of Redis; set it")
+        differs = f"this machine's clock is {abs(seconds_ahead):.0f} s {direction} that of Redis"
+        if not is_far(seconds_ahead):
+            self._redis_clock_told = False
+            self._resume("clock")
+        elif not is_redis:
+            self._pause("clock", f"{differs}; set it")
+        else:
+            self._resume("clock")
+            if not self._redis_clock_told:
+                log.warning("redis_clock_differs", error=f"{differs}, as most workers' clocks are; set that of Redis")
+            self._redis_clock_told = True
 
     def refute(self, refutation: Refutation) -> None:
-        """Another worker finished a job that this one had refused."""
+        """Another worker finished a job that this one had refused. Ignored if it refused it before it last resumed."""
         now = time.monotonic()
         with self._lock:
-            is_soon = now < self._refuted_until + self._refuted_seconds
+            if refutation.refused_at is not None and refutation.refused_at < self._resumed_at:
+                return
+            is_soon = now < self._refuted_until + max(self._refuted_seconds, SOON_SECONDS)
             longer = 2 * self._refuted_seconds if is_soon else FIRST_REFUTED_SECONDS
             self._refuted_seconds = min(longer, LONGEST_REFUTED_SECONDS)
             self._refuted_until = now + self._refuted_seconds
@@ -136,14 +151,16 @@ class Fitness:
             self._thread.join(TICK_SECONDS + 1.0)
 
     def _run(self) -> None:
-        if self._output is not None:
-            self._output.at_start()
+        with _surviving():
+            if self._output is not None:
+                self._output.at_start()
         self._started.set()
         while not self._stop.wait(TICK_SECONDS):
-            if "refuted" in self.causes and time.monotonic() >= self._refuted_until:
-                self._resume("refuted")
-            if self._output is not None:
-                self._output.again()
+            with _surviving():
+                if "refuted" in self.causes and time.monotonic() >= self._refuted_until:
+                    self._resume("refuted")
+                if self._output is not None:
+                    self._output.again()
 
     # -- pausing --------------------------------------------------------------------------------------------------
 
@@ -166,6 +183,8 @@ class Fitness:
     def _resume(self, cause: Cause) -> None:
         with self._lock:
             ended = self._reasons.pop(cause, None)
+            if ended is not None:
+                self._resumed_at = time.time() - self._seconds_ahead
         if ended is not None:
             log.info("worker_resumed", cause=cause, paused=self.paused)
             self._tell()
@@ -173,3 +192,17 @@ class Fitness:
     def _tell(self) -> None:
         for listener in self._listeners:
             listener()
+
+
+def is_far(seconds: float) -> bool:
+    """Whether two clocks differ by more than signatures and leases bear."""
+    return abs(seconds) > CLOCK_SECONDS
+
+
+@contextmanager
+def _surviving() -> Iterator[None]:
+    """A worker whose checks ended with one odd error would stay paused for ever."""
+    try:
+        yield
+    except Exception:
+        log.exception("check_broke", consequence="it is tried again")

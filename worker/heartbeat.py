@@ -16,12 +16,13 @@ import structlog
 from jobs.errors import LedgerUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
-from worker.fitness import Fitness
+from worker.fitness import Fitness, is_far
 from worker.in_flight import InFlightJobs
 from worker.observe.metrics import JobMetrics
 
 log = structlog.get_logger(__name__)
 
+FED_AT_ONCE = 200  # delayed jobs: a beat must not be late because thousands are due
 STOP_SECONDS = 5.0  # for a beat that is under way
 
 
@@ -83,19 +84,29 @@ class Heartbeat:
                 # Repeated at every beat: a job that was being fetched at the last one may be in the loop now.
                 for job_id in self._in_flight.cancel(batch, self._ledger.cancels(batch)):
                     self._cancel(job_id)
-            self._ledger.feed_delayed()
+            self._ledger.feed_delayed(limit=FED_AT_ONCE)
             self._compare_clock()
             self._ask_for_refutations()
         except (LedgerUnavailable, redis.RedisError) as error:
             self._metrics.heartbeat_failures.inc()
             log.warning("heartbeat_failed", error=str(error))
+        except Exception:  # without heartbeats, its jobs would be rendered a second time
+            self._metrics.heartbeat_failures.inc()
+            log.exception("heartbeat_broke", consequence="the next one follows")
 
     def _compare_clock(self) -> None:
         before = time.time()
         there = self._ledger.server_time()
-        self._fitness.compare_clock((before + time.time()) / 2 - there)
+        ahead = (before + time.time()) / 2 - there
+        self._fitness.compare_clock(ahead, is_redis=is_far(ahead) and self._others_agree(ahead, there))
         if self._refuted_at is None:
             self._refuted_at = there  # what happened before this process began says nothing of it
+
+    def _others_agree(self, ahead: float, there: float) -> bool:
+        """Whether most live workers differ from Redis' clock as this one does, so that it is Redis' that is wrong."""
+        others = [beat.at - there for name, beat in self._ledger.workers().items() if name != self._worker]
+        agreeing = 1 + sum(not is_far(other - ahead) for other in others)
+        return agreeing > (1 + len(others)) / 2
 
     def _ask_for_refutations(self) -> None:
         names = [name for name in (self._fitness.facts.settings, self._worker) if name]

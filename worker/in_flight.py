@@ -16,7 +16,7 @@ class InFlightJobs:
 
     A message can come twice: after a lost connection to Redis, kombu delivers messages again that the worker is still
     busy with. The second thread then waits for the first and shares its outcome. So there is still a message to put
-    back where the first one is gone.
+    back where the first one is gone. Only DELAYED is not shared: the second message may be the job's new one.
     """
 
     def __init__(self) -> None:

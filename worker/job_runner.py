@@ -8,7 +8,8 @@ What can happen to a job, and what becomes of its message:
 
     rendered, failed for good, cancelled, quarantined    the ledger gets the result; acknowledged
     finished before, or in flight in another worker      acknowledged
-    the worker stops                                     queued in the ledger, then requeued
+    the worker stops                                     queued in the ledger, with a new message; acknowledged
+    the worker stops while Redis is away                 requeued; its lease in the ledger ends
     the fault is this worker's, a host's or storage's    queued in the ledger for later, which sends a new message;
                                                          acknowledged
     a message of a newer version                         requeued, for a newer worker
@@ -48,6 +49,7 @@ from worker.in_flight import InFlightJobs
 from worker.ledger_client import LedgerClient
 from worker.observe.metrics import JobMetrics, StageTimer
 from worker.outcome import Outcome
+from worker.output_probe import Place
 from worker.pictures import Pictures
 from worker.refusals import Refusals, RefusedBefore
 from worker.renderer import Renderer
@@ -64,6 +66,7 @@ PNG, JSON = "image/png", "application/json"
 # Between taking a message of a newer version and putting it back: a queue full of them must not become a busy loop.
 NEWER_MESSAGE_PAUSE_SECONDS = 5.0
 PAUSED_SECONDS = 2.0  # until a job that came to a paused worker comes back
+LAST_START_SECONDS = 5.0  # until a job comes back whose last start waits for that of another one
 # Until a job comes back that waits for storage, and for a host (times its attempts so far): in first pauses between two
 # tries (RENDER_RETRY_BASE_SECONDS), so 10 s and 5 s by default.
 STORE_PAUSES, HOST_PAUSES = 20.0, 10.0
@@ -88,7 +91,7 @@ class JobRunner:
     last_start: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        _ = self._pictures, self._uploads, self._refusals  # made now, because threads share them
+        _ = self._sources, self._pictures, self._uploads, self._refusals  # made now, because threads share them
 
     def run(self, text: str) -> Outcome:
         """Render the job in a message. Raises nothing: whatever happens is an outcome."""
@@ -100,10 +103,11 @@ class JobRunner:
             log.error("bad_message", error=str(error))
             return self.ledger.count("invalid", error.kind, Outcome.INVALID)
         with structlog.contextvars.bound_contextvars(job=job.id, batch=job.batch):
-            other_delivery = self.in_flight.take(job)
-            if other_delivery is not None:
+            while (other_delivery := self.in_flight.take(job)) is not None:
                 log.info("delivered_twice")
-                return other_delivery.result()
+                if (outcome := other_delivery.result()) is not Outcome.DELAYED:
+                    return outcome
+                # The other thread gave the job back, and this message may be the one that was sent for it since.
             outcome = Outcome.REQUEUED
             try:
                 outcome = self._process(job)
@@ -119,9 +123,12 @@ class JobRunner:
     def _process(self, job: RenderJob) -> Outcome:
         """What happens to a job: decide, render, record."""
         try:
-            if self.fitness.paused and self.ledger.defer(job, seconds=PAUSED_SECONDS, refund=True):
+            if self.fitness.paused and self.ledger.defer(job, seconds=PAUSED_SECONDS, refund=True, orphans=True):
                 return self.ledger.count("requeued", "paused", Outcome.DELAYED)
             with self._decide(job) as start:
+                if start is None:
+                    self.ledger.defer(job, seconds=LAST_START_SECONDS, refund=True)
+                    return self.ledger.count("requeued", "last_start", Outcome.DELAYED)
                 if start.decision not in ("run", "quarantined", "cancel"):
                     log.info("not_rendered", decision=start.decision)
                     return Outcome.ENDED
@@ -137,23 +144,24 @@ class JobRunner:
     # -- decide ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _decide(self, job: RenderJob) -> Iterator[Start]:
-        """Start the job in the ledger. Its last allowed start happens alone, within the block.
+    def _decide(self, job: RenderJob) -> Iterator[Start | None]:
+        """Start the job in the ledger. Its last allowed start is alone, within the block; None: another job's is.
 
         A job that kills its worker also kills the jobs beside it, and all of them come back together. If they also
         started for the last time together, its innocent neighbours would be quarantined with it. So one such job runs
-        at a time in this process; the others wait without having started, which costs them no attempt if it dies.
+        at a time in this process; the others go back without having started, which costs them no attempt if it dies.
+        They do not wait here: such a job may hang for long, and there may be jobs that can be rendered beside it.
         """
         start = self.ledger.start(job, unless_last=True)
         if start.decision != "last":
             yield start
-            return
-        while not self.last_start.acquire(timeout=1.0):
-            self.shutdown.check()
-        try:
-            yield self.ledger.start(job)
-        finally:
-            self.last_start.release()
+        elif self.last_start.acquire(blocking=False):
+            try:
+                yield self.ledger.start(job)
+            finally:
+                self.last_start.release()
+        else:
+            yield None
 
     # -- render ---------------------------------------------------------------------------------------------------
 
@@ -191,9 +199,7 @@ class JobRunner:
         return result if (result.id, result.state) == (job.id, "done") else None
 
     def _draw_and_upload(self, job: RenderJob, start: Start, store: Store) -> RenderResult:
-        if self.fitness.probe is not None:
-            insist, check = partial(self._insist, job), partial(self._check, job)
-            self.fitness.probe.once(job, insist=insist, check=check)
+        self._probe(job)
         timer = StageTimer(self.metrics)
         # From here on only the files are in memory, for as long as storage takes.
         prepared, pictures = self._pictures.draw(job, timer, check=partial(self._check, job))
@@ -204,7 +210,19 @@ class JobRunner:
         result = self._results.done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
         # Last: whoever sees the sidecar sees the whole result.
         self._uploads.write(job, store, job.sidecar_uri, sidecar(job, result), JSON)
+        self._sources.wrote(job.folder)
         return result
+
+    def _probe(self, job: RenderJob) -> None:
+        """Write to the batch's output, if that was not done before, or if only that tells whether storage is away."""
+        probe, asks_storage = self.fitness.probe, self._sources.is_failing(job)
+        if probe is None:
+            return
+        if asks_storage:
+            probe.doubt(Place.of(job, self.access_policy))
+        probe.once(job, insist=partial(self._insist, job), check=partial(self._check, job))
+        if asks_storage:
+            self._sources.wrote(job.folder)
 
     def _check(self, job: RenderJob) -> None:
         """Raise Cancelled or Requeued if the job should not go on."""
@@ -212,7 +230,7 @@ class JobRunner:
         self.shutdown.check()
 
     def _insist(self, job: RenderJob, call: Callable[[], Value]) -> Value:
-        """Wait while storage is away, before the job is rendered."""
+        """Wait while storage is away, before the job is rendered; not for long, as another worker may reach it."""
         return self._uploads.insist(call, job, rendered=False)
 
     # -- record ---------------------------------------------------------------------------------------------------
@@ -220,29 +238,40 @@ class JobRunner:
     def _record(self, job: RenderJob, start: Start, error: Exception) -> Outcome:
         """Record that the job ended; or give it back, if another attempt or another worker may do better."""
         if isinstance(error, Requeued):
-            return self.ledger.nack(job, error, refund=error.blameless)
+            return self.ledger.give_back(job, error, refund=self._may_refund(start) and error.blameless)
         if not isinstance(error, RenderError):
             log.error("job_broke", exc_info=error)
         elif error.fault == "job":
             return self.ledger.finish(self._results.ended(job, start, error))
         if not isinstance(error, RefusedBefore):
             self.fitness.saw(error, job)
-        if isinstance(error, TransientError) and (is_free(error) or start.attempts < self.settings.max_attempts):
+        may_try_again = isinstance(error, TransientError) and start.attempts < self.settings.max_attempts
+        if isinstance(error, RenderError) and (is_free(error) or may_try_again):
             return self._put_off(job, start, error)
-        failure = self._refusals.refuse(job, start, error, facts=self.fitness.facts)
+        refund = self._may_refund(start)
+        failure = self._refusals.refuse(job, start, error, facts=self.fitness.facts, may_refund=refund)
         if failure is None:
             return self.ledger.count("requeued", described(error)[0], Outcome.DELAYED)
         return self.ledger.finish(self._results.failed(job, start, failure.kind, failure.text))
 
-    def _put_off(self, job: RenderJob, start: Start, error: TransientError) -> Outcome:
+    def _put_off(self, job: RenderJob, start: Start, error: RenderError) -> Outcome:
         """The host or storage may answer later."""
+        asked = (error.retry_after_seconds if isinstance(error, TransientError) else None) or 0.0
         pauses = STORE_PAUSES if error.fault == "store" else HOST_PAUSES * start.attempts
-        seconds = min(max(pauses * self.settings.retry_base_seconds, error.retry_after_seconds or 0.0), LONGEST_SECONDS)
+        seconds = min(max(pauses * self.settings.retry_base_seconds, asked), LONGEST_SECONDS)
         log.warning(
             "tried_again_later", error=str(error), kind=error.kind, attempts=start.attempts, seconds=round(seconds, 1)
         )
-        self.ledger.defer(job, seconds=seconds, refund=is_free(error))
+        self.ledger.defer(job, seconds=seconds, refund=self._may_refund(start) and is_free(error))
         return self.ledger.count("requeued", error.kind, Outcome.DELAYED)
+
+    def _may_refund(self, start: Start) -> bool:
+        """Whether an attempt that was nobody's fault may be taken back.
+
+        Not where the ledger did not know the job, if there is another attempt: only the second one of a job that the
+        ledger knows looks in storage, where the result may be.
+        """
+        return not start.adopted or self.settings.max_attempts == 1
 
     @cached_property
     def _results(self) -> ResultWriter:
@@ -251,9 +280,12 @@ class JobRunner:
 
     @cached_property
     def _pictures(self) -> Pictures:
+        return Pictures(self.renderer, self._sources)
+
+    @cached_property
+    def _sources(self) -> Sources:
         limits = replace(self.fetch_limits, policy=self.access_policy)
-        sources = Sources(self.settings, read=self.read, limits=limits, shutdown=self.shutdown)
-        return Pictures(self.renderer, sources)
+        return Sources(self.settings, read=self.read, limits=limits, shutdown=self.shutdown)
 
     @cached_property
     def _uploads(self) -> Uploads:
@@ -265,9 +297,9 @@ class JobRunner:
         return Refusals(self.ledger, max_attempts=self.settings.max_attempts)
 
 
-def is_free(error: TransientError) -> bool:
-    """Whether the job's attempt does not count: storage is away, or a busy host serves other jobs first."""
-    return error.fault == "store" or error.blameless
+def is_free(error: RenderError) -> bool:
+    """Whether the job's attempt does not count: storage is away or full, or a busy host serves other jobs first."""
+    return error.fault == "store" or (isinstance(error, TransientError) and error.blameless)
 
 
 def _quarantined(attempts: int) -> Quarantined:

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 Value = TypeVar("Value")
 
 PAUSE_SECONDS = 2.0
+FED_AT_ONCE = 200  # delayed jobs; the rest is left to heartbeats
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,38 @@ class LedgerClient:
         log.info("job_started", decision=start.decision, attempts=start.attempts)
         return start
 
-    def nack(self, job: RenderJob, error: RenderError, *, refund: bool) -> Outcome:
-        """Queue the job again. Call it before its message is requeued: the next worker must find the job queued."""
-        self._insist(lambda: self.ledger.nack(job, worker=self.worker, refund=refund))
-        return self.count("requeued", error.kind, Outcome.REQUEUED)
+    def give_back(self, job: RenderJob, error: RenderError, *, refund: bool) -> Outcome:
+        """Queue the job again, at once and with a new message.
 
-    def refuse(self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool) -> Refused:
-        """Note why this worker cannot render the job. If the answer is not final, the job waits for another one."""
+        Its old message may not be this process's any more: where a job takes longer than the visibility timeout, kombu
+        delivers the message to another worker, which acknowledges it, since the job is in flight here. A reject would
+        then put nothing back.
+        """
+        self.defer(job, seconds=0.0, refund=refund)
+        try:
+            self.ledger.feed_delayed(limit=FED_AT_ONCE)
+        except (LedgerUnavailable, redis.RedisError) as failure:
+            log.warning("not_fed", error=str(failure), consequence="the next heartbeat of any worker sends the message")
+        return self.count("requeued", error.kind, Outcome.DELAYED)
+
+    def refuse(
+        self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool, loud: bool = True
+    ) -> Refused:
+        """Note why this worker cannot render the job. If the answer is not final, the job waits for another one.
+
+        Without `loud`, only a final answer is worth a line in the log.
+        """
         refused = self._insist(lambda: self.ledger.refuse(job, refusal, facts=facts, refund=refund))
-        log.warning("job_refused", kind=refusal.kind, error=refusal.text, final=refused.final)
+        if loud or refused.final:
+            log.warning("job_refused", kind=refusal.kind, error=refusal.text, final=refused.final)
         self.metrics.refusals.labels(kind=refusal.kind).inc()
         return refused
 
-    def defer(self, job: RenderJob, *, seconds: float, refund: bool) -> bool:
+    def defer(self, job: RenderJob, *, seconds: float, refund: bool, orphans: bool = False) -> bool:
         """Queue the job again once `seconds` have passed; False if it is not this worker's to give back."""
-        return self._insist(lambda: self.ledger.defer(job, worker=self.worker, seconds=seconds, refund=refund))
+        return self._insist(
+            lambda: self.ledger.defer(job, worker=self.worker, seconds=seconds, refund=refund, orphans=orphans)
+        )
 
     def finish(self, result: RenderResult) -> Outcome:
         """Record how the job ended."""

@@ -88,8 +88,10 @@ class OutputCheck:
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
         self._due = time.monotonic() + self._pause
         if problem is None or (failing.batch is not None and not self._is_open(failing.batch)):
-            self._failing, self._pause = None, FIRST_PAUSE_SECONDS
-            self._tell(None)
+            with self._lock:  # a job that fails meanwhile is heard after this, not lost in it
+                self._failing, self._pause = None, FIRST_PAUSE_SECONDS
+                self._checked = None, 0.0
+                self._tell(None)
 
     def _suspect(self, failing: Failing) -> None:
         with self._lock:

@@ -13,8 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jobs.errors import OutputForbidden, OutputFull, RenderError
+from jobs.errors import Cancelled, OutputForbidden, OutputFull, RenderError, Requeued
 from jobs.job import RenderJob
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.store import Store, store_for
@@ -58,8 +59,8 @@ class OutputProbe:
         self._lock = threading.Lock()
         self._turns: dict[Place, threading.Lock] = {}
         self._passed: OrderedDict[Place, None] = OrderedDict()
-        self._doubtful: set[Place] = set()  # a job failed there although the probe had passed
-        self._failed: dict[Place, tuple[float, RenderError]] = {}
+        self._doubtful: OrderedDict[Place, None] = OrderedDict()  # a job failed there although the probe had passed
+        self._failed: OrderedDict[Place, tuple[float, RenderError]] = OrderedDict()
 
     def once(self, job: RenderJob, *, insist: Insist, check: Callable[[], None]) -> None:
         """Write the probe if this process has not yet written it for the job's batch.
@@ -68,6 +69,7 @@ class OutputProbe:
 
         Raises:
             OutputForbidden, OutputFull: this worker cannot write there.
+            OutputUnavailable, OutputFull: storage is away, for longer than `insist` waits. Jobs share that wait, too.
         """
         place = Place.of(job, self._policy)
         if place in self._passed:
@@ -95,7 +97,8 @@ class OutputProbe:
         """A job could not write there: before the next one is rendered, try again, the batch's own folder too."""
         with self._lock:
             self._passed.pop(place, None)
-            self._doubtful.add(place)
+            self._doubtful[place] = None
+            _bound(self._doubtful)
 
     def others(self, place: Place, number: int = 3) -> list[Place]:
         """Places that could be written, the latest first."""
@@ -112,19 +115,27 @@ class OutputProbe:
             self._write(place, insist)
             if place in self._doubtful:
                 self._write_to(place.folders[-1], insist)
-        except (OutputForbidden, OutputFull) as error:
-            self._failed[place] = time.monotonic(), error
+        except RenderError as error:
+            if isinstance(error, Cancelled | Requeued):
+                raise
+            self._failed_now(place, error)
             raise
         self._passed_now(place)
+
+    def _failed_now(self, place: Place, error: RenderError) -> None:
+        with self._lock:
+            self._failed[place] = time.monotonic(), error
+            self._failed.move_to_end(place)
+            for forgotten in _bound(self._failed):
+                self._turns.pop(forgotten, None)
 
     def _passed_now(self, place: Place) -> None:
         with self._lock:
             self._failed.pop(place, None)
-            self._doubtful.discard(place)
+            self._doubtful.pop(place, None)
             self._passed[place] = None
             self._passed.move_to_end(place)
-            while len(self._passed) > REMEMBERED:
-                forgotten, _ = self._passed.popitem(last=False)
+            for forgotten in _bound(self._passed):
                 self._turns.pop(forgotten, None)
 
     def _write(self, place: Place, insist: Insist, *, size: int = 0) -> None:
@@ -141,6 +152,11 @@ class OutputProbe:
         if size > len(TEXT):  # random, because a file system may compress
             insist(lambda: store.write(uri, os.urandom(size), "application/octet-stream"))
         insist(lambda: store.write(uri, TEXT, "text/plain"))
+
+
+def _bound(places: OrderedDict[Place, Any]) -> list[Place]:
+    """Forget the oldest; returns what was forgotten."""
+    return [places.popitem(last=False)[0] for _ in range(len(places) - REMEMBERED)]
 
 
 def _call(call: Callable[[], None]) -> None:

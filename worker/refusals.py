@@ -73,6 +73,7 @@ class Refusals:
         self._max_attempts = max_attempts
         self._lock = threading.Lock()
         self._memory: OrderedDict[str, _Memory] = OrderedDict()
+        self._other_sets: OrderedDict[str, None] = OrderedDict()  # batches that want another engine set
 
     def check(self, job: RenderJob, start: Start) -> None:
         """Raise RefusedBefore if the job should be left to other workers this time."""
@@ -86,17 +87,29 @@ class Refusals:
                 return
         raise RefusedBefore(memory.refusal)
 
-    def refuse(self, job: RenderJob, start: Start, error: Exception, *, facts: WorkerFacts) -> Failure | None:
+    def refuse(
+        self, job: RenderJob, start: Start, error: Exception, *, facts: WorkerFacts, may_refund: bool = True
+    ) -> Failure | None:
         """Give the job back with the reason. A Failure: nobody is left to give it to, and the caller records that."""
         refusal = error.refusal if isinstance(error, RefusedBefore) else self._refusal(error, facts)
-        counted = not isinstance(error, RenderError) or isinstance(error, COUNTED)
-        refused = self._ledger.refuse(job, refusal, facts=facts, refund=not counted)
+        counted = not may_refund or not isinstance(error, RenderError) or isinstance(error, COUNTED)
+        loud = not isinstance(error, EngineSetNotHeld) or self._is_first(job.batch)
+        refused = self._ledger.refuse(job, refusal, facts=facts, refund=not counted, loud=loud)
         if refused.final or self._tried_enough(refusal, refused.refusals):
             self._forget(job)
             return failure(refused.refusals or (refusal,))
         if not isinstance(error, (RefusedBefore, *NOT_REMEMBERED)):
             self._remember(job, _Memory(refusal, start.attempts - (not counted)))
         return None
+
+    def _is_first(self, batch: str) -> bool:
+        """Whether this is the first job of a batch that wants another engine set: all of its jobs say the same."""
+        with self._lock:
+            is_first = batch not in self._other_sets
+            self._other_sets[batch] = None
+            while len(self._other_sets) > REMEMBERED:
+                self._other_sets.popitem(last=False)
+        return is_first
 
     def _tried_enough(self, refusal: Refusal, said: Iterable[Refusal]) -> bool:
         """A host that is away for good, or a file that is nowhere, is not tried by a hundred workers.

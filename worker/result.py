@@ -70,7 +70,8 @@ def described(error: Exception) -> tuple[str, str]:
     """An error's kind, and its sentence without secrets."""
     if isinstance(error, RenderError):
         return error.kind, without_secrets(str(error))
-    return "unexpected", without_secrets(f"unexpected {type(error).__name__}: {error}")
+    text = f"unexpected {type(error).__name__}: {error}".encode("utf-8", "replace").decode()  # as RenderError does
+    return "unexpected", without_secrets(text)
 
 
 def sidecar(job: RenderJob, result: RenderResult) -> bytes:

@@ -3,6 +3,7 @@
 A host that does not answer costs the job an attempt, as it may never answer. Storage that is away costs none where the
 results go to the same kind of storage (s3:// or file://): it comes back, and all jobs wait alike. Other storage is a
 host like any other. And where the same bucket or folder has answered others meanwhile, the file itself is at fault.
+Results that were written to the same bucket or file system are such answers, too: the last job has no others.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
-from jobs.errors import SourceUnavailable, TransientError
+from jobs.errors import RenderError, SourceUnavailable, TransientError
 from jobs.job import RenderJob
 from jobs.settings import Settings
 from jobs.storage.limits import FetchLimits
+from jobs.uri import path_of
 from worker.shutdown import Shutdown
 
 LONGEST_PAUSE_SECONDS = 20.0  # in place; if the host asks for more, the job is put off
@@ -53,7 +55,8 @@ class Sources:
             except TransientError as error:
                 pause = self._pause(attempt, error)
                 is_last = attempt + 1 == self._settings.retry_attempts
-                if is_last or error.blameless or pause > LONGEST_PAUSE_SECONDS:
+                waited = error.blameless and error.fault == "host"  # for its turn
+                if is_last or waited or pause > LONGEST_PAUSE_SECONDS:
                     raise self._blamed(job, error) from error
                 self._shutdown.pause(pause)
                 check()
@@ -61,6 +64,17 @@ class Sources:
                 self._note(self._answered, _shelf(uri))
                 return data
         raise AssertionError("the last try returns or raises")
+
+    def is_failing(self, job: RenderJob) -> bool:
+        """Whether the job's file was not to be had before, for a fault of storage."""
+        with self._lock:
+            return job.id in self._failing
+
+    def wrote(self, folder: str) -> None:
+        """A file was written just now, so the storage of this folder answers."""
+        self._note(self._answered, _shelf(f"{folder}/"))
+        if device := _device(f"{folder}/x"):
+            self._note(self._answered, device)
 
     def _pause(self, attempt: int, error: TransientError) -> float:
         if error.retry_after_seconds is not None:
@@ -71,11 +85,15 @@ class Sources:
     def _blamed(self, job: RenderJob, error: TransientError) -> TransientError:
         if error.fault != "store":
             return error
-        if job.parameters.image.partition("://")[0] != job.output.partition("://")[0]:
+        image = job.parameters.image
+        if error.blameless:  # throttled
+            return error
+        if image.partition("://")[0] != job.output.partition("://")[0]:
             return SourceUnavailable(str(error), fault="host")
+        places = (_shelf(image), _device(image))
         with self._lock:
             since = self._failing.get(job.id)
-            answered = self._answered.get(_shelf(job.parameters.image), 0.0)
+            answered = max(self._answered.get(place, 0.0) for place in places)
         if since is None:
             self._note(self._failing, job.id)
         return error if since is None or answered < since else SourceUnavailable(str(error), fault="host")
@@ -91,3 +109,13 @@ class Sources:
 def _shelf(uri: str) -> str:
     """What is away as a whole: a bucket, or a file's folder."""
     return "/".join(uri.split("/")[:3]) if uri.startswith("s3://") else uri.rpartition("/")[0]
+
+
+def _device(uri: str) -> str:
+    """The file system of a file's folder; nothing for other storage, or where it does not say."""
+    if not uri.startswith("file://"):
+        return ""
+    try:
+        return f"device {path_of(uri).parent.stat().st_dev}"
+    except (OSError, ValueError, RenderError):
+        return ""

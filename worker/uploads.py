@@ -2,7 +2,8 @@
 
 The job's thread waits with the pictures in memory, and its message stays unacknowledged. RENDER_JOBS_IN_FLIGHT bounds
 how many jobs can wait, so rendering pauses by itself. No attempt is spent. The wait ends when storage answers, the user
-cancels the job, or the worker stops; then the job goes back to the queue.
+cancels the job, or the worker stops; then the job goes back to the queue. A job that is not rendered yet waits for half
+a minute only: where the fault is this worker's after all (a wrong endpoint, a route that is gone), others may have it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Value = TypeVar("Value")
 
 # Finished pictures are kept so long where this worker cannot write them: a folder may be gone, or full, for a moment.
 KEPT_SECONDS, KEPT_PAUSE_SECONDS = 5.0, 0.5
+NOT_RENDERED_SECONDS = 30.0  # until a job that has no pictures yet is put off
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 10.0
 LOOK_SECONDS = 1.0  # between two looks whether the job was cancelled
 
@@ -65,7 +67,8 @@ class Uploads:
         """Call until the fault is not storage's. A job that is not `rendered` yet ends as soon as the worker drains.
 
         Raises:
-            RenderError: whatever `call` raised that is not storage's fault.
+            RenderError: whatever `call` raised that is not storage's fault; or that is, if the job is not `rendered`
+                and it lasted for half a minute.
         """
         try:
             return call()
@@ -83,7 +86,7 @@ class Uploads:
         return value
 
     def _repeat(self, call: Callable[[], Value], job: RenderJob, error: RenderError, *, rendered: bool) -> Value:
-        pause = self.base_seconds
+        pause, deadline = self.base_seconds, time.monotonic() + NOT_RENDERED_SECONDS
         while True:
             self.fitness.saw(error, job)
             self._wait(job, pause * random.uniform(0.5, 1.5), rendered=rendered)
@@ -91,7 +94,7 @@ class Uploads:
             try:
                 return call()
             except RenderError as again:
-                if again.fault != "store":
+                if again.fault != "store" or (not rendered and time.monotonic() > deadline):
                     raise
                 error = again
 

@@ -11,7 +11,7 @@ import redis
 from jobs.job import BATCH_NAME, RenderJob
 from jobs.ledger.batches import Batches
 from jobs.ledger.chunks import chunks
-from jobs.ledger.keys import batch_keys, delayed_key
+from jobs.ledger.keys import WORKER_PREFIX, batch_keys, delayed_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
 from jobs.ledger.redis_client import SCAN_COUNT, answering
@@ -29,15 +29,18 @@ class Delayed(Batches):
     client: redis.Redis
     queue: str
     _scripts: Scripts
+    _max_attempts: int
 
-    def defer(self, job: RenderJob, *, worker: str, seconds: float, refund: bool) -> bool:
-        """Give a job back for `seconds`, whether this worker has started it or not.
+    def defer(self, job: RenderJob, *, worker: str, seconds: float, refund: bool, orphans: bool = False) -> bool:
+        """Give a job back for `seconds`, whether this worker has started it or not; with `orphans`, a dead one's too.
 
         True where the job is delayed now, False where it ended or is with another worker. In both cases the caller
-        acknowledges the message. `refund` where the attempt was not the job's fault.
+        acknowledges the message. `refund` where the attempt was not the job's fault. A job that the ledger did not know
+        counts one attempt all the same: only then does its next start look for a result in storage.
         """
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "cancels"), delayed_key(self.queue)]
         arguments = [job.id, job.model_dump_json(), worker, max(0.0, seconds), int(refund)]
+        arguments += [self._max_attempts, WORKER_PREFIX if orphans else ""]
         return bool(self._scripts.run("defer", keys=keys, arguments=arguments))
 
     def feed_delayed(self, *, limit: int = 1000) -> int:

@@ -20,7 +20,6 @@ import redis
 
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.chunks import chunks
-from jobs.ledger.delayed import Delayed
 from jobs.ledger.keys import REFUTED_PREFIX, REFUTED_SECONDS, WORKER_PREFIX, batch_keys, delayed_key
 from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX, KombuView
 from jobs.ledger.lua import Scripts
@@ -41,24 +40,32 @@ from jobs.uri import redacted
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Ledger(Refusals, Delayed):
+class Ledger(Refusals):
     """Moves and counts jobs. Safe to use from many threads and processes at once.
 
     Raises:
         LedgerUnavailable: Redis did not answer; the move may or may not have happened, and may be repeated.
     """
 
-    def __init__(self, client: redis.Redis, *, queue: str = "render", max_attempts: int = 3) -> None:
+    def __init__(
+        self, client: redis.Redis, *, queue: str = "render", max_attempts: int = 3, lease_seconds: float = 10.0
+    ) -> None:
         self.client = client  # must decode responses to str
         self.queue = queue
         self._max_attempts = max_attempts
+        self._lease_seconds = lease_seconds
         self._scripts = Scripts(client)
         self.kombu = KombuView(client, self._scripts, queue)
 
     @classmethod
     def connect(cls, settings: Settings) -> Ledger:
         """A ledger on the Redis that the settings name. It connects at its first call."""
-        return cls(connected(settings.redis_url), queue=settings.queue, max_attempts=settings.max_attempts)
+        return cls(
+            connected(settings.redis_url),
+            queue=settings.queue,
+            max_attempts=settings.max_attempts,
+            lease_seconds=settings.lease_seconds,
+        )
 
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""

@@ -52,9 +52,10 @@ def reconcile(
 
     - when its worker's heartbeat is gone, or its worker lives and says that it does not have the job,
     - when its message was delivered more than `lease_seconds` ago, and no worker started it or says that it has it, in
-      two looks `settle_seconds` apart. (The time of a delivery comes from a worker's clock, which may be wrong.)
-    - or when it has no message at all in two such looks. (For an instant, a message on its way from the queue to a
-      worker is in neither place.)
+      two looks a heartbeat and a second apart. (The time of a delivery comes from a worker's clock, which may be wrong:
+      the worker may live and have it. A heartbeat comes at least twice a lease.)
+    - or when it has no message at all in two looks `settle_seconds` apart. (For an instant, a message on its way from
+      the queue to a worker is in neither place.)
 
     Until Redis has been up for `lease_seconds`, a missing heartbeat does not mean that a worker is dead.
 
@@ -65,7 +66,7 @@ def reconcile(
     names = _active(ledger, batch)
     orphans = _orphans(ledger, names, lease_seconds)
     if suspects := [name for name in names if orphans[name].suspected]:
-        sleep(settle_seconds)
+        sleep(_settling(orphans, settle_seconds, lease_seconds))
         again = _orphans(ledger, suspects, lease_seconds)
         for name in suspects:
             orphans[name].keep_what_is_in(again[name])
@@ -94,7 +95,7 @@ def take_back(
     ledger.feed_delayed()
     stranded = _stranded(ledger, batch, lease_seconds)
     if any(orphans.suspected for orphans in stranded.values()):
-        sleep(settle_seconds)
+        sleep(_settling(stranded, settle_seconds, lease_seconds))
         again = _stranded(ledger, batch, lease_seconds)
         for name, orphans in stranded.items():
             orphans.keep_what_is_in(again.get(name, _Orphans()))
@@ -127,6 +128,13 @@ class _Orphans:
         """Drop what a second look has not found in exactly the same state."""
         self.untouched &= again.untouched
         self.lost &= again.lost
+
+
+def _settling(orphans: Mapping[str, _Orphans], settle_seconds: float, lease_seconds: float) -> float:
+    """Seconds between two looks: enough for a live worker to say what it has, if that is in doubt."""
+    if not any(of_batch.untouched for of_batch in orphans.values()):
+        return settle_seconds
+    return max(settle_seconds, lease_seconds / 2 + 1.0)
 
 
 @dataclass(frozen=True)

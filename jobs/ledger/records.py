@@ -178,7 +178,8 @@ class Refusal(_Record):
     """A worker's refusal of a job, for a fault of its own.
 
     `by` says of whom the refusal is true: it is the digest of the settings that refused (WorkerFacts.settings), or the
-    name of the worker. `times` counts how often they refused this job, and `at` is in seconds since the epoch.
+    name of the worker. `times` counts how often they refused this job, and `at` is in seconds since the epoch; the
+    ledger replaces it by the time of Redis' clock.
     """
 
     by: str
@@ -205,7 +206,8 @@ class Refused(_Record):
 class Refutation(_Record):
     """A job that one worker refused and that another one (`by_worker`) finished.
 
-    `kind` and `text` are the refusal's; `at` is when the job was finished, in seconds since the epoch by Redis' clock.
+    `kind` and `text` are the refusal's. `refused_at` is when it was last refused, and `at` when the job was finished,
+    both in seconds since the epoch by Redis' clock.
     """
 
     batch: str
@@ -215,6 +217,7 @@ class Refutation(_Record):
     kind: str
     text: str
     at: float
+    refused_at: float | None = None
 
 
 def parse_state(id_: str, text: str) -> JobState:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import cast
+from typing import Literal, cast
 
 import redis
 from pydantic import TypeAdapter, ValidationError
 
+from jobs.errors import EngineSetNotHeld
 from jobs.job import RenderJob
-from jobs.ledger.batches import Batches
+from jobs.ledger.delayed import Delayed
 from jobs.ledger.keys import REFUTED_PREFIX, WORKER_PREFIX, batch_key, batch_keys, delayed_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.records import TERMINAL, Refusal, Refused, Refutation, WorkerFacts
@@ -18,18 +19,25 @@ from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 from jobs.ledger.workers import Workers
 
 FIRST_DELAY_SECONDS = 2.0  # of a refused job; doubles each time that the same worker or settings refuse it
+# The same where another engine set is wanted: such a refusal is certain, and the holders of the set may be few.
+FIRST_SET_DELAY_SECONDS = 10.0
 LONGEST_DELAY_SECONDS = 30.0
 LONGEST_TEXT = 1000  # characters of what a worker says: a thousand jobs may be refused for the same reason
 
 _REFUSALS = TypeAdapter(tuple[Refusal, ...])
 
 
-class Refusals(Batches, Workers):
+class Refusals(Delayed, Workers):
     """The part of the ledger that decides about refused jobs.
 
     A job fails only once every live worker of its queue has refused it, whether by its name or by the digest of its
-    settings. A worker of an earlier version says nothing of itself, so it counts as one that has not refused. The
+    settings. A worker of an earlier version says nothing of itself, so it counts as one that has not refused; after
+    about nine minutes of refusals (20 by one worker), neither such a worker nor a paused one is waited for. The
     refusals of workers that died count for nothing: whoever lives decides.
+
+    A worker without a heartbeat may live all the same. After a restart of Redis, which is known by a batch that is
+    older than the server's process, nobody counts as dead for a lease. And a worker that finished what the refusing one
+    had refused within the last hour is waited for, even if it has gone: what was wrong once may be wrong again.
 
     Raises:
         LedgerUnavailable: Redis does not answer.
@@ -39,6 +47,7 @@ class Refusals(Batches, Workers):
     queue: str
     _scripts: Scripts
     _max_attempts: int
+    _lease_seconds: float
 
     def refuse(self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool = True) -> Refused:
         """Give back a job that this worker started, or learn that nobody else is left to render it.
@@ -50,8 +59,10 @@ class Refusals(Batches, Workers):
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "cancels", "refusals"), delayed_key(self.queue)]
         said = refusal.model_copy(update={"text": _short(refusal.text)}).model_dump_json()
         arguments = [job.id, job.model_dump_json(), refusal.worker, facts.settings or "", said, int(refund)]
-        arguments += [self._max_attempts, FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS]
-        arguments += [self.queue, WORKER_PREFIX, *self._worker_keys()]
+        first = FIRST_SET_DELAY_SECONDS if refusal.kind == EngineSetNotHeld.kind else FIRST_DELAY_SECONDS
+        arguments += [self._max_attempts, first, LONGEST_DELAY_SECONDS]
+        workers = self._worker_keys()  # first, so that a restart between the two shows in the uptime
+        arguments += [self.queue, WORKER_PREFIX, REFUTED_PREFIX, self._restart(), *workers]
         verdict, seconds, texts = self._scripts.run("refuse", keys=keys, arguments=arguments)
         refusals = () if verdict == "gone" else _parsed(texts)
         return Refused(final=verdict == "final", refusals=refusals, delay_seconds=float(seconds))
@@ -64,6 +75,18 @@ class Refusals(Batches, Workers):
             active = (line.id for line in self.states_of(batch, some) if line.state not in TERMINAL)
             said |= {id_: refusals for id_ in active if (refusals := _parsed(some[id_]))}
         return said
+
+    def _restart(self) -> Literal["", "start", "restart"]:
+        """What Redis did less than a lease ago, so that live workers may have no heartbeat: a start, or a restart.
+
+        It is a restart where a batch is older than the server's process. On a server that has only just been set up,
+        every worker that there is has sent its heartbeat before it took a job.
+        """
+        seconds_up = self.seconds_up()  # in whole seconds
+        if seconds_up >= self._lease_seconds:
+            return ""
+        started_at = self.server_time() - seconds_up - 1.0
+        return "restart" if any(info.created_at < started_at for info in self.batches()) else "start"
 
     def refuted(self, *names: str, since: float) -> Refutation | None:
         """The latest job that one of these refused (Refusal.by) and another worker finished after `since`.

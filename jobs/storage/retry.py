@@ -29,14 +29,15 @@ def with_backoff(
 
     Raises:
         TransientError: the last one, after `attempts` of them; or at once one that asks for more than
-            MAX_PAUSE_SECONDS, or whose call has waited for its turn already (`blameless`). Other errors pass at once.
+            MAX_PAUSE_SECONDS, or whose call has waited for its turn at a host already (`blameless`). Other errors pass
+            at once.
     """
     for attempt in range(attempts - 1):
         try:
             return call()
         except TransientError as error:
             asked = 0.0 if error.retry_after_seconds is None else error.retry_after_seconds
-            if error.blameless or asked > MAX_PAUSE_SECONDS:
+            if (error.blameless and error.fault == "host") or asked > MAX_PAUSE_SECONDS:
                 raise
             sleep(max(asked, min(MAX_PAUSE_SECONDS, base_seconds * 2**attempt) * uniform(0.5, 1.5)))
     return call()

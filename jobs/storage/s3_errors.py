@@ -16,7 +16,7 @@ from jobs.errors import (
     TransientError,
 )
 from jobs.storage.s3_client import ClientRefused
-from jobs.storage.s3_verdict import Verdict, code_of, message_of, retry_after_seconds, verdict_of
+from jobs.storage.s3_verdict import Verdict, code_of, is_throttled, message_of, retry_after_seconds, verdict_of
 from jobs.uri import bucket_and_key
 
 LONGEST_MESSAGE = 200  # characters of what the store says
@@ -77,6 +77,7 @@ def _unfit(verdict: Verdict) -> bool:
 
 def _later(unavailable: TransientError, error: Exception) -> TransientError:
     unavailable.retry_after_seconds = retry_after_seconds(error)
+    unavailable.blameless = is_throttled(error)
     return unavailable
 
 

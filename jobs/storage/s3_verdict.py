@@ -105,8 +105,9 @@ _BY_CODE: dict[Verdict, frozenset[str]] = {
 _CODES: dict[str, Verdict] = {code: verdict for verdict, codes in _BY_CODE.items() for code in codes}
 
 # Looked for in a code that is not above, in this order.
+_THROTTLED = re.compile(r"throttl|slow_?down|too_?many_?requests|rate_?limit|throughputexceeded", re.I)
 _WORDS: tuple[tuple[re.Pattern[str], Verdict], ...] = (
-    (re.compile(r"throttl|slow_?down|too_?many_?requests|rate_?limit|throughputexceeded", re.I), "away"),
+    (_THROTTLED, "away"),
     (re.compile(r"quota|storage_?(full|limit)|insufficient_?(storage|capacity|space)|cap_?exceeded", re.I), "full"),
     (re.compile(r"continuation", re.I), "refused"),  # a token, but not one of a person
     (re.compile(r"accesskey|token|signature|credential|authenticat", re.I), "keys"),
@@ -157,6 +158,12 @@ def code_of(error: Exception) -> str:
 def message_of(error: Exception) -> str:
     """What the store says about it, in one line."""
     return " ".join(str(_answer(error).get("Message", "")).split())
+
+
+def is_throttled(error: Exception) -> bool:
+    """Whether the store serves other requests first."""
+    code = code_of(error)
+    return code in ("429", "BandwidthLimitExceeded", "RequestLimitExceeded") or _THROTTLED.search(code) is not None
 
 
 def has_no_body(error: Exception) -> bool:

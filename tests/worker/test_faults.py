@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from jobs.errors import (
     OutputFull,
@@ -21,11 +23,16 @@ from jobs.errors import (
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Refusal, WorkerFacts
+from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.http import FetchLimits
+from jobs.storage.memory import MemoryStore
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.bench import WORKER, Bench, queued
+from worker.fitness import Fitness
 from worker.outcome import Outcome
+from worker.output_probe import OutputProbe
+from worker.shutdown import Shutdown
 
 
 @pytest.fixture
@@ -185,6 +192,36 @@ def test_a_file_that_cannot_be_read_although_its_storage_answers_fails_in_the_en
     assert bench.result(bad).error == "input/output error"
 
 
+@pytest.mark.parametrize("scheme", ["s3", "file"])
+def test_the_last_job_whose_file_cannot_be_read_fails_where_results_can_be_written(
+    bench: Bench, tmp_path: Path, scheme: str
+) -> None:
+    (tmp_path / "out" / "b").mkdir(parents=True)
+    base = "s3://bucket" if scheme == "s3" else tmp_path.as_uri()
+    job = make_job(image=f"{base}/bad.png", output=f"{base}/out")
+    enqueue(bench.ledger, [job])
+    policy = AccessPolicy(output=f"{base}/out")
+    probe = OutputProbe(policy, lambda _: bench.storage)
+    bench.runner = replace(bench.runner, access_policy=policy, fitness=Fitness(probe, policy=policy))
+    bench.picture = SourceUnavailable("InternalError", fault="store")
+    assert [bench.run(job) for _ in range(3)] == [Outcome.DELAYED, Outcome.DELAYED, Outcome.ENDED]
+    assert (bench.result(job).state, bench.result(job).error) == ("failed", "InternalError")
+
+
+def test_a_store_that_throttles_costs_no_attempt_although_results_can_be_written(bench: Bench) -> None:
+    throttled, good = (make_job(row, image=f"s3://b/{row}.png", output="s3://b/out") for row in (1, 2))
+    enqueue(bench.ledger, [throttled, good])
+    bench.runner = replace(bench.runner, access_policy=AccessPolicy(output="s3://b/out"))
+    busy = SourceUnavailable("SlowDown", fault="store")
+    busy.blameless = True
+    for _ in range(3):
+        bench.picture = busy
+        assert bench.run(throttled) is Outcome.DELAYED
+        bench.picture = b"picture"
+        assert bench.run(good) is Outcome.ENDED
+    assert (bench.state(throttled), bench.fetched) == (("queued", 0), 7)  # and it is tried in place
+
+
 def test_an_upload_waits_for_storage_longer_than_any_number_of_tries_and_costs_no_attempt(bench: Bench) -> None:
     job = queued(bench)
     away = threading.Event()
@@ -213,6 +250,29 @@ def test_an_upload_waits_for_storage_longer_than_any_number_of_tries_and_costs_n
     assert bench.registry.get_sample_value("render_storage_waits") == 0
 
 
+@pytest.mark.parametrize("error", [OutputUnavailable("no route"), OutputFull("over its quota", fault="store")])
+def test_a_job_without_pictures_waits_for_storage_for_a_while_and_then_goes_to_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: RenderError
+) -> None:
+    monkeypatch.setattr("worker.uploads.NOT_RENDERED_SECONDS", 0.2)
+    jobs = [queued(bench, row=row) for row in range(1, 5)]
+    tries = []
+
+    class Away(MemoryStore):
+        def write(self, uri: str, data: bytes, content_type: str) -> None:
+            tries.append(uri)
+            raise error
+
+    policy = bench.runner.access_policy
+    bench.runner = replace(bench.runner, fitness=Fitness(OutputProbe(policy, lambda _: Away()), policy=policy))
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        assert set(threads.map(bench.run, jobs)) == {Outcome.DELAYED}
+    assert len(tries) > 2
+    assert {bench.state(job) for job in jobs} == {("queued", 0)}
+    assert (bench.fetched, bench.ledger.delayed()) == (0, 4)
+    assert bench.runner.fitness.paused is None
+
+
 @pytest.mark.parametrize("how", ["stop", "cancel"])
 def test_an_upload_that_waits_ends_when_the_worker_stops_or_the_user_cancels(bench: Bench, how: str) -> None:
     job = queued(bench)
@@ -230,7 +290,7 @@ def test_an_upload_that_waits_ends_when_the_worker_stops_or_the_user_cancels(ben
             bench.runner.shutdown.requeue_all()
         else:
             bench.runner.in_flight.cancel(job.batch, [job.id])
-        assert ending.result(30) is (Outcome.REQUEUED if how == "stop" else Outcome.ENDED)
+        assert ending.result(30) is (Outcome.DELAYED if how == "stop" else Outcome.ENDED)
     assert bench.state(job) == (("queued", 0) if how == "stop" else ("cancelled", 1))
 
 
@@ -255,11 +315,58 @@ def test_a_job_that_is_kept_to_an_engine_set_is_rendered_by_whoever_holds_it(ben
     assert (bench.result(other).error_kind, bench.fetched) == ("engine_set_not_held", 1)
 
 
+@pytest.mark.parametrize("how", ["paused", "refused", "put off", "stopped"])
+def test_a_job_that_the_ledger_lost_and_a_worker_gave_back_is_still_looked_for_in_storage(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    job = queued(bench)
+    assert bench.run(job) is Outcome.ENDED
+    bench.ledger.client.flushall()
+    bench.ledger.beat("other", in_flight=(), lease_seconds=60)
+    good = bench.runner
+
+    def away(uri: str) -> bool:
+        raise OutputUnavailable("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worker.uploads.NOT_RENDERED_SECONDS", 0.0)
+        patch.setattr(bench.storage, "exists", away)
+        if how == "paused":
+            bench.runner = replace(good, fitness=Fitness())
+            bench.runner.fitness.compare_clock(3600)
+        elif how == "refused":
+            bench.runner = replace(good, access_policy=AccessPolicy(output="file:///elsewhere"))
+        elif how == "stopped":
+            bench.runner = replace(good, shutdown=Shutdown())
+            bench.runner.shutdown.drain()
+        assert bench.run(job) is Outcome.DELAYED
+    assert bench.state(job) == ("queued", 1)
+    bench.runner = good
+    assert bench.run(job) is Outcome.ENDED
+    assert (bench.state(job)[0], bench.fetched) == ("done", 1)
+
+
 def test_a_paused_worker_gives_its_jobs_back(bench: Bench) -> None:
     job = queued(bench)
     bench.runner.fitness.compare_clock(3600)
     assert bench.run(job) is Outcome.DELAYED
     assert (bench.state(job), bench.fetched, bench.ledger.delayed()) == (("queued", 0), 0, 1)
+    bench.ledger.start(job, worker="dead")
+    assert bench.run(job) is Outcome.DELAYED  # neither does it take over what a dead worker has
+    assert bench.state(job) == ("queued", 1)
     bench.runner.fitness.compare_clock(1)
     assert bench.run(job) is Outcome.ENDED
-    assert bench.state(job) == ("done", 1)
+    assert bench.state(job) == ("done", 2)
+
+
+@pytest.mark.usefixtures("other")
+def test_a_batch_that_wants_another_engine_set_is_told_once(bench: Bench) -> None:
+    parameters = make_job().parameters
+    jobs = [
+        RenderJob.create(parameters, batch="b", row=row, output="file:///out", engine_set="0123456789")
+        for row in range(1, 4)
+    ]
+    enqueue(bench.ledger, jobs)
+    with capture_logs() as lines:
+        assert {bench.run(job) for job in jobs} == {Outcome.DELAYED}
+    assert [line["event"] for line in lines].count("job_refused") == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,9 @@ from jobs.storage.memory import MemoryStore
 from tests.eventually import eventually
 from tests.jobs.rows import make_job
 from worker import fitness as fitnesses
-from worker import output_check
+from worker import output_check, output_probe
 from worker.fitness import Fitness
-from worker.output_probe import TEXT, OutputProbe, folder_problem
+from worker.output_probe import TEXT, OutputProbe, Place, folder_problem
 
 POLICY = AccessPolicy(output="s3://own/out")
 OWN, OTHER = make_job(output="s3://own/out"), make_job(output="s3://elsewhere/out")
@@ -65,6 +67,21 @@ def test_the_probe_is_one_key_and_is_written_once_a_batch(fitness: Fitness, disk
     for batch in ("a", "a", "b"):
         probe(fitness, make_job(batch=batch, output="s3://own/out"))
     assert disk.order == ["s3://own/out/.render-probe"] * 2
+
+
+def test_what_is_known_of_thousands_of_outputs_is_bounded(
+    fitness: Fitness, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_probe, "REMEMBERED", 5)
+    assert fitness.probe is not None
+    for number in range(60):
+        job = make_job(batch=f"b{number}", output="s3://own/out")
+        disk.problem = OutputForbidden("AccessDenied") if number % 2 else None
+        with suppress(OutputForbidden):
+            probe(fitness, job)
+        fitness.probe.doubt(Place.of(job, POLICY))
+    kept = (fitness.probe._passed, fitness.probe._failed, fitness.probe._doubtful, fitness.probe._turns)
+    assert max(map(len, kept)) <= 40
 
 
 def test_where_only_the_batchs_own_folder_may_be_written_the_probe_goes_there(fitness: Fitness, disk: Disk) -> None:
@@ -169,6 +186,26 @@ def test_a_pause_for_a_batch_ends_with_the_batch(disk: Disk, monkeypatch: pytest
     fitness.stop()
 
 
+def test_an_error_that_nobody_expected_ends_no_check(
+    fitness: Fitness, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitnesses, "TICK_SECONDS", 0.01)
+    disk.problem = OutputForbidden("the bucket does not exist")
+    fitness.saw(disk.problem, OWN)
+    odd = [ValueError("odd"), KeyError("odder")]
+    write = disk.write
+
+    def broken(uri: str, data: bytes, content_type: str) -> None:
+        if odd:
+            raise odd.pop()
+        write(uri, data, content_type)
+
+    disk.write, disk.problem = broken, None  # type: ignore[method-assign]
+    fitness.start()
+    eventually(lambda: fitness.paused is None)
+    fitness.stop()
+
+
 # -- the start ----------------------------------------------------------------------------------------------------
 
 
@@ -230,3 +267,24 @@ def test_a_refutation_pauses_for_a_while_and_each_that_follows_soon_for_longer(
     fitness.start()
     eventually(lambda: fitness.paused is None)
     fitness.stop()
+
+
+def test_what_a_worker_refused_before_it_was_mended_does_not_pause_it_again(
+    fitness: Fitness, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitnesses, "TICK_SECONDS", 0.01)
+    fitness.compare_clock(100.0)
+    redis_time = time.time() - 100.0
+    disk.problem = OutputFull("no space left", unfit=True)
+    fitness.saw(disk.problem, OWN)
+    fitness.start()
+    disk.problem = None
+    eventually(lambda: fitness.paused is None)
+    fitness.stop()
+    refutation = Refutation(
+        batch="b", job="j", by_worker="good", kind="output_full", text="full", at=redis_time + 50, refused_at=redis_time
+    )
+    fitness.refute(refutation)
+    assert fitness.paused is None
+    fitness.refute(refutation.model_copy(update={"refused_at": redis_time + 40}))
+    assert fitness.causes == ("refuted",)

@@ -11,6 +11,7 @@ import redis
 
 from jobs.errors import OutputUnavailable, RenderFailed, SourceNotFound, SourceUnavailable
 from jobs.job import RenderResult
+from jobs.ledger.reconcile import Reconciled, take_back
 from jobs.ledger.records import EngineSetJobs
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
@@ -145,14 +146,20 @@ def test_a_job_that_took_its_workers_down_is_quarantined(bench: Bench) -> None:
 
 
 def test_jobs_on_their_last_start_run_one_at_a_time_and_waiting_costs_no_attempt(bench: Bench) -> None:
-    jobs = [queued(bench, row=row, prompt="takes 0.3 s") for row in (1, 2)]
+    hangs, waits = jobs = queued(bench, prompt="takes 60 s"), queued(bench, row=2)
     for job in jobs:
         bench.ledger.start(job, worker="dead-1")
-    with ThreadPoolExecutor(2) as threads:
-        endings = [threads.submit(bench.run, job) for job in jobs]
-        eventually(lambda: sorted(bench.state(job) for job in jobs) == [("queued", 1), ("running", 2)])
-        assert [ending.result(30) for ending in endings] == [Outcome.ENDED, Outcome.ENDED]
-    assert [bench.state(job) for job in jobs] == [("done", 2), ("done", 2)]
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, hangs)
+        eventually(lambda: bench.loop.submitted)
+        assert bench.run(waits) is Outcome.DELAYED  # its thread is free for others
+        assert [bench.state(job) for job in jobs] == [("running", 2), ("queued", 1)]
+        assert bench.ledger.delayed() == 1
+        bench.runner.in_flight.cancel("b", [hangs.id])
+        bench.loop.cancel(hangs.id)
+        assert ending.result(30) is Outcome.ENDED
+    assert bench.run(waits) is Outcome.ENDED
+    assert bench.state(waits) == ("done", 2)
 
 
 def test_a_sidecar_of_an_attempt_that_died_before_the_ledger_knew_is_taken_over(bench: Bench) -> None:
@@ -199,11 +206,30 @@ def test_two_deliveries_of_one_job_in_one_process_render_once_and_share_the_outc
     assert len(bench.loop.submitted) == 1
 
 
+def test_the_new_message_of_a_delayed_job_that_meets_its_old_thread_is_not_lost(bench: Bench) -> None:
+    job = queued(bench)
+    assert bench.runner.in_flight.take(job) is None  # the old thread, which has not learnt yet that it was delayed
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(bench.run, job)
+        bench.runner.in_flight.release(job.id, Outcome.DELAYED)
+        assert ending.result(30) is Outcome.ENDED
+    assert bench.state(job) == ("done", 1)
+
+
 def test_stopping_requeues_what_is_not_in_the_loop_and_costs_no_attempt(bench: Bench) -> None:
     job = queued(bench)
     bench.runner.shutdown.drain()
-    assert bench.run(job) is Outcome.REQUEUED
+    assert bench.run(job) is Outcome.DELAYED
     assert bench.state(job) == ("queued", 0)
+
+
+def test_a_worker_that_stops_sends_a_new_message_because_its_old_one_may_be_gone(bench: Bench) -> None:
+    job = queued(bench)
+    bench.ledger.client.delete("render")  # delivered; redelivered after the visibility timeout, and acknowledged there
+    bench.runner.shutdown.drain()
+    assert bench.run(job) is Outcome.DELAYED
+    assert (list(bench.ledger.kombu.queued_ids()), bench.ledger.delayed()) == ([job.id], 0)
+    assert take_back(bench.ledger, lease_seconds=10.0) == Reconciled()
 
 
 def test_stopping_at_once_requeues_what_is_in_the_loop(bench: Bench) -> None:
@@ -212,7 +238,7 @@ def test_stopping_at_once_requeues_what_is_in_the_loop(bench: Bench) -> None:
         ending = threads.submit(bench.run, job)
         eventually(lambda: bench.loop.submitted)
         bench.runner.shutdown.requeue_all()
-        assert ending.result(30) is Outcome.REQUEUED
+        assert ending.result(30) is Outcome.DELAYED
     assert bench.state(job) == ("queued", 0)
 
 
@@ -222,7 +248,7 @@ def test_a_lost_device_counts_against_the_jobs_that_it_was_lost_under(bench: Ben
         ending = threads.submit(bench.run, job)
         eventually(lambda: bench.loop.stats().active == 1)
         bench.loop.lose_device()
-        assert ending.result(30) is Outcome.REQUEUED
+        assert ending.result(30) is Outcome.DELAYED
     assert bench.state(job) == ("queued", 1)
 
 
@@ -305,7 +331,7 @@ def test_outcomes_are_counted_by_state_and_kind(bench: Bench) -> None:
     bench.run(queued(bench))
     bench.runner.run("garbage")
     bench.runner.shutdown.drain()
-    assert bench.run(queued(bench, row=2)) is Outcome.REQUEUED
+    assert bench.run(queued(bench, row=2)) is Outcome.DELAYED
     value = bench.registry.get_sample_value
     assert value("render_jobs_total", {"state": "done", "kind": ""}) == 1
     assert value("render_jobs_total", {"state": "invalid", "kind": "invalid_job"}) == 1

@@ -78,7 +78,7 @@ def test_heartbeats_name_the_jobs_in_flight(started: Started, ledger: Ledger, tm
         outcome = threads.submit(started.service.run_job, job.model_dump_json())
         eventually(lambda: (beat := ledger.workers().get(started.service.name)) and beat.in_flight == (job.id,))
         started.service.shutdown.requeue_all()
-        assert outcome.result(30) is Outcome.REQUEUED
+        assert outcome.result(30) is Outcome.DELAYED
 
 
 def test_draining_is_alive_and_not_ready(started: Started) -> None:

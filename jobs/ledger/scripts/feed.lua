@@ -4,7 +4,7 @@
 -- Returns 1 if the job has a message now.
 local id = ARGV[1]
 local due = redis.call('ZSCORE', KEYS[3], entry(KEYS[1], id))
-if not due or tonumber(due) > now() then return 0 end
+if not due or tonumber(due) > now() + 0.001 then return 0 end  -- times are rounded to milliseconds
 redis.call('ZREM', KEYS[3], entry(KEYS[1], id))
 local old = redis.call('HGET', KEYS[1], id)
 local parts = split(old or '')

@@ -3,9 +3,6 @@
 -- ARGV id, state, result, row, worker (or ''), worker key prefix, refuted key prefix, seconds that a refutation is kept
 -- Returns 1 the first time.
 
--- The kinds that say what a worker may reach. A worker with another engine set, or more memory, refutes nothing.
-local access = {source_forbidden = true, source_not_found = true, source_too_large = true, output_forbidden = true,
-  output_full = true}
 local function refute(id, refusals, worker)
   local said = decoded(redis.call('HGET', refusals, id))
   if not said then return end
@@ -16,7 +13,7 @@ local function refute(id, refusals, worker)
     if is_ours and access[refusal.kind or ''] and refusal.worker ~= worker and refusal.by ~= own_settings then
       local batch = string.match(KEYS[1], '^render:batch:(.*):states$')
       local refutation = {batch = batch, job = id, row = tonumber(ARGV[4]), by_worker = worker, at = now()}
-      refutation.kind, refutation.text = refusal.kind, refusal.text
+      refutation.kind, refutation.text, refutation.refused_at = refusal.kind, refusal.text, refusal.at
       redis.call('SET', ARGV[7] .. refusal.by, cjson.encode(refutation), 'EX', ARGV[8])
     end
   end

@@ -49,6 +49,9 @@ local function delay(states, counts, delayed, id, old, attempts, seconds)
   move(states, counts, id, old, 'queued ' .. attempts .. ' delayed')
   redis.call('ZADD', delayed, string.format('%.3f', now() + seconds), entry(states, id))
 end
+-- The attempts of a job that the ledger did not know and that is given back. One, so that its next start looks in storage
+-- for a result, unless that attempt would be its only one.
+local function adopted_attempts(max_attempts) return tonumber(max_attempts) > 1 and 1 or 0 end
 -- What a job that ends, or begins anew, leaves behind.
 local function forget_refusals(states, refusals, delayed, id)
   redis.call('HDEL', refusals, id)
@@ -68,3 +71,6 @@ local function is_left_over(item, states)
   local line = id and redis.call('HGET', states, id)
   return line and terminal[split(line)[1]] or false
 end
+-- The kinds that say what a worker may reach. A worker with another engine set, or more memory, refutes nothing.
+local access = {source_forbidden = true, source_not_found = true, source_too_large = true, output_forbidden = true,
+  output_full = true}

@@ -2,17 +2,23 @@
 -- every live worker has refused it or its attempts are used up, it stays running and the worker ends it.
 -- KEYS states counts jobs cancels refusals delayed
 -- ARGV id, job, worker, digest of its settings (or ''), refusal, refund (1 where the attempt was not the job's fault),
--- max_attempts, first and longest delay in seconds, queue, worker key prefix, key of a live worker*
+-- max_attempts, first and longest delay in seconds, queue, worker key prefix, refuted key prefix, what Redis did less than
+-- a lease ago ('', 'start' or 'restart'), key of a live worker*
 -- Returns {'final', 'delayed' or 'gone', the delay in seconds as text, the job's refusals as JSON}.
 local states, counts, id, worker, queue, prefix = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[10], ARGV[11]
 local refund, max_attempts, first, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local KEPT = 20  -- refusals of workers that are gone
+-- So often one worker refuses a job, in about nine minutes, before it no longer waits for those that may never take it.
+local PATIENCE = 20
 
 local old = redis.call('HGET', states, id)
+-- Heartbeats expired while Redis was away, or were lost with the rest of it.
+local forgiving = ARGV[13] == 'restart' or (ARGV[13] == 'start' and not old)
 if not old then  -- a worker outlived its ledger: the ledger takes the job up again
   redis.call('HSET', KEYS[3], id, ARGV[2])
   old = 'running 1 ' .. worker .. ' 0'
   move(states, counts, id, nil, old)
+  refund = math.min(refund, 1 - adopted_attempts(max_attempts))
 end
 local parts = split(old)
 if parts[1] ~= 'running' or parts[3] ~= worker then return {'gone', '0', '[]'} end
@@ -23,22 +29,30 @@ for _, refusal in ipairs(decoded(redis.call('HGET', KEYS[5], id)) or {}) do
     if refusal.by == new.by then times = (tonumber(refusal.times) or 1) + 1 else said[#said + 1] = refusal end
   end
 end
-new.times = times
+new.times, new.at = times, now()  -- by one clock for all workers
 said[#said + 1] = new
 
 local refused_by = {}
 for _, refusal in ipairs(said) do refused_by[refusal.by] = true end
 local alive, undecided = {[worker] = true, [ARGV[4]] = true, [new.by] = true}, 0
-for i = 12, #ARGV do
+for i = 14, #ARGV do
   local name = string.sub(ARGV[i], #prefix + 1)
   local beat = name ~= worker and decoded(redis.call('GET', ARGV[i]))
   local facts = beat and type(beat.facts) == 'table' and beat.facts or {}  -- workers of an earlier version say nothing
   if beat and (type(facts.queue) ~= 'string' or facts.queue == queue) then
     alive[name] = true
     if type(facts.settings) == 'string' then alive[facts.settings] = true end
-    if not (refused_by[name] or refused_by[facts.settings or '']) then undecided = undecided + 1 end
+    -- It may be paused for good, or be of an earlier version and have failed other jobs in its own way.
+    local may_never = type(facts.settings) ~= 'string' or type(facts.paused) == 'string'
+    local has_refused = refused_by[name] or refused_by[facts.settings or '']
+    if not has_refused and not (may_never and times > PATIENCE) then undecided = undecided + 1 end
   end
 end
+-- Whoever finished what this worker had refused is waited for, unless it has refused this job.
+local refutation = access[new.kind] and decoded(redis.call('GET', ARGV[12] .. new.by))
+local proven = refutation and type(refutation.by_worker) == 'string' and not alive[refutation.by_worker]
+for _, refusal in ipairs(said) do proven = proven and refusal.worker ~= refutation.by_worker end
+if forgiving or (proven and times <= PATIENCE) then undecided = undecided + 1 end
 
 local dead = -KEPT
 for _, refusal in ipairs(said) do if not alive[refusal.by] then dead = dead + 1 end end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -175,6 +176,24 @@ def test_what_a_dead_worker_holds_is_taken_back_without_reading_the_batch(
     assert take_back(ledger, lease_seconds=LEASE_SECONDS) == Reconciled(restored=1)
     assert ledger.counts("c") == Counts(queued=1)
     assert unacked(ledger) == 1
+
+
+@pytest.mark.parametrize("look", [reconcile, take_back])
+def test_a_delivery_that_only_looks_old_is_left_to_the_live_worker_whose_next_heartbeat_names_it(
+    ledger: Ledger, look: Callable[..., Reconciled]
+) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.beat("skewed", in_flight=[], lease_seconds=60)
+    deliver(ledger, seconds_ago=3600)
+    pauses = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        ledger.beat("skewed", in_flight=[job.id], lease_seconds=60)
+
+    assert look(ledger, lease_seconds=10.0, sleep=sleep) == Reconciled()
+    assert pauses == [6.0]  # the longest interval between heartbeats, and a second
 
 
 def test_a_finished_jobs_message_that_was_left_behind_is_not_taken_back(ledger: Ledger) -> None:

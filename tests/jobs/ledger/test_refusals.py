@@ -116,6 +116,65 @@ def test_workers_of_other_queues_are_not_waited_for(ledger: Ledger, job: RenderJ
     assert refuse(ledger, job, "wrong").final
 
 
+def restarted(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *, seconds_ago: float) -> None:
+    """Redis started so long ago, and the batch is older."""
+    info = ledger.batch("b")
+    assert info is not None
+    older = info.model_copy(update={"created_at": info.created_at - 3600})
+    ledger.client.hset("render:batches", "b", older.model_dump_json())
+    monkeypatch.setattr(ledger, "seconds_up", lambda: seconds_ago)
+
+
+def test_after_a_restart_of_redis_nobody_counts_as_dead_for_a_lease(
+    ledger: Ledger, job: RenderJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restarted(ledger, monkeypatch, seconds_ago=9.0)
+    assert not refuse(ledger, job, "wrong").final
+    restarted(ledger, monkeypatch, seconds_ago=10.0)
+    assert refuse(ledger, job, "wrong").final
+
+
+def test_on_a_redis_that_was_set_up_a_moment_ago_the_only_workers_job_fails_at_once(
+    ledger: Ledger, job: RenderJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "seconds_up", lambda: 0.0)
+    assert refuse(ledger, job, "wrong").final
+
+
+def test_a_ledger_that_was_lost_in_a_restart_fails_no_job_before_the_other_workers_are_heard(
+    ledger: Ledger, job: RenderJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "seconds_up", lambda: 1.0)
+    ledger.client.flushall()
+    refusal = Refusal(by="wrong", worker="wrong", kind="output_full", text="full", at=1.0)
+    assert not ledger.refuse(job, refusal, facts=WorkerFacts()).final
+
+
+def test_whoever_proved_a_worker_wrong_is_waited_for_unless_it_has_refused_the_job_too(ledger: Ledger) -> None:
+    live(ledger, "good")
+    first, second, third = jobs = make_jobs(3)
+    enqueue(ledger, jobs)
+    refuse(ledger, first, "wrong")
+    done_by(ledger, first, "good")
+    ledger.retire("good")
+    assert not refuse(ledger, second, "wrong").final
+    assert refuse(ledger, second, "wrong", kind="shape_not_built").final  # of which the proof says nothing
+    live(ledger, "wrong")
+    assert not refuse(ledger, third, "good").final
+    assert refuse(ledger, third, "wrong").final
+
+
+@pytest.mark.parametrize("other", ["paused", "of before", "good"])
+def test_who_may_never_take_the_job_is_not_waited_for_for_ever(ledger: Ledger, job: RenderJob, other: str) -> None:
+    if other == "of before":
+        live_as_before(ledger, other)
+    else:
+        paused = "the disk is full" if other == "paused" else None
+        ledger.beat(other, in_flight=[], lease_seconds=60, facts=WorkerFacts(settings="other", paused=paused))
+    assert not any(refuse(ledger, job, "wrong").final for _ in range(20))
+    assert refuse(ledger, job, "wrong").final == (other != "good")
+
+
 def test_the_delay_doubles_with_each_refusal_of_the_same_worker_and_has_a_limit(ledger: Ledger, job: RenderJob) -> None:
     live(ledger, "good")
     delays = [refuse(ledger, job, "wrong").delay_seconds for _ in range(7)]
@@ -123,6 +182,12 @@ def test_the_delay_doubles_with_each_refusal_of_the_same_worker_and_has_a_limit(
     (said,) = ledger.refusals("b")[job.id]
     assert said.times == 7
     assert refuse(ledger, job, "other").delay_seconds == 2.0
+
+
+def test_a_job_that_wants_another_engine_set_comes_back_less_often(ledger: Ledger, job: RenderJob) -> None:
+    live(ledger, "holder")
+    delays = [refuse(ledger, job, "wrong", kind="engine_set_not_held").delay_seconds for _ in range(3)]
+    assert delays == [10.0, 20.0, LONGEST_DELAY_SECONDS]
 
 
 def test_an_attempt_that_counts_is_the_last_one_at_some_time(ledger: Ledger, job: RenderJob) -> None:
@@ -151,6 +216,9 @@ def test_a_ledger_that_was_lost_takes_a_refused_job_up_again(ledger: Ledger, job
     refusal = Refusal(by="wrong", worker="wrong", kind="output_full", text="full", at=1.0)
     assert not ledger.refuse(job, refusal, facts=WorkerFacts()).final
     assert (ledger.counts("b"), ledger.delayed(), ledger.job("b", job.id)) == (Counts(queued=1), 1, job)
+    line = ledger.state("b", job.id)
+    assert line is not None
+    assert line.attempts == 1  # so that its next start looks for a result in storage
 
 
 def test_a_retry_starts_afresh(ledger: Ledger, job: RenderJob) -> None:
@@ -240,6 +308,7 @@ def test_a_job_that_another_worker_finished_refutes_who_refused_it(ledger: Ledge
     assert refuted is not None
     assert (refuted.job, refuted.row, refuted.batch, refuted.by_worker) == (job.id, 1, "b", "good")
     assert (refuted.kind, refuted.text) == ("source_forbidden", "wrong may not")
+    assert before - 0.001 <= (refuted.refused_at or 0.0) <= refuted.at  # by Redis' clock, whatever the worker's says
     assert ledger.refuted("wrong", "empty list", since=ledger.server_time() + 1) is None
     assert ledger.refuted("good", "right", since=0) is None
     assert ledger.refuted(since=0) is None

@@ -17,7 +17,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from jobs.errors import OutputForbidden, RenderError, SourceForbidden
+from jobs.errors import OutputForbidden, RenderError, SourceForbidden, TransientError
 from jobs.storage.s3_errors import output_error, source_error
 
 URI = "s3://bucket/a.png"
@@ -159,3 +159,13 @@ def test_what_a_refusal_says_holds_for_this_process_only() -> None:
     errors = [source_error(URI, answer(403, "ExpiredToken")), output_error(URI, answer(403, "ExpiredToken"))]
     assert [type(error) for error in errors] == [SourceForbidden, OutputForbidden]
     assert {error.scope for error in errors} == {"machine"}
+
+
+@pytest.mark.parametrize(
+    ("code", "throttled"),
+    [("SlowDown", True), ("429", True), ("RequestThrottled", True), ("InternalError", False), ("503", False)],
+)
+def test_a_throttled_request_is_not_the_files_fault(code: str, throttled: bool) -> None:
+    for error in (source_error(URI, answer(503, code)), output_error(URI, answer(503, code))):
+        assert isinstance(error, TransientError)
+        assert error.blameless == throttled
