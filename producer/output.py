@@ -72,7 +72,7 @@ def give_up_broken_streams() -> None:
 def open_closed_stderr() -> None:
     """Let sentences go nowhere where stderr was closed before the command began."""
     if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end)
 
 
 def takes_unicode() -> bool:
