@@ -18,7 +18,7 @@ from jobs.storage.s3_client import client, forget_client
 from jobs.storage.s3_errors import DELETE, LIST, LOOK, output_error, source_error
 from jobs.storage.s3_upload import CHUNK_BYTES, PART_BYTES, SINGLE_PUT_BYTES, target_of, upload
 from jobs.storage.s3_verdict import ERRORS, code_of, has_no_body, verdict_of
-from jobs.uri import bucket_and_key
+from jobs.uri import bucket_and_key, redacted
 
 __all__ = ["PART_BYTES", "SINGLE_PUT_BYTES", "S3Store", "client", "forget_client"]
 
@@ -119,11 +119,13 @@ class S3Store:
                     size = max(size, received)
                     if time.monotonic() > deadline:
                         # Not the store's fault, whose tries have no limit: this object may be too large for the time.
-                        raise SourceUnavailable(f"{uri} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")
+                        raise SourceUnavailable(
+                            f"{redacted(uri)} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)"
+                        )
         except ERRORS as error:
             raise source_error(uri, error) from error
         if size > max_bytes:
-            raise SourceTooLarge(f"{uri} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
+            raise SourceTooLarge(f"{redacted(uri)} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
 
 
 def _until_whole(uri: str, send: Callable[[], str | None]) -> None:
@@ -143,8 +145,8 @@ def _until_whole(uri: str, send: Callable[[], str | None]) -> None:
     with contextlib.suppress(*ERRORS):  # a spoilt object is worse than none
         client().delete_object(**_place(uri))
     raise OutputForbidden(
-        f"{uri} was spoilt in each of {SPOILT_TRIES} uploads: {difference}; the store, or a proxy before it, changes "
-        "what it receives (if AWS_REQUEST_CHECKSUM_CALCULATION is set, unset it: old stores keep its checksums as data)"
+        f"{redacted(uri)} was spoilt in each of {SPOILT_TRIES} uploads: {difference}; the store, or a proxy before it, "
+        "changes what it receives (if AWS_REQUEST_CHECKSUM_CALCULATION is set, unset it: old stores keep its checksums as data)"
     )
 
 

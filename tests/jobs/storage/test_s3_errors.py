@@ -159,3 +159,15 @@ def test_what_a_refusal_says_holds_for_this_process_only() -> None:
     errors = [source_error(URI, answer(403, "ExpiredToken")), output_error(URI, answer(403, "ExpiredToken"))]
     assert [type(error) for error in errors] == [SourceForbidden, OutputForbidden]
     assert {error.scope for error in errors} == {"machine"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [answer(403, "AccessDenied"), answer(403, "QuotaExceeded"), answer(404, "NoSuchBucket"), answer(503, "SlowDown")],
+    ids=["denied", "full", "missing", "away"],
+)
+def test_a_signature_in_a_key_is_not_shown(error: ClientError) -> None:
+    uri = "s3://b/a.png?X-Amz-Signature=hunter2&X-Amz-Credential=hunter2"
+    for refusal in (source_error(uri, error), output_error(uri, error)):
+        assert "s3://b/a.png?X-Amz-Signature=…" in str(refusal)
+        assert "hunter2" not in str(refusal)
