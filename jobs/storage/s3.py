@@ -146,7 +146,8 @@ def _until_whole(uri: str, send: Callable[[], str | None]) -> None:
         client().delete_object(**_place(uri))
     raise OutputForbidden(
         f"{redacted(uri)} was spoilt in each of {SPOILT_TRIES} uploads: {difference}; the store, or a proxy before it, "
-        "changes what it receives (if AWS_REQUEST_CHECKSUM_CALCULATION is set, unset it: old stores keep its checksums as data)"
+        "changes what it receives (if AWS_REQUEST_CHECKSUM_CALCULATION is set, unset it: old stores keep its checksums "
+        "as data)"
     )
 
 
