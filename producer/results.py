@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
-from typing import IO, Literal, TextIO
+from typing import IO, Literal, NamedTuple, TextIO
 
 from jobs.job import RenderResult
 from jobs.prompt_kinds import EMPTY
@@ -50,21 +50,30 @@ def results(batch: str, *, format: Format | None, states: Collection[str]) -> Ex
     return Exit.OK
 
 
-def ended_results(session: Session, batch: str, states: Collection[str] = ()) -> Iterator[RenderResult]:
+class Stored(NamedTuple):
+    """A result as the ledger keeps it, JSON, and its row. It is checked when it is read again: that takes longer."""
+
+    row: int
+    text: str
+
+
+def ended_results(session: Session, batch: str, states: Collection[str] = ()) -> Iterator[Stored]:
     """Results of a batch in no order: of the newest version of each row, or (`superseded`) of the earlier ones."""
-    stored = session.ledger.results(batch, superseded="superseded" in states)
     wanted = set(states) - {"superseded"}
-    return (result for result in stored if not wanted or result.state in wanted)
+    for text in session.ledger.result_texts(batch, superseded="superseded" in states):
+        record = json.loads(text)
+        if not wanted or record["state"] in wanted:
+            yield Stored(record["row"], text)
 
 
-def in_row_order(results: Iterable[RenderResult]) -> Iterator[RenderResult]:
+def in_row_order(results: Iterable[Stored]) -> Iterator[RenderResult]:
     """The same results sorted by row, each once: a Redis scan may return an entry twice."""
     with ordered_results(results) as ordered:
         yield from ordered
 
 
 @contextmanager
-def ordered_results(results: Iterable[RenderResult]) -> Iterator[OrderedResults]:
+def ordered_results(results: Iterable[Stored]) -> Iterator[OrderedResults]:
     """Results to be read in row order, each once. All of `results` are read at the beginning.
 
     They wait in a temporary file; only a row number and an offset each stay in memory.
@@ -74,14 +83,14 @@ def ordered_results(results: Iterable[RenderResult]) -> Iterator[OrderedResults]
         at = 0
         for result in results:
             offsets.append((result.row, at))
-            at += _add(spool, result)
+            at += _add(spool, result.text)
         offsets.sort()
         yield OrderedResults(spool, offsets)
 
 
-def _add(spool: IO[bytes], result: RenderResult) -> int:
+def _add(spool: IO[bytes], text: str) -> int:
     try:
-        return spool.write(result.model_dump_json().encode() + b"\n")
+        return spool.write(text.replace("\n", " ").encode() + b"\n")  # a line break between JSON's values is a space
     except OSError as error:
         raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
 
