@@ -22,8 +22,9 @@ def _comma_separated(value: Any) -> Any:
     return value
 
 
-def _lower(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(host.lower() for host in hosts)  # as urlsplit gives them
+def _as_parsed(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """As urlsplit gives them: in lower case, and an IPv6 address without its brackets."""
+    return tuple(host[1:-1] if host.startswith("[") and host.endswith("]") else host for host in map(str.lower, hosts))
 
 
 def _header_comment(contact: str) -> str:
@@ -38,7 +39,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_sep
 Bucket = Annotated[str, Field(pattern=r"^[^/]+$")]  # s3://name/prefix would match no bucket
 Buckets = Annotated[tuple[Bucket, ...], NoDecode, BeforeValidator(_comma_separated)]
 RedisUrl = Annotated[str, AfterValidator(checked_url)]
-Hosts = Annotated[CommaSeparated, AfterValidator(_lower)]
+Hosts = Annotated[CommaSeparated, AfterValidator(_as_parsed)]
 Contact = Annotated[str, AfterValidator(_header_comment)]
 
 

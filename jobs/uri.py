@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -18,6 +19,7 @@ from jobs.redaction import redacted
 __all__ = ["SCHEMES", "bucket_and_key", "file_path", "path_of", "redacted", "resolve_image", "resolve_uri"]
 
 SCHEMES = ("file", "s3", "http", "https")
+OUTPUT_SCHEMES = ("file", "s3")
 LONGEST_NAME = 255  # bytes of one part of a path, and
 LONGEST_PATH = 4095  # bytes of all of it: what Linux takes
 LONGEST_SHOWN = 60  # characters of a URI in a sentence
@@ -31,10 +33,11 @@ _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^/]+")
 _CONTROL = re.compile(r"[\0-\x1f\x7f]")
 
 
-def resolve_uri(text: str, base: Path) -> str:
+def resolve_uri(text: str, base: Path, *, for_output: bool = False) -> str:
     """A cell or an option -> an absolute URI: s3:// and http(s):// as they are, file:// and paths as file:///...
 
     Relative paths (and `file://relative`) resolve against `base`, the CSV's folder. `~` is the home folder.
+    `for_output`: sentences speak of a place for results, not of a picture.
 
     Raises:
         InvalidJob: there can be nothing at such a place; the sentence says why, without secrets.
@@ -43,15 +46,13 @@ def resolve_uri(text: str, base: Path) -> str:
         raise InvalidJob("the text is empty; name a file or folder, or a URI")
     match = _SCHEME.match(text)
     if match is None:
-        return _uri_of_path(_expanded(text), text, base)
+        return _uri_of_path(_expanded(text, for_output=for_output), text, base, for_output=for_output)
     scheme = match[1].lower()
     if scheme not in SCHEMES:
-        raise InvalidJob(
-            f"{_shown(text)} has the scheme {scheme!r}; use a path, " + ", ".join(f"{s}://" for s in SCHEMES)
-        )
+        raise _wrong_scheme(text, scheme, for_output=for_output)
     uri = scheme + text[len(scheme) :]
     if scheme == "file":
-        return _uri_of_path(file_path(uri), text, base)
+        return _uri_of_path(file_path(uri), text, base, for_output=for_output)
     _check_bucket(uri) if scheme == "s3" else _check_host(uri)
     return uri
 
@@ -93,15 +94,38 @@ def file_path(uri: str) -> str:
     return os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogatepass") if half else os.fsencode(rest)))
 
 
-def _expanded(text: str) -> str:
+def _wrong_scheme(text: str, scheme: str, *, for_output: bool) -> InvalidJob:
+    schemes = ", ".join(f"{known}://" for known in (OUTPUT_SCHEMES if for_output else SCHEMES))
+    return InvalidJob(f"{_shown(text)} has the scheme {scheme!r}; use a path, {schemes}")
+
+
+def _meant(scheme: str, rest: str, *, for_output: bool) -> str:
+    """The URI that lacks slashes, with them; an example where that would be refused as well."""
+    if scheme == "s3":
+        bucket, key = bucket_and_key(f"s3://{rest}")
+        return _shown(f"s3://{rest}") if bucket and (key or for_output) else "s3://bucket/key"
+    if not rest:
+        return "file:///folder/name" if scheme == "file" else f"{scheme}://host/name"
+    return _shown(f"{scheme}:/{'/' if scheme == 'file' else ''}/{rest}")
+
+
+def _expanded(text: str, *, for_output: bool) -> str:
     """A path as written -> with the home folder in place of `~`; refuses what is a mistaken URI and no path."""
     if match := _ONE_SLASH.match(text):
-        meant = f"{match[1].lower()}:/{'/' if match[1].lower() == 'file' else ''}/{text[match.end() :].lstrip('/')}"
-        raise InvalidJob(f"a URI lacks slashes behind {match[1]}:; write {_shown(meant)}")
+        scheme = match[1].lower()
+        if for_output and scheme not in OUTPUT_SCHEMES:
+            raise _wrong_scheme(text, scheme, for_output=True)
+        meant = _meant(scheme, text[match.end() :].lstrip("/"), for_output=for_output)
+        raise InvalidJob(f"a URI lacks slashes behind {match[1]}:; write {meant}")
     if match := _NO_PICTURES.match(text):
-        instead = "save the picture as a file and name that" if match[1].lower() in ("data", "blob") else "use a path"
-        raise InvalidJob(f"{_shown(text)} is a {match[1].lower()}: URI, which workers do not read; {instead}")
+        scheme = match[1].lower()
+        is_picture = scheme in ("data", "blob") and not for_output
+        instead = "save the picture as a file and name that" if is_picture else "use a path"
+        article, action = "an" if scheme[0] == "a" else "a", "write to" if for_output else "read"
+        raise InvalidJob(f"{_shown(text)} is {article} {scheme}: URI, which workers do not {action}; {instead}")
     if text.startswith("//") and not text.startswith("///"):
+        if for_output:
+            raise InvalidJob("a URI lacks its scheme before '//'; write s3://bucket/folder, or one '/' for a path")
         raise InvalidJob(f"a URI lacks its scheme before '//'; write {_shown('https:' + text)}, or one '/' for a path")
     if not text.startswith("~"):
         return text
@@ -111,14 +135,15 @@ def _expanded(text: str) -> str:
     return path
 
 
-def _uri_of_path(path: str, text: str, base: Path) -> str:
+def _uri_of_path(path: str, text: str, base: Path, *, for_output: bool) -> str:
     if _WINDOWS.match(path):
+        cannot = "write to; name" if for_output else "read; copy the files to"
+        end = "or a bucket" if for_output else "or to S3, and name that"
         raise InvalidJob(
-            f"{_shown(text)} is a path of Windows, which workers cannot read; copy the files to a folder that they "
-            "share, or to S3, and name that"
+            f"{_shown(text)} is a path of Windows, which workers cannot {cannot} a folder that they share, {end}"
         )
     if not path:
-        raise InvalidJob(f"{_shown(text)} names no file; write file:///folder/name")
+        raise InvalidJob(f"{_shown(text)} names no {'folder' if for_output else 'file'}; write file:///folder/name")
     if "\0" in path:
         raise InvalidJob(f"{_shown(text)} holds a NUL byte, which no path has")
     try:
@@ -126,14 +151,21 @@ def _uri_of_path(path: str, text: str, base: Path) -> str:
         parts = [len(os.fsencode(part)) for part in absolute.parts]
     except UnicodeEncodeError as error:
         raise InvalidJob(f"{_shown(text)} holds half a character (a lone surrogate); write the name anew") from error
+    _check_length(parts, text, hint="choose a shorter one" if for_output else "is the text in the right column?")
+    return absolute.as_uri()
+
+
+def _check_length(parts: Sequence[int], text: str, *, hint: str) -> None:
+    """`parts`: the bytes of each part of the path."""
     if max(parts) > LONGEST_NAME:
         raise InvalidJob(
-            f"{_shown(text)} is no path: a name has at most {LONGEST_NAME} bytes, and this one has {max(parts):,}; is "
-            "the text in the right column?"
+            f"{_shown(text)} is no path: a name has at most {LONGEST_NAME} bytes, and this one has {max(parts):,}; "
+            f"{hint}"
         )
     if sum(parts) + len(parts) > LONGEST_PATH:
-        raise InvalidJob(f"{_shown(text)} is too long a path: it has more than {LONGEST_PATH:,} bytes; move the file")
-    return absolute.as_uri()
+        raise InvalidJob(
+            f"{_shown(text)} is too long a path: it has more than {LONGEST_PATH:,} bytes; use a shorter one"
+        )
 
 
 def _check_bucket(uri: str) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from producer.exits import Exit, exit_codes, exit_table
 from producer.name_pattern import is_pattern
-from producer.output import escape_what_does_not_fit, json_output
+from producer.output import escape_what_does_not_fit, json_output, open_closed_stderr
 
 app = typer.Typer(
     name="producer",
@@ -321,5 +321,6 @@ def gallery(
 
 def main() -> None:
     """The console script."""
+    open_closed_stderr()
     escape_what_does_not_fit()
     app()

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jobs.uri import path_of, redacted
-from producer.output import json_wanted, takes_unicode
+from producer.output import json_wanted, takes_unicode, writing_stdout
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,8 +54,8 @@ def write_json(record: Mapping[str, object]) -> None:
     """
     if json_wanted():
         text = json.dumps(record, ensure_ascii=not takes_unicode())
-        sys.stdout.write(SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
-        sys.stdout.flush()
+        with writing_stdout() as stdout:
+            stdout.write(SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n")
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -22,6 +22,8 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
+PIPE_CLOSED = 141  # what a shell says of a program that SIGPIPE ended, as in `producer results jobs | head -1`
+
 MEANINGS = {
     Exit.OK: "all is well",
     Exit.JOBS_FAILED: "some jobs failed or were cancelled",
@@ -57,6 +59,7 @@ def exit_codes() -> Iterator[None]:
 
     from jobs.errors import InvalidCsv, LedgerUnavailable, RenderError, SettingsError
     from jobs.redis_errors import why_unavailable
+    from producer.output import give_up_broken_streams
 
     try:
         yield
@@ -72,9 +75,11 @@ def exit_codes() -> Iterator[None]:
         raise _ended(Exit.NO_REDIS, why_unavailable(error)) from error
     except RenderError as error:
         raise _ended(Exit.STORAGE, str(error)) from error
-    except BrokenPipeError:
-        raise  # `producer results | head`: click ends quietly
+    except BrokenPipeError as error:
+        give_up_broken_streams()
+        raise typer.Exit(PIPE_CLOSED) from error
     except OSError as error:
+        give_up_broken_streams()
         code = Exit.NOT_FOUND if isinstance(error, FileNotFoundError) else Exit.STORAGE
         raise _ended(code, f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt as error:

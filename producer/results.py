@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
-from typing import IO, Literal, TextIO
+from typing import IO, Literal, NamedTuple, TextIO
 
 from jobs.job import RenderResult
 from jobs.prompt_kinds import EMPTY
 from producer.console import count, place, printable, say
-from producer.exits import Exit
-from producer.output import json_wanted, takes_unicode
+from producer.exits import CommandFailed, Exit
+from producer.output import json_wanted, takes_unicode, to_terminal, writing_stdout
 from producer.session import Session, open_session
 
 Format = Literal["jsonl", "csv", "text"]
@@ -30,13 +30,17 @@ def results(batch: str, *, format: Format | None, states: Collection[str]) -> Ex
     Without a format they are JSON lines where JSON is wanted, and lines for people on a terminal.
 
     Raises:
-        CommandFailed: no such batch.
+        CommandFailed: no such batch, or standard output is closed.
+        OSError: standard output cannot be written.
     """
+    if sys.stdout is None:
+        raise CommandFailed(Exit.STORAGE, "standard output is closed; send the results to a file or a program")
     session = open_session()
     session.batch(batch)
     format = format or ("jsonl" if json_wanted() else "text")
     write = {"csv": write_csv, "jsonl": write_jsonl, "text": write_text}[format]
-    written = write(in_row_order(ended_results(session, batch, states)), sys.stdout)
+    with writing_stdout() as stdout:
+        written = write(in_row_order(ended_results(session, batch, states)), stdout)
     counts = session.ledger.counts(batch)
     unfinished = counts.queued + counts.running
     if counts.superseded and "superseded" not in states:
@@ -46,32 +50,49 @@ def results(batch: str, *, format: Format | None, states: Collection[str]) -> Ex
     return Exit.OK
 
 
-def ended_results(session: Session, batch: str, states: Collection[str] = ()) -> Iterator[RenderResult]:
+class Stored(NamedTuple):
+    """A result as the ledger keeps it, JSON, and its row. It is checked when it is read again: that takes longer."""
+
+    row: int
+    text: str
+
+
+def ended_results(session: Session, batch: str, states: Collection[str] = ()) -> Iterator[Stored]:
     """Results of a batch in no order: of the newest version of each row, or (`superseded`) of the earlier ones."""
-    stored = session.ledger.results(batch, superseded="superseded" in states)
     wanted = set(states) - {"superseded"}
-    return (result for result in stored if not wanted or result.state in wanted)
+    for text in session.ledger.result_texts(batch, superseded="superseded" in states):
+        record = json.loads(text)
+        if not wanted or record["state"] in wanted:
+            yield Stored(record["row"], text)
 
 
-def in_row_order(results: Iterable[RenderResult]) -> Iterator[RenderResult]:
+def in_row_order(results: Iterable[Stored]) -> Iterator[RenderResult]:
     """The same results sorted by row, each once: a Redis scan may return an entry twice."""
     with ordered_results(results) as ordered:
         yield from ordered
 
 
 @contextmanager
-def ordered_results(results: Iterable[RenderResult]) -> Iterator[OrderedResults]:
+def ordered_results(results: Iterable[Stored]) -> Iterator[OrderedResults]:
     """Results to be read in row order, each once. All of `results` are read at the beginning.
 
     They wait in a temporary file; only a row number and an offset each stay in memory.
     """
     with tempfile.TemporaryFile(prefix="producer-") as spool:
         offsets: list[tuple[int, int]] = []
+        at = 0
         for result in results:
-            offsets.append((result.row, spool.tell()))
-            spool.write(result.model_dump_json().encode() + b"\n")
+            offsets.append((result.row, at))
+            at += _add(spool, result.text)
         offsets.sort()
         yield OrderedResults(spool, offsets)
+
+
+def _add(spool: IO[bytes], text: str) -> int:
+    try:
+        return spool.write(text.replace("\n", " ").encode() + b"\n")  # a line break between JSON's values is a space
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
 
 
 class OrderedResults:
@@ -125,13 +146,15 @@ def write_text(results: Iterator[RenderResult], stream: TextIO) -> int:
 def write_csv(results: Iterator[RenderResult], stream: TextIO) -> int:
     """One row a result; several samples or warnings share a cell, one a line. Returns how many.
 
-    An empty prompt is `<empty>`, as in the CSV that was submitted.
+    An empty prompt is `<empty>`, as in the CSV that was submitted. A terminal gets no control characters.
     """
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
+    is_shown = to_terminal()
     written = 0
     for result in results:
         values = result.model_dump(exclude=set(NOT_IN_CSV)) | {"prompt": result.prompt or EMPTY}
-        writer.writerow(["\n".join(v) if isinstance(v, tuple) else v for v in values.values()])
+        cells = ["\n".join(v) if isinstance(v, tuple) else v for v in values.values()]
+        writer.writerow([printable(cell) if is_shown and isinstance(cell, str) else cell for cell in cells])
         written += 1
     return written

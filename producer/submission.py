@@ -16,12 +16,12 @@ from jobs.job import BATCH_NAME, ENGINE_SET
 from jobs.ledger.records import Enqueued
 from jobs.settings import Settings
 from jobs.storage.store import store_for
-from jobs.uri import redacted, resolve_uri
+from jobs.uri import path_of, redacted, resolve_uri
 from producer.console import STATES
 from producer.exits import CommandFailed, Exit
 from producer.prompt_defaults import option, prompt_defaults
 from producer.prompt_warnings import PromptWarnings
-from producer.stream import ORIGIN, STDIN, is_stream, kind, spooled
+from producer.stream import ORIGIN, is_stream, kind, spooled
 from producer.table.pictures import LocalPictures
 from producer.table.problem import Problem
 
@@ -71,6 +71,8 @@ class Request:
             CommandFailed: a batch name, an output, a prompt or a digest that cannot be used.
             OSError: there is no such file.
         """
+        if file.is_dir():
+            raise CommandFailed(Exit.STORAGE, f"{file} is a folder; name a CSV")
         streams = is_stream(file)
         return cls(
             batch=_batch(file, batch, streams=streams),
@@ -89,7 +91,7 @@ class Request:
     @property
     def name(self) -> str:
         """The source as people call it."""
-        return "stdin" if self.file == STDIN else str(self.file)
+        return ORIGIN if self.fingerprint is None else str(self.file)
 
     @property
     def options(self) -> dict[str, str]:
@@ -225,12 +227,26 @@ def output_uri(settings: Settings, output: str | None) -> str:
         CommandFailed: nothing can be written to such a place; the sentence names the option or the variable.
     """
     try:
-        uri = resolve_uri(settings.output_uri if output is None else output, Path.cwd())
-        store_for(uri)  # refuses what nothing can be written to, before a thousand workers find out
+        uri = resolve_uri(settings.output_uri if output is None else output, Path.cwd(), for_output=True)
+        # Refuse what nothing can be written to, before a thousand workers find out.
+        store_for(uri)
+        _check_folder(uri)
     except (InvalidJob, OutputForbidden) as error:
         named = "RENDER_OUTPUT_URI" if output is None else "--output"
         raise CommandFailed(Exit.USAGE, f"{named}: {error}") from error
     return uri.rstrip("/")
+
+
+def _check_folder(uri: str) -> None:
+    """Raise InvalidJob where a file stands in the place of a local folder or of one around it."""
+    if not uri.startswith("file:"):
+        return
+    path = path_of(uri)
+    # What does not exist from here is made by a worker, or is a share that this machine has not mounted.
+    around = next((str(each) for each in (path, *path.parents) if os.path.exists(each)), "/")  # noqa: PTH110 (no OSError)
+    if not os.path.isdir(around):  # noqa: PTH112 (likewise)
+        kind_of_it = "a file" if os.path.isfile(around) else "no folder"  # noqa: PTH113 (likewise)
+        raise InvalidJob(f"{around} is {kind_of_it}; name a folder")
 
 
 def _batch(file: Path, batch: str | None, *, streams: bool) -> str:

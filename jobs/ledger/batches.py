@@ -160,8 +160,12 @@ class Batches:
 
         `superseded` gives the results of earlier versions of corrected rows instead.
         """
+        return map(RenderResult.model_validate_json, self.result_texts(batch, superseded=superseded))
+
+    def result_texts(self, batch: str, *, superseded: bool = False) -> Iterator[str]:
+        """The same as JSON, for those who read a result later: to check it takes longer than to fetch it."""
         for _, text in scanned(self.client, batch_key(batch, "superseded" if superseded else "results")):
-            yield RenderResult.model_validate_json(text)
+            yield text
 
     def job(self, batch: str, job_id: str) -> RenderJob | None:
         """A job that is not done, or None.

@@ -91,7 +91,7 @@ def _source_forbidden(text: str) -> SourceForbidden:
 
 def _resolved(variable: str, text: str, schemes: tuple[str, ...]) -> str:
     try:
-        uri = resolve_uri(text, Path.cwd())
+        uri = resolve_uri(text, Path.cwd(), for_output=True)
     except (InvalidJob, RuntimeError, ValueError) as error:  # RuntimeError: the `~user` does not exist
         raise SettingsError(f"{variable}: {error}") from error
     if uri.partition("://")[0] not in schemes:

@@ -21,7 +21,7 @@ from jobs.storage.s3_errors import DELETE, LIST, LOOK, output_error, source_erro
 from jobs.storage.s3_keys import with_keys
 from jobs.storage.s3_upload import CHUNK_BYTES, PART_BYTES, SINGLE_PUT_BYTES, Target, upload
 from jobs.storage.s3_verdict import ERRORS, code_of, has_no_body, verdict_of
-from jobs.uri import bucket_and_key
+from jobs.uri import bucket_and_key, redacted
 
 __all__ = ["PART_BYTES", "SINGLE_PUT_BYTES", "S3Store", "client", "forget_client"]
 
@@ -122,11 +122,13 @@ class S3Store:
                     size = max(size, received)
                     if time.monotonic() > deadline:
                         # Not the store's fault, whose tries have no limit: this object may be too large for the time.
-                        raise SourceUnavailable(f"{uri} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")
+                        raise SourceUnavailable(
+                            f"{redacted(uri)} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)"
+                        )
         except ERRORS as error:
             raise source_error(uri, error) from error
         if size > max_bytes:
-            raise SourceTooLarge(f"{uri} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
+            raise SourceTooLarge(f"{redacted(uri)} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
 
 
 def _until_whole(uri: str, send: Callable[[Target], str | None]) -> None:
@@ -147,8 +149,9 @@ def _until_whole(uri: str, send: Callable[[Target], str | None]) -> None:
     with contextlib.suppress(*ERRORS):  # a spoilt object is worse than none
         _ask(uri, "delete_object")
     raise OutputForbidden(
-        f"{uri} was spoilt in each of {SPOILT_TRIES} uploads: {difference}; the store, or a proxy before it, changes "
-        "what it receives (if AWS_REQUEST_CHECKSUM_CALCULATION is set, unset it: old stores keep its checksums as data)"
+        f"{redacted(uri)} was spoilt in each of {SPOILT_TRIES} uploads: {difference}; the store, or a proxy before it, "
+        "changes what it receives (if AWS_REQUEST_CHECKSUM_CALCULATION is set, unset it: old stores keep its checksums "
+        "as data)"
     )
 
 

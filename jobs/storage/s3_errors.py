@@ -15,9 +15,15 @@ from jobs.errors import (
     SourceUnavailable,
     TransientError,
 )
+<<<<<<< HEAD
 from jobs.storage.s3_client import ClientRefused
 from jobs.storage.s3_verdict import Verdict, code_of, is_throttled, message_of, retry_after_seconds, verdict_of
 from jobs.uri import bucket_and_key
+=======
+from jobs.storage.s3_client import ClientRefused, renew_client
+from jobs.storage.s3_verdict import Verdict, code_of, message_of, retry_after_seconds, verdict_of
+from jobs.uri import bucket_and_key, redacted
+>>>>>>> 15-cli
 
 LONGEST_MESSAGE = 200  # characters of what the store says
 
@@ -43,12 +49,12 @@ LOOK = Action("looked up", "s3:GetObject")
 
 def source_error(uri: str, error: Exception) -> RenderError:
     """For one of s3_verdict.ERRORS that came while reading."""
-    verdict = verdict_of(error)
+    verdict, shown = verdict_of(error), redacted(uri)
     if verdict in ("away", "full", "spoilt"):
-        return _later(SourceUnavailable(f"{uri} could not be read: {code_of(error)}", fault="store"), error)
+        return _later(SourceUnavailable(f"{shown} could not be read: {code_of(error)}", fault="store"), error)
     if verdict in ("missing", "no_bucket"):
-        return SourceNotFound(f"{uri} does not exist ({code_of(error)})")
-    text = f"{uri} may not be read: {_why(uri, error, READ)}"
+        return SourceNotFound(f"{shown} does not exist ({code_of(error)})")
+    text = f"{shown} may not be read: {_why(uri, error, READ)}"
     if verdict in ("denied", "unusable"):
         return SourceForbidden(text)
     return SourceForbidden(text, fault="worker", unfit=_unfit(verdict))
@@ -56,15 +62,17 @@ def source_error(uri: str, error: Exception) -> RenderError:
 
 def output_error(uri: str, error: Exception, action: Action = WRITE) -> RenderError:
     """For one of s3_verdict.ERRORS that came while doing anything else."""
-    verdict = verdict_of(error)
+    verdict, shown = verdict_of(error), redacted(uri)
     if verdict == "away":
-        return _later(OutputUnavailable(f"{uri} could not be {action.done}: {code_of(error)}"), error)
+        return _later(OutputUnavailable(f"{shown} could not be {action.done}: {code_of(error)}"), error)
     if verdict == "full":
-        return OutputFull(f"{uri} cannot be {action.done}: no space left ({code_of(error)})", fault="store")
+        return OutputFull(f"{shown} cannot be {action.done}: no space left ({code_of(error)})", fault="store")
     if verdict in ("missing", "no_bucket"):
         bucket = bucket_and_key(uri)[0]
-        return OutputForbidden(f"{uri} cannot be {action.done}: the bucket {bucket!r} does not exist; create it first")
-    text = f"{uri} may not be {action.done}: {_why(uri, error, action)}"
+        return OutputForbidden(
+            f"{shown} cannot be {action.done}: the bucket {bucket!r} does not exist; create it first"
+        )
+    text = f"{shown} may not be {action.done}: {_why(uri, error, action)}"
     if verdict == "unusable":
         return OutputForbidden(text, fault="job")
     return OutputForbidden(text, unfit=_unfit(verdict))

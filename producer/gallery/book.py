@@ -84,7 +84,7 @@ class Book:
         for future in self._started(list(made_at.items()), known):
             shown |= future.result()
             tick(len(results) * len(shown) // len(made_at))
-        self._made.note_thumbnails({uri: new for uri, new in shown.items() if known.get(uri) != new})
+        self._made.note_thumbnails({uri: new for uri, new in shown.items() if known.get(uri) is not new})
         self.shown_themselves += sum(one.file is not None and not one.bytes for one in shown.values())
         return shown
 

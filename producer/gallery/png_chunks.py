@@ -1,5 +1,8 @@
 """The chunks of a PNG, read without decoding its pixels.
 
+Pillow refuses a file with a text or a colour profile of more than a megabyte, and neither shows in a small copy, so
+those of strangers are left out before it sees the file.
+
 Two results that differ only in their text chunks are the same picture, and a small PNG that is whole needs no second
 encoding. Both questions are answered by the chunks alone.
 """
@@ -19,7 +22,10 @@ END = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last twelve bytes of every whole 
 PIXELS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 SILENT = frozenset({b"tEXt", b"iTXt", b"zTXt", b"tIME", b"pHYs"})
 VERSION = b"1"  # of the small copies: another one gives them other names
+TEXTS = frozenset({b"tEXt", b"iTXt", b"zTXt"})
+LONGEST_TEXT = 2**18  # bytes of one that Pillow is given: less than its own limit
 OUR_TEXTS = (b"render\0", b"parameters\0")  # what workers write, different in every job
+XMP = b"XML:com.adobe.xmp\0"  # holds an orientation
 
 
 class Chunk(NamedTuple):
@@ -57,6 +63,22 @@ def content_name(data: bytes, chunks: Sequence[Chunk] | None) -> str:
             if not (chunk.kind in (b"tEXt", b"iTXt") and bytes(chunk.body[:11]).startswith(OUR_TEXTS)):
                 digest.update(chunk.whole)
     return digest.hexdigest()[:20]
+
+
+def without_extras(data: bytes, chunks: Sequence[Chunk]) -> bytes:
+    """The PNG without colour profiles, and without texts but short ones of ours: what Pillow needs to be given."""
+    kept = [chunk for chunk in chunks if not _is_extra(chunk)]
+    return data if len(kept) == len(chunks) else SIGNATURE + b"".join(chunk.whole for chunk in kept)
+
+
+def _is_extra(chunk: Chunk) -> bool:
+    if chunk.kind not in TEXTS:
+        return chunk.kind == b"iCCP"
+    if chunk.kind == b"zTXt" or len(chunk.body) > LONGEST_TEXT:
+        return True
+    keyword, _, text = bytes(chunk.body).partition(b"\0")
+    is_packed = chunk.kind == b"iTXt" and text[:1] != b"\0"
+    return is_packed or not (keyword + b"\0").startswith((*OUR_TEXTS, XMP))
 
 
 def plain_copy(chunks: Sequence[Chunk]) -> bytes | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from producer.gallery.pixel_budget import PixelBudget
 from producer.gallery.png_chunks import Chunk, plain_copy
 
 LONGEST_SIDE = 448  # pixels: sharp at the 224 CSS pixels of a narrow column on a dense screen
@@ -26,6 +27,11 @@ UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, Val
 
 # `warnings.catch_warnings` changes the whole process for a moment: one thread at a time.
 _opening = threading.Lock()
+_decoding = PixelBudget()
+
+
+class TooManyPixels(ValueError):
+    """A picture is larger than RENDER_MAX_PIXELS."""
 
 
 class SmallCopy(NamedTuple):
@@ -45,15 +51,30 @@ def small_copy(data: bytes, *, max_pixels: int, chunks: Sequence[Chunk] | None) 
     """
     with opened(data) as image:
         if image.width * image.height > max_pixels:
-            raise ValueError(f"{image.width} x {image.height} pixels")
+            raise TooManyPixels(
+                f"{image.width:,} x {image.height:,} pixels are more than the {max_pixels:,} of RENDER_MAX_PIXELS"
+            )
         if chunks is not None and is_opaque(image) and max(image.size) <= NOT_RESAMPLED_SIDE:
             plain = plain_copy(chunks)
             if plain is not None and len(plain) <= PLAIN_COPY_BYTES:
                 return SmallCopy(plain, ".png", *image.size)
-        picture = _small(image)
+        with _decoding.taking(image.width * image.height):
+            picture = _small(image)
+            image.close()  # frees the pixels before others take their share
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return SmallCopy(buffer.getvalue(), ".jpg", *picture.size)
+
+
+def why_unreadable(error: Exception) -> str:
+    """Why there is no small copy, for people. `error` is one of UNREADABLE."""
+    if isinstance(error, TooManyPixels):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return "it has far too many pixels"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is damaged from its beginning on, or of no known format"
+    return "it is damaged, or of an unusual kind"
 
 
 def opened(data: bytes) -> Image.Image:

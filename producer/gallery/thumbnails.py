@@ -18,8 +18,8 @@ from jobs.storage.http import FetchLimits
 from jobs.storage.store import read_bytes
 from jobs.uri import path_of
 from producer.console import place, printable
-from producer.gallery.png_chunks import END, chunks_of, content_name
-from producer.gallery.small_copy import UNREADABLE, is_opaque, opened, small_copy
+from producer.gallery.png_chunks import END, chunks_of, content_name, without_extras
+from producer.gallery.small_copy import UNREADABLE, is_opaque, opened, small_copy, why_unreadable
 
 SHOWN_ITSELF_SIDE = 1024  # pixels
 SHOWN_ITSELF_BYTES = 2 * 2**20
@@ -105,12 +105,13 @@ class Thumbnails:
         chunks = chunks_of(data)
         name = content_name(data, chunks)
         stem = self._folder / name[:2] / name
+        data = without_extras(data, chunks) if chunks else data
         made = _existing(stem)
         if made is None:
             try:
                 copy = small_copy(data, max_pixels=self._max_pixels, chunks=chunks)
             except UNREADABLE as error:
-                return Thumbnail(None, problem=f"not a readable picture ({type(error).__name__})")
+                return Thumbnail(None, problem=f"not a readable picture: {why_unreadable(error)}")
             made = Thumbnail(str(stem.with_suffix(copy.suffix)), copy.width, copy.height, bytes=len(copy.data))
             stem.parent.mkdir(exist_ok=True)
             write_whole(stem.with_suffix(copy.suffix), copy.data, durable=False)

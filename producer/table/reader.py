@@ -25,8 +25,14 @@ SEPARATOR_LINE = re.compile(r'"?sep=(.?)"?[,;\t]*', re.IGNORECASE)  # how spread
 NO_SEPARATORS = "\"' "
 SPACE_BEFORE_QUOTE = re.compile(r' +"')
 UNCLOSED = "unexpected end"  # what the csv module says at the end of the file; it may have been cut short
+LONGEST_CELL = 2**17  # characters; a row with a longer one is bad
 LONGEST_KEPT = 10_000  # characters of a row that cannot be split
 SPACES_LEFT_OUT = "cells with a space before their quotation mark were read without the space, from line "
+
+
+# A longer cell of several lines ends the file: its quotation mark may never be closed. The module's own limit would end
+# it for a cell that is closed.
+csv.field_size_limit(LONGEST_LINE)
 
 
 class Record(NamedTuple):
@@ -123,6 +129,9 @@ def _records(lines: Lines, delimiter: str, remarks: list[str]) -> Iterator[Recor
                 raise CsvMistakes([problem]) from error
             cells = ["".join(lines.of_record).rstrip("\r\n")[:LONGEST_KEPT]]
             lines.damage.append(problem)
+        if any(len(cell) > LONGEST_CELL for cell in cells):
+            lines.damage.append(_too_long(first, LONGEST_CELL))
+            cells = [cell[:LONGEST_KEPT] for cell in cells]
         if lines.damage or not _is_blank(cells):
             yield Record(first, row, cells, tuple(lines.damage), tuple(lines.undecoded))
             row += 1
@@ -162,10 +171,7 @@ def _quoting(error: csv.Error, first: int, last: int) -> Problem:
     if UNCLOSED in text:
         return Problem(first, None, None, "a quotation mark is opened in this row and never closed")
     if "field larger" in text:
-        limit = csv.field_size_limit()
-        return Problem(
-            first, None, None, f"a cell is longer than {limit:,} characters: is a quotation mark not closed?"
-        )
+        return _too_long(first, LONGEST_LINE)
     if "expected after" in text:
         return Problem(
             last,
@@ -175,6 +181,10 @@ def _quoting(error: csv.Error, first: int, last: int) -> Problem:
             "(or one before it was never closed)",
         )
     return Problem(last, None, None, f"{begun}: {text}")
+
+
+def _too_long(line: int, limit: int) -> Problem:
+    return Problem(line, None, None, f"a cell is longer than {limit:,} characters: is a quotation mark not closed?")
 
 
 def _delimiter(header: str) -> str:

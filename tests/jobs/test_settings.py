@@ -18,9 +18,9 @@ def test_defaults_need_no_environment() -> None:
 
 def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RENDER_JOBS_IN_FLIGHT", "4")
-    monkeypatch.setenv("RENDER_ALLOW_HOSTS", "a.example, b.example")
+    monkeypatch.setenv("RENDER_ALLOW_HOSTS", "a.example, B.example, [::1], fd00::1")
     assert load_settings().jobs_in_flight == 4
-    assert load_settings().allow_hosts == ("a.example", "b.example")
+    assert load_settings().allow_hosts == ("a.example", "b.example", "::1", "fd00::1")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,16 @@ def test_the_other_rows_are_enqueued_under_their_own_numbers(
         ("ftp://h/x", "has the scheme 'ftp'"),
         (r"C:\renders", "is a path of Windows"),
         ("//host/renders", "a URI lacks its scheme"),
-        ("x" * 300, "a name has at most 255 bytes"),
+        ("x" * 300, "a name has at most 255 bytes, and this one has 300; choose a shorter one"),
+        ("data:x", "is a data: URI, which workers do not write to; use a path"),
+        ("about:blank", "'about:blank' is an about: URI"),
+        ("gs://b", "has the scheme 'gs'; use a path, file://, s3://\n"),
+        ("http:/h", "has the scheme 'http'; use a path, file://, s3://\n"),
+        ("s3:/", "write s3://bucket/key"),
+        ("/etc/passwd", "/etc/passwd is a file; name a folder"),
+        ("/etc/passwd/x/y", "/etc/passwd is a file; name a folder"),
+        ("file:///dev/null/x", "/dev/null is no folder; name a folder"),
+        ("jobs.csv", "jobs.csv is a file; name a folder"),
     ],
 )
 @pytest.mark.parametrize("command", [("submit", "jobs.csv"), ("reconcile", "jobs")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,54 @@ def test_results_on_a_terminal_are_lines_for_people(done: None, tmp_path: Path) 
 def test_json_and_another_format_are_refused(run: Run, done: None) -> None:
     ran = run("results", "jobs", "--json", "--format", "csv")
     assert (ran.code, "--json means --format jsonl, not csv" in ran.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "sentence"),
+    [
+        ("status >&-", 0, ""),
+        ("status --json >&-", 0, ""),
+        ("results jobs >&-", 6, "standard output is closed"),
+        ("results jobs --json >&-", 6, "standard output is closed"),
+        ("status jobs 2>&-", 0, ""),
+        ("submit gone.csv 2>&-", 5, ""),
+        ("results jobs >&- 2>&-", 6, ""),
+        ("results jobs > /dev/full", 6, "standard output: No space left on device"),
+        ("status jobs > /dev/full", 6, "standard output: No space left on device"),
+        ("results jobs | true", 141, ""),
+        ("status jobs | true", 141, ""),
+    ],
+)
+def test_an_output_that_is_closed_or_full_ends_in_a_sentence(
+    done: None, tmp_path: Path, command: str, code: int, sentence: str
+) -> None:
+    arguments = re.split(r" 2?>| \|", command)[0]
+    redirection = command[len(arguments) :].replace("| true", "| { exec <&-; echo > gone; }")
+    # The pipe has no reader by the time when the command begins.
+    waiting = "until [ -e gone ]; do sleep 0.01; done; " if "|" in redirection else ""
+    program = f"{{ {waiting}{sys.executable} -m producer {arguments}; }} {redirection}"
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", program],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr
+
+
+def test_csv_on_a_terminal_holds_no_control_characters(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    write(tmp_path, "image,prompt\na.png,a \x1b[31mred\x07 cat\n")
+    assert run("submit", "jobs.csv").code == 0
+    render_batch(ledger, "jobs")
+    shown = on_terminal(tmp_path, "results", "jobs", "--format", "csv", columns=500).text
+    assert ("\x07" in shown, "a \ufffd[31mred\ufffd cat" in shown) == (False, True)
+    assert "a \x1b[31mred\x07 cat" in run("results", "jobs", "--format", "csv").stdout
 
 
 def produced(folder: Path, environment: dict[str, str], arguments: list[str]) -> subprocess.CompletedProcess[bytes]:

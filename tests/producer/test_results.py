@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 
 from jobs.job import RenderResult
-from producer.results import in_row_order
+from producer.results import Stored, in_row_order
 
 
-def result(row: int, id_: str | None = None) -> RenderResult:
-    return RenderResult(id=id_ or f"{row:020x}", batch="b", row=row, state="done", image="i", prompt="p", seed=1)
+def result(row: int, id_: str | None = None) -> Stored:
+    ended = RenderResult(id=id_ or f"{row:020x}", batch="b", row=row, state="done", image="i", prompt="p", seed=1)
+    return Stored(row, ended.model_dump_json(indent=1))
 
 
 def test_rows_are_sorted() -> None:

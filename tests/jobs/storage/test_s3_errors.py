@@ -162,6 +162,7 @@ def test_what_a_refusal_says_holds_for_this_process_only() -> None:
 
 
 @pytest.mark.parametrize(
+<<<<<<< HEAD
     ("code", "throttled"),
     [("SlowDown", True), ("429", True), ("RequestThrottled", True), ("InternalError", False), ("503", False)],
 )
@@ -169,3 +170,14 @@ def test_a_throttled_request_is_not_the_files_fault(code: str, throttled: bool) 
     for error in (source_error(URI, answer(503, code)), output_error(URI, answer(503, code))):
         assert isinstance(error, TransientError)
         assert error.blameless == throttled
+=======
+    "error",
+    [answer(403, "AccessDenied"), answer(403, "QuotaExceeded"), answer(404, "NoSuchBucket"), answer(503, "SlowDown")],
+    ids=["denied", "full", "missing", "away"],
+)
+def test_a_signature_in_a_key_is_not_shown(error: ClientError) -> None:
+    uri = "s3://b/a.png?X-Amz-Signature=hunter2&X-Amz-Credential=hunter2"
+    for refusal in (source_error(uri, error), output_error(uri, error)):
+        assert "s3://b/a.png?X-Amz-Signature=…" in str(refusal)
+        assert "hunter2" not in str(refusal)
+>>>>>>> 15-cli

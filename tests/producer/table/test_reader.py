@@ -273,6 +273,18 @@ def test_a_row_that_cannot_be_split_is_one_bad_row(tmp_path: Path, line: str, sa
     assert said in outcome.problems[0].message
 
 
+@pytest.mark.parametrize(("cell_lines", "is_whole"), [(1_400, True), (11_000, False)])
+def test_a_long_cell_of_several_lines_is_one_bad_row_unless_it_seems_open(
+    tmp_path: Path, cell_lines: int, is_whole: bool
+) -> None:
+    cell = ("y" * 99 + "\n") * cell_lines
+    outcome = checked(tmp_path, f'image,prompt\na.png,x\nb.png,"{cell}"\nc.png,x\n')
+    limit = "131,072" if is_whole else "1,048,576"
+    assert (outcome.unreadable, outcome.rows, outcome.rejected) == ((False, 3, 1) if is_whole else (True, 1, 0))
+    assert outcome.problems[0].line == 3
+    assert outcome.problems[0].message.startswith(f"a cell is longer than {limit} characters")
+
+
 def test_bytes_that_are_not_utf_8_are_one_bad_row(tmp_path: Path) -> None:
     outcome = checked(tmp_path, b"image,prompt\na.png,x\nb.png,Caf\xe9\nc\xe9.png,x\nd.png,x\n")
     assert (outcome.unreadable, outcome.rows, outcome.rejected) == (False, 4, 2)
