@@ -15,15 +15,9 @@ from jobs.errors import (
     SourceUnavailable,
     TransientError,
 )
-<<<<<<< HEAD
 from jobs.storage.s3_client import ClientRefused
 from jobs.storage.s3_verdict import Verdict, code_of, is_throttled, message_of, retry_after_seconds, verdict_of
-from jobs.uri import bucket_and_key
-=======
-from jobs.storage.s3_client import ClientRefused, renew_client
-from jobs.storage.s3_verdict import Verdict, code_of, message_of, retry_after_seconds, verdict_of
 from jobs.uri import bucket_and_key, redacted
->>>>>>> 15-cli
 
 LONGEST_MESSAGE = 200  # characters of what the store says
 

@@ -162,7 +162,6 @@ def test_what_a_refusal_says_holds_for_this_process_only() -> None:
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
     ("code", "throttled"),
     [("SlowDown", True), ("429", True), ("RequestThrottled", True), ("InternalError", False), ("503", False)],
 )
@@ -170,7 +169,9 @@ def test_a_throttled_request_is_not_the_files_fault(code: str, throttled: bool) 
     for error in (source_error(URI, answer(503, code)), output_error(URI, answer(503, code))):
         assert isinstance(error, TransientError)
         assert error.blameless == throttled
-=======
+
+
+@pytest.mark.parametrize(
     "error",
     [answer(403, "AccessDenied"), answer(403, "QuotaExceeded"), answer(404, "NoSuchBucket"), answer(503, "SlowDown")],
     ids=["denied", "full", "missing", "away"],
@@ -180,4 +181,3 @@ def test_a_signature_in_a_key_is_not_shown(error: ClientError) -> None:
     for refusal in (source_error(uri, error), output_error(uri, error)):
         assert "s3://b/a.png?X-Amz-Signature=…" in str(refusal)
         assert "hunter2" not in str(refusal)
->>>>>>> 15-cli
