@@ -149,7 +149,12 @@ def test_only_one_text_of_a_kind_is_unpacked(
 ) -> None:
     unpacked: list[int] = []
     unpacks = png_chunks._unpacks_to_little
-    monkeypatch.setattr(png_chunks, "_unpacks_to_little", lambda text: unpacked.append(1) or unpacks(text))
+
+    def counted(text: bytes) -> bool:
+        unpacked.append(len(text))
+        return unpacks(text)
+
+    monkeypatch.setattr(png_chunks, "_unpacks_to_little", counted)
     data = many((name, keyword + zlib.compress(b"x" * size)), number=2000)
     assert np.array_equal(decode_image(data, max_pixels=1000).pixels, picture())
     assert len(unpacked) == 1
