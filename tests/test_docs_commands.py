@@ -41,6 +41,8 @@ RUN = {
     "producer submit examples/jobs.csv --dry-run": REPAIR_SESSION,
     "producer submit examples/jobs.csv --wait": REPAIR_SESSION,
     "producer submit jobs.csv": REPAIR_SESSION,
+    "producer status": REPAIR_SESSION,
+    "producer status --workers": REPAIR_SESSION,
     "producer reconcile": REPAIR_SESSION,
     "producer reconcile jobs": REPAIR_SESSION,
     "producer reconcile --from-storage": REPAIR_SESSION,
@@ -113,6 +115,7 @@ PARSED = {
     "python -m benchmarks.load --workers 200",
     "python -m benchmarks.producer --rows 100000",
     "python -m benchmarks.soak --engines engine-set",
+    "python -m benchmarks.gallery --batches 200",
     "python -m benchmarks.producer --rows 1000000",
     "python -m pytest -o log_cli=true --log-cli-level=INFO tests/integration/test_schedule_parity.py",
     "python -m pytest -o log_cli=true --log-cli-level=INFO tests/integration/test_parity_end_to_end.py "

@@ -81,7 +81,7 @@ def test_what_is_known_of_thousands_of_outputs_is_bounded(
             probe(fitness, job)
         fitness.probe.doubt(Place.of(job, POLICY))
     kept = (fitness.probe._passed, fitness.probe._failed, fitness.probe._doubtful, fitness.probe._turns)
-    assert max(map(len, kept)) <= 40
+    assert max(len(each) for each in kept) <= 40
 
 
 def test_where_only_the_batchs_own_folder_may_be_written_the_probe_goes_there(fitness: Fitness, disk: Disk) -> None:
