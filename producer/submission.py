@@ -21,7 +21,7 @@ from producer.console import STATES
 from producer.exits import CommandFailed, Exit
 from producer.prompt_defaults import option, prompt_defaults
 from producer.prompt_warnings import PromptWarnings
-from producer.stream import ORIGIN, is_stream, kind, spooled
+from producer.stream import ORIGIN, STDIN, is_stream, kind, spooled
 from producer.table.pictures import LocalPictures
 from producer.table.problem import Problem
 
@@ -91,7 +91,7 @@ class Request:
     @property
     def name(self) -> str:
         """The source as people call it."""
-        return ORIGIN if self.fingerprint is None else str(self.file)
+        return ORIGIN if self.file == STDIN else str(self.file)
 
     @property
     def options(self) -> dict[str, str]:
@@ -238,12 +238,15 @@ def output_uri(settings: Settings, output: str | None) -> str:
 
 
 def _check_folder(uri: str) -> None:
-    """Raise InvalidJob where a file stands in the place of a local folder or of one around it."""
+    """Raise InvalidJob where a file stands in the place of a folder around a local output.
+
+    A file in the place of the output itself may be removed before workers write; the manifest's sentence names it.
+    """
     if not uri.startswith("file:"):
         return
     path = path_of(uri)
     # What does not exist from here is made by a worker, or is a share that this machine has not mounted.
-    around = next((str(each) for each in (path, *path.parents) if os.path.exists(each)), "/")  # noqa: PTH110 (no OSError)
+    around = next((str(each) for each in path.parents if os.path.exists(each)), "/")  # noqa: PTH110 (no OSError)
     if not os.path.isdir(around):  # noqa: PTH112 (likewise)
         kind_of_it = "a file" if os.path.isfile(around) else "no folder"  # noqa: PTH113 (likewise)
         raise InvalidJob(f"{around} is {kind_of_it}; name a folder")

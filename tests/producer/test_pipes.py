@@ -61,7 +61,7 @@ def test_a_pipe_larger_than_its_buffer_is_read_whole(run: Run, ledger: Ledger) -
     rows = 5_000
     with pipe("image,prompt\n" + "".join(f"{row}.png,thing {row}\n" for row in range(rows))) as name:
         ran = run("submit", name, "--batch", "nightly")
-    assert (ran.code, ran.record["rows"], ran.record["enqueued"], ran.record["source"]) == (0, rows, rows, "stdin")
+    assert (ran.code, ran.record["rows"], ran.record["enqueued"], ran.record["source"]) == (0, rows, rows, name)
     assert ledger.counts("nightly").queued == rows
 
 
@@ -170,10 +170,3 @@ def test_a_wrong_byte_in_a_pipe_is_named_with_its_line(run: Run, rows_before: in
         ran = run("submit", name, "--batch", "nightly")
     assert ran.code == 3
     assert f"{name}:{rows_before + 2}: byte 0xE9 is not UTF-8; as Windows-1252 the text would be" in ran.stderr
-
-
-def test_a_pipe_is_called_stdin_in_every_sentence(run: Run, tmp_path: Path) -> None:
-    with pipe(GOOD + "d.png,a fish,none\n") as name:
-        ran = run("submit", name, "--batch", "nightly")
-    assert (ran.code, ran.record["source"], name in ran.stderr) == (3, "stdin", False)
-    assert "stdin:5" in ran.stderr

@@ -145,7 +145,7 @@ def test_a_url_that_is_refused_again_and_again_while_others_are_served_is_to_bla
 def test_a_url_that_is_always_refused_does_not_hold_up_the_others() -> None:
     with serving({"/bad": reply(429, headers={"Retry-After": "0"})}, otherwise=reply(200, b"here")) as url:
         urls = [f"{url}/bad", *(f"{url}/{row}" for row in range(20))]
-        bad, *others = fetch_all(urls, limits(2, wait_seconds=8.0), threads=21)
+        bad, *others = fetch_all(urls, limits(2, wait_seconds=20.0), threads=21)
     assert isinstance(bad, SourceUnavailable)
     assert others == [b"here"] * 20
 
