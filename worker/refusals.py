@@ -34,6 +34,7 @@ COUNTED = (RenderFailed, OutOfMemory)
 # Cheap to find out again, and they may have been mended meanwhile.
 NOT_REMEMBERED = (SourceForbidden, SourceNotFound, OutputForbidden, OutputFull, EngineSetNotHeld)
 REMEMBERED = 10_000  # jobs
+LOOK_FOR_A_FILE = 3  # workers, before it counts as missing
 LEAVES_IT_TO_OTHERS = 5  # times that a job is given back unseen, before it is tried here again
 LONGEST_TEXT = 300  # characters of one refusal in the sentence
 SHOWN = 4  # different answers in the sentence
@@ -112,13 +113,16 @@ class Refusals:
         return is_first
 
     def _tried_enough(self, refusal: Refusal, said: Iterable[Refusal]) -> bool:
-        """A host that is away for good, or a file that is nowhere, is not tried by a hundred workers.
+        """A file that is nowhere, or a host that is away for good, is not tried by a hundred workers.
 
-        Nor is it tried for ever by one worker beside a paused one.
+        Nor is the host tried for ever by one worker beside a paused one. One worker alone, however often it looked,
+        does not prove a file missing: it may be the one whose share is not mounted, while the others are busy.
         """
-        if refusal.kind not in (SourceUnavailable.kind, SourceNotFound.kind):
-            return False
         times = [each.times for each in said]
+        if refusal.kind == SourceNotFound.kind:
+            return len(times) >= min(self._max_attempts, LOOK_FOR_A_FILE)
+        if refusal.kind != SourceUnavailable.kind:
+            return False
         return len(times) >= self._max_attempts or sum(times) >= 2 * self._max_attempts
 
     def _refusal(self, error: Exception, facts: WorkerFacts) -> Refusal:
