@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -143,7 +143,7 @@ class Refusals:
 
 
 def failure(refusals: Iterable[Refusal]) -> Failure:
-    """The kind of the first refusal, and one sentence with what each said, workers that said the same together."""
+    """The kind that most refusals have, and one sentence with what each said, workers that said the same together."""
     in_order = sorted(refusals, key=lambda refusal: refusal.at)
     workers: dict[str, list[Refusal]] = {}
     for refusal in in_order:
@@ -152,7 +152,9 @@ def failure(refusals: Iterable[Refusal]) -> Failure:
         return Failure(in_order[0].kind, in_order[0].text)
     said = [f"{_named(same)}: {_shortened(text)}" for text, same in list(workers.items())[:SHOWN]]
     more = f"; and {len(workers) - SHOWN} other answers" if len(workers) > SHOWN else ""
-    return Failure(in_order[0].kind, f"every live worker refused it: {'; '.join(said)}{more}")
+    # Of several kinds the commonest: a worker that may not look at all says nothing about the file.
+    kind = Counter(refusal.kind for refusal in in_order).most_common(1)[0][0]  # the first of equals
+    return Failure(kind, f"every live worker refused it: {'; '.join(said)}{more}")
 
 
 def _named(refusals: list[Refusal]) -> str:

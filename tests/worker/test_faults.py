@@ -32,6 +32,7 @@ from tests.worker.bench import WORKER, Bench, queued
 from worker.fitness import Fitness
 from worker.outcome import Outcome
 from worker.output_probe import OutputProbe
+from worker.refusals import failure
 from worker.shutdown import Shutdown
 
 
@@ -370,3 +371,14 @@ def test_a_batch_that_wants_another_engine_set_is_told_once(bench: Bench) -> Non
     with capture_logs() as lines:
         assert {bench.run(job) for job in jobs} == {Outcome.DELAYED}
     assert [line["event"] for line in lines].count("job_refused") == 1
+
+
+def test_a_job_fails_with_the_kind_that_most_workers_gave() -> None:
+    said = [("wrong", "source_forbidden"), ("good", "source_not_found"), ("better", "source_not_found")]
+    refusals = [
+        Refusal(by=name, worker=name, kind=kind, text=f"{kind} here", at=float(number))
+        for number, (name, kind) in enumerate(said)
+    ]
+    found = failure(refusals)
+    assert found.kind == "source_not_found"
+    assert "wrong: source_forbidden here" in found.text
