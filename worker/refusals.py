@@ -91,7 +91,7 @@ class Refusals:
     def refuse(
         self, job: RenderJob, start: Start, error: Exception, *, facts: WorkerFacts, may_refund: bool = True
     ) -> Failure | None:
-        """Give the job back with the reason. A Failure: nobody is left to give it to, and the caller records that."""
+        """Give the job back with the reason. A Failure: no worker is left for it, and the caller records that."""
         refusal = error.refusal if isinstance(error, RefusedBefore) else self._refusal(error, facts)
         counted = not may_refund or not isinstance(error, RenderError) or isinstance(error, COUNTED)
         loud = not isinstance(error, EngineSetNotHeld) or self._is_first(job.batch)

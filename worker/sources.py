@@ -38,7 +38,7 @@ class Sources:
         self._shutdown = shutdown
         self._lock = threading.Lock()
         self._answered: OrderedDict[str, float] = OrderedDict()  # a bucket or folder, and when it last gave a file
-        self._failing: OrderedDict[str, float] = OrderedDict()  # a job, and since when its file is not to be had
+        self._failing: OrderedDict[str, float] = OrderedDict()  # a job, and since when its file cannot be read
 
     def fetch(self, job: RenderJob, check: Callable[[], None]) -> bytes:
         """The picture's bytes. `check` raises if the job should not go on.
@@ -66,7 +66,7 @@ class Sources:
         raise AssertionError("the last try returns or raises")
 
     def is_failing(self, job: RenderJob) -> bool:
-        """Whether the job's file was not to be had before, for a fault of storage."""
+        """Whether the job's file could not be read before, for a fault of storage."""
         with self._lock:
             return job.id in self._failing
 
@@ -83,11 +83,9 @@ class Sources:
         return min(pause, LONGEST_PAUSE_SECONDS)
 
     def _blamed(self, job: RenderJob, error: TransientError) -> TransientError:
-        if error.fault != "store":
+        if error.fault != "store" or error.blameless:  # blameless: storage throttles, and the file is well
             return error
         image = job.parameters.image
-        if error.blameless:  # throttled
-            return error
         if image.partition("://")[0] != job.output.partition("://")[0]:
             return SourceUnavailable(str(error), fault="host")
         places = (_shelf(image), _device(image))

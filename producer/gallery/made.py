@@ -156,7 +156,7 @@ def identity_of(path: Path) -> str | None:
 
 
 def _is_damaged(error: sqlite3.Error) -> bool:
-    """Not of use to anyone, as opposed to a full disk, a folder without permission or a lock."""
+    """Whether the file must be made again. A full disk, a folder without permission and a lock are other matters."""
     blameless = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
     blameless |= {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_PROTOCOL}
     return (getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF) not in blameless

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from jobs.storage import s3
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.s3_server import s3_server
+from tests.tcp_proxy import TcpProxy
 from tests.worker_process import WorkerProcess
 
 STUB = "tests.integration.stub_app"  # everything real but the engines, and quick to start
@@ -165,3 +167,20 @@ def picture_png() -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.fixture
+def server(bucket: str) -> Any:
+    """A client of the real server, without the proxy."""
+    return boto3.session.Session().client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"])
+
+
+@pytest.fixture
+def proxy(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
+    """A proxy in front of the server, which this process and its workers use."""
+    host, _, port = os.environ["AWS_ENDPOINT_URL_S3"].rpartition("/")[2].rpartition(":")
+    with TcpProxy((host, int(port))) as between:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{between.port}")
+        s3.forget_client()
+        yield between
+        s3.forget_client()

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
 from jobs.job import RenderJob
 from jobs.ledger.reconcile import reconcile
-from jobs.storage import s3
 from tests.eventually import eventually
 from tests.integration.conftest import Site
 from tests.jobs.rows import enqueue, make_job
 from tests.tcp_proxy import TcpProxy
-
-
-@pytest.fixture
-def proxy(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
-    """A proxy in front of the S3 server, which this test's workers use."""
-    host, _, port = os.environ["AWS_ENDPOINT_URL_S3"].rpartition("/")[2].rpartition(":")
-    with TcpProxy((host, int(port))) as between:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{between.port}")
-        s3.forget_client()
-        yield between
-        s3.forget_client()
 
 
 def take_away(proxy: TcpProxy) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from jobs.errors import OutputForbidden, OutputFull, OutputUnavailable, SourceForbidden, SourceUnavailable
@@ -32,23 +31,6 @@ from tests.worker_process import ROOT
 
 SMALL = os.urandom(1_000_000)
 LARGE = os.urandom(s3.SINGLE_PUT_BYTES + 1)  # in three parts
-
-
-@pytest.fixture
-def server(bucket: str) -> Any:
-    """A client of the real server, without the proxy."""
-    return boto3.session.Session().client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"])
-
-
-@pytest.fixture
-def proxy(server: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[TcpProxy]:
-    """A proxy in front of the server, which this process and its workers use."""
-    host, _, port = os.environ["AWS_ENDPOINT_URL_S3"].rpartition("/")[2].rpartition(":")
-    with TcpProxy((host, int(port))) as between:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{between.port}")
-        s3.forget_client()
-        yield between
-        s3.forget_client()
 
 
 def write(uri: str, data: bytes) -> None:

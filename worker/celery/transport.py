@@ -73,8 +73,8 @@ class TolerantChannel(kombu_redis.Channel):
         """Called by MultiChannelPoller.on_poll_start, in each turn of the event loop that begins without a BRPOP.
 
         To pause here is simpler than to cancel the consumer (Consumer.cancel_task_queue). A BRPOP that is under way may
-        have popped a message already, and a cancelled consumer has nobody to give it to. Here it arrives as always, and
-        its job decides. There is nothing to undo after a reconnect, in a shutdown, or when the worker resumes.
+        have popped a message already, which a cancelled consumer could not deliver. Here it arrives as always, and the
+        thread of its job gives it back. There is nothing to undo after a reconnect, a shutdown or a resume.
         """
         if not self.is_paused():
             super()._brpop_start(*args, **kwargs)  # type: ignore[no-untyped-call]

@@ -14,17 +14,9 @@ from jobs.ledger.ledger import Ledger
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
 from jobs.ledger.records import Counts, JobState
 from jobs.settings import load_settings
-from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
+from tests.jobs.rows import enqueue, make_jobs, make_result
 
 DELAYED = delayed_key("render")
-
-
-@pytest.fixture
-def job(ledger: Ledger) -> RenderJob:
-    job = make_job()
-    enqueue(ledger, [job])
-    ledger.client.delete(ledger.queue)  # as if it had been delivered
-    return job
 
 
 def line_of(ledger: Ledger, job: RenderJob) -> JobState:

@@ -41,14 +41,6 @@ def refuse(
     return ledger.refuse(job, refusal, facts=WorkerFacts(settings=by), refund=refund)
 
 
-@pytest.fixture
-def job(ledger: Ledger) -> RenderJob:
-    job = make_job()
-    enqueue(ledger, [job])
-    ledger.client.delete(ledger.queue)  # as if it had been delivered
-    return job
-
-
 def test_a_refused_job_waits_without_a_message_and_costs_no_attempt(ledger: Ledger, job: RenderJob) -> None:
     live(ledger, "good")
     refused = refuse(ledger, job, "wrong")
