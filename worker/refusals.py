@@ -33,6 +33,8 @@ from worker.result import described
 COUNTED = (RenderFailed, OutOfMemory)
 # Cheap to find out again, and they may have been mended meanwhile.
 NOT_REMEMBERED = (SourceForbidden, SourceNotFound, OutputForbidden, OutputFull, EngineSetNotHeld)
+# A worker that may not look at a picture, or has no room for one, says nothing about the job itself.
+ABOUT_THE_WORKER = {error.kind for error in (SourceForbidden, OutputForbidden, OutputFull, EngineSetNotHeld)}
 REMEMBERED = 10_000  # jobs
 LOOK_FOR_A_FILE = 3  # workers, before it counts as missing
 LEAVES_IT_TO_OTHERS = 5  # times that a job is given back unseen, before it is tried here again
@@ -143,7 +145,10 @@ class Refusals:
 
 
 def failure(refusals: Iterable[Refusal]) -> Failure:
-    """The kind that most refusals have, and one sentence with what each said, workers that said the same together."""
+    """The kind that most refusals have, and one sentence with what each said, workers that said the same together.
+
+    Where some of the refusals are about the job itself, its kind is one of theirs.
+    """
     in_order = sorted(refusals, key=lambda refusal: refusal.at)
     workers: dict[str, list[Refusal]] = {}
     for refusal in in_order:
@@ -152,8 +157,8 @@ def failure(refusals: Iterable[Refusal]) -> Failure:
         return Failure(in_order[0].kind, in_order[0].text)
     said = [f"{_named(same)}: {_shortened(text)}" for text, same in list(workers.items())[:SHOWN]]
     more = f"; and {len(workers) - SHOWN} other answers" if len(workers) > SHOWN else ""
-    # Of several kinds the commonest: a worker that may not look at all says nothing about the file.
-    kind = Counter(refusal.kind for refusal in in_order).most_common(1)[0][0]  # the first of equals
+    of_the_job = [refusal for refusal in in_order if refusal.kind not in ABOUT_THE_WORKER]
+    kind = Counter(refusal.kind for refusal in of_the_job or in_order).most_common(1)[0][0]  # the first of equals
     return Failure(kind, f"every live worker refused it: {'; '.join(said)}{more}")
 
 

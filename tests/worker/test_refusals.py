@@ -25,3 +25,10 @@ def test_the_sentence_stays_short() -> None:
     said = [refusal(f"w{i}", f"{i}" * 5000, at=i) for i in range(9)]
     assert len(failure(said).text) < 350 * SHOWN
     assert failure(said).text.endswith(f"and {9 - SHOWN} other answers")
+
+
+def test_workers_that_may_not_look_say_nothing_about_the_job() -> None:
+    kinds = ["source_forbidden", "source_forbidden", "output_full", "source_not_found"]
+    said = [Refusal(by=f"w{i}", worker=f"w{i}", kind=kind, text=kind, at=float(i)) for i, kind in enumerate(kinds)]
+    assert failure(said).kind == "source_not_found"
+    assert failure(said[:3]).kind == "source_forbidden"
