@@ -105,6 +105,8 @@ class FileStore:
         path = file_path(uri)
         parts = os.path.join(os.path.dirname(path), PARTS)
         with output_errors(path):
+            if "\0" in path:  # said before the folder is made, which may be refused for another reason
+                raise ValueError("embedded null byte")
             _make_folder(parts)
             _sweep(parts)
             part = os.path.join(parts, f"{int(time.time()):010d}-{secrets.token_hex(8)}.part")

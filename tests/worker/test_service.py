@@ -72,7 +72,7 @@ def test_a_started_service_is_ready_and_in_the_ledger(started: Started, ledger: 
 def test_heartbeats_name_the_jobs_in_flight(started: Started, ledger: Ledger, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     picture.write_bytes(b"picture")
-    job = make_job(image=picture.as_uri(), prompt="takes 60 s")
+    job = make_job(image=picture.as_uri(), prompt="takes 60 s", output=(tmp_path / "out").as_uri())
     enqueue(ledger, [job])
     with ThreadPoolExecutor(1) as threads:
         outcome = threads.submit(started.service.run_job, job.model_dump_json())

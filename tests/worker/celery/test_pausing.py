@@ -58,6 +58,7 @@ def test_a_pause_outlasts_a_lost_connection(start_toy: StartToy, tmp_path: Path)
         worker = start_toy(url=server.url, arguments=["--loglevel", "INFO"])
         toy.send(0)
         toy.wait_for("end")
+        eventually(lambda: toy.unacknowledged == 0)  # else the message comes back with the server
         toy.pause()
         server.kill()
         client.connection_pool.disconnect()
