@@ -1,5 +1,6 @@
 # make demo    render examples/jobs.csv on this machine: installs, builds the demo engines, starts Redis and a worker
-# make test    every test that needs no GPU
+# make test    every test that needs neither a GPU nor containers
+# make test-deploy  those of images, Compose, Kubernetes and monitoring (docs/operations.md says what they need)
 # make test-fast  those without processes, sleeps and heavy builds, in under a minute: between two edits
 # make check   ruff and mypy
 # make stress  the tests ten times beside busy processes, and as another user: STRESS="--minutes 50" (tools/stress.py)
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-fast stress check chaos fuzz clean clean-demo help
+.PHONY: demo test test-deploy test-fast stress check chaos fuzz clean clean-demo help
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/q'
@@ -29,7 +30,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.dev
 	@tools/test.sh
 
-FAST := not gpu and not processes and not models and not slow
+test-deploy: $(VENV)/.dev
+	@tools/test_deploy.sh
+
+FAST := not gpu and not deploy and not processes and not models and not slow
 
 test-fast: $(VENV)/.dev
 	@tools/test.sh -q -m "$(FAST)"

@@ -42,7 +42,7 @@ RUN_LIMIT_SECONDS = 3600.0
 STOP_SECONDS = 60.0
 LOG = ROOT / "docs" / "notes" / "stress.jsonl"
 OUTPUTS = ROOT / "build"
-SELECTED = {"timing": "processes and not gpu", "suite": "not gpu"}
+SELECTED = {"timing": "processes and not gpu and not deploy", "suite": "not gpu and not deploy"}
 VARIABLES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 CODE_SHOWN, CODE_FAILED, CODE_TO_DO = 0, 1, 2
 

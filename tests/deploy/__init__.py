@@ -1,0 +1,1 @@
+"""Tests of deploy/: images, Compose, Kubernetes and monitoring."""
