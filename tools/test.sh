@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${VENV:-.venv}/bin
-# Two processes with one thread each: the tests also start real workers, and more threads than cores slow everything down.
+# Three processes with one thread each: many tests wait for real workers, so two would leave a core idle now and then.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-exec "$bin/python" -m pytest -m "not gpu and not deploy" -n 2 --dist worksteal "$@"
+exec "$bin/python" -m pytest -m "not gpu and not deploy" -n 3 --dist worksteal "$@"
