@@ -149,7 +149,7 @@ class RenderService:
         settings = self.settings
         if settings.metrics_port is None:
             return
-        probes = Probes(live=self.live, ready=self.ready)
+        probes = Probes(started=self.started, live=self.live, ready=self.ready)
         try:
             self.health = HealthServer(
                 settings.metrics_host, settings.metrics_port, probes=probes, registry=self.registry
@@ -226,6 +226,11 @@ class RenderService:
         self._fatal(code)
 
     # -- probes ---------------------------------------------------------------------------------------------------
+
+    def started(self) -> Verdict:
+        """/startupz: the engines are loaded, whether or not the worker takes jobs."""
+        loaded = self._runner is not None
+        return Verdict(loaded, "started" if loaded else "loading engines")
 
     def live(self) -> Verdict:
         """/healthz: not alive when only a restart helps."""

@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics over HTTP, for supervisors and Prometheus."""
+"""/startupz, /healthz, /readyz and /metrics over HTTP, for supervisors and Prometheus."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Probes:
-    """What the endpoints call. `live` fails when only a restart helps; `ready` holds while the worker takes jobs."""
+    """What the endpoints call: `started` holds once the engines are loaded, `ready` while the worker takes jobs, and
+    `live` fails when only a restart helps.
+    """
 
+    started: Callable[[], Verdict]
     live: Callable[[], Verdict]
     ready: Callable[[], Verdict]
 
@@ -79,12 +82,14 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/metrics":
             self._answer(HTTPStatus.OK, generate_latest(self.server.registry), CONTENT_TYPE_LATEST)
+        elif path == "/startupz":
+            self._answer_verdict(self.server.probes.started())
         elif path == "/healthz":
             self._answer_verdict(self.server.probes.live())
         elif path == "/readyz":
             self._answer_verdict(self.server.probes.ready())
         else:
-            self._answer(HTTPStatus.NOT_FOUND, b"only /healthz, /readyz and /metrics\n", TEXT)
+            self._answer(HTTPStatus.NOT_FOUND, b"only /startupz, /healthz, /readyz and /metrics\n", TEXT)
 
     do_HEAD = do_GET
 
