@@ -19,6 +19,7 @@
     refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
                                    finished; expires after REFUTED_SECONDS
     worker:<name>           string Heartbeat as JSON; expires with the worker's lease
+    exits:<queue>           hash   why workers ended by themselves (records.Exit) -> number of them so far
 
 kombu's keys, which hold the messages, are in kombu_view.py. Workers and producers of several versions share one Redis:
 names and formats stay as they are.
@@ -62,6 +63,11 @@ def batch_keys(batch: str, *parts: BatchPart) -> list[str]:
 def delayed_key(queue: str) -> str:
     """The key of the jobs of a queue that wait for their time."""
     return f"render:delayed:{queue}"
+
+
+def exits_key(queue: str) -> str:
+    """The key of the numbers of workers that ended by themselves."""
+    return f"render:exits:{queue}"
 
 
 def sifted_key(queue: str) -> str:
