@@ -25,9 +25,11 @@ STAGES = ("fetch", "prepare", "render", "encode", "upload")
 STAGE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
-# Of jobs that fail. A counter that first appears with a value has not increased, as far as Prometheus can tell: the
-# first failures would be missed. So each exists from the start.
-FAILURE_KINDS = (*(error.kind for error in PermanentError.__subclasses__()), SourceUnavailable.kind, "unexpected")
+# Of jobs that fail, and of those that a worker gives to others. Prometheus does not see the increase of a counter that
+# first appears with a value, so it would miss the first failures: each counter exists from the start.
+FAILURES = (*PermanentError.__subclasses__(), SourceUnavailable)
+FAILURE_KINDS = (*(error.kind for error in FAILURES), "unexpected")
+REFUSAL_KINDS = (*(error.kind for error in FAILURES if error.fault != "job"), "unexpected")
 
 
 class JobMetrics:
@@ -61,6 +63,8 @@ class JobMetrics:
     def _begin_at_zero(self) -> None:
         for state, kind in (("done", ""), ("cancelled", Cancelled.kind), *(("failed", kind) for kind in FAILURE_KINDS)):
             self.jobs.labels(state=state, kind=kind)
+        for kind in REFUSAL_KINDS:
+            self.refusals.labels(kind=kind)
         for stage in STAGES:
             self.stage_seconds.labels(stage=stage)
         for direction in ("in", "out"):

@@ -1,4 +1,4 @@
-"""What /metrics says: of the loop's steps, the engines, the device's memory, and what exists before anything happens."""
+"""What /metrics says: of steps, engines and the device's memory, and what exists before anything happens."""
 
 from __future__ import annotations
 
