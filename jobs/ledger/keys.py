@@ -35,7 +35,7 @@ BATCHES = "render:batches"
 WORKER_PREFIX = "render:worker:"
 REFUTED_PREFIX = "render:refuted:"
 REFUTED_SECONDS = 3600
-NEWEST = 200
+NEWEST = 500
 
 BatchPart = Literal[
     "states",

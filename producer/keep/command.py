@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
@@ -10,15 +11,18 @@ from prometheus_client import CollectorRegistry
 
 from jobs import logs
 from jobs.errors import SettingsError
-from jobs.http_server import HttpServer
+from jobs.http_server import HttpServer, Reply, Request
 from jobs.settings import Settings
 from producer.keep.board import Board
 from producer.keep.end import hear_no_more
 from producer.keep.hosts import Hosts
 from producer.keep.keeper import Keeper
 from producer.keep.metrics import KeepCollector
+from producer.keep.paces import Paces
+from producer.keep.page_data import PageData
+from producer.keep.pictures import Pictures
 from producer.keep.site import Site
-from producer.session import open_session
+from producer.session import Session, open_session
 
 log = structlog.get_logger(__name__)
 
@@ -47,12 +51,10 @@ def keep(*, host: str | None, port: int | None) -> None:
     settings = session.settings
     logs.configure(settings)
     address = _address(settings, host, port)
-    board = Board()
-    keeper = Keeper(session, board)
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(KeepCollector(board))
-    site = Site(session, board, keeper=keeper, registry=registry, hosts=Hosts.of(settings, address.host))
-    server = _listening(address, site)
+    board, paces = Board(), Paces(session.ledger)
+    keeper = Keeper(session, board, paces)
+    site = _site(session, board, paces, keeper=keeper)
+    server = _listening(address, site.answering(Hosts.of(settings, address.host)))
     try:
         keeper.start()
         server.start()
@@ -66,6 +68,13 @@ def keep(*, host: str | None, port: int | None) -> None:
         log.info("keep_stopped")
 
 
+def _site(session: Session, board: Board, paces: Paces, *, keeper: Keeper) -> Site:
+    registry = CollectorRegistry()
+    registry.register(KeepCollector(board))
+    data, pictures = PageData(session.ledger, board, paces), Pictures(session.ledger, session.settings)
+    return Site(board, data, pictures, keeper=keeper, registry=registry)
+
+
 def _address(settings: Settings, host: str | None, port: int | None) -> Address:
     chosen = settings.keep_host if host is None else host
     if chosen.startswith("[") and chosen.endswith("]"):
@@ -73,9 +82,9 @@ def _address(settings: Settings, host: str | None, port: int | None) -> Address:
     return Address(chosen, settings.keep_port if port is None else port)
 
 
-def _listening(address: Address, site: Site) -> HttpServer:
+def _listening(address: Address, answer: Callable[[Request], Reply]) -> HttpServer:
     try:
-        return HttpServer(address.host, address.port, answer=site.answer)
+        return HttpServer(address.host, address.port, answer=answer)
     except OSError as error:
         raise SettingsError(
             f"--host and --port, or RENDER_KEEP_HOST and RENDER_KEEP_PORT: cannot listen on {address.host} port "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import structlog
 
@@ -12,6 +11,7 @@ from jobs.ledger.reconcile import Reconciled, reconcile, take_back
 from producer.keep.board import Board
 from producer.keep.duty import Duty, Sleep, Work
 from producer.keep.observation import observe
+from producer.keep.paces import Paces
 from producer.session import Session
 
 log = structlog.get_logger(__name__)
@@ -22,16 +22,16 @@ VIEWED_PAUSE_SECONDS = 2.0  # between two looks while somebody looks at the page
 PRUNE_SECONDS = 3600.0
 STOP_SECONDS = 1.0  # for turns under way
 
-Pass = Callable[[Sleep], Reconciled]
-
 
 class Keeper:
     """Starts, watches and ends the duties. Several processes may keep the same Redis: every repair is atomic."""
 
-    def __init__(self, session: Session, board: Board) -> None:
+    def __init__(self, session: Session, board: Board, paces: Paces) -> None:
         self._session = session
         self._board = board
-        self._failing: dict[str, str] = {}  # batch -> why it could not be reconciled
+        self._paces = paces
+        # Of quick and of whole passes: batch -> why it could not be reconciled.
+        self._failing: dict[bool, dict[str, str]] = {False: {}, True: {}}
         self._duties = [Duty(work) for work in self._works()]
 
     def start(self) -> None:
@@ -71,7 +71,9 @@ class Keeper:
     def _observe(self, _: Sleep) -> None:
         was_up = self._board.redis.is_up
         self._board.note_look()
-        self._board.note(observe(self._session.ledger))
+        seen = observe(self._session.ledger, with_held=self._board.is_viewed)
+        self._paces.note(seen)
+        self._board.note(seen)
         if not was_up:
             log.info("redis_answers")
 
@@ -99,9 +101,9 @@ class Keeper:
         if repaired.requeued:
             log.warning("jobs_requeued", jobs=repaired.requeued, reason="their messages were lost")
         for batch, why in repaired.failures.items():
-            if self._failing.get(batch) != why:
+            if self._failing[whole].get(batch) != why:
                 log.error("batch_not_reconciled", batch=batch, error=why, consequence="the others are")
-        self._failing = dict(repaired.failures)
+        self._failing[whole] = dict(repaired.failures)
 
     def _note_failed(self, why: str) -> None:
         self._board.note_failure()
