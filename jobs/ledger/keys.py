@@ -13,6 +13,9 @@
     batch:<name>:engine_sets hash  '<digest> <model>' of an engine set -> number of done jobs that it drew
     batch:<name>:prompts    hash   source -> PromptOptions as JSON, of its first submission
     batch:<name>:rebuilding string set while the batch is rebuilt from storage
+    batch:<name>:newest     list   ids of the jobs that were done last, newest first: at most 2 * NEWEST
+    batch:<name>:failures   list   ids of the jobs that failed last, newest first: at most 2 * NEWEST. In both lists an
+                                   id may stand twice, and the job may have been queued again or superseded since
     batch:<name>:refusals   hash   job id -> list of Refusal as JSON, until the job ends
     delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message shall be queued
     sifted:<queue>          string how often messages were taken out of the queue's middle, or moved within it
@@ -33,6 +36,7 @@ BATCHES = "render:batches"
 WORKER_PREFIX = "render:worker:"
 REFUTED_PREFIX = "render:refuted:"
 REFUTED_SECONDS = 3600
+NEWEST = 500
 
 BatchPart = Literal[
     "states",
@@ -46,6 +50,8 @@ BatchPart = Literal[
     "engine_sets",
     "prompts",
     "rebuilding",
+    "newest",
+    "failures",
     "refusals",
 ]
 
