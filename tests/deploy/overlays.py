@@ -79,6 +79,12 @@ def worker_of(folder: str | Path) -> Document:
     return next(each for each in workload(folder, "batch-renderer-worker").containers if each["name"] == "worker")
 
 
+def settings_of(folder: str | Path) -> dict[str, str]:
+    """The values of the ConfigMap that our containers read. Others, such as a dashboard, are not for them."""
+    (settings,) = [each["data"] for each in of_kind(folder, "ConfigMap") if "RENDER_QUEUE" in each["data"]]
+    return dict(settings)
+
+
 def environment_of(folder: str | Path, container: Document) -> dict[str, str]:
     """What a container finds in its environment: `envFrom`, and `env` over it. Secrets have the values of SECRETS.
 

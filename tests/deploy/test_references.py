@@ -17,6 +17,7 @@ from tests.deploy.overlays import (
     of_kind,
     pods_of,
     rendered,
+    settings_of,
 )
 
 pytestmark = pytest.mark.deploy
@@ -102,9 +103,9 @@ def test_keda_scales_a_workload_that_is_there_by_the_queue_of_the_settings() -> 
     assert [pods.owner["kind"] for pods in pods_of(folder) if pods.owner["metadata"]["name"] == target(scaled)] == [
         "Deployment"
     ]
-    (settings,) = of_kind(folder, "ConfigMap")
+    settings = settings_of(folder)
     lists = {trigger["metadata"]["listName"] for trigger in scaled["spec"]["triggers"]}
-    assert settings["data"]["RENDER_QUEUE"] in lists
+    assert settings["RENDER_QUEUE"] in lists
     known = {each["metadata"]["name"] for each in of_kind(folder, "TriggerAuthentication")}
     named = {t["authenticationRef"]["name"] for t in scaled["spec"]["triggers"] if "authenticationRef" in t}
     assert named <= known
@@ -158,9 +159,9 @@ def test_every_image_has_a_tag_or_a_digest_and_none_is_latest(folder: str) -> No
             assert folder != "overlays/production" or found["digest"], f"{container['image']} has no digest"
 
 
-def test_every_overlay_and_job_names_images_by_the_same_list() -> None:
-    """`images:` of a kustomization reaches every container of ours, so that one entry changes them all."""
-    for folder in (*(f"overlays/{overlay}" for overlay in OVERLAYS), *JOBS):
-        names = {container["image"].partition("@")[0].rpartition("/")[2].partition(":")[0]
-                 for pods in pods_of(folder) for container in pods.containers}  # fmt: skip
-        assert names <= {"batch-renderer-worker", "batch-renderer-producer", "redis"}
+def test_one_address_a_registry_is_all_that_is_to_be_edited() -> None:
+    for folder in (*(f"overlays/{overlay}" for overlay in CLUSTER_OVERLAYS), *JOBS):
+        images = {container["image"] for pods in pods_of(folder) for container in pods.containers}
+        ours = {image for image in images if "/batch-renderer-" in image}
+        assert {image.partition("/")[0] for image in ours} == {"registry.example.com"}
+        assert {image.partition(":")[0] for image in images - ours} <= {"docker.io/library/redis"}

@@ -20,6 +20,7 @@ from tests.deploy.overlays import (
     pods_of,
     quantity,
     rendered,
+    settings_of,
     worker_of,
     workload,
 )
@@ -50,8 +51,7 @@ def test_every_variable_is_one_that_something_reads(folder: str) -> None:
     for pods in pods_of(folder):
         for container in pods.containers:
             assert set(environment_of(folder, container)) - known == set(), f"{pods.name}, {container['name']}"
-    for settings in of_kind(folder, "ConfigMap"):
-        assert set(settings["data"]) - known == set()
+    assert set(settings_of(folder)) - known == set()
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
