@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import BatchInfo, Counts, Heartbeat
+from jobs.ledger.records import BatchInfo, Counts, Exit, Heartbeat
 
 MOST_HELD = 1_000  # jobs whose batch is looked up
 MOST_RENDERED = 10  # batches in which it is looked up
@@ -45,7 +45,7 @@ class Observation:
     workers: Mapping[str, Heartbeat]
     batches: Sequence[BatchCounts]
     damaged: Sequence[str] = ()
-    exits: Mapping[str, int] = field(default_factory=dict)
+    exits: Mapping[Exit, int] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     seen: float = field(default_factory=time.monotonic)
 
