@@ -203,7 +203,10 @@ class Handler(BaseHTTPRequestHandler):
         begin = int(query.get("continuation-token", ["0"])[0])
         end = begin + self.odd.page
         more = f"<NextContinuationToken>{end}</NextContinuationToken>" if end < len(keys) else ""
-        contents = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys[begin:end])
+        contents = "".join(
+            f"<Contents><Key>{key}</Key><Size>{len(self.odd.objects[root + key])}</Size></Contents>"
+            for key in keys[begin:end]
+        )
         return (
             f"<ListBucketResult><IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{contents}</ListBucketResult>"
         )
