@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from engines.build.staging import link
 from engines.errors import DiskRefused, EngineSetRefused
 from engines.files import file_sha256
@@ -118,7 +120,7 @@ class Shelf:
             free = shutil.disk_usage(self.folder).free
         if free < missing_bytes:
             raise DiskRefused(
-                f"{self.folder} has {free / 1e9:.1f} GB free, and {missing_bytes / 1e9:.1f} GB are still missing; "
+                f"{self.folder} has {decimal(free)} free, and {decimal(missing_bytes)} are still missing; "
                 "make room, or name another folder with --into"
             )
 

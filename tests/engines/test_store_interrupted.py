@@ -6,24 +6,41 @@ import json
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from engines.manifest import MANIFEST, load_manifest
 from tests.engines.conftest import Ended
-from tests.engines.stored import contents, digest_of, start, toy_set
+from tests.engines.stored import contents, digest_of, toy_set
+from tests.engines.stored import start as start_engines
 from tests.eventually import eventually
 from tests.odd_s3_store import OddStore, Refusal
 
 ROOT = "s3://bucket/sets"
 LAST = "unet.onnx"
 
+Start = Callable[..., subprocess.Popen[str]]
+
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     return toy_set(tmp_path / "set")
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts `engines` as a process of its own, which ends with the test."""
+    with ExitStack() as stack:
+
+        def started(*arguments: object) -> subprocess.Popen[str]:
+            process = stack.enter_context(start_engines(*arguments))  # which closes pipes and waits
+            stack.callback(process.kill)
+            return process
+
+        yield started
 
 
 class Gate:
@@ -47,6 +64,12 @@ def requests_of(store: OddStore, method: str) -> list[str]:
     return [path.rpartition("/")[2] for each, path in store.requests if each == method and "." in path]
 
 
+def wait_for_all_but_last(part: Path, names: Set[str], gate: Gate) -> None:
+    """Wait until a pull has all files but the one that the gate holds."""
+    eventually(lambda: {path.name for path in part.glob("*")} >= names - {LAST})
+    assert gate.reached.wait(60)
+
+
 def killed(process: subprocess.Popen[str], gate: Gate) -> None:
     """Kill a process that waits at the gate, and open it."""
     process.kill()
@@ -55,18 +78,15 @@ def killed(process: subprocess.Popen[str], gate: Gate) -> None:
 
 
 def test_a_pull_that_was_killed_fetches_only_what_it_lacks(
-    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path
+    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path, start: Start
 ) -> None:
     assert engines("push", toy, ROOT).code == 0
     gate, sets, digest = Gate(store, "GET"), tmp_path / "sets", digest_of(toy)
     process = start("pull", ROOT, "--into", sets)
     names = load_manifest(toy).files.keys()
     part = sets / f".{digest}.part"
-    try:
-        eventually(lambda: part.is_dir() and {path.name for path in part.glob("*.*")} >= names - {LAST})
-        assert gate.reached.wait(60)
-    finally:
-        killed(process, gate)
+    wait_for_all_but_last(part, names, gate)
+    killed(process, gate)
     assert not (sets / digest).exists()
     assert not (sets / "current").is_symlink()
     (part / f".{LAST}.0123456789abcdef.part").write_bytes(b"half of a file")
@@ -86,16 +106,14 @@ def test_a_pull_that_was_killed_fetches_only_what_it_lacks(
 
 
 def test_a_push_that_was_killed_sends_only_what_is_missing(
-    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path
+    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path, start: Start
 ) -> None:
     gate = Gate(store, "PUT")
     process = start("push", toy, ROOT)
     names = load_manifest(toy).files.keys()
-    try:
-        eventually(lambda: len(store.objects) == len(names) - 1)
-        assert gate.reached.wait(60)
-    finally:
-        killed(process, gate)
+    eventually(lambda: len(store.objects) == len(names) - 1)
+    assert gate.reached.wait(60)
+    killed(process, gate)
     listed = json.loads(engines("list", ROOT).out)
     assert listed["sets"] == []
     assert "a push was interrupted" in listed["left_out"][0]["why"]
@@ -116,15 +134,13 @@ def test_an_object_of_another_size_is_sent_again(engines: Callable[..., Ended], 
 
 
 def test_of_pulls_at_once_the_others_wait_and_one_takes_over_if_the_first_is_killed(
-    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path
+    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path, start: Start
 ) -> None:
     engines("push", toy, ROOT)
     gate, sets, names = Gate(store, "GET"), tmp_path / "sets", load_manifest(toy).files.keys()
     store.requests.clear()
     first = start("pull", ROOT, "--into", sets)
-    part = sets / f".{digest_of(toy)}.part"
-    eventually(lambda: len(list(part.glob("*.*"))) == len(names) - 1)
-    assert gate.reached.wait(60)
+    wait_for_all_but_last(sets / f".{digest_of(toy)}.part", names, gate)
     others = [start("pull", ROOT, "--into", sets, "--link", tmp_path / name) for name in "ab"]
     for process in others:
         assert process.stderr is not None
@@ -138,14 +154,12 @@ def test_of_pulls_at_once_the_others_wait_and_one_takes_over_if_the_first_is_kil
 
 
 def test_sigterm_ends_a_pull_and_leaves_what_it_has(
-    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path
+    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path, start: Start
 ) -> None:
     engines("push", toy, ROOT)
     gate, sets = Gate(store, "GET"), tmp_path / "sets"
     process = start("pull", ROOT, "--into", sets)
-    part = sets / f".{digest_of(toy)}.part"
-    eventually(lambda: len(list(part.glob("*.*"))) == len(load_manifest(toy).files) - 1)
-    assert gate.reached.wait(60)
+    wait_for_all_but_last(sets / f".{digest_of(toy)}.part", load_manifest(toy).files.keys(), gate)
     process.send_signal(signal.SIGTERM)
     gate.opened.set()
     out, _ = process.communicate(timeout=120)
@@ -154,7 +168,7 @@ def test_sigterm_ends_a_pull_and_leaves_what_it_has(
 
 
 def test_two_pushes_at_once_leave_one_whole_set(
-    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path
+    engines: Callable[..., Ended], store: OddStore, toy: Path, tmp_path: Path, start: Start
 ) -> None:
     both = [start("push", toy, ROOT) for _ in range(2)]
     for process in both:
