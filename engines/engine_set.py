@@ -13,8 +13,9 @@ from engines.backends.protocol import Engine, Runtime
 from engines.backends.registry import backend_of
 from engines.device import Placement, dtype_of
 from engines.errors import EngineSetRefused
+from engines.file_check import FileCheck
 from engines.fit import placement_for
-from engines.manifest import FileCheck, Manifest, load_manifest
+from engines.manifest import Manifest, load_manifest
 from engines.noise_schedule import SD15, NoiseSchedule
 from engines.spec import Geometry
 

@@ -23,14 +23,14 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*")
 class Record(BaseModel):
     """pushed.json: what a manifest does not say, and older versions of this program would refuse in one.
 
-    `built_at` is when the set was built. `bytes` has each file's size, by which a pulled set is checked quickly; in a
-    bucket it is empty, as a listing has sizes.
+    `built_at` is when the set was built. `sizes` has each file's bytes, by which a pulled set is checked quickly; in a
+    bucket it is empty, as a listing has them.
     """
 
     model_config = ConfigDict(frozen=True)
 
     built_at: AwareDatetime | None = None
-    bytes: dict[str, int] = {}
+    sizes: dict[str, int] = {}
 
     @classmethod
     def of(cls, data: bytes | None) -> Record:

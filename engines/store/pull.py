@@ -109,7 +109,7 @@ class _Pull:
         with metered(self._people, "pulled", sizes) as meter:
             for_each(largest_first, lambda name, progress: self._fetch_file(part, name, progress), meter)
         lengths = {name: (part / name).stat().st_size for name in self._wanted}
-        self._shelf.publish(digest, stored.manifest_data, Record(built_at=stored.built_at, bytes=lengths))
+        self._shelf.publish(digest, stored.manifest_data, Record(built_at=stored.built_at, sizes=lengths))
         return sum(sizes.values())
 
     def _fetch_file(self, part: Path, name: str, progress: Progress) -> None:

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from engines.backends.registry import backend_of
 from engines.errors import EngineSetRefused
+from engines.file_check import changed
 from engines.files import file_sha256
-from engines.manifest import MANIFEST, Manifest, changed, parse_manifest, read_manifest
+from engines.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from engines.store.bucket import Bucket, Progress
 from engines.store.catalogue import stored_manifest
 from engines.store.layout import RECORD, Record, parts_of, wanted_files

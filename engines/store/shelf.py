@@ -60,7 +60,7 @@ class Shelf:
         wanted = wanted_files(manifest, with_exports=with_exports)
         if manifest.digest != digest:
             return False
-        sizes = {} if verify else _record(folder).bytes
+        sizes = {} if verify else _record(folder).sizes
         if not sizes.keys() >= wanted.keys():
             return intact(folder, wanted) == wanted.keys()
         return all(_size(folder / name) == sizes[name] for name in wanted)
