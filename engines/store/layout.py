@@ -67,6 +67,11 @@ def parts_of(manifest: Manifest) -> tuple[str, ...]:
     return parts
 
 
+def says_the_same(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests of one set's digest tell a worker the same; paths and times of their builds may differ."""
+    return (one.kernels, one.schedule) == (other.kernels, other.schedule)
+
+
 def wanted_files(manifest: Manifest, *, with_exports: bool) -> dict[str, str]:
     """The files of a set that are copied, with their SHA-256: what loading reads, and nothing else without exports."""
     return manifest.files | manifest.exports if with_exports else manifest.files
