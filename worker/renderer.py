@@ -69,7 +69,7 @@ def load_renderer(settings: Settings, shutdown: Shutdown | None = None) -> Rende
 
 def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     from engines.errors import EngineError
-    from engines.manifest import FileCheck
+    from engines.file_check import FileCheck
 
     folder = Path(settings.engine_dir).expanduser()
     try:
