@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.eventually import eventually
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
@@ -42,7 +44,7 @@ def _high(ends: tuple[int, int]) -> tuple[int, int]:
 
 
 class Browser:
-    """One browser with one page. `problems` has what its console and its network said."""
+    """One browser with one page. `problems` has errors of its scripts, and what its security policy refused."""
 
     def __init__(self, folder: Path) -> None:
         """`folder` takes its profile and its log."""
@@ -78,6 +80,8 @@ class Browser:
         while True:
             reply = self._next()
             if reply.get("id") == self._number:
+                if "error" in reply and method == "Runtime.evaluate":
+                    return {"result": {}}  # the page was replaced meanwhile
                 assert "error" not in reply, (method, reply["error"])
                 return dict(reply["result"])
             self._note(reply)
@@ -89,6 +93,8 @@ class Browser:
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.call("Page.navigate", url=url)
+        there = f"location.href === {json.dumps(url)} && document.readyState === 'complete'"
+        eventually(lambda: self._is_true(there), seconds=120, what=url)
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page; promises are waited for."""
@@ -96,10 +102,16 @@ class Browser:
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")
 
-    def key(self, name: str, code: int) -> None:
-        """Press a key that writes nothing, such as Tab (9)."""
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code)
+    def _is_true(self, expression: str) -> bool:
+        """False also where the page is just being replaced by another."""
+        result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return result["result"].get("value") is True
+
+    def key(self, name: str, code: int, *, text: str = "") -> None:
+        """Press a key: Tab (9), Enter (13, which writes a carriage return), Escape (27)."""
+        down = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
+        for part in (down, {"type": "keyUp"}):
+            self.call("Input.dispatchKeyEvent", **part, key=name, code=name, windowsVirtualKeyCode=code)
 
     def screenshot(self, path: Path) -> None:
         """The whole page as PNG."""
@@ -119,6 +131,8 @@ class Browser:
         if method == "Runtime.exceptionThrown":
             self.problems.append(json.dumps(parameters["exceptionDetails"]))
         elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            if parameters["entry"]["source"] == "network":  # an answer such as 404, which the page may ask for
+                return
             self.problems.append(json.dumps(parameters["entry"]))
 
     def __enter__(self) -> Browser:
