@@ -27,6 +27,7 @@ ScriptName = Literal[
     "left_over",
     "drop",
     "sift",
+    "forget",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from jobs.ledger.chunks import CHUNK_JOBS
 from jobs.ledger.keys import batch_key, sifted_key
@@ -15,20 +15,22 @@ ONE_BY_ONE = 500
 
 
 class Sifter:
-    """Sifts one queue for one batch. Every step is atomic, so a step that is the last one loses nothing.
+    """Sifts one queue for some batches, a few dozen at most.
+
+    Every step is atomic, so a step that is the last one loses nothing.
 
     Raises:
         LedgerUnavailable: Redis does not answer; what was removed stays so.
     """
 
-    def __init__(self, scripts: Scripts, queue: str, batch: str) -> None:
+    def __init__(self, scripts: Scripts, queue: str, batches: Iterable[str]) -> None:
         self._scripts = scripts
         self._queue = queue
-        self._states = batch_key(batch, "states")
-        self._keys = [queue, self._states, sifted_key(queue)]
+        self._states = [batch_key(batch, "states") for batch in batches]
+        self._keys = [queue, sifted_key(queue), *self._states]
 
     def sift(self, length: int) -> int:
-        """Remove the messages of the batch's ended jobs from a queue of `length` messages; returns how many."""
+        """Remove the messages of the batches' ended jobs from a queue of `length` messages; returns how many."""
         few: list[str] = []
         for item in self._left_over():
             few.append(item)
@@ -39,7 +41,7 @@ class Sifter:
     def _left_over(self) -> Iterator[str]:
         first = 0
         while True:
-            keys, stretch = [self._queue, self._states], [first, first + SCAN_COUNT - 1]
+            keys, stretch = [self._queue, *self._states], [first, first + SCAN_COUNT - 1]
             number, items = self._scripts.run("left_over", keys=keys, arguments=stretch)
             yield from items
             if number < SCAN_COUNT:

@@ -1,7 +1,7 @@
 -- Enter a terminal state.
--- KEYS states counts jobs results cancels superseded replaced engine_sets refusals delayed
+-- KEYS states counts jobs results cancels superseded replaced engine_sets refusals delayed batches deleted
 -- ARGV id, state, result, row, worker (or ''), worker key prefix, refuted key prefix, seconds that a refutation is kept
--- Returns 1 the first time.
+-- Returns 1 the first time; 0 also where the batch was deleted.
 
 local function refute(id, refusals, worker)
   local said = decoded(redis.call('HGET', refusals, id))
@@ -11,8 +11,7 @@ local function refute(id, refusals, worker)
   for _, refusal in ipairs(said) do
     local is_ours = type(refusal) == 'table' and type(refusal.by) == 'string'
     if is_ours and access[refusal.kind or ''] and refusal.worker ~= worker and refusal.by ~= own_settings then
-      local batch = string.match(KEYS[1], '^render:batch:(.*):states$')
-      local refutation = {batch = batch, job = id, row = tonumber(ARGV[4]), by_worker = worker, at = now()}
+      local refutation = {batch = batch_of(KEYS[1]), job = id, row = tonumber(ARGV[4]), by_worker = worker, at = now()}
       refutation.kind, refutation.text, refutation.refused_at = refusal.kind, refusal.text, refusal.at
       redis.call('SET', ARGV[7] .. refusal.by, cjson.encode(refutation), 'EX', ARGV[8])
     end
@@ -22,6 +21,7 @@ end
 local id, state = ARGV[1], ARGV[2]
 local old = redis.call('HGET', KEYS[1], id)
 if old and terminal[split(old)[1]] then return 0 end
+if not old and is_deleted(KEYS[1], KEYS[11], KEYS[12]) then return 0 end
 local attempts = old and split(old)[2] or '1'
 redis.call('SREM', KEYS[5], id)
 if state == 'done' and ARGV[5] ~= '' then refute(id, KEYS[9], ARGV[5]) end
