@@ -167,8 +167,10 @@ def _key_below(base: str, path: str, text: str) -> str:
             "picture beside the CSV, or file:///folder/name"
         )
     bucket, folder = bucket_and_key(base)
-    parts = folder.split("/")[:-1]
-    for part in path.split("/"):
+    parts, names = folder.split("/")[:-1], path.split("/")
+    if names[-1] in ("", ".", ".."):
+        raise InvalidJob(f"{_shown(text)} names a folder; name a picture")
+    for part in names:
         if part == ".." and not parts:
             raise InvalidJob(f"{_shown(text)} leads out of the bucket {bucket!r}; write s3://bucket/key")
         if part == "..":
@@ -185,8 +187,6 @@ def _key_below(base: str, path: str, text: str) -> str:
             f"{_shown(text)} is too long: a key in a bucket has at most {LONGEST_KEY:,} bytes, and with the CSV's "
             f"folder this one has {length:,}; is the text in the right column?"
         )
-    if not key or key.endswith("/"):
-        raise InvalidJob(f"{_shown(text)} names a folder; name a picture")
     return f"s3://{bucket}/{key}"
 
 
