@@ -70,7 +70,7 @@ def delete_batch(session: Session, batch: str, output: str | None, *, force: boo
             _stop(session, batch)
         else:
             _check_ended(batch, counts)
-        take_messages(ledger, [batch])
+        take_messages(ledger, [batch], unfinished=force)
         if files is not None:
             with row_progress("Deleting files") as tick:
                 files.delete(tick)

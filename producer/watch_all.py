@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import reduce
 
@@ -73,7 +73,7 @@ class _Watched:
     def counts(self) -> Counts:
         """Of all watched batches together."""
         seen = self._look()
-        self._leave_out_deleted({each.info.name for each in seen})
+        self._leave_out_deleted({each.info.name: each.counts.total for each in seen})
         self._names |= {each.info.name for each in seen if each.is_unfinished or not self._only_unfinished}
         self.batches = [each for each in seen if each.info.name in self._names]
         total = added(self.batches)
@@ -82,13 +82,13 @@ class _Watched:
         self._most = total.total
         return total
 
-    def _leave_out_deleted(self, seen: set[str]) -> None:
-        """A batch that was deleted is missing for a reason."""
+    def _leave_out_deleted(self, jobs: Mapping[str, int]) -> None:
+        """Where a batch was deleted, Redis lost nothing."""
         for each in self.batches:
-            name = each.info.name
-            if name not in seen and self._deleted_at(name) is not None:
+            name, before = each.info.name, each.counts.total
+            if jobs.get(name, 0) < before and self._deleted_at(name) is not None:
                 self._names.discard(name)
-                self._most -= each.counts.total
+                self._most -= before
 
 
 def added(counted: Sequence[Counted]) -> Counts:

@@ -154,12 +154,13 @@ class Ledger(Refusals, Deletions):
             total.update(_tally(self._scripts.run("cancel", keys=keys, arguments=arguments)))
         return Counts(**total)
 
-    def sift(self, *batches: str) -> int:
+    def sift(self, *batches: str, unfinished: bool = False) -> int:
         """Remove the messages of some batches' ended jobs from the queue; returns how many there were.
 
-        Ended are also the earlier versions of corrected rows. Safe at any time, beside workers and producers.
+        With `unfinished`, those of their other jobs as well: for batches that are about to be deleted. Ended are also
+        the earlier versions of corrected rows. Safe at any time, beside workers and producers.
         """
-        return Sifter(self._scripts, self.queue, batches).sift(self.queue_length())
+        return Sifter(self._scripts, self.queue, batches, unfinished=unfinished).sift(self.queue_length())
 
     def requeue(
         self, batch: str, lines: Iterable[JobState], *, attempts: int | None = None, to: Literal["head", "tail"]

@@ -16,17 +16,17 @@ from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 BATCHES_AT_ONCE = 20  # the queue is read once for so many; each costs a look per message
 
 
-def take_messages(ledger: Ledger, batches: Sequence[str]) -> int:
+def take_messages(ledger: Ledger, batches: Sequence[str], *, unfinished: bool = False) -> int:
     """Take the messages of the batches' ended jobs out of Redis; returns how many there were in the queue.
 
-    Cancel what has not ended before. Safe to repeat, and beside workers and producers.
+    With `unfinished`, those of their other jobs as well. Safe to repeat, and beside workers and producers.
 
     Raises:
         LedgerUnavailable: Redis does not answer; what was taken stays so.
     """
     taken = 0
     for some in chunks(batches, BATCHES_AT_ONCE):
-        taken += ledger.sift(*some)
+        taken += ledger.sift(*some, unfinished=unfinished)
         _take_delivered(ledger, some)
     _take_delayed(ledger, set(batches))
     return taken

@@ -74,12 +74,12 @@ local function id_of(item)
   return id and #id == 20 and id or nil
 end
 -- Whether a queue item is the message of a job that has ended, of one of the batches whose lines are in KEYS from `first`
--- on. Nobody needs it: a retry writes a new one.
-local function is_left_over(item, first)
+-- on. Nobody needs it: a retry writes a new one. With `any` '1', also of one that has not ended.
+local function is_left_over(item, first, any)
   local id = id_of(item)
   for i = first, id and #KEYS or 0 do
     local line = redis.call('HGET', KEYS[i], id)
-    if line then return terminal[split(line)[1]] or false end
+    if line then return any == '1' or terminal[split(line)[1]] or false end
   end
   return false
 end
