@@ -108,8 +108,8 @@ def test_a_batch_is_deleted_from_redis_and_its_pictures_stay(run: Run, ledger: L
 
 def test_a_deleted_batch_is_unknown_to_every_command(run: Run, done: Path) -> None:
     run("delete", "jobs", "--yes")
-    for command, *options in (["status"], ["results"], ["retry"], ["cancel"], ["gallery", "--out", "page"], ["delete"]):
-        ran = run(command, "jobs", *options)
+    for name, *options in (["status"], ["results"], ["retry"], ["cancel"], ["gallery", "--out", "page"], ["delete"]):
+        ran = run(name, "jobs", *options)
         assert (ran.code, ran.stderr) == (5, "there is no batch 'jobs'; known batches: jobs.2\n")
 
 
