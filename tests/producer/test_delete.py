@@ -227,6 +227,7 @@ def test_a_deletion_that_broke_off_keeps_the_ledger_and_goes_on(
         in submitted.stderr
     )
     assert run("retry", "jobs").code == 5
+    assert "Its deletion was begun and has not ended: if it was interrupted, run" in run("status", "jobs").stderr
     done_in_bucket.refuse = lambda method, path, key: None
     assert run("delete", "jobs", "--results", "--yes").code == 0
     assert not any(path.startswith("/pictures/out/jobs/") for path in done_in_bucket.objects)
@@ -315,6 +316,32 @@ def test_force_waits_for_a_live_worker_to_let_go(
     monkeypatch.setattr("producer.delete.time.sleep", look)
     assert run("delete", "jobs", "--force", "--yes").code == 0
     assert looks == [Counts(running=1)] * 3
+
+
+def test_force_also_deletes_jobs_of_a_newer_version(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    """This one cannot read them, so it cannot cancel them."""
+    submit(run, tmp_path)
+    client: Any = ledger.client
+    for id_, text in client.hgetall("render:batch:jobs:jobs").items():
+        client.hset("render:batch:jobs:jobs", id_, json.dumps(json.loads(text) | {"version": 99}))
+    assert run("delete", "jobs", "--force", "--yes").code == 0
+    assert (keys(ledger), ledger.queue_length()) == (set(), 0)
+
+
+def test_a_person_may_stop_a_deletion(run: Run, ledger: Ledger, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.batch_files.CHUNK", 2)
+    looks: list[int] = []
+
+    def interrupt(*_: object) -> None:
+        looks.append(len(looks))
+        if looks[-1] == stop_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_check_goes_on", interrupt)
+    for stop_at, said in ((0, "has not begun"), (len(looks) + 4, "goes on with the same command")):
+        ran = run("delete", "jobs", "--results", "--yes")
+        assert (ran.code, ran.stderr) == (130, f"Stopped. The deletion of batch 'jobs' {said}.\n")
+    assert ledger.is_being_deleted("jobs")
 
 
 def test_force_does_not_wait_for_ever(
