@@ -39,8 +39,8 @@ examples:
   python -m benchmarks.scaling --plot docs/scaling.svg
   python -m benchmarks.scaling --jobs-per-second 9.5 --cold-start 12 --targets 16,114
   python -m benchmarks.scaling --submissions 1 --jobs 1500 --max 100
-  python -m benchmarks.scaling --counting queued --jobs-per-second 0.02 --jobs 200 --submissions 5 --cooldown 60
-  python -m benchmarks.scaling --targets 432 --kill
+  python -m benchmarks.scaling --counting queued --jobs-per-second 0.02 --jobs 200 --submissions 5 --targets 100
+  python -m benchmarks.scaling --jobs-per-second 0.3 --cold-start 60 --targets 240 --jobs 600 --submissions 1 --kill
 """
 
 
