@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
@@ -39,8 +40,8 @@ examples:
   python -m benchmarks.scaling --plot docs/scaling.svg
   python -m benchmarks.scaling --jobs-per-second 9.5 --cold-start 12 --targets 16,114
   python -m benchmarks.scaling --submissions 1 --jobs 1500 --max 100
-  python -m benchmarks.scaling --counting queued --jobs-per-second 0.02 --jobs 200 --submissions 5 --cooldown 60
-  python -m benchmarks.scaling --targets 432 --kill
+  python -m benchmarks.scaling --counting queued --jobs-per-second 0.02 --jobs 200 --submissions 5 --targets 100
+  python -m benchmarks.scaling --jobs-per-second 0.3 --cold-start 60 --targets 240 --jobs 600 --submissions 1 --kill
 """
 
 
@@ -138,13 +139,13 @@ def largest_submission(submissions: Sequence[Submission]) -> Submission:
     return max(submissions, key=lambda submission: submission.jobs)
 
 
-def positive(kind: type[int] | type[float]) -> object:
-    """A type for argparse: a number above zero."""
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """A type for argparse: a finite number above zero."""
 
     def convert(text: str) -> float:
         value = kind(text)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text} must be above zero")
+        if not (value > 0 and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
         return value
 
     convert.__name__ = kind.__name__
@@ -178,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     add("--submissions", type=positive(int), default=40, help="batches of the day (40)")
     add("--seed", type=int, default=7, help="of the times and sizes of the submissions (7)")
     add("--max", type=positive(int), default=16, help="GPUs at once (16)")
-    add("--cooldown", type=float, help="seconds without work before the last GPU goes (default: as deployed)")
+    add("--cooldown", type=positive(float), help="seconds without work before the last GPU goes (default: as deployed)")
     add(
         "--counting",
         choices=get_args(Counting),

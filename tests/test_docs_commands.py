@@ -116,6 +116,11 @@ PARSED = {
     "python -m benchmarks.producer --rows 100000",
     "python -m benchmarks.soak --engines engine-set",
     "python -m benchmarks.gallery --batches 200",
+    "python -m benchmarks.scaling --plot docs/scaling.svg",
+    "python -m benchmarks.scaling --counting queued --jobs-per-second 0.02 --jobs 200 --submissions 5 --cooldown 60 "
+    "--targets 100",
+    "python -m benchmarks.scaling --jobs-per-second 0.3 --cold-start 60 --targets 240 --jobs 600 --submissions 1 "
+    "--kill",
     "python -m benchmarks.producer --rows 1000000",
     "python -m pytest -o log_cli=true --log-cli-level=INFO tests/integration/test_schedule_parity.py",
     "python -m pytest -o log_cli=true --log-cli-level=INFO tests/integration/test_parity_end_to_end.py "

@@ -170,7 +170,7 @@ def test_the_command_prints_a_line_a_target_and_draws_them(
 @pytest.mark.parametrize(
     "options",
     [["--jobs", "3", "--submissions", "4"], ["--targets", "0"], ["--jobs-per-second", "0"], ["--cold-start", "-1"],
-     ["--max", "x"], ["--targets", "16,x"], ["--jobs-per-second", "nan"]],
+     ["--max", "x"], ["--targets", "16,x"], ["--jobs-per-second", "nan"], ["--cooldown", "inf"]],
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
