@@ -83,6 +83,7 @@ class Settings(BaseSettings):
 
     metrics_port: int | None = Field(None, ge=0, le=65535, description="for /metrics and /healthz (default: off)")
     metrics_host: str = Field("127.0.0.1", description="address that metrics and health listen on")
+    celery_events: bool = Field(False, description="Celery's own monitors see the workers")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
     log_format: Literal["json", "console"] = Field("json", description="log lines for machines or people")
 
