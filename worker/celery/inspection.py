@@ -1,4 +1,4 @@
-"""Inspection: what a worker answers to monitors. Nothing here changes what the worker does, but for whether it sends events.
+"""Inspection: what a worker answers to monitors. The most that a request changes is whether events of jobs are sent.
 
 SERVED is the whole list: what is not in it, known or not, is refused. No answer holds a prompt, a URI or a setting that
 may be a secret: jobs are shown by id, batch and row (request.py).
@@ -148,7 +148,7 @@ class Inspection:
         }
 
     def _broker(self) -> dict[str, Any]:
-        """Where Redis is. kombu's own description has the user, the files of certificates and, of a socket, the password."""
+        """Where Redis is. kombu's own description has the user, certificate files and, of a socket, the password."""
         connection = self._consumer.connection
         if connection is None:
             return {}

@@ -111,7 +111,7 @@ class Monitors(bootsteps.StartStopStep):  # type: ignore[misc]
             no_ack=True,
             accept=["json"],
             callbacks=[lambda body, _: answer(body, inspection)],
-            on_decode_error=lambda message, error: log.warning("monitor_not_understood", error=repr(error)[:120]),
+            on_decode_error=not_json,
         )
         self._mailbox.consume()
 
@@ -123,6 +123,11 @@ class Monitors(bootsteps.StartStopStep):  # type: ignore[misc]
         if mailbox is not None:
             ignore_errors(consumer, mailbox.cancel)
             ignore_errors(consumer, mailbox.channel.close)
+
+
+def not_json(_: Any, error: Exception) -> None:
+    """Called for a message whose body is not the JSON that its header promises, or is said to be something else."""
+    log.warning("monitor_not_understood", error=type(error).__name__)
 
 
 def answer(body: Any, inspection: Inspection) -> None:

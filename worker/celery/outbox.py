@@ -84,7 +84,9 @@ class Outbox:
 
     def _publish(self, body: Any, headers: dict[str, Any], queue: str | None) -> None:
         if self._producer is None:
-            self._producer = Producer(self._connect().default_channel, serializer="json", auto_declare=False)
+            connection = self._connect()
+            connection.connect()  # once; `default_channel` would try until Redis answers
+            self._producer = Producer(connection.channel(), serializer="json", auto_declare=False)
         if queue is not None:
             self._producer.publish(body, exchange="", routing_key=queue, headers=headers, delivery_mode=1)
             return

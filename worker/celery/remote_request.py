@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.job import first_problem
 
-REPLIES: Literal["reply.celery.pidbox"] = "reply.celery.pidbox"  # the exchange of replies; also ends their queues' names
+# The exchange of replies. The name of each queue of replies ends with it.
+REPLIES: Literal["reply.celery.pidbox"] = "reply.celery.pidbox"
 
 Name = Annotated[str, Field(max_length=200)]
 

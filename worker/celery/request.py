@@ -1,6 +1,6 @@
 """RenderRequest: a job's message as Celery holds it, which shows monitors the job's id, batch and row, and no more.
 
-The message holds prompts and signed URLs. Its sender may have written them into `argsrepr` too, which Celery would show.
+The message holds prompts and signed URLs. Its sender may have written them into `argsrepr` too, which Celery shows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RenderRequest(Request):  # type: ignore[misc]
         Celery knows whether the task returned, and reports that as success. The ledger knows how the job ended, and
         jobs end in ways that no exception tells.
         """
-        if self._eventer is None:
+        if self._eventer is None or type == "task-cancelled":  # all are, in a cold shutdown, and then requeued
             return
         if type == "task-succeeded":
             type, fields = _as_it_ended(Ending.parse(str(fields["result"]).strip("'")), fields)

@@ -7,9 +7,9 @@ arguments (create_task_handler catches three kinds of error only). Here each of 
 whose message was damaged is still in the ledger, and the reconciler queues it again.
 
 Monitors talk to workers through the same Redis database (monitors.py): requests and events by PUBLISH, which keeps
-nothing, and replies in a list that the monitor names. kombu also notes in sets (`_kombu.binding.*`) who listens to what,
-and removes those notes when a program ends as it should. A program that is killed leaves its notes and its list for
-ever. So here lists of replies expire, and notes that nobody reads are not made.
+nothing, and replies in a list that the monitor names. kombu also notes in sets (`_kombu.binding.*`) who listens to
+what, and removes those notes when a program ends as it should. A program that is killed leaves its notes and its list
+for ever. So here lists of replies expire, and notes that nobody reads are not made.
 """
 
 from __future__ import annotations
