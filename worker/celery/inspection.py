@@ -112,9 +112,9 @@ class Inspection:
         return [request.info(safe=True) for request in waiting]
 
     def _query_task(self, arguments: Mapping[str, Any]) -> Any:
-        ids = arguments.get("ids") or []
-        ids = {ids} if isinstance(ids, str) else {id_ for id_ in ids if isinstance(id_, str)}
-        found = [request for request in tuple(state.reserved_requests) if request.id in ids]
+        ids = arguments.get("ids")
+        wanted = ids if isinstance(ids, list) else [ids]
+        found = [request for request in tuple(state.reserved_requests) if request.id in wanted]
         return {
             request.id: ("active" if request in state.active_requests else "reserved", request.info(safe=True))
             for request in found

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
@@ -25,6 +26,7 @@ import structlog
 from celery.worker.consumer import Consumer
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
 from jobs.redis_errors import why_unavailable
@@ -106,6 +108,18 @@ class TolerantChannel(kombu_redis.Channel):
             log.error("garbage_in_queue", error=repr(error)[:SHOWN_CHARACTERS], item=text[:SHOWN_CHARACTERS])
             return True
 
+    def close(self) -> None:
+        """Called twice by Celery when a connection is lost, the second time after the transport is gone.
+
+        kombu waits for the answer to a BRPOP first. Where that fails, because another connection was found lost before
+        this one, the first call would close nothing, and the second would end the worker.
+        """
+        self._closing = True
+        if self._in_poll:
+            with suppress(Empty, *BROKER_ERRORS):
+                self._brpop_read()
+        super().close()  # type: ignore[no-untyped-call]
+
     # -- monitors -------------------------------------------------------------------------------------------------
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
@@ -130,18 +144,41 @@ class TolerantChannel(kombu_redis.Channel):
             pipe.srem(self.keyprefix_queue % REPLIES, note)
             pipe.execute()
 
-    def _receive_one(self, *args: Any, **kwargs: Any) -> Any:
-        """Called for each message that was published, inside the event loop, as `_brpop_read`."""
+    def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:
+        """Called for whatever arrives there. kombu logs what is no JSON with a traceback, and all that it holds."""
+        payload: dict[str, Any] = super()._handle_message(client, response)  # type: ignore[no-untyped-call]
+        if bytes_to_str(payload["type"]).endswith("message") and not _is_object(payload["data"]):
+            log.error("garbage_from_monitor", error="not a JSON object", item=repr(payload["data"])[:SHOWN_CHARACTERS])
+            payload["data"] = None  # passed over
+        return payload
+
+    def _receive_one(self, client: Any) -> Any:
+        """Called for each message that was published, inside the event loop, as `_brpop_read`.
+
+        Without this, a connection that only monitors need, once lost, would end those that jobs need: their messages
+        would go back to the queue. If Redis itself is away, the others notice.
+        """
         try:
-            return super()._receive_one(*args, **kwargs)  # type: ignore[no-untyped-call]
+            return super()._receive_one(client)  # type: ignore[no-untyped-call]
         except redis.exceptions.NoPermissionError as error:
             log.error("monitors_not_heard", error=why_unavailable(error), consequence="they do not see this worker")
             return True
+        except (OSError, redis.ConnectionError, redis.TimeoutError) as error:
+            log.warning("connection_of_monitors_lost", error=type(error).__name__)
+            client.connection.disconnect()  # the event loop's next turn connects and subscribes again
+            return False
         except (Empty, *BROKER_ERRORS):
             raise
         except Exception as error:  # noqa: BLE001 (as above)
             log.error("garbage_from_monitor", error=repr(error)[:SHOWN_CHARACTERS])
             return True
+
+
+def _is_object(text: Any) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 class TolerantTransport(kombu_redis.Transport):
