@@ -84,6 +84,7 @@ def test_events_of_jobs_can_be_turned_off_and_on_by_a_monitor(site: Site) -> Non
         assert "ok" in monitor.ask_one("disable_events")
         enqueue(site.ledger, [site.job(1)])
         site.wait_until_done(1)
+        eventually(lambda: site.held == 0)
         assert "ok" in monitor.ask_one("enable_events")
         second = site.job(2)
         enqueue(site.ledger, [second])
