@@ -133,7 +133,10 @@ class TolerantChannel(kombu_redis.Channel):
             super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        """Put a message into a list. A reply expires, and takes with it the note that the monitor made for it."""
+        """Put a message into a list. A reply expires, and takes with it the notes that monitors made.
+
+        They make some without our part: Flower does, where it runs with kombu as it comes, and is killed.
+        """
         if not queue.endswith(f".{REPLIES}"):
             super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
             return
@@ -142,6 +145,7 @@ class TolerantChannel(kombu_redis.Channel):
             pipe.lpush(queue, dumps(message))
             pipe.expire(queue, REPLY_SECONDS)
             pipe.srem(self.keyprefix_queue % REPLIES, note)
+            pipe.unlink(self.keyprefix_queue % "celeryev")  # of those that listen to events, which has no reader
             pipe.execute()
 
     def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:

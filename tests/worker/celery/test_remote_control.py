@@ -221,6 +221,7 @@ def test_a_reply_goes_to_a_queue_of_replies_only(routing_key: str) -> None:
 def test_a_monitor_that_dies_leaves_a_reply_that_expires_and_no_note_of_itself(watched: Watched) -> None:
     queue, note = f"0a-0b.{REPLIES}", f"_kombu.binding.{REPLIES}"
     watched.client.sadd(note, f"0a-0b\x06\x16\x06\x16{queue}", "another monitor's")
+    watched.client.sadd("_kombu.binding.celeryev", "that of a Flower that was killed")
     publish(
         watched.client,
         {"method": "ping", "reply_to": {"exchange": REPLIES, "routing_key": "0a-0b"}, "ticket": "t"},
@@ -228,6 +229,7 @@ def test_a_monitor_that_dies_leaves_a_reply_that_expires_and_no_note_of_itself(w
     eventually(lambda: watched.client.exists(queue))
     assert 0 < watched.client.ttl(queue) <= 60
     assert watched.client.smembers(note) == {"another monitor's"}
+    assert not watched.client.exists("_kombu.binding.celeryev")
     watched.client.delete(queue, note)
 
 
