@@ -44,7 +44,8 @@ _SENTENCES = (
     (
         r"NOPERM|NoPermissionError|user executing the script can't|ACL failure",
         "the user in RENDER_REDIS_URL lacks a permission in Redis: give it all commands on the keys render* and the "
-        "queue's name, and workers also unacked* and _kombu* (ACL SETUSER name +@all ~render* ~unacked* ~_kombu*)",
+        "queue's name, and workers also unacked* and _kombu* (ACL SETUSER name +@all ~render* ~unacked* ~_kombu*); "
+        "with RENDER_CELERY_EVENTS also *.reply.celery.pidbox and the channels /* (~*.reply.celery.pidbox &/*)",
     ),
     (
         r"\bMOVED|\bASK\b|AskError|MovedError|CROSSSLOT|CLUSTERDOWN|ClusterDownError|ClusterCrossSlotError",

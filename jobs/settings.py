@@ -88,6 +88,7 @@ class Settings(BaseSettings):
     keep_host: str = Field("127.0.0.1", min_length=1, description="address that `producer keep` listens on")
     keep_port: int = Field(9808, ge=0, le=65535, description="for the page, metrics and health of `producer keep`")
     keep_names: Hosts = Field((), description="names by which browsers may call `producer keep`, comma-separated")
+    celery_events: bool = Field(False, description="Celery's own monitors see the workers")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least severe line logged")
     log_format: Literal["json", "console"] = Field("json", description="log lines for machines or people")
 

@@ -111,6 +111,7 @@ PARSED = {
     "python -m tools.fuzz --seconds 200 --seed 1",
     "python -m benchmarks.cpu",
     f"python -m benchmarks.cpu {DEMO}",
+    "python -m benchmarks.celery_events",
     "python -m benchmarks.load",
     "python -m benchmarks.load --workers 200",
     "python -m benchmarks.producer --rows 100000",

@@ -14,7 +14,7 @@ from jobs.job import RenderJob, RenderResult
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Refusal, Refused, Start, WorkerFacts
 from worker.observe.metrics import JobMetrics
-from worker.outcome import Outcome
+from worker.outcome import Ending, Outcome, ending
 from worker.shutdown import Shutdown
 
 log = structlog.get_logger(__name__)
@@ -95,8 +95,9 @@ class LedgerClient:
         return self.count(result.state, result.error_kind or "", Outcome.ENDED)
 
     def count(self, state: str, kind: str, outcome: Outcome) -> Outcome:
-        """Count an outcome, and pass it on."""
+        """Count an outcome, tell who watches, and pass it on."""
         self.metrics.jobs.labels(state=state, kind=kind).inc()
+        ending.set(Ending(state, kind))
         return outcome
 
     def _is_ours(self, job: RenderJob) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -12,3 +14,24 @@ class Outcome(Enum):
     REQUEUED = "requeued"  # requeue the message: this version cannot read it, or Redis is away while the worker stops
     INVALID = "invalid"  # acknowledge: the message holds no job, and would otherwise come back for ever
     DELAYED = "delayed"  # acknowledge: the job is queued in the ledger, which sends a new message when its time comes
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The same for people who watch: the state in which the job left this process, and the kind of its error."""
+
+    state: str  # done, failed, cancelled, requeued or invalid; ended: it was over before, or another worker has it
+    kind: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Ending:
+        """What `str` made of it."""
+        state, _, kind = text.partition(": ")
+        return cls(state, kind)
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.kind}" if self.kind else self.state
+
+
+# Of the job of this thread. LedgerClient sets it, and the Celery task, which runs the job, reads it.
+ending: ContextVar[Ending | None] = ContextVar("ending", default=None)

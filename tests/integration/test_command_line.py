@@ -56,9 +56,12 @@ REFUSED = [
     Refusal((*WORKER,), ("CELERY_BROKER", "RENDER_REDIS_URL"), {"CELERY_BROKER_URL": "redis://:hunter2@elsewhere/0"}),
     Refusal(("-A", "worker", "beat"), ("celery beat",)),
     Refusal(("-A", "worker", "purge", "-f"), ("celery purge", "producer cancel")),
-    Refusal(("-A", "worker", "inspect", "ping"), ("celery inspect", "producer status")),
-    Refusal(("-A", "worker", "status"), ("celery status", "producer status")),
-    Refusal(("-A", "worker", "events", "--dump"), ("celery events",)),
+    Refusal(("-A", "worker", "inspect", "ping"), ("celery inspect", "RENDER_CELERY_EVENTS=true", "producer status")),
+    Refusal(("-A", "worker", "control", "shutdown"), ("celery control", "RENDER_CELERY_EVENTS=true", "SIGTERM")),
+    Refusal(("-A", "worker", "status"), ("celery status", "RENDER_CELERY_EVENTS=true", "producer status")),
+    Refusal(("-A", "worker", "events", "--dump"), ("celery events", "RENDER_CELERY_EVENTS=true")),
+    # These would do harm with it too.
+    Refusal(("-A", "worker", "purge", "-f"), ("celery purge", "producer cancel"), {"RENDER_CELERY_EVENTS": "true"}),
 ]
 
 
@@ -173,6 +176,30 @@ def test_the_table_of_options_without_effect_names_celerys_own_parameters() -> N
         parameter.name for parameter in celery_worker.params if set(parameter.opts) & set(NO_EFFECT_TYPED)
     }  # fmt: skip
     assert typed == set(NO_EFFECT) - newer
+
+
+def test_celerys_own_commands_see_a_worker_whose_setting_says_so(site: Site) -> None:
+    worker = site.start(celery_events="true")
+    (job,) = site.enqueue(1, seconds=600)
+    eventually(lambda: site.ledger.counts("b").running == 1)
+    variables = {"RENDER_REDIS_URL": site.redis_url, "RENDER_CELERY_EVENTS": "true"}
+    (name,) = site.ledger.workers()
+    dump = [sys.executable, "-m", "celery", "-A", "worker", "events", "--dump"]
+    with subprocess.Popen(
+        dump, cwd=ROOT, env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"}, text=True, stdout=subprocess.PIPE
+    ) as events:
+        assert events.stdout is not None
+        assert any(f"{name}@" in line and "heartbeat" in line for line in events.stdout)
+        events.kill()
+    status = celery("-A", "worker", "status", variables=variables)
+    assert (status.returncode, f"{name}@" in status.stdout, "1 node online" in status.stdout) == (0, True, True)
+    active = celery("-A", "worker", "inspect", "active", "--json", variables=variables)
+    assert job.id in active.stdout
+    assert site.picture.name not in active.stdout
+    refused = celery("-A", "worker", "control", "shutdown", variables=variables)
+    assert "refused: shutdown: SIGTERM stops a worker" in refused.stdout
+    assert worker.alive
+    assert site.ledger.counts("b").running == 1
 
 
 def test_a_log_file_gets_every_line_and_is_opened_again_when_it_was_moved_away(site: Site, tmp_path: Path) -> None:

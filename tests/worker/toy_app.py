@@ -1,8 +1,8 @@
 """A Celery app around GpuPool with nothing to render: its jobs only wait, and write down when.
 
-Run as `celery -A tests.worker.toy_app worker`. Configured by TOY_URL, TOY_PREFETCH, TOY_GRACE; jobs append lines to the
-Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `requeued <id> <time>`. While the Redis key `paused` exists,
-the toy is paused.
+Run as `celery -A tests.worker.toy_app worker`. Configured by TOY_URL, TOY_PREFETCH, TOY_GRACE; TOY_EVENTS shows it to
+monitors. Jobs append lines to the Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `requeued <id> <time>`.
+While the Redis key `paused` exists, the toy is paused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 
 import redis
 from celery import Celery
@@ -54,6 +55,9 @@ class ToyFitness:
 class ToyService:
     """Jobs wait on the Shutdown, so that its second step ends them all."""
 
+    name = "toy"
+    settings = SimpleNamespace(heartbeat_seconds=0.2)
+
     def __init__(self) -> None:
         self.grace_seconds = float(os.environ.get("TOY_GRACE", "5"))
         self.shutdown = Shutdown()
@@ -86,6 +90,7 @@ app.conf.update(
     worker_concurrency=1,
     worker_prefetch_multiplier=int(os.environ.get("TOY_PREFETCH", "4")),
     worker_enable_remote_control=False,
+    worker_send_task_events="TOY_EVENTS" in os.environ,
     task_default_queue="toy",
     task_acks_late=True,
     task_reject_on_worker_lost=True,

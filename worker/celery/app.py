@@ -45,7 +45,7 @@ def make_app(settings: Settings, *, load: Load = load_renderer) -> Celery:
     app = Celery("worker", set_as_current=False)
     app.conf.update(configuration(settings))
     app.service = RenderService(settings, load=load)
-    app.task(render, name=TASK_NAME, bind=True)
+    app.task(render, name=TASK_NAME, bind=True, Request="worker.celery.request:RenderRequest")
     app.backend_cls = "disabled"  # also where CELERY_RESULT_BACKEND is set: results are the ledger's
     command_line = CommandLine(app, settings)
     command_line.install()
@@ -82,9 +82,14 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_consumer": "worker.celery.transport:QuietConsumer",
         "worker_concurrency": 1,  # one GPU; also where --concurrency is not given
         "worker_prefetch_multiplier": settings.jobs_in_flight,
-        # Each command would reach every worker over pub/sub, and revoke does not work on jobs in a pool of threads. The
-        # ledger cancels; /metrics and the heartbeats in the ledger show what a worker does.
+        # Whether monitors see this worker; worker/celery/monitors.py reads it, and does what Celery's own parts would.
+        "worker_send_task_events": settings.celery_events,
+        # Celery's own remote control would obey whoever can publish in Redis: shutdown, revoke, pool_shrink.
         "worker_enable_remote_control": False,
+        # kombu would write an expiry date of each queue into Redis again and again. What may be left over there expires
+        # or is never written (transport.py).
+        "control_queue_expires": None,
+        "event_queue_expires": None,
         # Jobs go on rendering while Redis is away; a second delivery waits for the first (in_flight.py).
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_soft_shutdown_timeout": 0,

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import structlog
 from celery import concurrency
-from celery.utils.nodenames import node_format
+from celery.utils.nodenames import gethostname, node_format
 from click.core import ParameterSource
 
 from jobs.errors import SettingsError
 from jobs.settings import Settings
-from worker.celery.options import NO_EFFECT, NO_EFFECT_BEFORE, REFUSED_COMMANDS, Ignored
+from worker.celery.options import MONITORS, NO_EFFECT, NO_EFFECT_BEFORE, REFUSED_COMMANDS, Ignored
 from worker.celery.pool import GpuPool
 from worker.observe.exit_codes import ExitCode
 
@@ -63,8 +63,9 @@ class CommandLine:
         """
         context = click.get_current_context(silent=True)
         command = None if context is None else context.invoked_subcommand
-        if command in REFUSED_COMMANDS:
-            raise SettingsError(f"celery {command}: {REFUSED_COMMANDS[command]}")
+        refused = REFUSED_COMMANDS if self._settings.celery_events else REFUSED_COMMANDS | MONITORS
+        if command in refused:
+            raise SettingsError(f"celery {command}: {refused[command]}")
         first = _hidden_option("--render-before-options", self._before, is_eager=True)
         last = _hidden_option("--render-after-options", self._after, is_eager=False)
         self._app.user_options["worker"].update((first, last))
@@ -102,6 +103,7 @@ class CommandLine:
         _refuse_lost_logs(context)
         self._take_log_level(context)
         self._ignore(context)
+        self._name_node(context)
 
     def _refuse_another_broker(self) -> None:
         conf = self._app.conf
@@ -132,6 +134,14 @@ class CommandLine:
         elif level != self._settings.log_level:
             why = f"RENDER_LOG_LEVEL is set ({self._settings.log_level})"
             self.ignored.append(Ignored(_as_given(context, "loglevel"), why))
+
+    def _name_node(self, context: click.Context) -> None:
+        """Celery calls all workers of a host alike, and monitors would take them for one. The ledger's name is unique.
+
+        Without monitors nobody sees the name but `%n` in the name of a log file.
+        """
+        if self._settings.celery_events and not _is_given(context, "hostname"):
+            context.params["hostname"] = f"{self._app.service.name}@{gethostname()}"
 
     def _ignore(self, context: click.Context) -> None:
         """Note each option that was given and has no effect, and set it back."""

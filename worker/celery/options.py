@@ -25,6 +25,7 @@ _ONE_GPU = (
 _NO_CHILDREN = "jobs are threads of this process, which has no child processes to replace or to start"
 _NO_TIME_LIMIT = "a job is bounded by its steps and by RENDER_FETCH_TIMEOUT_SECONDS, and `producer cancel` ends it"
 _NOT_TOLD = "workers tell each other nothing: see `producer status`, the metrics and the log"
+_EVENTS = "RENDER_CELERY_EVENTS says whether monitors get events and heartbeats"
 _NO_PERIODIC_TASKS = "there are no periodic tasks"
 _ONE_QUEUE = "there is one kind of task, which takes no turns"
 
@@ -40,10 +41,10 @@ NO_EFFECT: dict[str, NoEffect] = {
     "pool_start_method": NoEffect(None, _NO_CHILDREN),
     "time_limit": NoEffect(None, _NO_TIME_LIMIT),
     "soft_time_limit": NoEffect(None, _NO_TIME_LIMIT),
-    "task_events": NoEffect(None, _NOT_TOLD),
+    "task_events": NoEffect(None, _EVENTS),
     "without_gossip": NoEffect(False, _NOT_TOLD),
     "without_mingle": NoEffect(False, _NOT_TOLD),
-    "without_heartbeat": NoEffect(False, _NOT_TOLD),
+    "without_heartbeat": NoEffect(False, _EVENTS),
     "heartbeat_interval": NoEffect(None, "RENDER_HEARTBEAT_SECONDS is the time between two heartbeats"),
     "statedb": NoEffect(None, "the ledger in Redis is the only record of jobs, cancelled ones included"),
     "beat": NoEffect(False, _NO_PERIODIC_TASKS),
@@ -57,8 +58,11 @@ NO_EFFECT_BEFORE: dict[str, str] = {
     "result_backend": "results are kept by the ledger in Redis and beside the pictures",
 }
 
-_NOT_HEARD = "workers take no remote control and send no events, so Celery would see none of them"
-_INSTEAD = "`producer status`, the metrics and the log show what they do"
+_NOT_HEARD = (
+    "workers answer no monitors and send no events, so Celery would see none of them; set RENDER_CELERY_EVENTS=true "
+    "for the workers, and here"
+)
+_INSTEAD = "`producer status`, the metrics and the log show what they do in any case"
 
 # Commands of `celery` that would do nothing, or harm.
 REFUSED_COMMANDS: dict[str, str] = {
@@ -67,9 +71,13 @@ REFUSED_COMMANDS: dict[str, str] = {
         "it would delete the messages of queued jobs, and a reconciler would bring them back: "
         "`producer cancel BATCH` takes the jobs of a batch out of the queue"
     ),
-    "inspect": f"{_NOT_HEARD}: {_INSTEAD}",
-    "control": f"{_NOT_HEARD}: `producer cancel` ends jobs, and SIGTERM stops a worker",
-    "status": f"{_NOT_HEARD}: {_INSTEAD}",
-    "events": f"{_NOT_HEARD}: {_INSTEAD}",
-    "flower": f"{_NOT_HEARD}: {_INSTEAD}",
+}
+
+# Those that show what workers do. They are refused unless RENDER_CELERY_EVENTS is true.
+MONITORS: dict[str, str] = {
+    "inspect": f"{_NOT_HEARD}. {_INSTEAD}",
+    "control": f"{_NOT_HEARD}. `producer cancel` ends jobs, and SIGTERM stops a worker",
+    "status": f"{_NOT_HEARD}. {_INSTEAD}",
+    "events": f"{_NOT_HEARD}. {_INSTEAD}",
+    "flower": f"{_NOT_HEARD}. {_INSTEAD}",
 }

@@ -141,9 +141,12 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         """Called by Request.cancel in Consumer.cancel_active_requests, which only a cold shutdown does here.
 
         Threads cannot be killed. The jobs are requeued instead, outside the signal handler that this may be called
-        from.
+        from. All of them: so whoever else calls this, to end one job, must not be obeyed.
         """
-        self._insist()
+        if self._shutdowns_asked or self._drain_begun or state.should_stop is not None:
+            self._insist()
+        else:
+            log.error("terminate_job_refused", consequence="the job goes on; `producer cancel` ends jobs")
 
     def on_close(self) -> None:
         """Called by Blueprint.stop, which closes all steps before it stops or terminates them. Nothing to do yet."""

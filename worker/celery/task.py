@@ -6,16 +6,17 @@ from typing import Any
 
 from celery.exceptions import Reject
 
-from worker.outcome import Outcome
+from worker.outcome import Outcome, ending
 
 
 def render(task: Any, text: str) -> str:
     """`task` is bound to the app, whose service runs the job; `text` is a RenderJob as JSON.
 
-    Celery acknowledges the message of a task that returns.
+    Celery acknowledges the message of a task that returns. What it returns is for monitors (request.py).
     """
+    ending.set(None)
     outcome: Outcome = task.app.service.run_job(text)
     if outcome is Outcome.REQUEUED:
         # Request.on_failure turns this into QoS.reject(requeue=True): the message goes to the queue's tail.
         raise Reject("requeued", requeue=True)
-    return str(outcome.value)
+    return str(ending.get() or outcome.value)

@@ -1,10 +1,15 @@
 """How Celery and kombu read from Redis here: garbage does not kill the worker, a paused worker reads nothing, and
-nothing is broadcast.
+nothing that a monitor leaves behind stays.
 
 Anyone who can write to the queue's list can put anything into it. Celery 5.7 on kombu 5.7 crashes on an item that is
 not JSON (Channel._brpop_read), on one that is not a message (virtual.Message), and on a message with odd headers or
 arguments (create_task_handler catches three kinds of error only). Here each of these is logged and dropped. A real job
 whose message was damaged is still in the ledger, and the reconciler queues it again.
+
+Monitors talk to workers through the same Redis database (monitors.py): requests and events by PUBLISH, which keeps
+nothing, and replies in a list that the monitor names. kombu also notes in sets (`_kombu.binding.*`) who listens to
+what, and removes those notes when a program ends as it should. A program that is killed leaves its notes and its list
+for ever. So here lists of replies expire, and notes that nobody reads are not made.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
@@ -20,6 +26,12 @@ import structlog
 from celery.worker.consumer import Consumer
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps
+
+from jobs.redis_errors import why_unavailable
+from worker.celery import monitors
+from worker.celery.remote_request import REPLIES
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +40,9 @@ SHOWN_CHARACTERS = 120
 # errors, and redis-py's DataError means that a stranger's value cannot be sent.
 BROKER_ERRORS = (OSError, redis.ConnectionError, redis.TimeoutError, redis.ResponseError)
 ALIAS = "tolerant-redis"  # the URL scheme of the transport below
+
+REPLY_SECONDS = 60  # until a reply that nobody has read is gone; monitors wait for a second
+_KOMBUS_SEPARATOR = kombu_redis.Channel.sep  # in the notes of monitors that use kombu as it comes
 
 
 def register() -> None:
@@ -93,6 +108,82 @@ class TolerantChannel(kombu_redis.Channel):
             log.error("garbage_in_queue", error=repr(error)[:SHOWN_CHARACTERS], item=text[:SHOWN_CHARACTERS])
             return True
 
+    def close(self) -> None:
+        """Called twice by Celery when a connection is lost, the second time after the transport is gone.
+
+        kombu waits for the answer to a BRPOP first. Where that fails, because another connection was found lost before
+        this one, the first call would close nothing, and the second would end the worker.
+        """
+        self._closing = True
+        if self._in_poll:
+            with suppress(Empty, *BROKER_ERRORS):
+                self._brpop_read()
+        super().close()  # type: ignore[no-untyped-call]
+
+    # -- monitors -------------------------------------------------------------------------------------------------
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """Called for each queue that a consumer declares. The notes of fanout exchanges and of replies have no reader.
+
+        To a fanout exchange kombu publishes, and a worker puts a reply into the list that the request names.
+        """
+        if self.typeof(exchange).type == "fanout":
+            self._fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
+        elif exchange != REPLIES:
+            super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
+
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        """Put a message into a list. A reply expires, and takes with it the notes that monitors made.
+
+        They make some without our part: Flower does, where it runs with kombu as it comes, and is killed.
+        """
+        if not queue.endswith(f".{REPLIES}"):
+            super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
+            return
+        note = _KOMBUS_SEPARATOR.join((queue.removesuffix(f".{REPLIES}"), "", queue))
+        with self.conn_or_acquire() as client, client.pipeline() as pipe:
+            pipe.lpush(queue, dumps(message))
+            pipe.expire(queue, REPLY_SECONDS)
+            pipe.srem(self.keyprefix_queue % REPLIES, note)
+            pipe.unlink(self.keyprefix_queue % "celeryev")  # of those that listen to events, which has no reader
+            pipe.execute()
+
+    def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:
+        """Called for whatever arrives there. kombu logs what is no JSON with a traceback, and all that it holds."""
+        payload: dict[str, Any] = super()._handle_message(client, response)  # type: ignore[no-untyped-call]
+        if bytes_to_str(payload["type"]).endswith("message") and not _is_object(payload["data"]):
+            log.error("garbage_from_monitor", error="not a JSON object", item=repr(payload["data"])[:SHOWN_CHARACTERS])
+            payload["data"] = None  # passed over
+        return payload
+
+    def _receive_one(self, client: Any) -> Any:
+        """Called for each message that was published, inside the event loop, as `_brpop_read`.
+
+        Without this, a connection that only monitors need, once lost, would end those that jobs need: their messages
+        would go back to the queue. If Redis itself is away, the others notice.
+        """
+        try:
+            return super()._receive_one(client)  # type: ignore[no-untyped-call]
+        except redis.exceptions.NoPermissionError as error:
+            log.error("monitors_not_heard", error=why_unavailable(error), consequence="they do not see this worker")
+            return True
+        except (OSError, redis.ConnectionError, redis.TimeoutError) as error:
+            log.warning("connection_of_monitors_lost", error=type(error).__name__)
+            client.connection.disconnect()  # the event loop's next turn connects and subscribes again
+            return False
+        except (Empty, *BROKER_ERRORS):
+            raise
+        except Exception as error:  # noqa: BLE001 (as above)
+            log.error("garbage_from_monitor", error=repr(error)[:SHOWN_CHARACTERS])
+            return True
+
+
+def _is_object(text: Any) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, TypeError, RecursionError):
+        return False
+
 
 class TolerantTransport(kombu_redis.Transport):
     """kombu's Redis transport with the channel above; `register` gives it its scheme."""
@@ -101,15 +192,24 @@ class TolerantTransport(kombu_redis.Transport):
 
 
 class QuietConsumer(Consumer):  # type: ignore[misc]
-    """`worker_consumer`: no gossip, mingle or event heartbeats; a message that Celery cannot handle is dropped.
+    """`worker_consumer`: no gossip, mingle or events of Celery's own; a message that Celery cannot handle is dropped.
 
     Workers need not know each other: the ledger holds the heartbeats. Every broadcast would reach every worker, and
-    mingle alone delays each start by a second.
+    mingle alone delays each start by a second. What monitors see is in monitors.py.
     """
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """Celery's steps, and one of our own."""
+
+        default_steps = (*Consumer.Blueprint.default_steps, monitors.Monitors)
 
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
         quiet = {"without_gossip": True, "without_mingle": True, "without_heartbeat": True}
+        kwargs["task_events"] = False
         super().__init__(*args, worker_options={**(worker_options or {}), **quiet}, **kwargs)
+        if self.app.conf.worker_send_task_events:
+            # For as long as the process lives: a job that outlasts a lost connection reports to the same one.
+            self.event_dispatcher = monitors.event_dispatcher(self)
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Called by loops.asynloop for each connection, before it consumes."""

@@ -1,4 +1,4 @@
-"""The toy app under real Celery processes."""
+"""The toy app under real Celery processes, and the real one with monitors."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.integration.conftest import site, start_site
 from tests.worker.toy import StartToy, Toy
 from tests.worker_process import WorkerProcess
+
+__all__ = ["site", "start_site"]  # fixtures
 
 
 @pytest.fixture

@@ -78,6 +78,15 @@ def test_an_ended_job_wakes_the_event_loop_whose_thread_reports_it(pool: GpuPool
     hub.close()
 
 
+def test_only_in_a_shutdown_does_a_command_to_end_one_job_requeue_them_all(pool: GpuPool) -> None:
+    pool.terminate_job(os.getpid(), signal.SIGKILL)
+    assert not pool._shutdown.insisted
+    pool._on_shutdown_asked("Warm")
+    assert not pool._shutdown.insisted
+    pool.terminate_job(os.getpid(), signal.SIGKILL)
+    assert pool._shutdown.insisted
+
+
 def test_sigterm_lets_running_jobs_end_and_takes_no_others(toy: Toy, start_toy: StartToy) -> None:
     worker = start_toy(prefetch=2)
     for _ in range(5):

@@ -1,0 +1,142 @@
+"""Flower, as people run it: in an environment of its own, with nothing of this project but the URL of Redis.
+
+It is installed once into build/deploy-tools, which needs the package index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.eventually import eventually
+from tests.integration.conftest import Site, site, start_site
+from tests.jobs.rows import enqueue
+from tests.worker_process import ROOT
+
+__all__ = ["site", "start_site"]  # fixtures
+
+pytestmark = pytest.mark.deploy
+
+FOLDER = ROOT / "build" / "deploy-tools" / "flower"
+PACKAGES = ("flower>=2.0.1,<3", "celery[redis]")
+INSTALL_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def flower() -> Path:
+    """The `celery` of an environment that has Flower."""
+    celery = FOLDER / "bin" / "celery"
+    if not (FOLDER / "installed").exists():
+        venv.create(FOLDER, with_pip=True, clear=True)
+        pip = [str(FOLDER / "bin" / "python"), "-m", "pip", "install", "-q", *PACKAGES]
+        done = subprocess.run(pip, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+        if done.returncode != 0:
+            sentence = f"Flower cannot be installed (pip install {' '.join(PACKAGES)}): {done.stderr[-300:]}"
+            pytest.fail(sentence) if os.environ.get("CI") else pytest.skip(sentence)
+        (FOLDER / "installed").touch()
+    return celery
+
+
+class Flower:
+    """A running Flower, and its API."""
+
+    def __init__(self, log: Path, port: int) -> None:
+        self.log = log
+        self.port = port
+
+    def get(self, path: str) -> Any:
+        return self._answer(Request(f"http://127.0.0.1:{self.port}{path}"))
+
+    def post(self, path: str) -> str:
+        """What it says, whatever the status."""
+        request = Request(f"http://127.0.0.1:{self.port}{path}", method="POST", data=b"")
+        try:
+            return json.dumps(self._answer(request))
+        except URLError as error:
+            return str(error) + getattr(error, "read", bytes)().decode()
+
+    @property
+    def answers(self) -> bool:
+        try:
+            return bool(self.get("/api/workers?refresh=0") is not None)
+        except (OSError, ValueError):
+            return False
+
+    def _answer(self, request: Request) -> Any:
+        with urlopen(request, timeout=30) as reply:
+            return json.loads(reply.read())
+
+
+@contextmanager
+def running(celery: Path, redis_url: str, folder: Path) -> Iterator[Flower]:
+    """Flower on a free port, without a login, which only a test may leave out."""
+    log, port = folder / "flower.log", free_port()
+    command = [celery, f"--broker={redis_url}", "flower", "--address=127.0.0.1", f"--port={port}"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["FLOWER_UNAUTHENTICATED_API"] = "true"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        found = Flower(log, port)
+        eventually(lambda: found.answers or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield found
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def free_port() -> int:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1])"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+
+
+def test_flower_shows_the_workers_and_their_jobs_and_can_do_nothing_to_them(
+    flower: Path, site: Site, tmp_path: Path
+) -> None:
+    with running(flower, site.redis_url, tmp_path) as page:
+        worker = site.start(celery_events="true", jobs_in_flight=2, grace_seconds=0)
+        jobs = [site.job(1, prompt="hunter2, takes 0 s"), site.job(2, prompt="hunter2, takes 600 s")]
+        enqueue(site.ledger, jobs)
+        eventually(lambda: len(page.get("/api/tasks")) == 2 and shown(page, jobs[0].id)["state"] == "SUCCESS")
+        ((node, seen),) = page.get("/api/workers?refresh=1").items()
+        assert [queue["name"] for queue in seen["active_queues"]] == ["render"]
+        assert (seen["registered"], seen["stats"]["pid"]) == (["render"], worker.pid)
+        assert seen["conf"]["task_default_queue"] == "render"
+        assert page.get("/api/workers?status=1") == {node: True}
+        running_job = shown(page, jobs[1].id)
+        assert (running_job["state"], running_job["kwargs"]) == ("STARTED", repr({"batch": "b", "row": 2}))
+        assert [task["id"] for task in page.get(f"/api/workers?refresh=1&workername={node}")[node]["active"]] == [
+            jobs[1].id
+        ]
+        for path in (
+            f"/api/worker/shutdown/{node}",
+            f"/api/worker/pool/shrink/{node}",
+            f"/api/task/revoke/{jobs[1].id}",
+        ):
+            page.post(f"{path}?terminate=true")
+        eventually(lambda: len(worker.events("remote_command_refused")) >= 2)
+        text = json.dumps([page.get("/api/tasks"), page.get("/api/workers")])
+        assert "hunter2" not in text + page.log.read_text()
+        assert worker.alive
+        assert site.ledger.counts("b").running == 1
+        worker.terminate()
+        assert worker.exit_code() == 0
+        eventually(lambda: page.get("/api/workers?status=1") == {node: False})
+    assert (site.held, site.ledger.queue_length()) == (0, 1)
+
+
+def shown(page: Flower, id_: str) -> dict[str, Any]:
+    """A task of Flower's list."""
+    return dict(page.get("/api/tasks")[id_])
