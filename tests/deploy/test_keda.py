@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from tests.deploy.crds import SCALERS, document_problems, folder, schemas, trigger_names, trigger_problems
 from tests.deploy.tools import ROOT, kubectl, run
+from tests.pages import blocks
 from tools.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.deploy
@@ -51,8 +54,10 @@ def triggers(spec: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {trigger["name"]: trigger["metadata"] for trigger in spec["triggers"]}
 
 
-def rendered(path: Path, *, replicas: dict[str, int], queue: str = "render") -> dict[str, dict[str, Any]]:
-    """What kustomize makes of a worker, its settings and the component, by kind."""
+def rendered(
+    path: Path, *, replicas: dict[str, int], queue: str = "render", more: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, dict[str, Any]]:
+    """What kustomize makes of a worker, its settings and the component, by kind. `more` joins the kustomization."""
     (path / "deployment.yaml").write_text(yaml.safe_dump({**WORKER, "spec": {**WORKER["spec"], **replicas}}))
     kustomization = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
@@ -60,6 +65,7 @@ def rendered(path: Path, *, replicas: dict[str, int], queue: str = "render") -> 
         "resources": ["deployment.yaml"],
         "configMapGenerator": [{"name": "batch-renderer", "literals": [f"RENDER_QUEUE={queue}"]}],
         "components": [os.path.relpath(COMPONENT, path.resolve())],
+        **more,
     }
     (path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     text = run(kubectl(), "kustomize", "--load-restrictor", "LoadRestrictionsNone", path)
@@ -91,6 +97,13 @@ def test_another_queue_of_the_settings_is_the_one_that_is_counted(tmp_path: Path
     spec = rendered(tmp_path, replicas={}, queue="night.posters-2")["ScaledObject"]["spec"]
     names = {name: metadata["listName"] for name, metadata in triggers(spec).items()}
     assert names == {"queued": "night.posters-2", "held": UNACKED, "delayed": delayed_key("night.posters-2")}
+
+
+def test_the_patch_on_the_page_sets_the_most_gpus_and_the_target(tmp_path: Path) -> None:
+    (patches,) = [body for _, body in blocks(SCALING_PAGE) if body.startswith("patches:")]
+    spec = rendered(tmp_path, replicas={}, more=yaml.safe_load(patches))["ScaledObject"]["spec"]
+    assert spec["maxReplicaCount"] == 12
+    assert spec["advanced"]["scalingModifiers"]["target"] == "432"
 
 
 def test_the_three_counts_are_named_and_summed_in_one_metric(spec: dict[str, Any]) -> None:
