@@ -12,6 +12,7 @@ from producer.keep.board import Board
 from producer.keep.duty import Duty, Sleep, Work
 from producer.keep.observation import observe
 from producer.keep.paces import Paces
+from producer.prune import prune
 from producer.session import Session
 
 log = structlog.get_logger(__name__)
@@ -58,13 +59,12 @@ class Keeper:
 
     def _works(self) -> list[Work]:
         settings = self._session.settings
-        pause = lambda: settings.reconcile_seconds  # noqa: E731
         works = [
             Work("observe", self._observe, self._look_pause, self._note_away, TURN_SECONDS),
-            Work("take back", self._take_back, pause, self._note_failed, TURN_SECONDS),
-            Work("reconcile", self._reconcile, pause, self._note_failed, WHOLE_PASS_SECONDS),
+            Work("take back", self._take_back, self._pass_pause, self._note_failed, TURN_SECONDS),
+            Work("reconcile", self._reconcile, self._pass_pause, self._note_failed, WHOLE_PASS_SECONDS),
         ]
-        if getattr(settings, "keep_days", None) is not None:
+        if settings.keep_days is not None:
             works.append(Work("prune", self._prune, lambda: PRUNE_SECONDS, self._note_not_pruned, WHOLE_PASS_SECONDS))
         return works
 
@@ -76,6 +76,9 @@ class Keeper:
         self._board.note(seen)
         if not was_up:
             log.info("redis_answers")
+
+    def _pass_pause(self) -> float:
+        return self._session.settings.reconcile_seconds
 
     def _look_pause(self) -> float:
         pause = self._session.settings.reconcile_seconds
@@ -110,8 +113,6 @@ class Keeper:
         log.debug("pass_failed", error=why)
 
     def _prune(self, _: Sleep) -> None:
-        from producer.prune import prune
-
         days = self._session.settings.keep_days
         assert days is not None
         deleted = prune(self._session.ledger, older_than_days=days)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jobs.ledger.keys import batch_key
+from jobs.ledger.keys import BATCHES, batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.redis_client import connected
 from tests.eventually import eventually
-from tests.jobs.rows import enqueue, make_jobs
+from tests.jobs.rows import enqueue, make_jobs, make_result
 from tests.producer.conftest import Run
 from tests.producer.keep.process import KeepProcess
 from tools.embedded_redis import EmbeddedRedis
@@ -186,3 +187,19 @@ def test_a_bad_setting(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = run("keep")
     assert ran.code == 2
     assert "RENDER_KEEP_PORT" in ran.stderr
+
+
+def test_old_batches_leave_where_the_setting_says_so(redis_url: str, tmp_path: Path) -> None:
+    ledger = Ledger(connected(redis_url))
+    for name in ("old", "running"):
+        enqueue(ledger, make_jobs(2, batch=name))
+    for job in make_jobs(2, batch="old"):
+        ledger.finish(make_result(job).model_copy(update={"finished_at": time.time() - 3 * 86400}))
+    begun = ledger.batch("old")
+    assert begun is not None
+    ledger.client.hset(BATCHES, "old", begun.model_copy(update={"created_at": 0.0}).model_dump_json())
+    environment = {"RENDER_REDIS_URL": redis_url, "RENDER_KEEP_DAYS": "2.5"}
+    with KeepProcess(tmp_path / "keep.log", environment=environment) as keep:
+        keep.until_ready()
+        eventually(lambda: [info.name for info in ledger.batches()] == ["running"])
+        eventually(lambda: "batches_pruned" in (tmp_path / "keep.log").read_text())
