@@ -331,14 +331,16 @@ def test_force_also_deletes_jobs_of_a_newer_version(run: Run, ledger: Ledger, tm
 def test_a_person_may_stop_a_deletion(run: Run, ledger: Ledger, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.batch_files.CHUNK", 2)
     looks: list[int] = []
+    stops: list[int] = []
 
     def interrupt(*_: object) -> None:
         looks.append(len(looks))
-        if looks[-1] == stop_at:
+        if looks[-1] == stops[-1]:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "_check_goes_on", interrupt)
-    for stop_at, said in ((0, "has not begun"), (len(looks) + 4, "goes on with the same command")):
+    for stop, said in ((0, "has not begun"), (4, "goes on with the same command")):
+        stops.append(stop)
         ran = run("delete", "jobs", "--results", "--yes")
         assert (ran.code, ran.stderr) == (130, f"Stopped. The deletion of batch 'jobs' {said}.\n")
     assert ledger.is_being_deleted("jobs")
