@@ -103,8 +103,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         try:
             yield from _watched(System(folder, redis_server.url, workers, folder / "keep.log", {}, None))  # type: ignore[arg-type]
         finally:
-            for process in (*workers, keep):
-                process.kill()
+            for worker in workers:
+                worker.kill()
+            keep.kill()
             keep.wait()
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from jobs.errors import Cancelled, PermanentError, SourceUnavailable
+from jobs.errors import Cancelled, PermanentError, RenderError, SourceUnavailable
 from worker.in_flight import InFlightJobs
 from worker.render.stats import STEP_BOUNDS, StepSeconds
 
@@ -27,7 +27,7 @@ STAGE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 6
 
 # Of jobs that fail, and of those that a worker gives to others. Prometheus does not see the increase of a counter that
 # first appears with a value, so it would miss the first failures: each counter exists from the start.
-FAILURES = (*PermanentError.__subclasses__(), SourceUnavailable)
+FAILURES: tuple[type[RenderError], ...] = (*PermanentError.__subclasses__(), SourceUnavailable)
 FAILURE_KINDS = (*(error.kind for error in FAILURES), "unexpected")
 REFUSAL_KINDS = (*(error.kind for error in FAILURES if error.fault != "job"), "unexpected")
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import psutil
 import torch
 
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
@@ -80,6 +79,8 @@ def memory_of(device: torch.device) -> dict[str, int]:
     machine's memory is the device's, and this process's resident memory is what it has allocated.
     """
     if device.type != "cuda":
+        import psutil  # type: ignore[import-untyped]  # needed by no GPU
+
         machine = psutil.virtual_memory()
         allocated = psutil.Process().memory_info().rss
         return {"used": machine.total - machine.available, "total": machine.total, "allocated": allocated}
