@@ -1,9 +1,11 @@
 """A folder of pulled sets: each is complete under its digest, or not there.
 
-<folder>/<digest>/          a set, whole
-<folder>/.<digest>.part/    what a pull has so far; the next pull of this set goes on from there
-<folder>/.<digest>.lock     held by the pull that writes the part
-<folder>/.<digest>.retired/ a set that was found damaged, until the mended one is in its place
+    <folder>/<digest>/           a set, whole
+    <folder>/.<digest>.part/     what a pull has so far; the next pull of this set goes on from there
+    <folder>/.<digest>.lock      held by the pull that writes the part
+    <folder>/.<digest>.retired/  a set that was found damaged, until the mended one is in its place
+
+Everything but whole sets is hidden.
 """
 
 from __future__ import annotations
