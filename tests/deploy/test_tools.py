@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,16 @@ def no_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
 
 
+def nothing(_: zipfile.ZipFile) -> bytes:
+    return b""
+
+
 @pytest.mark.parametrize("ci", [False, True])
 def test_what_no_index_has_is_skipped_at_a_desk_and_fails_in_ci(
     ci: bool, no_index: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", "1" if ci else "")
-    for find in (lambda: tools._installed(tools.VALIDATE), lambda: tools._binary("hadolint", tools.HADOLINT, bytes)):
+    for find in (lambda: tools.installed(tools.VALIDATE), lambda: tools._binary("hadolint", tools.HADOLINT, nothing)):
         with pytest.raises(Failed if ci else Skipped, match=r"is needed from a package index \(`pip .*==.*`\)"):
             find()
     left = sorted(path.name for path in tools.TOOLS.rglob("*") if path.is_file())
@@ -37,9 +43,9 @@ def test_what_no_index_has_is_skipped_at_a_desk_and_fails_in_ci(
 
 def test_another_kind_of_machine_is_told_what_to_do(no_index: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
-    monkeypatch.setattr(tools.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(Skipped, match="this is aarch64: name a kubectl in the variable KUBECTL"):
-        tools._binary("kubectl", tools.KUBECTL, bytes)
+        tools._binary("kubectl", tools.KUBECTL, nothing)
 
 
 def test_kubectl_and_hadolint_run() -> None:
