@@ -48,29 +48,33 @@ def measure(options: argparse.Namespace, *, events: bool) -> dict[str, float]:
         tempfile.TemporaryDirectory() as name,
         EmbeddedRedis() as server,
         redis.Redis.from_url(server.url, decode_responses=True) as client,
-        monitors(server.url, options.monitors if events else 0),
-        WorkerProcess(
-            environment=environment(Path(name), server.url, events=events), log=Path(name) / "worker.log"
-        ) as worker,
+        monitors(client, server.url, options.monitors if events else 0),
     ):
-        worker.wait_until_started(seconds=120)
-        time.sleep(SETTLE_SECONDS)
-        connections = len(client.client_list()) - 1 - (options.monitors if events else 0)
-        begun = figures(client)
-        time.sleep(options.idle_seconds)
-        idle = a_second(begun, figures(client))
-        ledger = Ledger(client)
-        enqueue(ledger, Path(name), options.jobs)
-        begun = figures(client)
-        wait_until_done(ledger, options.jobs)
-        busy = difference(begun, figures(client))
-        worker.stop()
+        others, variables = len(client.client_list()), environment(Path(name), server.url, events=events)
+        with WorkerProcess(environment=variables, log=Path(name) / "worker.log") as worker:
+            worker.wait_until_started(seconds=120)
+            time.sleep(SETTLE_SECONDS)
+            connections = len(client.client_list()) - others
+            idle, busy = watch(client, Path(name), options)
+            worker.stop()
     a_job = {key: (busy[key] - idle[key] * busy["at"]) / options.jobs for key in COUNTERS}
     return {
         **{f"idle_{key}_per_second": round(idle[key], 2) for key in COUNTERS},
         **{f"{key}_per_job": round(value, 1) for key, value in a_job.items()},
         "connections": connections,
     }
+
+
+def watch(client: redis.Redis, folder: Path, options: argparse.Namespace) -> tuple[Figures, Figures]:
+    """What an idle worker causes in a second, and what it causes while it works through the jobs."""
+    begun = figures(client)
+    time.sleep(options.idle_seconds)
+    idle = a_second(begun, figures(client))
+    ledger = Ledger(client)
+    enqueue(ledger, folder, options.jobs)
+    begun = figures(client)
+    wait_until_done(ledger, options.jobs)
+    return idle, difference(begun, figures(client))
 
 
 def environment(folder: Path, url: str, *, events: bool) -> dict[str, str]:
@@ -123,12 +127,14 @@ def a_second(begun: Figures, ended: Figures) -> Figures:
 
 
 @contextmanager
-def monitors(url: str, number: int) -> Iterator[None]:
-    """Receivers of events, as `celery events --dump` is one."""
+def monitors(client: redis.Redis, url: str, number: int) -> Iterator[None]:
+    """Receivers of events, as `celery events --dump` is one, from the moment that they listen."""
     stop = threading.Event()
     threads = [threading.Thread(target=receive, args=(url, stop), daemon=True) for _ in range(number)]
     for thread in threads:
         thread.start()
+    while threads and not client.pubsub_numpat():
+        time.sleep(0.1)
     try:
         yield
     finally:

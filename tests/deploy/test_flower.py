@@ -82,7 +82,7 @@ class Flower:
 def running(celery: Path, redis_url: str, folder: Path) -> Iterator[Flower]:
     """Flower on a free port, without a login, which only a test may leave out."""
     log, port = folder / "flower.log", free_port()
-    command = [celery, f"--broker={redis_url}", "flower", "--address=127.0.0.1", f"--port={port}"]
+    command = [str(celery), f"--broker={redis_url}", "flower", "--address=127.0.0.1", f"--port={port}"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment["FLOWER_UNAUTHENTICATED_API"] = "true"
     with log.open("wb") as output:

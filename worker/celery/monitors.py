@@ -71,7 +71,7 @@ class Monitors(bootsteps.StartStopStep):  # type: ignore[misc]
     requires = (Tasks,)
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
-        self._mailbox: Consumer | None = None
+        self._mailbox: Any = None  # kombu's Consumer, which has no types
         self._timer: Any = None
         super().__init__(consumer, **kwargs)
 
@@ -105,7 +105,7 @@ class Monitors(bootsteps.StartStopStep):  # type: ignore[misc]
     def _listen(self, consumer: Any) -> None:
         inspection = Inspection(consumer)
         channel = consumer.connection.channel()
-        self._mailbox = Consumer(
+        self._mailbox = Consumer(  # type: ignore[no-untyped-call]
             channel,
             [consumer.app.control.mailbox.get_queue(consumer.hostname)],
             no_ack=True,
@@ -121,8 +121,8 @@ class Monitors(bootsteps.StartStopStep):  # type: ignore[misc]
             self._timer = None
         mailbox, self._mailbox = self._mailbox, None
         if mailbox is not None:
-            ignore_errors(consumer, mailbox.cancel)
-            ignore_errors(consumer, mailbox.channel.close)
+            ignore_errors(consumer, mailbox.cancel)  # type: ignore[no-untyped-call]
+            ignore_errors(consumer, mailbox.channel.close)  # type: ignore[no-untyped-call]
 
 
 def not_json(_: Any, error: Exception) -> None:

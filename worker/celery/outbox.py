@@ -39,7 +39,7 @@ class Outbox:
     def __init__(self, connect: Callable[[], Connection]) -> None:
         """`connect` makes a connection that only the thread uses."""
         self._connect = connect
-        self._producer: Producer | None = None
+        self._producer: Any = None  # kombu's, which has no types
         self._letters: deque[Letter] = deque(maxlen=LIMIT)
         self._changed = threading.Condition()
         self._stopping = False
@@ -84,9 +84,10 @@ class Outbox:
 
     def _publish(self, body: Any, headers: dict[str, Any], queue: str | None) -> None:
         if self._producer is None:
-            connection = self._connect()
+            connection: Any = self._connect()
             connection.connect()  # once; `default_channel` would try until Redis answers
-            self._producer = Producer(connection.channel(), serializer="json", auto_declare=False)
+            channel = connection.channel()
+            self._producer = Producer(channel, serializer="json", auto_declare=False)  # type: ignore[no-untyped-call]
         if queue is not None:
             self._producer.publish(body, exchange="", routing_key=queue, headers=headers, delivery_mode=1)
             return
@@ -118,7 +119,8 @@ class Outbox:
 
 def _together(letters: Sequence[Letter]) -> Iterator[tuple[Any, dict[str, Any], str | None]]:
     """Events of jobs go several in one message, as Celery sends them too; all else as it is."""
-    tasks, others = [], []
+    tasks: list[Letter] = []
+    others: list[Letter] = []
     for letter in letters:
         is_task = letter.queue is None and letter.body["type"].startswith("task-")
         (tasks if is_task else others).append(letter)

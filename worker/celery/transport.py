@@ -26,8 +26,6 @@ import structlog
 from celery.worker.consumer import Consumer
 from kombu.transport import TRANSPORT_ALIASES
 from kombu.transport import redis as kombu_redis
-from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps
 
 from jobs.redis_errors import why_unavailable
 from worker.celery import monitors
@@ -127,7 +125,7 @@ class TolerantChannel(kombu_redis.Channel):
 
         To a fanout exchange kombu publishes, and a worker puts a reply into the list that the request names.
         """
-        if self.typeof(exchange).type == "fanout":
+        if self.typeof(exchange).type == "fanout":  # type: ignore[no-untyped-call]
             self._fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
         elif exchange != REPLIES:
             super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
@@ -142,7 +140,7 @@ class TolerantChannel(kombu_redis.Channel):
             return
         note = _KOMBUS_SEPARATOR.join((queue.removesuffix(f".{REPLIES}"), "", queue))
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.lpush(queue, dumps(message))
+            pipe.lpush(queue, json.dumps(message))
             pipe.expire(queue, REPLY_SECONDS)
             pipe.srem(self.keyprefix_queue % REPLIES, note)
             pipe.unlink(self.keyprefix_queue % "celeryev")  # of those that listen to events, which has no reader
@@ -151,7 +149,8 @@ class TolerantChannel(kombu_redis.Channel):
     def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:
         """Called for whatever arrives there. kombu logs what is no JSON with a traceback, and all that it holds."""
         payload: dict[str, Any] = super()._handle_message(client, response)  # type: ignore[no-untyped-call]
-        if bytes_to_str(payload["type"]).endswith("message") and not _is_object(payload["data"]):
+        is_message = payload["type"] in (b"message", b"pmessage", "message", "pmessage")
+        if is_message and not _is_object(payload["data"]):
             log.error("garbage_from_monitor", error="not a JSON object", item=repr(payload["data"])[:SHOWN_CHARACTERS])
             payload["data"] = None  # passed over
         return payload

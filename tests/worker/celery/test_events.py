@@ -37,7 +37,8 @@ def test_each_way_in_which_a_job_can_end_is_an_event_without_secrets(site: Site)
     assert watch.of(failed.id) == [*BEGIN, "task-failed"]
     assert watch.of(running.id) == [*BEGIN, "task-retried"]
     assert watch.of("0" * 20) == [*BEGIN, "task-failed"]
-    assert {"worker-online", "worker-heartbeat", "worker-offline"} == set(watch.of_workers())
+    assert [watch.of_workers()[0], watch.of_workers()[-1]] == ["worker-online", "worker-offline"]
+    assert set(watch.of_workers()[1:-1]) <= {"worker-heartbeat"}
     events = {(event["uuid"], event["type"]): event for event in watch.of_jobs()}
     received = events[done.id, "task-received"]
     assert (received["name"], received["args"]) == ("render", f"({done.id},)")
@@ -104,7 +105,7 @@ def test_events_of_jobs_share_messages_and_arrive_in_order(redis_url: str) -> No
     outbox = Outbox(lambda: Connection(redis_url))
     with redis.Redis.from_url(redis_url, decode_responses=True) as client, client.pubsub() as channels:
         channels.psubscribe("/0.celeryev/*")
-        assert channels.get_message(timeout=10)["type"] == "psubscribe"  # type: ignore[index]
+        assert channels.get_message(timeout=10)["type"] == "psubscribe"
         for number in range(120):
             outbox.put(letter(number))
         outbox.put(letter(0, "worker-heartbeat"))
@@ -156,7 +157,12 @@ def test_after_an_outage_the_outbox_goes_on() -> None:
         eventually(lambda: outbox._failing)
         server.start()
         with redis.Redis.from_url(server.url) as client:
-            eventually(lambda: (outbox.put(letter(3)), client.info("commandstats").get("cmdstat_publish"))[1])
+
+            def is_told() -> bool:
+                outbox.put(letter(3))
+                return "cmdstat_publish" in client.info("commandstats")
+
+            eventually(is_told)
         eventually(lambda: not outbox._failing)
         outbox.stop(10)
 

@@ -143,7 +143,7 @@ REFUSED = [*sorted(set(Panel.data) - set(SERVED)), "tomorrows_command", "__class
 def test_everything_else_is_refused_with_a_sentence_and_changes_nothing(watched: Watched) -> None:
     assert {"shutdown", "revoke", "terminate", "pool_grow", "pool_restart", "add_consumer", "election"} <= set(REFUSED)
     id_ = watched.jobs[0].id
-    arguments = {"task_id": [id_], "terminate": True, "signal": "KILL", "queue": "other", "n": 1}
+    arguments: dict[str, Any] = {"task_id": [id_], "terminate": True, "signal": "KILL", "queue": "other", "n": 1}
     for command in REFUSED:
         (reply,) = watched.monitor.ask(command, **arguments).values()
         assert list(reply) == ["error"], command
