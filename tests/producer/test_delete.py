@@ -328,6 +328,16 @@ def test_force_also_deletes_jobs_of_a_newer_version(run: Run, ledger: Ledger, tm
     assert (keys(ledger), ledger.queue_length()) == (set(), 0)
 
 
+def test_a_damaged_batch_is_deleted_by_force(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    submit(run, tmp_path)
+    client: Any = ledger.client
+    client.hset("render:batch:jobs:counts", "queued", "many")
+    assert run("delete", "jobs", "--yes").code == 2
+    assert ledger.forget("jobs") == "active"
+    assert run("delete", "jobs", "--force", "--yes").code == 0
+    assert keys(ledger) == set()
+
+
 def test_a_person_may_stop_a_deletion(run: Run, ledger: Ledger, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.batch_files.CHUNK", 2)
     looks = iter(range(100))
