@@ -83,7 +83,9 @@ def age_seconds(text: str) -> float:
 
 def _old(session: Session, seconds: float, choice: Choice) -> list[EndedBatch]:
     """The oldest first."""
-    infos = [each.info for each in reversed(choice.counted(session))]
+    infos = (
+        choice.infos(session)[::-1] if choice.state is None else [each.info for each in choice.counted(session)[::-1]]
+    )
     return list(ended_before(session.ledger, infos, session.ledger.server_time() - seconds))
 
 

@@ -227,7 +227,7 @@ def test_a_deletion_that_broke_off_keeps_the_ledger_and_goes_on(
         in submitted.stderr
     )
     assert run("retry", "jobs").code == 5
-    assert "Its deletion was begun and has not ended: if it was interrupted, run" in run("status", "jobs").stderr
+    assert "Its deletion was begun and has not ended. If it was interrupted, run" in run("status", "jobs").stderr
     done_in_bucket.refuse = lambda method, path, key: None
     assert run("delete", "jobs", "--results", "--yes").code == 0
     assert not any(path.startswith("/pictures/out/jobs/") for path in done_in_bucket.objects)
@@ -328,19 +328,26 @@ def test_force_also_deletes_jobs_of_a_newer_version(run: Run, ledger: Ledger, tm
     assert (keys(ledger), ledger.queue_length()) == (set(), 0)
 
 
+def test_a_damaged_batch_is_deleted_by_force(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    submit(run, tmp_path)
+    client: Any = ledger.client
+    client.hset("render:batch:jobs:counts", "queued", "many")
+    assert run("delete", "jobs", "--yes").code == 2
+    assert ledger.forget("jobs") == "active"
+    assert run("delete", "jobs", "--force", "--yes").code == 0
+    assert keys(ledger) == set()
+
+
 def test_a_person_may_stop_a_deletion(run: Run, ledger: Ledger, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.batch_files.CHUNK", 2)
-    looks: list[int] = []
-    stops: list[int] = []
+    looks = iter(range(100))
 
     def interrupt(*_: object) -> None:
-        looks.append(len(looks))
-        if looks[-1] == stops[-1]:
+        if next(looks) in (0, 3):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "_check_goes_on", interrupt)
-    for stop, said in ((0, "has not begun"), (4, "goes on with the same command")):
-        stops.append(stop)
+    for said in ("has not begun", "goes on with the same command"):
         ran = run("delete", "jobs", "--results", "--yes")
         assert (ran.code, ran.stderr) == (130, f"Stopped. The deletion of batch 'jobs' {said}.\n")
     assert ledger.is_being_deleted("jobs")
