@@ -16,6 +16,8 @@ RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_PYTHON=/opt/venv/bin/python
 COPY --from=requirements /requirements.txt /source/requirements.txt
 RUN /opt/pip/bin/pip install --no-compile -r /source/requirements.txt
+COPY deploy/docker/slim.py /source/
+RUN /opt/venv/bin/python /source/slim.py "$(echo /opt/venv/lib/python3*/site-packages)"
 COPY pyproject.toml README.md LICENSE /source/
 COPY jobs/ /source/jobs/
 COPY producer/ /source/producer/
@@ -23,10 +25,11 @@ COPY engines/ /source/engines/
 COPY worker/ /source/worker/
 COPY deploy/docker/container_start.py deploy/docker/healthcheck.py /source/
 RUN /opt/pip/bin/pip install --no-compile --no-deps /source \
-    && site="$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-    && cp /source/container_start.py "${site}/" && echo 'import container_start' > "${site}/container_start.pth" \
+    && site="$(echo /opt/venv/lib/python3*/site-packages)" \
+    && cp /source/container_start.py "${site}" && echo 'import container_start' > "${site}/container_start.pth" \
     && mkdir /opt/render && cp /source/healthcheck.py /opt/render/ \
-    && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/render "${site}"
+    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash "${site}/container_start.py" \
+       "${site}/jobs" "${site}/producer" "${site}/engines" "${site}/worker"
 
 FROM ${BASE}
 RUN echo 'render:x:10001:10001:batch-renderer:/cache/home:/usr/sbin/nologin' >> /etc/passwd \

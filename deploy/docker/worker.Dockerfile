@@ -39,9 +39,8 @@ RUN index="${TORCH_INDEX}" \
 COPY --from=requirements /requirements.txt /source/requirements.txt
 RUN /opt/pip/bin/pip install --no-compile -r /source/requirements.txt
 COPY deploy/docker/slim.py /source/
-RUN site="$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-    && python3 /source/slim.py "${site}" "${FLAVOUR}" \
-    && /opt/venv/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash "${site}" \
+RUN case "${FLAVOUR}" in cpu) set -- --without-headers ;; *) set -- ;; esac \
+    && /opt/venv/bin/python /source/slim.py "$(echo /opt/venv/lib/python3*/site-packages)" "$@" \
     && if [ "${FLAVOUR}" = cpu ] && [ -n "$(find /opt/venv -iname '*nvidia*' -o -name 'libcudart*' -o -name triton)" ]; \
        then echo "this torch brings CUDA libraries: set TORCH or TORCH_INDEX to a CPU build" >&2; exit 1; fi
 COPY pyproject.toml README.md LICENSE /source/
@@ -51,28 +50,25 @@ COPY engines/ /source/engines/
 COPY worker/ /source/worker/
 COPY deploy/docker/container_start.py deploy/docker/healthcheck.py /source/
 RUN /opt/pip/bin/pip install --no-compile --no-deps /source \
-    && site="$(/opt/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-    && cp /source/container_start.py "${site}/" && echo 'import container_start' > "${site}/container_start.pth" \
+    && site="$(echo /opt/venv/lib/python3*/site-packages)" \
+    && cp /source/container_start.py "${site}" && echo 'import container_start' > "${site}/container_start.pth" \
     && mkdir /opt/render && cp /source/healthcheck.py /opt/render/ \
-    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/render "${site}/container_start.py" \
+    && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash "${site}/container_start.py" \
        "${site}/jobs" "${site}/producer" "${site}/engines" "${site}/worker"
 
-FROM ${BASE} AS runtime-cpu
-
-# Triton builds the launcher of a kernel that a set lacks with gcc, and looks for libcuda with `file`. g++ is for
-# `engines build --backend inductor`.
-FROM ${BASE} AS runtime-cuda
+FROM ${BASE}
+ARG FLAVOUR
 ARG EXTRAS=
-ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# No compiler on a CPU. For a GPU, Triton builds the launcher of a kernel that a set lacks with gcc, and looks for
+# libcuda with `file`; g++ is for `engines build --backend inductor`.
 # hadolint ignore=DL3008
-RUN case "${EXTRAS}" in *engines*) set -- g++ ;; *) set -- ;; esac \
-    && if [ ! -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; \
-       then set -- "$@" libpython3-dev; fi \
-    && apt-get update && apt-get install -y --no-install-recommends file gcc libc6-dev "$@" \
-    && rm -rf /var/lib/apt/lists/*
-
-# hadolint ignore=DL3006
-FROM runtime-${FLAVOUR}
+RUN if [ "${FLAVOUR}" = cuda ]; then \
+      case "${EXTRAS}" in *engines*) set -- g++ ;; *) set -- ;; esac; \
+      if [ ! -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]; \
+        then set -- "$@" libpython3-dev; fi; \
+      apt-get update && apt-get install -y --no-install-recommends file gcc libc6-dev "$@" \
+      && rm -rf /var/lib/apt/lists/*; \
+    fi
 RUN echo 'render:x:10001:10001:batch-renderer:/cache/home:/usr/sbin/nologin' >> /etc/passwd \
     && echo 'render:x:10001:' >> /etc/group \
     && mkdir -p /work /sets /cache && chown 10001:10001 /cache /sets
@@ -82,6 +78,7 @@ COPY --from=build /opt/render /opt/render
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 USER=render \
     HOME=/cache/home XDG_CACHE_HOME=/cache/xdg TMPDIR=/cache/tmp \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     TRITON_CACHE_DIR=/cache/triton TORCHINDUCTOR_CACHE_DIR=/cache/inductor CUDA_CACHE_PATH=/cache/cuda \
     RENDER_ENGINE_DIR=/sets/current RENDER_METRICS_HOST=0.0.0.0 RENDER_METRICS_PORT=9807
 WORKDIR /work
@@ -94,7 +91,6 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
 # One process a GPU, and celery itself is process 1: SIGTERM reaches it, and nothing else.
 ENTRYPOINT ["celery", "-A", "worker", "worker", "--concurrency", "1"]
 ARG BASE
-ARG FLAVOUR
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="batch-renderer worker" \

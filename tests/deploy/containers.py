@@ -6,6 +6,7 @@ suffix, and is removed at the end; images stay, so that the next session finds t
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import json
 import os
@@ -141,9 +142,9 @@ class Containers:
                            seconds=seconds)  # fmt: skip
 
     def secret(self, name: str, values: dict[str, str]) -> None:
-        """Make a Secret that `play` finds: podman wants it as a Kubernetes document."""
-        data = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
-        self.podman("secret", "create", "--driver", "file", name, "-", text=json.dumps(data))
+        """Make a secret that `podman kube play` finds under a Secret's name: JSON, with the values in base64."""
+        encoded = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+        self.podman("secret", "create", name, "-", text=json.dumps(encoded))
 
     def inspect(self, kind: str, name: str) -> dict[str, Any]:
         """What `podman KIND inspect` says of one thing."""
