@@ -13,7 +13,9 @@ TICKS = 5
 Points = Sequence[tuple[float, float]]
 
 
-def line_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_label: str) -> str:
+def line_chart(
+    series: Mapping[str, Points], *, title: str, x_label: str, y_label: str, legend_on_top: bool = False
+) -> str:
     """Both axes begin at zero. Each series is drawn in the order of its points."""
     points = [point for line in series.values() for point in line]
     x_end, y_end = (_round_up(max(point[axis] for point in points)) for axis in (0, 1))
@@ -34,12 +36,24 @@ def line_chart(series: Mapping[str, Points], *, title: str, x_label: str, y_labe
         colour = COLOURS[number % len(COLOURS)]
         path = " ".join(f"{x},{y}" for x, y in (place(*point) for point in line))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        x, y = LEFT + 12 + 230 * (number % 3), HEIGHT - BOTTOM - 12 - 16 * (number // 3)
+        x, row = LEFT + 12 + 230 * (number % 3), number // 3
+        y = TOP + 14 + 16 * row if legend_on_top else HEIGHT - BOTTOM - 12 - 16 * row
         parts.append(_line((x, y - 4), (x + 22, y - 4), colour, width=2))
         parts.append(_text(x + 28, y, name, anchor="start"))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="sans-serif"><rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
+def stacked(charts: Sequence[str]) -> str:
+    """Several charts in one picture, one below the other."""
+    height = HEIGHT * len(charts)
+    placed = [f'<g transform="translate(0 {HEIGHT * number})">\n{chart}</g>' for number, chart in enumerate(charts)]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">\n'
+        + "\n".join(placed)
+        + "\n</svg>\n"
     )
 
 

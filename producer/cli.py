@@ -319,6 +319,41 @@ def gallery(
     raise typer.Exit(int(code))
 
 
+@app.command(
+    epilog=_epilog(
+        """producer keep
+producer keep --port 0                       # a free port, which the log names
+producer keep --host 0.0.0.0                 # for other machines; anyone who reaches it sees prompts and pictures
+curl http://127.0.0.1:9808/metrics""",
+        *(Exit.OK, Exit.USAGE, Exit.INTERRUPTED),
+    )
+)
+def keep(
+    *,
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Address to listen on [default: RENDER_KEEP_HOST].")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=0, max=65535, help="Port to listen on [default: RENDER_KEEP_PORT].")
+    ] = None,
+) -> None:
+    """Reconcile every batch for ever, and show over HTTP how they are. SIGTERM ends it with exit code 0.
+
+    Run one beside the workers: it queues again what died with a worker or was lost on its way, every few seconds.
+    Several at once do no harm. It waits for a Redis that is away.
+
+    / is a page for people: batches, failures, workers and the newest pictures. /metrics is for Prometheus, /healthz and
+    /readyz are for supervisors. Nothing can be changed over HTTP, and there is no login: it listens on this machine
+    only, unless --host or RENDER_KEEP_HOST say otherwise.
+    """
+    from producer.keep.end import ended_by_sigterm
+
+    with ended_by_sigterm(), exit_codes():
+        from producer.keep.command import keep as run
+
+        run(host=host, port=port)
+
+
 def main() -> None:
     """The console script."""
     open_closed_stderr()

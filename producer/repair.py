@@ -64,10 +64,14 @@ def reconcile(batch: str | None, *, output: str | None = None, from_storage: boo
         f"{count(repaired.restored, 'job')} taken back from workers that died, "
         f"{count(repaired.requeued, 'lost message')} queued again"
     )
+    for name, why in repaired.failures.items():
+        say(f"batch {name!r} was not reconciled: {why}", "error")
     record: dict[str, object] = {"batch": batch, "restored": repaired.restored, "requeued": repaired.requeued}
     if rebuilt:
         record["rebuilt"] = [{"batch": name, **asdict(result)} for name, result in rebuilt.items()]
     write_json(record)
+    if repaired.failures:
+        return Exit.NO_REDIS
     return Exit.STORAGE if any(result.damaged or result.withheld for result in rebuilt.values()) else Exit.OK
 
 

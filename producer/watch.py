@@ -178,6 +178,7 @@ class Repairs:
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reconcile"))
     _pass: Future[tuple[Reconciled, float]] | None = None
     _next: float = field(default_factory=time.monotonic)
+    _said: dict[str, str] = field(default_factory=dict)  # batch -> why it is not reconciled
 
     def tick(self, counts: Counts) -> None:  # noqa: ARG002 (only the clock matters)
         """Start a pass when it is due; report one that has ended."""
@@ -211,6 +212,10 @@ class Repairs:
             say(f"{count(repaired.restored, 'job')} taken back from workers that died", "warning", self.console)
         if repaired.requeued:
             say(f"{count(repaired.requeued, 'lost message')} queued again", "warning", self.console)
+        for name, why in repaired.failures.items():
+            if self._said.get(name) != why:
+                say(f"Batch {name!r} is not reconciled: {why}", "warning", self.console)
+        self._said = dict(repaired.failures)
 
     def __enter__(self) -> Repairs:
         return self

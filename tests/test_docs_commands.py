@@ -136,6 +136,7 @@ PARSED = {
     "engines bench engine-set",
     # They serve until they are stopped, name a job of another batch, or change the shell.
     "python -m tools.embedded_redis",
+    "producer keep",
     "producer cancel jobs 3f2a9c41d07be65810aa",
     ". .venv/bin/activate",
     "export RENDER_REDIS_URL=redis://127.0.0.1:6379/0 RENDER_OUTPUT_URI=renders",

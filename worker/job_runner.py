@@ -207,6 +207,8 @@ class JobRunner:
             for k, png in enumerate(pictures):
                 self._uploads.write(job, store, job.sample_uri(k), png, PNG)
             self._uploads.write(job, store, job.canny_uri, prepared.canny_png, PNG)
+        stored = sum(map(len, pictures)) + len(prepared.canny_png)
+        self.metrics.image_bytes.labels(direction="out").inc(stored)
         result = self._results.done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
         # Last: whoever sees the sidecar sees the whole result.
         self._uploads.write(job, store, job.sidecar_uri, sidecar(job, result), JSON)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from jobs.errors import OutputForbidden, OutputFull, RenderError
 from jobs.job import RenderJob
+from jobs.redaction import without_secrets
 from jobs.storage.access_policy import AccessPolicy
-from worker.observe.logs import without_secrets
 from worker.output_probe import OutputProbe, Place, folder_problem
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 60.0  # between two checks while it fails

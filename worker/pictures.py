@@ -42,6 +42,7 @@ class Pictures:
     def _prepare(self, job: RenderJob, timer: StageTimer, check: Check) -> Prepared:
         with timer.measure("fetch"):
             picture = self.sources.fetch(job, check)
+        timer.metrics.image_bytes.labels(direction="in").inc(len(picture))
         with timer.measure("prepare"):
             check()
             return self.renderer.prepare(job, picture)

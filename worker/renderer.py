@@ -6,7 +6,7 @@ The heavy imports (torch, the engines' libraries) happen inside `load_renderer`,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -52,6 +52,8 @@ class Renderer:
     model_name: str | None = None  # of the engine set, for people
     close: Callable[[], None] = lambda: None
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the log
+    built: Mapping[str, str] = field(default_factory=dict)  # backend, runtime, precision, architecture
+    memory: Callable[[], Mapping[str, int]] = dict  # of the device, in bytes by kind; raises if the device is lost
 
 
 def load_renderer(settings: Settings, shutdown: Shutdown | None = None) -> Renderer:
@@ -90,7 +92,7 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
         eos_token_id=geometry.eos_token_id,
         pad_token_id=geometry.pad_token_id,
     )
-    return _assemble(
+    renderer = _assemble(
         denoiser,
         _refusing_other_jobs(
             partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels, budget=_decode_budget(shutdown)),
@@ -99,8 +101,25 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
         shutdown,
         digest=engines.digest,
         label=ModelLabel.of(source.model, source.controlnet, weights=source.weights),
+    )
+    return _with_facts(renderer, engines)
+
+
+def _with_facts(renderer: Renderer, engines: EngineSet) -> Renderer:
+    from worker.render.device import memory_of
+
+    manifest = engines.manifest
+    return replace(
+        renderer,
         close=engines.close,
         facts={"device": str(engines.device), "shapes": engines.shapes_text(), "max_batch": engines.max_batch},
+        built={
+            "backend": manifest.backend,
+            "runtime": f"{manifest.runtime} {manifest.versions[manifest.runtime]}",
+            "precision": manifest.precision,
+            "architecture": manifest.architecture or "any",
+        },
+        memory=partial(memory_of, engines.device),
     )
 
 
@@ -128,9 +147,12 @@ def _refusing_other_jobs(prepare: Prepare, engines: EngineSet) -> Prepare:
 
 
 def _fake_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
+    import torch
+
     from worker.fake import DIGEST, FakeDenoiser, FakeTiming, FakeTokenizer
     from worker.infotext import ModelLabel
     from worker.prepare import prepare
+    from worker.render.device import memory_of
 
     text = settings.engine_dir.removeprefix(FAKE_PREFIX)
     try:
@@ -141,13 +163,15 @@ def _fake_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     denoiser = FakeDenoiser(max_batch=timing.max_batch, seconds=timing.seconds)
     # `prepare` calls nothing but `encode`, and a real tokenizer would need an engine set.
     tokenizer = cast("Tokenizer", FakeTokenizer())
-    return _assemble(
+    renderer = _assemble(
         denoiser,
         partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels, budget=_decode_budget(shutdown)),
         shutdown,
         digest=DIGEST,
         label=ModelLabel(DIGEST, DIGEST),
     )
+    built = {"backend": "fake", "runtime": "none", "precision": "fp32", "architecture": "any"}
+    return replace(renderer, built=built, memory=partial(memory_of, torch.device("cpu")))
 
 
 def _decode_budget(shutdown: Shutdown | None) -> DecodeBudget:
@@ -163,8 +187,6 @@ def _assemble(
     *,
     digest: str,
     label: ModelLabel,
-    close: Callable[[], None] = lambda: None,
-    facts: Mapping[str, Any] | None = None,
 ) -> Renderer:
     from worker.infotext import encode_sample
     from worker.render.loop import RenderLoop
@@ -175,6 +197,4 @@ def _assemble(
         partial(encode_sample, label=label),
         digest=digest,
         model_name=label.model or None,
-        close=close,
-        facts=facts or {},
     )

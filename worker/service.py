@@ -33,11 +33,11 @@ from collections.abc import Callable
 
 import redis
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from jobs.errors import LedgerUnavailable, SettingsError
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import WorkerFacts
+from jobs.ledger.records import Exit, WorkerFacts
 from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.limits import FetchLimits
@@ -48,9 +48,10 @@ from worker.image.accept import accepted_types
 from worker.in_flight import InFlightJobs
 from worker.job_runner import JobRunner
 from worker.ledger_client import LedgerClient
+from worker.observe.device_memory import DeviceMemoryCollector
 from worker.observe.exit_codes import ExitCode
 from worker.observe.health import HealthServer, Probes, Verdict
-from worker.observe.metrics import FitnessCollector, JobMetrics, LoopCollector
+from worker.observe.metrics import EngineCollector, FitnessCollector, JobMetrics, LoopCollector
 from worker.outcome import Outcome
 from worker.output_probe import OutputProbe
 from worker.render.errors import DeviceLost
@@ -75,6 +76,7 @@ class RenderService:
         self.shutdown = Shutdown()
         self.in_flight = InFlightJobs()
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.metrics = JobMetrics(self.registry)
         self.health: HealthServer | None = None
         self._load = load
@@ -118,9 +120,9 @@ class RenderService:
         bound_heap()
         self._fatal = fatal
         self._start_health()
+        began = time.monotonic()
         self._renderer = renderer = self._load_or_refuse()
-        self.registry.register(LoopCollector(renderer.loop, self.in_flight))
-        self.registry.register(FitnessCollector(self.fitness))
+        self._show(renderer, load_seconds=time.monotonic() - began)
         self.fitness.describe(self._facts(renderer))
         self.fitness.start()
         self._runner = self._make_runner(renderer)
@@ -149,7 +151,7 @@ class RenderService:
         settings = self.settings
         if settings.metrics_port is None:
             return
-        probes = Probes(live=self.live, ready=self.ready)
+        probes = Probes(started=self.started, live=self.live, ready=self.ready)
         try:
             self.health = HealthServer(
                 settings.metrics_host, settings.metrics_port, probes=probes, registry=self.registry
@@ -165,7 +167,16 @@ class RenderService:
             return self._load(self.settings, self.shutdown)
         except RendererRefused as error:
             log.error("engine_set_refused", error=str(error), exit_code=int(ExitCode.ENGINES_REFUSED))
+            self._count_exit("engines_refused")
+            self._ledger.close()
             raise SystemExit(ExitCode.ENGINES_REFUSED) from error
+
+    def _show(self, renderer: Renderer, *, load_seconds: float) -> None:
+        """Have /metrics say what runs from now on."""
+        self.registry.register(EngineCollector(renderer, load_seconds=load_seconds))
+        self.registry.register(LoopCollector(renderer.loop, self.in_flight))
+        self.registry.register(DeviceMemoryCollector(renderer.memory))
+        self.registry.register(FitnessCollector(self.fitness))
 
     def _make_runner(self, renderer: Renderer) -> JobRunner:
         return JobRunner(
@@ -216,8 +227,10 @@ class RenderService:
             self._renderer.loop.run(self._stop_gpu_thread)
         except DeviceLost as error:
             self._end("device_lost", error, ExitCode.DEVICE_LOST)
+            self._count_exit("device_lost")
         except Exception as error:  # noqa: BLE001 (reported with its traceback, and the process ends)
             self._end("loop_broke", error, ExitCode.FAILED)
+            self._count_exit("failed")
 
     def _end(self, event: str, error: Exception, code: ExitCode) -> None:
         log.critical(event, error=str(error), exit_code=int(code), exc_info=True)
@@ -225,7 +238,19 @@ class RenderService:
         self.shutdown.requeue_all()
         self._fatal(code)
 
+    def _count_exit(self, why: Exit) -> None:
+        """Leave a trace for Prometheus in the ledger: at the next scrape this process may be gone."""
+        try:
+            self._ledger.count_exit(why)
+        except (LedgerUnavailable, redis.RedisError) as error:
+            log.warning("exit_not_counted", error=str(error))
+
     # -- probes ---------------------------------------------------------------------------------------------------
+
+    def started(self) -> Verdict:
+        """/startupz: the engines are loaded, whether or not the worker takes jobs."""
+        loaded = self._runner is not None
+        return Verdict(loaded, "started" if loaded else "loading engines")
 
     def live(self) -> Verdict:
         """/healthz: not alive when only a restart helps."""

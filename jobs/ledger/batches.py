@@ -9,11 +9,12 @@ from itertools import islice
 from typing import NamedTuple, cast
 
 import redis
+from pydantic import ValidationError
 
 from jobs.errors import InvalidJob, NewerMessage
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.engine_sets import READ_UP_TO, engine_sets, engine_sets_of
-from jobs.ledger.keys import BATCHES, batch_key
+from jobs.ledger.keys import BATCHES, NEWEST, batch_key
 from jobs.ledger.records import BatchInfo, Counts, EngineSets, JobState, PromptOptions, State, parse_state
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 
@@ -50,10 +51,10 @@ class Batches:
         return BatchInfo.model_validate_json(text) if text else None
 
     def batches(self) -> list[BatchInfo]:
-        """All batches, oldest first."""
+        """All batches, oldest first. Other things that somebody put there are passed over."""
         with answering():
             texts = cast("list[str]", self.client.hvals(BATCHES))
-        return sorted((BatchInfo.model_validate_json(text) for text in texts), key=lambda info: info.created_at)
+        return sorted(_readable(texts), key=lambda info: info.created_at)
 
     def prompt_options(self, batch: str, source: str) -> PromptOptions | None:
         """What a source's empty cells mean in a batch, or None where that was not kept."""
@@ -94,6 +95,22 @@ class Batches:
         with answering():
             numbers = cast("dict[str, str]", self.client.hgetall(batch_key(batch, "counts")))
         return Counts(**{state: int(number) for state, number in numbers.items()})
+
+    def counts_of(self, batches: Iterable[str]) -> Iterator[Counts | None]:
+        """The same of many batches, in their order, a hundred a round trip; None where a batch's counts are damaged.
+
+        Raises:
+            LedgerUnavailable: Redis does not answer, or refuses all of them.
+        """
+        remaining = iter(batches)
+        while chunk := list(islice(remaining, BATCHES_AT_ONCE)):
+            with answering(), self.client.pipeline(transaction=False) as together:
+                for name in chunk:
+                    together.hgetall(batch_key(name, "counts"))
+                found = together.execute(raise_on_error=False)
+                if all(isinstance(answer, redis.ResponseError) for answer in found):
+                    raise found[0]
+            yield from map(_counts, found)
 
     def engine_sets(self, batch: str, *, read_up_to: int | None = READ_UP_TO) -> EngineSets:
         """Which engine sets drew the done jobs, in O(1) where all of them were counted.
@@ -167,6 +184,28 @@ class Batches:
         for _, text in scanned(self.client, batch_key(batch, "superseded" if superseded else "results")):
             yield text
 
+    def newest(self, batch: str, *, failed: bool = False, limit: int = NEWEST) -> list[RenderResult]:
+        """The results of the jobs that were done last, or failed last, newest first; at most NEWEST.
+
+        They may be fewer than there are: workers of an earlier version do not note in which order jobs end, and neither
+        does a rebuild. `results` has all of them.
+        """
+        key = batch_key(batch, "failures" if failed else "newest")
+        with answering():
+            ids = list(dict.fromkeys(cast("list[str]", self.client.lrange(key, 0, limit - 1))))
+        wanted = "failed" if failed else "done"
+        return [result for result in self.results_of(batch, ids) if result.state == wanted]
+
+    def results_of(self, batch: str, ids: Sequence[str]) -> list[RenderResult]:
+        """The results of the given jobs, in their order, without jobs that have none that can be read."""
+        with answering():
+            texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "results"), list(ids))) if ids else []
+        found = []
+        for text in filter(None, texts):
+            with suppress(ValidationError):
+                found.append(RenderResult.model_validate_json(text))
+        return found
+
     def job(self, batch: str, job_id: str) -> RenderJob | None:
         """A job that is not done, or None.
 
@@ -194,3 +233,18 @@ class Batches:
         """Jobs as JSON, as their producer wrote them."""
         with answering():
             return cast("list[str | None]", self.client.hmget(batch_key(batch, "jobs"), list(ids)))
+
+
+def _readable(texts: Iterable[str]) -> Iterator[BatchInfo]:
+    for text in texts:
+        with suppress(ValidationError):
+            yield BatchInfo.model_validate_json(text)
+
+
+def _counts(answer: dict[str, str] | Exception) -> Counts | None:
+    if isinstance(answer, Exception):
+        return None
+    try:
+        return Counts(**{state: int(number) for state, number in answer.items()})
+    except ValueError:
+        return None

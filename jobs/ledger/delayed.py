@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 
 import redis
 
+from jobs.errors import LedgerUnavailable
 from jobs.job import BATCH_NAME, RenderJob
 from jobs.ledger.batches import Batches
 from jobs.ledger.chunks import chunks
 from jobs.ledger.keys import WORKER_PREFIX, batch_keys, delayed_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
-from jobs.ledger.redis_client import SCAN_COUNT, answering
+from jobs.ledger.redis_client import SCAN_COUNT, answering, is_away
 
 _ENTRY = re.compile(rf"({BATCH_NAME.pattern}) ([0-9a-f]{{20}})", re.ASCII)
 
@@ -53,7 +54,17 @@ class Delayed(Batches):
         for member in due:
             batch, _, id_ = member.partition(" ")
             by_batch[batch].append(id_)
-        return sum(self._feed(batch, chunk) for batch, ids in by_batch.items() for chunk in chunks(ids))
+        fed, refusal = 0, None
+        for batch, ids in by_batch.items():
+            try:
+                fed += sum(self._feed(batch, chunk) for chunk in chunks(ids))
+            except LedgerUnavailable as error:
+                if is_away(error):
+                    raise
+                refusal = error  # of this batch: a damaged key must not keep the others waiting
+        if refusal is not None:
+            raise refusal
+        return fed
 
     def delayed(self) -> int:
         """How many jobs of this queue wait for their time."""

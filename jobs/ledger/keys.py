@@ -13,12 +13,16 @@
     batch:<name>:engine_sets hash  '<digest> <model>' of an engine set -> number of done jobs that it drew
     batch:<name>:prompts    hash   source -> PromptOptions as JSON, of its first submission
     batch:<name>:rebuilding string set while the batch is rebuilt from storage
+    batch:<name>:newest     list   ids of the jobs that were done last, newest first: at most 2 * NEWEST
+    batch:<name>:failures   list   ids of the jobs that failed last, newest first: at most 2 * NEWEST. In both lists an
+                                   id may stand twice, and the job may have been queued again or superseded since
     batch:<name>:refusals   hash   job id -> list of Refusal as JSON, until the job ends
     delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message shall be queued
     sifted:<queue>          string how often messages were taken out of the queue's middle, or moved within it
     refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
                                    finished; expires after REFUTED_SECONDS
     worker:<name>           string Heartbeat as JSON; expires with the worker's lease
+    exits:<queue>           hash   why workers ended by themselves (records.Exit) -> number of them so far
 
 kombu's keys, which hold the messages, are in kombu_view.py. Workers and producers of several versions share one Redis:
 names and formats stay as they are.
@@ -32,6 +36,7 @@ BATCHES = "render:batches"
 WORKER_PREFIX = "render:worker:"
 REFUTED_PREFIX = "render:refuted:"
 REFUTED_SECONDS = 3600
+NEWEST = 500
 
 BatchPart = Literal[
     "states",
@@ -45,6 +50,8 @@ BatchPart = Literal[
     "engine_sets",
     "prompts",
     "rebuilding",
+    "newest",
+    "failures",
     "refusals",
 ]
 
@@ -62,6 +69,11 @@ def batch_keys(batch: str, *parts: BatchPart) -> list[str]:
 def delayed_key(queue: str) -> str:
     """The key of the jobs of a queue that wait for their time."""
     return f"render:delayed:{queue}"
+
+
+def exits_key(queue: str) -> str:
+    """The key of the numbers of workers that ended by themselves."""
+    return f"render:exits:{queue}"
 
 
 def sifted_key(queue: str) -> str:

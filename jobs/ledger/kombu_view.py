@@ -20,6 +20,7 @@ from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 
 UNACKED, UNACKED_INDEX = "unacked", "unacked_index"  # kombu.transport.redis.Channel's defaults
 ID_LENGTH = 20
+OLDEST_OF = 100  # messages at each end of the queue
 _ID = re.compile(r'"correlation_id": ?"([0-9a-f]{20})"')
 
 
@@ -51,6 +52,20 @@ class KombuView:
         """Messages waiting in the queue."""
         with answering():
             return self._client.llen(self._queue)
+
+    def unacknowledged(self) -> int:
+        """Messages that consumers have, of whatever queue."""
+        with answering():
+            return self._client.hlen(UNACKED)
+
+    def oldest_queued_at(self) -> float | None:
+        """When the message that waits longest was queued (seconds since the epoch), of OLDEST_OF at each end.
+
+        A job that is given back by its worker keeps the time; one that the ledger queues again has a new one. None
+        where no message says it: the queue is empty, or an earlier version queued them.
+        """
+        seconds = self._scripts.run("oldest", keys=[self._queue], arguments=[OLDEST_OF])
+        return None if seconds is None else float(seconds)
 
     def queued_ids(self) -> Iterator[str]:
         """The ids of the jobs whose messages wait in the queue, tail first. Items that are not messages are skipped.

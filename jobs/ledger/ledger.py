@@ -20,7 +20,7 @@ import redis
 
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.chunks import chunks
-from jobs.ledger.keys import REFUTED_PREFIX, REFUTED_SECONDS, WORKER_PREFIX, batch_keys, delayed_key
+from jobs.ledger.keys import NEWEST, REFUTED_PREFIX, REFUTED_SECONDS, WORKER_PREFIX, batch_keys, delayed_key
 from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX, KombuView
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
@@ -199,8 +199,9 @@ class Ledger(Refusals):
             *("engine_sets", "refusals"),
         )
         arguments = [result.id, result.state, _record(result), result.row, result.worker or ""]
-        arguments += [WORKER_PREFIX, REFUTED_PREFIX, REFUTED_SECONDS]
-        return bool(self._scripts.run("finish", keys=[*keys, delayed_key(self.queue)], arguments=arguments))
+        arguments += [WORKER_PREFIX, REFUTED_PREFIX, REFUTED_SECONDS, NEWEST]
+        keys += [delayed_key(self.queue), *batch_keys(result.batch, "newest", "failures")]
+        return bool(self._scripts.run("finish", keys=keys, arguments=arguments))
 
 
 def cancelled_result(job: RenderJob) -> RenderResult:

@@ -24,6 +24,7 @@ ScriptName = Literal[
     "restore",
     "cancel",
     "queued_ids",
+    "oldest",
     "left_over",
     "drop",
     "sift",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from functools import lru_cache
 
 from jobs.job import RenderJob
@@ -30,11 +31,13 @@ def message_for(job_id: str, job_json: str, *, queue: str) -> str:
     """The queue item for a job that is JSON text already.
 
     The Celery task id is the job's id, and the one argument is the job's JSON. Each call makes a new delivery tag:
-    kombu identifies unacknowledged messages by it, so two copies of a job must differ.
+    kombu identifies unacknowledged messages by it, so two copies of a job must differ. It begins with the time, in
+    seconds since the epoch as eight hexadecimal digits and a hyphen: scripts/oldest.lua reads it. To all others a tag
+    is a text without a meaning, and earlier versions made it of 32 random digits.
     """
     # json.dumps of one string is several times as fast as of nested dictionaries, so the rest is a template.
     body = f"[[{_quoted(job_json)}], {{}}, {_EMBED}]"
-    text = _envelope(queue).replace(_ID, job_id).replace(_TAG, os.urandom(16).hex())
+    text = _envelope(queue).replace(_ID, job_id).replace(_TAG, f"{int(time.time()):08x}-{os.urandom(12).hex()}")
     return text.replace(_BODY, _quoted(body), 1)  # last: a prompt may contain anything, a placeholder too
 
 

@@ -14,28 +14,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from jobs.errors import LedgerUnavailable
 from jobs.ledger.idset import IdSet
 from jobs.ledger.kombu_view import Delivered, QueueMoved
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.owners import Owners
 from jobs.ledger.records import JobState, State
+from jobs.ledger.redis_client import is_away
 
 # The most that one pass repairs; the next one goes on. Keeps a pass over a lost queue of millions flat in memory.
 MAX_REPAIRS = 50_000
 SETTLE_SECONDS = 1.0
 ACTIVE: tuple[State, ...] = ("queued", "running")
+DELAYED_JOBS = "(delayed jobs)"  # no batch has such a name
 
 Sleep = Callable[[float], object]
 
 
 @dataclass(frozen=True)
 class Reconciled:
-    """What a pass repaired: `restored` messages were with dead workers, `requeued` jobs had no message any more."""
+    """What a pass repaired: `restored` messages were with dead workers, `requeued` jobs had no message any more.
+
+    `failures` has why a batch could not be reconciled, by its name, where a pass was over all batches: damaged keys of
+    one batch do not keep the others waiting. One of them may be named DELAYED_JOBS.
+    """
 
     restored: int = 0
     requeued: int = 0
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def reconcile(
@@ -62,19 +71,17 @@ def reconcile(
     Raises:
         LedgerUnavailable: Redis did not answer; a pass may be repeated at any time.
     """
-    ledger.feed_delayed()
-    names = _active(ledger, batch)
-    orphans = _orphans(ledger, names, lease_seconds)
-    if suspects := [name for name in names if orphans[name].suspected]:
+    failures = _Failures(only=batch)
+    with failures.of(DELAYED_JOBS):
+        ledger.feed_delayed()
+    names = _active(ledger, batch, failures)
+    orphans = _orphans(ledger, names, lease_seconds, failures)
+    if suspects := [name for name in orphans if orphans[name].suspected]:
         sleep(_settling(orphans, settle_seconds, lease_seconds))
-        again = _orphans(ledger, suspects, lease_seconds)
+        again = _orphans(ledger, suspects, lease_seconds, failures)
         for name in suspects:
-            orphans[name].keep_what_is_in(again[name])
-    total = Reconciled()
-    for name, of_batch in orphans.items():
-        restored, requeued = _repair(ledger, name, of_batch, lease_seconds)
-        total = Reconciled(total.restored + restored, total.requeued + requeued)
-    return total
+            orphans[name].keep_what_is_in(again.get(name, _Orphans()))
+    return _repaired(ledger, orphans, lease_seconds, failures)
 
 
 def take_back(
@@ -92,20 +99,53 @@ def take_back(
     Raises:
         LedgerUnavailable: as in `reconcile`.
     """
-    ledger.feed_delayed()
-    stranded = _stranded(ledger, batch, lease_seconds)
+    failures = _Failures(only=batch)
+    with failures.of(DELAYED_JOBS):
+        ledger.feed_delayed()
+    stranded = _stranded(ledger, batch, lease_seconds, failures)
     if any(orphans.suspected for orphans in stranded.values()):
         sleep(_settling(stranded, settle_seconds, lease_seconds))
-        again = _stranded(ledger, batch, lease_seconds)
+        again = _stranded(ledger, batch, lease_seconds, failures)
         for name, orphans in stranded.items():
             orphans.keep_what_is_in(again.get(name, _Orphans()))
-    return Reconciled(sum(_repair(ledger, name, orphans, lease_seconds)[0] for name, orphans in stranded.items()))
+    return _repaired(ledger, stranded, lease_seconds, failures)
 
 
-def _active(ledger: Ledger, batch: str | None) -> list[str]:
+class _Failures(dict[str, str]):
+    """Why batches could not be reconciled. Of a pass over one batch, its failure is the pass's own."""
+
+    def __init__(self, *, only: str | None) -> None:
+        super().__init__()
+        self._only = only
+
+    @contextmanager
+    def of(self, batch: str) -> Iterator[None]:
+        """Around what is done for one batch. That nobody answers is no fault of a batch."""
+        try:
+            yield
+        except LedgerUnavailable as error:
+            if self._only is not None or is_away(error):
+                raise
+            self[batch] = str(error)
+        except (ValueError, LookupError) as error:  # what reading a line or a number raises
+            if self._only is not None:
+                raise
+            self[batch] = f"what Redis has of it is damaged: {error}"
+
+
+def _active(ledger: Ledger, batch: str | None, failures: _Failures) -> list[str]:
     """The batch, or all of them, without those that have nothing to repair."""
-    names = [batch] if batch else [info.name for info in ledger.batches()]
-    return [name for name in names if (counts := ledger.counts(name)).queued + counts.running]
+    if batch is not None:
+        counts = ledger.counts(batch)
+        return [batch] if counts.queued + counts.running else []
+    names = [info.name for info in ledger.batches()]
+    active = []
+    for name, of_batch in zip(names, ledger.counts_of(names), strict=True):
+        if of_batch is None:
+            failures[name] = "what Redis has of it is damaged: its counts are not numbers"
+        elif of_batch.queued + of_batch.running:
+            active.append(name)
+    return active
 
 
 @dataclass
@@ -171,16 +211,20 @@ class _Messages:
         return line.worker is not None or line.id not in self.queued
 
 
-def _orphans(ledger: Ledger, batches: Sequence[str], lease_seconds: float) -> dict[str, _Orphans]:
+def _orphans(ledger: Ledger, batches: Sequence[str], lease_seconds: float, failures: _Failures) -> dict[str, _Orphans]:
     """By batch. The queue and the workers are read once: they are the same for all batches."""
     if not batches:
         return {}
     messages = _Messages.all(ledger)
     owners = Owners.of(ledger, lease_seconds)
-    return {name: _orphans_of(ledger.states(name, only=ACTIVE), owners, messages) for name in batches}
+    found = {}
+    for name in batches:
+        with failures.of(name):
+            found[name] = _orphans_of(ledger.states(name, only=ACTIVE), owners, messages)
+    return found
 
 
-def _stranded(ledger: Ledger, batch: str | None, lease_seconds: float) -> dict[str, _Orphans]:
+def _stranded(ledger: Ledger, batch: str | None, lease_seconds: float, failures: _Failures) -> dict[str, _Orphans]:
     """The same, only of the jobs that have been delivered."""
     delivered = ledger.kombu.delivered()
     if not delivered:
@@ -188,9 +232,10 @@ def _stranded(ledger: Ledger, batch: str | None, lease_seconds: float) -> dict[s
     messages = _Messages(delivered, {}, None, None)
     owners = Owners.of(ledger, lease_seconds)
     found = {}
-    for name in _active(ledger, batch):
-        lines = (line for line in ledger.states_of(name, delivered) if line.state in ACTIVE)
-        found[name] = _orphans_of(lines, owners, messages)
+    for name in _active(ledger, batch, failures):
+        with failures.of(name):
+            lines = (line for line in ledger.states_of(name, delivered) if line.state in ACTIVE)
+            found[name] = _orphans_of(lines, owners, messages)
     return found
 
 
@@ -210,6 +255,15 @@ def _orphans_of(lines: Iterator[JobState], owners: Owners, messages: _Messages) 
         if len(orphans) >= MAX_REPAIRS:
             break
     return orphans
+
+
+def _repaired(ledger: Ledger, orphans: Mapping[str, _Orphans], lease_seconds: float, failures: _Failures) -> Reconciled:
+    restored, requeued = 0, 0
+    for name, of_batch in orphans.items():
+        with failures.of(name):
+            back, again = _repair(ledger, name, of_batch, lease_seconds)
+            restored, requeued = restored + back, requeued + again
+    return Reconciled(restored, requeued, dict(failures))
 
 
 def _repair(ledger: Ledger, batch: str, orphans: _Orphans, lease_seconds: float) -> tuple[int, int]:

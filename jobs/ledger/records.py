@@ -12,6 +12,8 @@ from typing import Literal, cast
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "superseded"]
+# Why a worker ended that nobody had told to: the names of its exit codes 4, 5 and 1.
+Exit = Literal["engines_refused", "device_lost", "failed"]
 TERMINAL: frozenset[str] = frozenset({"done", "failed", "cancelled", "superseded"})
 
 

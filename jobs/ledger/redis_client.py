@@ -38,6 +38,11 @@ def answering() -> Iterator[None]:
         raise LedgerUnavailable(why_unavailable(error)) from error
 
 
+def is_away(error: LedgerUnavailable) -> bool:
+    """Whether nobody answers. Otherwise Redis refused what was asked, and may answer something else."""
+    return isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError))
+
+
 def scanned(client: redis.Redis, key: str) -> Iterator[tuple[str, str]]:
     """The fields and values of a hash, in no order, without loading all of it into memory."""
     with answering():

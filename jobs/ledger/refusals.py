@@ -76,6 +76,11 @@ class Refusals(Delayed, Workers):
             said |= {id_: refusals for id_ in active if (refusals := _parsed(some[id_]))}
         return said
 
+    def refused_jobs(self, batch: str) -> int:
+        """How many jobs have refusals, in O(1)."""
+        with answering():
+            return self.client.hlen(batch_key(batch, "refusals"))
+
     def _restart(self) -> Literal["", "start", "restart"]:
         """What Redis did less than a lease ago, so that live workers may have no heartbeat: a start, or a restart.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from typing import cast
+from typing import cast, get_args
 
 import redis
 from pydantic import ValidationError
 
-from jobs.ledger.keys import WORKER_PREFIX
-from jobs.ledger.records import Heartbeat, WorkerFacts
+from jobs.ledger.keys import WORKER_PREFIX, exits_key
+from jobs.ledger.records import Exit, Heartbeat, WorkerFacts
 from jobs.ledger.redis_client import SCAN_COUNT, answering
 
 NO_FACTS = WorkerFacts()
@@ -43,6 +43,17 @@ class Workers:
         """Say that a worker is gone, so that nobody waits for its lease to end."""
         with answering():
             self.client.delete(WORKER_PREFIX + worker)
+
+    def count_exit(self, why: Exit) -> None:
+        """Count a worker that ends by itself. It is the only trace that it leaves for those who watch from outside."""
+        with answering():
+            self.client.hincrby(exits_key(self.queue), why, 1)
+
+    def exits(self) -> dict[Exit, int]:
+        """How many workers of this queue ended by themselves, by why, since Redis was last empty."""
+        with answering():
+            numbers = cast("dict[str, str]", self.client.hgetall(exits_key(self.queue)))
+        return {why: int(number) if (number := numbers.get(why, "0")).isdecimal() else 0 for why in get_args(Exit)}
 
     def workers(self) -> dict[str, Heartbeat]:
         """The live workers by name."""

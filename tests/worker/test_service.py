@@ -28,11 +28,11 @@ from worker.shutdown import Shutdown
 class Started:
     """A started service, its stub, and the exit codes that it ended the process with."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, **more: str) -> None:
         self.codes: list[int] = []
         self.told_to_end = threading.Event()
         settings = load_settings(
-            redis_url=redis_url, heartbeat_seconds=0.05, lease_seconds=5, metrics_port=0, allow_folders="/"
+            redis_url=redis_url, heartbeat_seconds=0.05, lease_seconds=5, metrics_port=0, allow_folders="/", **more
         )
         self.service = RenderService(settings, load=self._load)
         self.service.start(self._fatal)
@@ -66,7 +66,43 @@ def started(redis_url: str) -> Iterator[Started]:
 
 def test_a_started_service_is_ready_and_in_the_ledger(started: Started, ledger: Ledger) -> None:
     eventually(lambda: started.service.name in ledger.workers())
+    assert started.get("/startupz") == (200, "started")
     assert started.get("/readyz") == (200, "alive")
+
+
+def test_a_worker_that_begins_paused_has_started(redis_url: str, tmp_path: Path) -> None:
+    """Kubernetes ends a pod that has not started in time; a new one would not mend the folder."""
+    blocked = tmp_path / "output"
+    blocked.write_text("a file where the folder should be")
+    paused = Started(redis_url, output_uri=str(blocked))
+    try:
+        assert paused.get("/startupz") == (200, "started")
+        assert paused.get("/healthz") == (200, "alive")
+        status, why = paused.get("/readyz")
+        assert (status, why.partition(":")[0]) == (503, "paused")
+    finally:
+        paused.service.stop()
+
+
+def test_a_worker_that_loads_is_alive_and_has_not_started(redis_url: str) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def load(settings: Settings, shutdown: Shutdown) -> Renderer:
+        loading.set()
+        go_on.wait(30)
+        return stub_renderer(shutdown)
+
+    service = RenderService(load_settings(redis_url=redis_url, metrics_port=0), load=load)
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(service.start, lambda _: None)
+        try:
+            assert loading.wait(30)
+            assert (service.started().ok, service.live().ok, service.ready().ok) == (False, True, False)
+        finally:
+            go_on.set()
+            starting.result(30)
+        assert service.started().ok
+        service.stop()
 
 
 def test_heartbeats_name_the_jobs_in_flight(started: Started, ledger: Ledger, tmp_path: Path) -> None:
@@ -84,6 +120,7 @@ def test_heartbeats_name_the_jobs_in_flight(started: Started, ledger: Ledger, tm
 def test_draining_is_alive_and_not_ready(started: Started) -> None:
     started.service.shutdown.drain()
     assert started.get("/healthz") == (200, "alive")
+    assert started.get("/startupz") == (200, "started")
     assert started.get("/readyz") == (503, "draining")
 
 

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning
 
+from jobs import logs
 from jobs.errors import SettingsError
 from jobs.ledger.message import TASK_NAME
 from jobs.redis_url import tls_options
@@ -25,7 +26,6 @@ from jobs.settings import Settings, load_settings
 from worker.celery import transport
 from worker.celery.command_line import CommandLine, end
 from worker.celery.task import render
-from worker.observe import logs
 from worker.renderer import load_renderer
 from worker.service import Load, RenderService
 

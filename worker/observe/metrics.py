@@ -6,18 +6,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from jobs.errors import Cancelled, PermanentError, SourceUnavailable
 from worker.in_flight import InFlightJobs
+from worker.render.stats import STEP_BOUNDS, StepSeconds
 
 if TYPE_CHECKING:
     from worker.fitness import Fitness
     from worker.render.loop import RenderLoop
+    from worker.renderer import Renderer
 
+STAGES = ("fetch", "prepare", "render", "encode", "upload")
 STAGE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+# Of jobs that fail, and of those that a worker gives to others. Prometheus does not see the increase of a counter that
+# first appears with a value, so it would miss the first failures: each counter exists from the start.
+FAILURES = (*PermanentError.__subclasses__(), SourceUnavailable)
+FAILURE_KINDS = (*(error.kind for error in FAILURES), "unexpected")
+REFUSAL_KINDS = (*(error.kind for error in FAILURES if error.fault != "job"), "unexpected")
 
 
 class JobMetrics:
@@ -43,6 +55,20 @@ class JobMetrics:
         self.storage_waits = Gauge(
             "render_storage_waits", "Jobs in this process that wait for storage to answer.", registry=registry
         )
+        self.image_bytes = Counter(
+            "render_image_bytes", "Bytes of pictures: in, as fetched; out, as stored.", ["direction"], registry=registry
+        )
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        for state, kind in (("done", ""), ("cancelled", Cancelled.kind), *(("failed", kind) for kind in FAILURE_KINDS)):
+            self.jobs.labels(state=state, kind=kind)
+        for kind in REFUSAL_KINDS:
+            self.refusals.labels(kind=kind)
+        for stage in STAGES:
+            self.stage_seconds.labels(stage=stage)
+        for direction in ("in", "out"):
+            self.image_bytes.labels(direction=direction)
 
 
 @dataclass
@@ -83,8 +109,40 @@ class LoopCollector:
         for samples_in_step, number in sorted(stats.batch_sizes.items()):
             steps.add_metric([str(samples_in_step)], number)
         yield steps
+        yield _step_histogram(stats.step_seconds)
         age = 0.0 if stats.busy_since is None else time.monotonic() - stats.busy_since
         yield GaugeMetricFamily("render_turn_age_seconds", "Since the current turn began; 0 when idle.", value=age)
+
+
+def _step_histogram(seconds: StepSeconds) -> Metric:
+    bounds = (*map(str, STEP_BOUNDS), "+Inf")
+    return HistogramMetricFamily(
+        "render_step_seconds",
+        "Time that the GPU thread waited for one engine call for a step.",
+        buckets=list(zip(bounds, accumulate(seconds.counts), strict=True)),
+        sum_value=seconds.total,
+    )
+
+
+class EngineCollector:
+    """What was loaded, and how long that took."""
+
+    LABELS = ("engine_set", "backend", "runtime", "precision", "architecture", "model")
+
+    def __init__(self, renderer: Renderer, *, load_seconds: float) -> None:
+        self._load_seconds = load_seconds
+        labels = {"engine_set": renderer.digest, "model": renderer.model_name or "", **renderer.built}
+        self._labels = [labels.get(name, "") for name in self.LABELS]
+
+    def collect(self) -> Iterator[Metric]:
+        """Prometheus calls this at each scrape."""
+        yield GaugeMetricFamily(
+            "render_engine_load_seconds", "Time from the start of loading until the engines were ready.",
+            value=self._load_seconds,
+        )  # fmt: skip
+        info = GaugeMetricFamily("render_engine_info", "1; the labels say which engine set runs.", labels=self.LABELS)
+        info.add_metric(self._labels, 1.0)
+        yield info
 
 
 class FitnessCollector:

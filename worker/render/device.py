@@ -1,4 +1,4 @@
-"""The device as the loop sees it: its errors told apart, and copies that do not make the host wait."""
+"""The device as the loop sees it: its errors told apart, copies that do not make the host wait, and its memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import psutil
 import torch
 
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
@@ -70,3 +71,17 @@ class Pace:
         self._events.append(event)
         while len(self._events) > self.AHEAD:
             self._events.popleft().synchronize()
+
+
+def memory_of(device: torch.device) -> dict[str, int]:
+    """Bytes of memory: `total`, `used` by all processes, and `allocated` by this one. Any thread may call this.
+
+    On a GPU, what torch has not allocated (TensorRT's engines, CUDA's own memory) counts as used only. On a CPU, the
+    machine's memory is the device's, and this process's resident memory is what it has allocated.
+    """
+    if device.type != "cuda":
+        machine = psutil.virtual_memory()
+        allocated = psutil.Process().memory_info().rss
+        return {"used": machine.total - machine.available, "total": machine.total, "allocated": allocated}
+    free, total = torch.cuda.mem_get_info(device)
+    return {"used": total - free, "total": total, "allocated": torch.cuda.memory_allocated(device)}

@@ -8,6 +8,7 @@ steps, with different step counts, scales and seeds, share the call; only the sh
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
@@ -152,8 +153,11 @@ class RenderLoop:
         try:
             with self._failing(requests, doing="denoising"):
                 batch = self._batch(bucket.shape, requests)
-                batch.advance(self._denoiser.step(batch.next_step()))
-                self._counters.count_step(len(requests))
+                step = batch.next_step()
+                began = time.monotonic()
+                latents = self._denoiser.step(step)
+                self._counters.count_step(len(requests), time.monotonic() - began)
+                batch.advance(latents)
         except DeviceOutOfMemory as error:
             # The requests keep their latents and go on where they were.
             bucket.halve(len(requests))

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+# Upper bounds, in seconds, of the buckets for step times: from a small model on a large GPU to SD1.5 on two CPU cores.
+STEP_BOUNDS = (
+    *(0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.03, 0.05, 0.07),
+    *(0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0),
+)
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """How long engine calls for a step took, as a histogram."""
+
+    counts: tuple[int, ...]  # calls by STEP_BOUNDS, and last those that took longer; not cumulative
+    total: float  # seconds of all calls
 
 
 @dataclass(frozen=True)
@@ -22,24 +37,32 @@ class LoopStats:
     busy_seconds: float  # inside a turn
     busy_since: float | None  # time.monotonic() when the current turn began, None between turns
     batch_sizes: dict[int, int]  # samples in a step -> steps
+    step_seconds: StepSeconds
 
 
 class LoopCounters:
-    """Counted by the loop's threads, read by any."""
+    """Counted by the loop's threads, read by any.
+
+    Only the GPU's thread counts steps and turns, so it takes no lock for them: a thread that is interrupted while it
+    holds one would make the GPU wait. A reader may see a step in one number and not yet in the next.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # for pictures, which are counted by two threads
         self._steps = self._sample_steps = self._images = 0
         self._busy_seconds = 0.0
         self._busy_since: float | None = None
         self._batch_sizes: Counter[int] = Counter()
+        self._step_counts = [0] * (len(STEP_BOUNDS) + 1)
+        self._step_seconds = 0.0
 
-    def count_step(self, samples: int) -> None:
-        """One engine call that advanced so many samples."""
-        with self._lock:
-            self._steps += 1
-            self._sample_steps += samples
-            self._batch_sizes[samples] += 1
+    def count_step(self, samples: int, seconds: float) -> None:
+        """One engine call that advanced so many samples, and how long the GPU's thread waited for it."""
+        self._steps += 1
+        self._sample_steps += samples
+        self._batch_sizes[samples] += 1
+        self._step_counts[bisect_left(STEP_BOUNDS, seconds)] += 1
+        self._step_seconds += seconds
 
     def count_images(self, number: int) -> None:
         """Pictures that were decoded."""
@@ -59,14 +82,14 @@ class LoopCounters:
 
     def snapshot(self, *, waiting: int, active: int) -> LoopStats:
         """What was counted so far, with how many samples are where now."""
-        with self._lock:
-            return LoopStats(
-                waiting=waiting,
-                active=active,
-                steps=self._steps,
-                sample_steps=self._sample_steps,
-                images=self._images,
-                busy_seconds=self._busy_seconds,
-                busy_since=self._busy_since,
-                batch_sizes=dict(self._batch_sizes),
-            )
+        return LoopStats(
+            waiting=waiting,
+            active=active,
+            steps=self._steps,
+            sample_steps=self._sample_steps,
+            images=self._images,
+            busy_seconds=self._busy_seconds,
+            busy_since=self._busy_since,
+            batch_sizes=dict(self._batch_sizes),  # copied without running Python code, so never while it changes
+            step_seconds=StepSeconds(tuple(self._step_counts), self._step_seconds),
+        )

@@ -1,6 +1,7 @@
 -- Enter a terminal state.
--- KEYS states counts jobs results cancels superseded replaced engine_sets refusals delayed
--- ARGV id, state, result, row, worker (or ''), worker key prefix, refuted key prefix, seconds that a refutation is kept
+-- KEYS states counts jobs results cancels superseded replaced engine_sets refusals delayed newest failures
+-- ARGV id, state, result, row, worker (or ''), worker key prefix, refuted key prefix, seconds that a refutation is kept,
+-- and how many ids of `newest` and `failures` are kept
 -- Returns 1 the first time.
 
 local function refute(id, refusals, worker)
@@ -17,6 +18,11 @@ local function refute(id, refusals, worker)
       redis.call('SET', ARGV[7] .. refusal.by, cjson.encode(refutation), 'EX', ARGV[8])
     end
   end
+end
+
+-- Trimmed only now and then, so that most ends cost one command.
+local function note(list, id, kept)
+  if redis.call('LPUSH', list, id) > 2 * kept then redis.call('LTRIM', list, 0, kept - 1) end
 end
 
 local id, state = ARGV[1], ARGV[2]
@@ -38,5 +44,8 @@ redis.call('HSET', KEYS[4], id, ARGV[3])
 if state == 'done' then
   redis.call('HDEL', KEYS[3], id)
   count_engine_set(KEYS[8], ARGV[3], 1)
+  note(KEYS[11], id, tonumber(ARGV[9]))
+elseif state == 'failed' then
+  note(KEYS[12], id, tonumber(ARGV[9]))
 end
 return 1

@@ -14,6 +14,7 @@ from worker.observe.health import HealthServer, Probes, Verdict
 class Switches:
     """Probes whose verdict a test sets."""
 
+    started = Verdict(False, "loading engines")
     live = Verdict(True, "alive")
     ready = Verdict(False, "loading engines")
 
@@ -27,7 +28,7 @@ def switches() -> Switches:
 def server(switches: Switches) -> Iterator[HealthServer]:
     registry = CollectorRegistry()
     Counter("render_jobs", "Jobs.", registry=registry).inc(3)
-    probes = Probes(live=lambda: switches.live, ready=lambda: switches.ready)
+    probes = Probes(started=lambda: switches.started, live=lambda: switches.live, ready=lambda: switches.ready)
     server = HealthServer("127.0.0.1", 0, probes=probes, registry=registry)
     server.start()
     yield server
@@ -44,14 +45,17 @@ def get(server: HealthServer, path: str, method: str = "GET") -> tuple[int, str]
             return error.code, error.read().decode()
 
 
-def test_a_worker_that_loads_is_alive_and_not_ready(server: HealthServer) -> None:
+def test_a_worker_that_loads_is_alive_and_neither_started_nor_ready(server: HealthServer) -> None:
+    assert get(server, "/startupz") == (503, "loading engines\n")
     assert get(server, "/healthz") == (200, "alive\n")
     assert get(server, "/readyz") == (503, "loading engines\n")
 
 
 def test_probes_are_asked_at_every_request(server: HealthServer, switches: Switches) -> None:
+    switches.started = Verdict(True, "started")
     switches.live = Verdict(False, "the device is lost")
     switches.ready = Verdict(True, "alive")
+    assert get(server, "/startupz") == (200, "started\n")
     assert get(server, "/healthz") == (503, "the device is lost\n")
     assert get(server, "/readyz") == (200, "alive\n")
 
@@ -68,6 +72,6 @@ def test_other_paths_are_not_found_and_head_has_no_body(server: HealthServer) ->
 
 
 def test_a_taken_port_is_a_setting_to_correct(server: HealthServer) -> None:
-    probes = Probes(live=lambda: Verdict(True, ""), ready=lambda: Verdict(True, ""))
+    probes = Probes(**dict.fromkeys(("started", "live", "ready"), lambda: Verdict(True, "")))
     with pytest.raises(SettingsError, match=f"RENDER_METRICS_PORT.*{server.port}"):
         HealthServer("127.0.0.1", server.port, probes=probes, registry=CollectorRegistry())

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import structlog
 
+from jobs import logs
 from jobs.settings import load_settings
-from worker.observe import logs
 
 
 def lines_of(speak: Callable[[], object]) -> list[str]:

@@ -1,0 +1,1 @@
+"""`producer keep`: the service that reconciles for ever, and says over HTTP how things are."""

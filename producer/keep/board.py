@@ -1,0 +1,104 @@
+"""Board: what the duties found last, for those who ask over HTTP. Nobody who asks waits for Redis."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+
+from jobs.ledger.reconcile import Reconciled
+from producer.keep.observation import Observation
+
+VIEWED_SECONDS = 10.0  # since somebody asked for the page's data last
+ANSWER_SECONDS = 10.0  # a look that takes longer is one without an answer, long before its connection gives up
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What the reconciler did since the start. `failures` counts passes that failed, as a whole or for one batch."""
+
+    requeued: int = 0
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class Redis:
+    """Whether Redis answered when it was asked last, and why it did not."""
+
+    is_up: bool
+    why: str
+
+
+@dataclass
+class Board:
+    """Written by the duties, and read by many threads."""
+
+    started: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _observation: Observation | None = None
+    _redis: Redis = field(default_factory=lambda: Redis(False, "Redis has not been asked yet"))
+    _totals: Totals = field(default_factory=Totals)
+    _passed: float | None = None
+    _viewed: float | None = None
+    _looking: float | None = None
+
+    @property
+    def observation(self) -> Observation | None:
+        """The last one, however old it is: `redis` says whether it is the present."""
+        return self._observation
+
+    @property
+    def redis(self) -> Redis:
+        """As of the last look, or of the one under way if that has no answer for long."""
+        since = self._looking
+        if since is not None and time.monotonic() - since > ANSWER_SECONDS:
+            return Redis(False, f"Redis has not answered for more than {ANSWER_SECONDS:.0f} s")
+        return self._redis
+
+    @property
+    def totals(self) -> Totals:
+        """What the reconciler did since the start."""
+        return self._totals
+
+    @property
+    def reconcile_age_seconds(self) -> float:
+        """Since a whole pass ended last; since the start where none has."""
+        return time.monotonic() - (self.started if self._passed is None else self._passed)
+
+    @property
+    def is_viewed(self) -> bool:
+        """Whether somebody looks at the page."""
+        return self._viewed is not None and time.monotonic() - self._viewed < VIEWED_SECONDS
+
+    def note_view(self) -> None:
+        """Somebody looks at the page."""
+        self._viewed = time.monotonic()
+
+    def note_look(self) -> None:
+        """Redis is being asked."""
+        self._looking = time.monotonic()
+
+    def note(self, observation: Observation) -> None:
+        """Redis answered."""
+        self._looking = None
+        self._observation, self._redis = observation, Redis(True, "Redis answers, and jobs are kept")
+
+    def note_away(self, why: str) -> None:
+        """Redis did not answer."""
+        self._looking = None
+        self._redis = Redis(False, why)
+
+    def note_pass(self, repaired: Reconciled, *, whole: bool) -> None:
+        """A pass over all batches ended."""
+        with self._lock:
+            self._totals = Totals(
+                self._totals.requeued + repaired.restored + repaired.requeued,
+                self._totals.failures + len(repaired.failures),
+            )
+            if whole:
+                self._passed = time.monotonic()
+
+    def note_failure(self) -> None:
+        """A pass ended with an error."""
+        with self._lock:
+            self._totals = replace(self._totals, failures=self._totals.failures + 1)

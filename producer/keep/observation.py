@@ -1,0 +1,88 @@
+"""One look at Redis: the queue, the workers and the counts of all batches. Metrics and page are made from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import BatchInfo, Counts, Heartbeat
+
+MOST_HELD = 1_000  # jobs whose batch is looked up
+MOST_RENDERED = 10  # batches in which it is looked up
+
+
+@dataclass(frozen=True)
+class BatchCounts:
+    """A batch and its counts."""
+
+    info: BatchInfo
+    counts: Counts
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a job of it is queued or running."""
+        return bool(self.counts.queued + self.counts.running)
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What was seen at one time (`at`, seconds since the epoch by Redis' clock).
+
+    `oldest_seconds` is how long the message waits that has waited longest: 0 where none waits, None where that is not
+    known (see KombuView.oldest_queued_at). `batches` are all batches, newest first, without those in `damaged`, whose
+    counts are not numbers. `held` has the batch of each job that workers have, if somebody asked for it; of large
+    installations a part.
+    """
+
+    at: float
+    waiting: int
+    unacknowledged: int
+    delayed: int
+    oldest_seconds: float | None
+    workers: Mapping[str, Heartbeat]
+    batches: Sequence[BatchCounts]
+    damaged: Sequence[str] = ()
+    held: Mapping[str, str] = field(default_factory=dict)
+    seen: float = field(default_factory=time.monotonic)
+
+    @property
+    def open_batches(self) -> list[BatchCounts]:
+        """Those with a job that is queued or running, newest first."""
+        return [batch for batch in self.batches if batch.is_open]
+
+
+def observe(ledger: Ledger, *, with_held: bool = False) -> Observation:
+    """Look. It costs a dozen commands, one more a batch, and what SCAN takes over all keys of the database.
+
+    `with_held` asks for the batches of the jobs that workers have, one command a batch that is being rendered.
+
+    Raises:
+        LedgerUnavailable: Redis does not answer.
+    """
+    at, waiting = ledger.server_time(), ledger.queue_length()
+    oldest = ledger.kombu.oldest_queued_at() if waiting else at
+    infos = ledger.batches()[::-1]
+    counted = list(zip(infos, ledger.counts_of(info.name for info in infos), strict=True))
+    batches = [BatchCounts(info, counts) for info, counts in counted if counts is not None]
+    workers = ledger.workers()
+    return Observation(
+        at=at,
+        waiting=waiting,
+        unacknowledged=ledger.kombu.unacknowledged(),
+        delayed=ledger.delayed(),
+        oldest_seconds=None if oldest is None else max(0.0, at - oldest),
+        workers=workers,
+        batches=batches,
+        damaged=[info.name for info, counts in counted if counts is None],
+        held=_held(ledger, workers, batches) if with_held else {},
+    )
+
+
+def _held(ledger: Ledger, workers: Mapping[str, Heartbeat], batches: Sequence[BatchCounts]) -> dict[str, str]:
+    """Job id -> batch. A heartbeat names jobs only."""
+    ids = list(islice((id_ for beat in workers.values() for id_ in beat.in_flight), MOST_HELD))
+    rendered = [batch.info.name for batch in batches if batch.counts.running][:MOST_RENDERED]
+    return {line.id: name for name in rendered for line in ledger.states_of(name, ids)} if ids else {}

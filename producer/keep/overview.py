@@ -1,0 +1,93 @@
+"""What the page shows of everything: queue, workers, open and recent batches. JSON, made once a look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from jobs.ledger.records import Heartbeat
+from jobs.redaction import without_secrets
+from jobs.uri import redacted
+from producer.engine_sets import engine_set_name
+from producer.keep.board import Board
+from producer.keep.observation import BatchCounts, Observation
+from producer.keep.paces import Paces
+
+SHOWN_OPEN = 50
+SHOWN_RECENT = 20  # batches that have ended
+SHOWN_WORKERS = 200
+SHOWN_JOBS = 16  # ids of what a worker holds
+
+
+def overview(board: Board, paces: Paces) -> dict[str, object]:
+    """The newest look, or what there was before Redis went away."""
+    seen, redis = board.observation, board.redis
+    record: dict[str, object] = {
+        "redis": {"up": redis.is_up, "why": redis.why},
+        "reconciler": {"requeued": board.totals.requeued},
+        "looked": seen is not None,
+    }
+    return record if seen is None else record | _seen(seen, paces)
+
+
+def _seen(seen: Observation, paces: Paces) -> dict[str, object]:
+    opened = sorted(seen.open_batches, key=lambda batch: not batch.counts.running)  # stable: newest first in each half
+    ended = [batch for batch in seen.batches if not batch.is_open]
+    shown = opened[:SHOWN_OPEN] + ended[:SHOWN_RECENT]
+    rates = [paces.of(batch.info.name).pictures_a_second for batch in opened]
+    workers = sorted(seen.workers.values(), key=lambda beat: (beat.facts.paused is None, beat.worker))
+    return {
+        "at": seen.at,
+        "queue": {
+            "waiting": seen.waiting,
+            "unacknowledged": seen.unacknowledged,
+            "delayed": seen.delayed,
+            "oldest_seconds": seen.oldest_seconds,
+        },
+        "pictures_a_second": sum(filter(None, rates)) or None,
+        "workers": [_worker(beat, seen) for beat in workers[:SHOWN_WORKERS]],
+        "workers_total": len(workers),
+        "workers_paused": sum(beat.facts.paused is not None for beat in workers),
+        "batches": [_batch(batch, paces) for batch in shown],
+        "batches_open": len(opened),
+        "batches_total": len(seen.batches),
+        "damaged": list(seen.damaged),
+    }
+
+
+def _batch(batch: BatchCounts, paces: Paces) -> dict[str, object]:
+    info, counts, pace = batch.info, batch.counts, paces.of(batch.info.name)
+    return {
+        "name": info.name,
+        "source": redacted(info.source),
+        "output": redacted(info.output),
+        "created_at": info.created_at,
+        "counts": counts.model_dump(),
+        "total": counts.total,
+        "open": batch.is_open,
+        "pictures_a_second": pace.pictures_a_second,
+        "seconds_left": pace.seconds_left,
+    }
+
+
+def _worker(beat: Heartbeat, seen: Observation) -> dict[str, object]:
+    facts = beat.facts
+    return {
+        "name": beat.worker,
+        "host": facts.host,
+        "queue": facts.queue,
+        "paused": None if facts.paused is None else without_secrets(facts.paused),
+        "last_error": None if facts.last_error is None else without_secrets(facts.last_error),
+        "engine_set": engine_set_name(facts.engine_set, facts.model) if facts.engine_set else None,
+        "started_at": facts.started_at,
+        "heartbeat_at": beat.at,
+        "holds": len(beat.in_flight),
+        "held": _held(beat.in_flight, seen),
+        "jobs": list(beat.in_flight[:SHOWN_JOBS]),
+    }
+
+
+def _held(ids: Sequence[str], seen: Observation) -> list[dict[str, object]]:
+    """Of which batches the jobs are, as far as that is known."""
+    jobs = Counter(seen.held[id_] for id_ in ids if id_ in seen.held)
+    return [{"batch": batch, "jobs": number} for batch, number in jobs.most_common()]
