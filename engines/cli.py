@@ -1,11 +1,10 @@
-"""`engines`: build, check, inspect and time engine sets. JSON goes to stdout, text for people to stderr.
+"""`engines`: build, check, inspect, time and copy engine sets. JSON goes to stdout, text for people to stderr.
 
 Commands import what they need: the command line itself starts without torch.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from dataclasses import asdict
@@ -13,21 +12,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
 from engines.backends import registry
-from engines.errors import INTERRUPTED, UNEXPECTED, EngineError, sentence_of
+from engines.console import people, print_json, progress_on, verify_table
+from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
+from engines.store import commands as store
 
-EXIT_CODES = """
-Exit codes: 0 done; 1 out of tolerance (verify, score); 2 wrong command line; 3 weights refused;
-4 backend not available; 5 build failed; 6 engine set refused; 7 unexpected error; 130 interrupted.
-"""
 TRACEBACK = "--traceback"
 
 app = typer.Typer(
-    help="Build, check, look at and time engine sets.", epilog=EXIT_CODES, no_args_is_help=True, add_completion=False
+    help="Build, check, look at, time and copy engine sets.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
 )
-people = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 Model = Annotated[
     str, typer.Option(help="Stable Diffusion 1.5: a folder in diffusers' layout, a hub id, or an original single file.")
@@ -101,7 +99,7 @@ def options(
         bool, typer.Option(TRACEBACK, help="Before the command: show where an error arose, to report it.")
     ] = False,
 ) -> None:
-    """Build, check, look at and time engine sets."""
+    """Build, check, look at, time and copy engine sets."""
     del traceback  # `main` looks for it: an error has left the command by then
 
 
@@ -124,7 +122,6 @@ def build(
     engines build --model M --controlnet C --shape 512x512 --max-batch 8 --out engine-set
     """
     from engines.build.builder import BuildRequest, build_set
-    from engines.console import progress_on
     from engines.noise_schedule import SD15
 
     chosen = registry.choose(backend)
@@ -147,7 +144,7 @@ def build(
         people.print(f"noise schedule: {manifest.schedule.differences(SD15)}", markup=False)
     ended = f"built, {built.steps} stages run" if built.changed else "everything is up to date"
     people.print(f"{out}: {ended}", markup=False)
-    _print_json({"set": str(out), "backend": manifest.backend, "digest": manifest.digest, "stages_run": built.steps})
+    print_json({"set": str(out), "backend": manifest.backend, "digest": manifest.digest, "stages_run": built.steps})
 
 
 @app.command(epilog=EXIT_CODES)
@@ -161,7 +158,7 @@ def inspect(path: Set) -> None:
     manifest = load_manifest(path)
     registry.backend_of(path, manifest)
     check_files(path, manifest.files)
-    _print_json({"digest": manifest.digest, **manifest.model_dump()})
+    print_json({"digest": manifest.digest, **manifest.model_dump()})
 
 
 @app.command(epilog=EXIT_CODES)
@@ -184,7 +181,6 @@ def verify(
     engines verify engine-set
     """
     from engines.check.verify import verify as findings_of
-    from engines.console import verify_table
     from engines.model.locate import find_weights
 
     weights = None
@@ -193,7 +189,7 @@ def verify(
     findings = list(findings_of(path, weights, within=within, device=device))
     people.print(verify_table(findings))
     ok = all(finding.ok for finding in findings)
-    _print_json({"ok": ok, "findings": [finding.to_json() for finding in findings]})
+    print_json({"ok": ok, "findings": [finding.to_json() for finding in findings]})
     if not ok:
         raise typer.Exit(1)
 
@@ -220,7 +216,7 @@ def bench(
     with load_engine_set(path, device=device, threads=threads) as engines:
         size = named or engines.manifest.profiles[0]
         request = BenchRequest(size.max_height, size.max_width, batch, steps, warmups)
-        _print_json({**timings_of(engines, request), "threads": threads})
+        print_json({**timings_of(engines, request), "threads": threads})
 
 
 @app.command(epilog=EXIT_CODES)
@@ -251,7 +247,7 @@ def score(
     people.print(f"{len(distances)} pictures of {size.max_height}x{size.max_width}, {steps} steps: {worst}")
     sets = {"set": load_manifest(path).digest, "reference": load_manifest(reference).digest}
     compared = [distance.to_json() for distance in distances]
-    _print_json({"what": "engines score", **sets, **asdict(request), "pictures": compared})
+    print_json({"what": "engines score", **sets, **asdict(request), "pictures": compared})
     if at_least is not None and not lowest >= at_least:
         raise typer.Exit(1)
 
@@ -277,9 +273,9 @@ def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:
         raise typer.BadParameter(str(error), param_hint="--shape") from error
 
 
-def _print_json(value: object) -> None:
-    # Flushed here: a full disk at the interpreter's end would be no sentence.
-    print(json.dumps(value, default=str), flush=True)  # noqa: T201 (this is the command's output)
+app.command(epilog=EXIT_CODES)(store.push)
+app.command(epilog=EXIT_CODES)(store.pull)
+app.command("list", epilog=EXIT_CODES)(store.list_sets)
 
 
 def main() -> None:

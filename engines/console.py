@@ -1,7 +1,8 @@
-"""What `engines` shows people, on stderr: a build's progress and `verify`'s findings."""
+"""What `engines` shows: sentences, progress and tables for people on stderr, JSON for programs on stdout."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,10 +10,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from engines.build.builder import Report, Step
+if TYPE_CHECKING:  # at run time a command would import what it does not need, torch among it
+    from engines.build.builder import Report, Step
+    from engines.check.verify import Finding
 
-if TYPE_CHECKING:
-    from engines.check.verify import Finding  # at run time it would bring torch along
+people = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+def print_json(value: object) -> None:
+    """Print one line to stdout."""
+    # Flushed here: a full disk at the interpreter's end would be no sentence.
+    print(json.dumps(value, default=str), flush=True)  # noqa: T201 (this is the command's output)
 
 
 @contextmanager

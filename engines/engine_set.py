@@ -11,9 +11,10 @@ from torch import Tensor
 
 from engines.backends.protocol import Engine, Runtime
 from engines.backends.registry import backend_of
-from engines.device import Placement, architecture_of, dtype_of
-from engines.errors import BackendUnavailable, EngineSetRefused
-from engines.manifest import FileCheck, Manifest, installed_version, load_manifest
+from engines.device import Placement, dtype_of
+from engines.errors import EngineSetRefused
+from engines.fit import placement_for
+from engines.manifest import FileCheck, Manifest, load_manifest
 from engines.noise_schedule import SD15, NoiseSchedule
 from engines.spec import Geometry
 
@@ -136,9 +137,7 @@ def load_engine_set(
     manifest = load_manifest(folder)
     backend = backend_of(folder, manifest)
     check_weights(manifest, weights)
-    check_version(manifest)
-    placement = Placement(backend.device(device, manifest.architecture), threads)
-    check_architecture(manifest, placement.device)
+    placement = placement_for(folder, manifest, device=device, threads=threads)
     (FileCheck(folder, manifest.files) if check is None else check).wait()  # before any of its code runs
     return EngineSet(manifest, folder=folder, placement=placement, runtime=backend.open(folder, manifest, placement))
 
@@ -148,23 +147,3 @@ def check_weights(manifest: Manifest, weights: str | None) -> None:
     built = manifest.source.weights
     if weights is not None and weights != built:
         raise EngineSetRefused(f"the set was built from other weights: {built[:12]}..., asked for {weights[:12]}...")
-
-
-def check_version(manifest: Manifest) -> None:
-    """Raises EngineSetRefused if the runtime's package has another version than at build time."""
-    package, built = manifest.runtime, manifest.versions[manifest.runtime]
-    installed = installed_version(package)
-    if installed is None:
-        raise BackendUnavailable(f"the set needs the package {package} ({built}), which is not installed")
-    if installed != built:
-        raise EngineSetRefused(f"the set was built for {package} {built}, but {installed} is installed; build it again")
-
-
-def check_architecture(manifest: Manifest, device: torch.device) -> None:
-    """Raises EngineSetRefused if the set's machine code is for another GPU, or another CPU."""
-    if manifest.architecture is None:
-        return
-    own = architecture_of(device)
-    if own != manifest.architecture:
-        what = f"GPU ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "CPU"
-        raise EngineSetRefused(f"the set was built for {manifest.architecture}, this machine's {what} is {own}")

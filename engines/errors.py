@@ -4,10 +4,13 @@
     ├── ModelRefused          3   the weights are not an SD1.5-like model with a ControlNet
     ├── BackendUnavailable    4   the backend is not installed, cannot run here, or does not exist
     ├── BuildFailed           5   the exporter, a compiler or the plan builder failed
-    └── EngineSetRefused      6   a set that was changed, is incomplete, or was built for something else
+    ├── EngineSetRefused      6   a set that was changed, is incomplete, or was built for something else
+    ├── DiskRefused           7   this machine's disk is full, or a folder may not be written
+    ├── NoSetFits             8   `pull`: no set in the folder or bucket fits this machine
+    └── StoreRefused          9   the folder or bucket of sets cannot be reached, or refuses
 
 1 is `verify` finding a component out of tolerance, 2 a wrong command line. Every message is a sentence that names what
-differs and what would help. Any other exception is not expected, such as a disk that is full or a fault of ours: 7.
+differs and what would help. Any other exception is not expected, such as a fault of ours: 7.
 """
 
 from __future__ import annotations
@@ -16,6 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+EXIT_CODES = """
+Exit codes: 0 done; 1 out of tolerance (verify, score); 2 wrong command line; 3 weights refused;
+4 backend not available; 5 build failed; 6 engine set refused; 7 unexpected error, such as a full disk;
+8 no set fits this machine (pull); 9 bucket or folder of sets not reached, or it refuses; 130 interrupted.
+"""
 UNEXPECTED = 7
 INTERRUPTED = 130  # as shells write it
 
@@ -48,6 +56,24 @@ class EngineSetRefused(EngineError):
     """The set was changed, is incomplete, or was built for other weights, another version or another GPU."""
 
     exit_code = 6
+
+
+class DiskRefused(EngineError):
+    """This machine's disk is full, or a folder of it may not be written."""
+
+    exit_code = UNEXPECTED
+
+
+class NoSetFits(EngineError):
+    """No set in the folder or bucket fits this machine; the message says why, and how to build one."""
+
+    exit_code = 8
+
+
+class StoreRefused(EngineError):
+    """The folder or bucket of sets cannot be reached, or refuses what was asked."""
+
+    exit_code = 9
 
 
 def sentence_of(error: BaseException) -> str:

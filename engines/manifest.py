@@ -7,7 +7,7 @@ import json
 import shlex
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -128,6 +128,13 @@ class Manifest(_Record):
             listed |= component.files
         return listed
 
+    @property
+    def exports(self) -> dict[str, str]:
+        """Exports that a later stage has read, with their SHA-256: only another `engines build` would use them."""
+        stages = [stage for component in self.components.values() for stage in component.stages.values()]
+        loaded = self.files
+        return {name: sha for stage in stages for name, sha in stage.files.items() if name not in loaded}
+
     def save(self, folder: Path) -> None:
         """Write manifest.json whole or not at all."""
         write_whole(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
@@ -153,13 +160,32 @@ def load_manifest(folder: Path) -> Manifest:
     Raises:
         EngineSetRefused: no finished set there, another format, or a manifest that is not valid.
     """
+    return parse_manifest(read_manifest(folder), folder / MANIFEST)
+
+
+def read_manifest(folder: Path) -> bytes:
+    """A set's manifest as it is written.
+
+    Raises:
+        EngineSetRefused: no finished set there, or its manifest cannot be read.
+    """
     path = folder / MANIFEST
     try:
-        text = path.read_text()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise EngineSetRefused(f"{folder} is not a finished engine set: it has no {MANIFEST}") from error
     except OSError as error:
         raise EngineSetRefused(f"{path} cannot be read: {error.strerror}") from error
+
+
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
+    """The manifest in `data`; `path` names it in sentences.
+
+    Raises:
+        EngineSetRefused: another format, or a manifest that is not valid.
+    """
+    try:
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise EngineSetRefused(f"{path} is not an engine set's manifest") from error
     _check_format(path, text)
@@ -170,10 +196,11 @@ def load_manifest(folder: Path) -> Manifest:
         where = ".".join(str(part) for part in problem["loc"])
         raise EngineSetRefused(f"{path} is not valid at {where}: {problem['msg']}") from error
     _check_tables(path, manifest)
+    _check_names(path, manifest)
     return manifest
 
 
-def _check_format(path: Path, text: str) -> None:
+def _check_format(path: Path | str, text: str) -> None:
     try:
         format_ = json.loads(text)["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -184,7 +211,20 @@ def _check_format(path: Path, text: str) -> None:
         raise EngineSetRefused(f"{path} has format {format_}, this version reads {FORMAT}: {advice}")
 
 
-def _check_tables(path: Path, manifest: Manifest) -> None:
+def _check_names(path: Path | str, manifest: Manifest) -> None:
+    """Refuse a manifest that would have files read or written outside the set's folder, or the manifest overwritten."""
+    for name in manifest.files | manifest.exports:
+        plain = PurePosixPath(name)
+        outside = plain.is_absolute() or ".." in plain.parts or "\\" in name
+        if outside or str(plain) != name or not name.isprintable() or plain.parts[:1] in ((), (MANIFEST,)):
+            raise EngineSetRefused(
+                f"{path} lists the file {name!r}, which is no name of a file inside the set's folder"
+            )
+    if manifest.runtime not in manifest.versions:
+        raise EngineSetRefused(f"{path} is not valid at versions: it has no version of the runtime, {manifest.runtime}")
+
+
+def _check_tables(path: Path | str, manifest: Manifest) -> None:
     """Refuse a set whose tensors are not the ones that a worker of this version feeds."""
     try:
         expected = component_specs(manifest.geometry)
@@ -230,10 +270,14 @@ class FileCheck:
         for (name, expected), actual in zip(self._files.items(), self._hashes, strict=True):
             path = self._folder / name
             if actual != expected:
-                raise EngineSetRefused(
-                    f"{path} was changed after it was built: its SHA-256 is {actual[:12]}..., "
-                    f"the manifest says {expected[:12]}..."
-                )
+                raise changed(path, actual, expected)
+
+
+def changed(path: Path, actual: str, expected: str) -> EngineSetRefused:
+    """The error for a file whose SHA-256 is `actual`."""
+    return EngineSetRefused(
+        f"{path} was changed after it was built: its SHA-256 is {actual[:12]}..., the manifest says {expected[:12]}..."
+    )
 
 
 def check_files(folder: Path, files: dict[str, str]) -> None:

@@ -200,10 +200,18 @@ class Handler(BaseHTTPRequestHandler):
     def _listing(self, bucket: str, query: dict[str, list[str]]) -> str:
         root, prefix = bucket.rstrip("/") + "/", query["prefix"][0]
         keys = [path.removeprefix(root) for path in sorted(self.odd.objects) if path.startswith(root + prefix)]
+        if "delimiter" in query:  # a folder stands for all keys in it
+            names = [key.removeprefix(prefix).partition("/") for key in keys]
+            keys = sorted({f"{prefix}{name}{slash}" for name, slash, _ in names})
         begin = int(query.get("continuation-token", ["0"])[0])
         end = begin + self.odd.page
         more = f"<NextContinuationToken>{end}</NextContinuationToken>" if end < len(keys) else ""
-        contents = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys[begin:end])
+        contents = "".join(self._listed(root, key) for key in keys[begin:end])
         return (
             f"<ListBucketResult><IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{contents}</ListBucketResult>"
         )
+
+    def _listed(self, root: str, key: str) -> str:
+        if key.endswith("/") and root + key not in self.odd.objects:
+            return f"<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>"
+        return f"<Contents><Key>{key}</Key><Size>{len(self.odd.objects[root + key])}</Size></Contents>"

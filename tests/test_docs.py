@@ -7,10 +7,12 @@ import re
 import pytest
 import typer.main
 
+from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError
 from jobs.settings import Settings
 from tests.pages import LANGUAGES, PAGES, ROOT, blocks, commands, outside_blocks, text_of
 
 OPERATIONS = ROOT / "docs" / "operations.md"
+ENGINES = ROOT / "docs" / "engines.md"
 README = ROOT / "README.md"
 README_LINES = 150
 PICTURE_BYTES = 150_000
@@ -55,6 +57,14 @@ def test_every_metric_is_documented_and_no_other() -> None:
     known = set(re.findall(r'"(render_[a-z_]+)"', sources))
     documented = set(re.findall(r"`(render_[a-z_]+?)(?:_total)?`", OPERATIONS.read_text()))
     assert documented == known
+
+
+def test_the_exit_codes_of_engines_are_those_in_the_table_and_in_help() -> None:
+    (table,) = re.findall(r"^## Exit codes\n\n((?:\|.*\n)+)", ENGINES.read_text(), re.MULTILINE)
+    documented = set(map(int, re.findall(r"^\| (\d+) \|", table, re.MULTILINE)))
+    raised = {error.exit_code for error in EngineError.__subclasses__()}
+    assert documented == {0, 1, 2, UNEXPECTED, INTERRUPTED} | raised
+    assert set(map(int, re.findall(r"(?:^|[:;]\s)(\d+) ", EXIT_CODES))) == documented
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -134,6 +134,10 @@ PARSED = {
     "--out inductor-set",
     "engines verify .demo/engine-set",
     "engines bench engine-set",
+    # They need a bucket.
+    "engines push engine-set s3://bucket/sets",
+    "engines list s3://bucket/sets",
+    "engines pull s3://bucket/sets --into sets",
     # They serve until they are stopped, name a job of another batch, or change the shell.
     "python -m tools.embedded_redis",
     "producer keep",

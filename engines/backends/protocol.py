@@ -77,6 +77,16 @@ class Backend(ABC):
             EngineSetRefused: this version of the backend cannot run the set.
         """
 
+    def check(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
+        """Refuse a set that `open` would refuse here for what this machine lacks. It reads no file of the set.
+
+        `folder` is for sentences: `engines pull` asks before there is one. Versions and architecture were checked.
+
+        Raises:
+            BackendUnavailable, EngineSetRefused: as `open`.
+        """
+        del folder, manifest, placement
+
     def preference(self, *, gpu: bool) -> int:
         """How well it serves this machine, for `--backend auto`: the highest is taken, 0 is used only by name.
 

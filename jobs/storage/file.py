@@ -16,7 +16,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -30,6 +30,7 @@ PARTS = ".part"
 LONGEST_NAME = 50  # characters of a file's name in its part's name: up to 200 of the 255 bytes that file systems allow
 # The time at which a part was begun is in its name, so that no file server's clock and no stat call is needed.
 _PART = re.compile(r"(\d{10})-[0-9a-f]{16}\.part")
+Progress = Callable[[int], object]  # is called with the bytes of a file that are transferred so far
 ABANDONED_SECONDS = 3600.0  # no write takes so long; clocks of machines that share a folder differ by less
 CHUNK_BYTES = 2**20
 
@@ -77,15 +78,29 @@ class FileStore:
         """Names of the files below the folder, without unfinished ones. Links to folders are not followed."""
         return _names_below(file_path(folder), "")
 
-    def put_file(self, uri: str, path: Path, content_type: str) -> str:  # noqa: ARG002 (files have no content type)
+    def sizes_below(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Names and bytes of the files that `names_below` gives."""
+        path = file_path(folder)
+        for name in _names_below(path, ""):
+            with output_errors(path, done="listed"), contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                yield name, os.stat(os.path.join(path, name)).st_size
+
+    def put_file(
+        self,
+        uri: str,
+        path: Path,
+        content_type: str,  # noqa: ARG002 (files have no content type)
+        *,
+        progress: Progress | None = None,
+    ) -> str:
         """Copy a local file."""
         with source_file(path) as source, self._replacing(uri) as target:
-            return _copy(source, target)
+            return _copy(source, target, progress)
 
-    def get_file(self, uri: str, path: Path) -> str:
+    def get_file(self, uri: str, path: Path, *, progress: Progress | None = None) -> str:
         """Copy to a local file."""
         with source_file(self._readable(uri)) as source, output_file(path) as target:
-            return _copy(source, target)
+            return _copy(source, target, progress)
 
     def delete(self, uri: str) -> None:
         """Remove the file, if there is one."""
@@ -205,14 +220,19 @@ class SourceFile:
 class HashedSource:
     """What was read through it, hashed on the way."""
 
-    def __init__(self, source: SourceFile) -> None:
+    def __init__(self, source: SourceFile, progress: Progress | None = None) -> None:
         self._source = source
         self._digest = hashlib.sha256()
+        self._progress = progress
+        self._bytes = 0
 
     def read(self, size: int = -1) -> bytes:
         """As SourceFile.read."""
         data = self._source.read(size)
         self._digest.update(data)
+        self._bytes += len(data)
+        if self._progress is not None:
+            self._progress(self._bytes)
         return data
 
     def hexdigest(self) -> str:
@@ -220,8 +240,8 @@ class HashedSource:
         return self._digest.hexdigest()
 
 
-def _copy(source: SourceFile, target: BinaryIO) -> str:
-    hashed = HashedSource(source)
+def _copy(source: SourceFile, target: BinaryIO, progress: Progress | None) -> str:
+    hashed = HashedSource(source, progress)
     shutil.copyfileobj(hashed, target, CHUNK_BYTES)
     return hashed.hexdigest()
 

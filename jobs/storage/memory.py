@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.errors import SourceNotFound
-from jobs.storage.file import output_file, source_file
+from jobs.storage.file import Progress, output_file, source_file
 
 
 class MemoryStore:
@@ -41,17 +41,26 @@ class MemoryStore:
         prefix = folder.rstrip("/") + "/"
         return iter([uri.removeprefix(prefix) for uri in self.objects if uri.startswith(prefix)])
 
-    def put_file(self, uri: str, path: Path, content_type: str) -> str:
+    def sizes_below(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Names and bytes of everything below the folder."""
+        prefix = folder.rstrip("/") + "/"
+        return iter([(name, len(self.objects[prefix + name])) for name in self.names_below(folder)])
+
+    def put_file(self, uri: str, path: Path, content_type: str, *, progress: Progress | None = None) -> str:
         """Keep a local file's bytes."""
         with source_file(path) as file:
             self.write(uri, file.read(), content_type)
+        if progress is not None:
+            progress(len(self.objects[uri]))
         return hashlib.sha256(self.objects[uri]).hexdigest()
 
-    def get_file(self, uri: str, path: Path) -> str:
+    def get_file(self, uri: str, path: Path, *, progress: Progress | None = None) -> str:
         """Write what was kept to a local file."""
         data = self.read(uri)
         with output_file(path) as file:
             file.write(data)
+        if progress is not None:
+            progress(len(data))
         return hashlib.sha256(data).hexdigest()
 
     def delete(self, uri: str) -> None:

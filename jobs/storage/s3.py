@@ -14,7 +14,7 @@ from typing import Any
 from botocore.exceptions import PaginationError
 
 from jobs.errors import OutputForbidden, SourceTooLarge, SourceUnavailable
-from jobs.storage.file import HashedSource, output_file, source_file
+from jobs.storage.file import HashedSource, Progress, output_file, source_file
 from jobs.storage.limits import OWN_LIMITS, FetchLimits
 from jobs.storage.s3_client import client, forget_client
 from jobs.storage.s3_errors import DELETE, LIST, LOOK, output_error, source_error
@@ -70,14 +70,19 @@ class S3Store:
         for page, prefix in _pages(folder):
             yield from (item["Key"].removeprefix(prefix) for item in page.get("Contents", ()))
 
-    def put_file(self, uri: str, path: Path, content_type: str) -> str:
+    def sizes_below(self, folder: str) -> Iterator[tuple[str, int]]:
+        """Names and bytes of all objects below the prefix, a thousand a request."""
+        for page, prefix in _pages(folder):
+            yield from ((item["Key"].removeprefix(prefix), item["Size"]) for item in page.get("Contents", ()))
+
+    def put_file(self, uri: str, path: Path, content_type: str, *, progress: Progress | None = None) -> str:
         """Upload a local file, in parts if it is large."""
         digest = ""
 
         def send(target: Target) -> str | None:
             nonlocal digest
             with source_file(path) as file:
-                hashed = HashedSource(file)
+                hashed = HashedSource(file, progress)
                 difference = upload(target, hashed, content_type)
             digest = hashed.hexdigest()
             return difference
@@ -85,13 +90,16 @@ class S3Store:
         _until_whole(uri, send)
         return digest
 
-    def get_file(self, uri: str, path: Path) -> str:
+    def get_file(self, uri: str, path: Path, *, progress: Progress | None = None) -> str:
         """Download to a local file."""
-        digest = hashlib.sha256()
+        digest, received = hashlib.sha256(), 0
         with output_file(path) as file:
             for chunk in self._chunks(uri, max_bytes=math.inf, timeout_seconds=math.inf):
                 digest.update(chunk)
                 file.write(chunk)
+                received += len(chunk)
+                if progress is not None:
+                    progress(received)
         return digest.hexdigest()
 
     def delete(self, uri: str) -> None:

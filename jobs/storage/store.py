@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from jobs.errors import InvalidJob, OutputForbidden
-from jobs.storage.file import FileStore
+from jobs.storage.file import FileStore, Progress
 from jobs.storage.http import HttpStore
 from jobs.storage.limits import OWN_LIMITS, OWN_MAX_BYTES, FetchLimits
 from jobs.uri import redacted
 
-__all__ = ["OWN_MAX_BYTES", "Source", "Store", "read_bytes", "source_for", "store_for"]
+__all__ = ["OWN_MAX_BYTES", "Progress", "Source", "Store", "read_bytes", "source_for", "store_for"]
 
 
 class Source(Protocol):
@@ -63,18 +63,28 @@ class Store(Source, Protocol):
             OutputForbidden, OutputUnavailable: the store cannot say.
         """
 
-    def put_file(self, uri: str, path: Path, content_type: str) -> str:
+    def sizes_below(self, folder: str) -> Iterator[tuple[str, int]]:
+        """As `names_below`, each name with the bytes of its file.
+
+        Raises:
+            OutputForbidden, OutputUnavailable: the store cannot say.
+        """
+
+    def put_file(self, uri: str, path: Path, content_type: str, *, progress: Progress | None = None) -> str:
         """Store a local file of any size and return its SHA-256 as hex. Memory stays flat.
+
+        `progress` is called with the bytes read so far; a second try begins again at 0. What it raises ends the upload.
 
         Raises:
             SourceNotFound, SourceForbidden, SourceUnavailable: the local file cannot be read.
             OutputForbidden, OutputFull, OutputUnavailable: it cannot be stored. Nothing has changed then.
         """
 
-    def get_file(self, uri: str, path: Path) -> str:
+    def get_file(self, uri: str, path: Path, *, progress: Progress | None = None) -> str:
         """Write what is behind a URI to a local file and return its SHA-256 as hex. Memory stays flat.
 
         The file appears whole or not at all, and replaces what was there. No limit of bytes or time applies.
+        `progress` is called with the bytes received so far. What it raises ends the download.
 
         Raises:
             SourceNotFound, SourceForbidden, SourceUnavailable: the URI cannot be read.

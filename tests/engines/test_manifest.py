@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from engines import engine_set as runtime
+from engines import fit
 from engines.engine_set import load_engine_set
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import MANIFEST, Manifest, load_manifest
@@ -96,8 +96,30 @@ def test_machine_code_of_another_gpu_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100")
     manifest = load_manifest(tiny_engine_set()).model_copy(update={"architecture": "sm89"})
     with pytest.raises(EngineSetRefused, match=r"built for sm89, this machine's GPU \(NVIDIA A100\) is sm80"):
-        runtime.check_architecture(manifest, torch.device("cuda"))
-    runtime.check_architecture(manifest.model_copy(update={"architecture": "sm80"}), torch.device("cuda"))
+        fit.check_architecture(manifest, torch.device("cuda"))
+    fit.check_architecture(manifest.model_copy(update={"architecture": "sm80"}), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../outside", "a/../../outside", "/etc/passwd", "..", ".", "", "a//b", "./a", "a/", "a\\..\\b", "a\nb", "a\0b",
+        "manifest.json", "manifest.json/a",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stage", ["tokenizer", "weights", "export"])
+def test_a_file_outside_the_sets_folder_is_refused_before_it_is_read(spoilt: Path, name: str, stage: str) -> None:
+    (spoilt.parent / "outside").write_text("secret")
+
+    def change(manifest: dict[str, Any]) -> None:
+        stages = manifest["components"]["unet"]["stages"] | {"tokenizer": manifest["tokenizer"]}
+        if stage == "export":  # a stage that no runtime reads, before the last one
+            stages["export"] = {"key": "k", "files": {}}
+            manifest["components"]["unet"]["stages"] = {"export": stages["export"], "weights": stages["weights"]}
+        stages[stage]["files"][name] = "0" * 64
+
+    edit_manifest(spoilt, change)
+    assert f"lists the file {name!r}, which is no name of a file inside the set's folder" in refusal(spoilt)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +137,7 @@ def test_machine_code_of_another_gpu_is_refused(monkeypatch: pytest.MonkeyPatch)
             lambda m: m["components"]["unet"]["spec"]["inputs"].pop(),
             "the unet engine has other tensors than this version uses; build it again",
         ),
+        (lambda m: m["versions"].pop("torch"), "is not valid at versions: it has no version of the runtime, torch"),
     ],
 )
 def test_a_manifest_that_is_not_this_versions_is_refused(

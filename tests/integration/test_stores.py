@@ -7,6 +7,7 @@ import os
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import boto3
@@ -116,6 +117,33 @@ def test_names_are_those_of_one_folder_and_names_below_of_all(place: Place) -> N
     assert sorted(place.store.names_below(f"{place.root}/b/d")) == ["e.png", "ü ?.png"]
     assert list(place.store.names(f"{place.root}/nowhere")) == []
     assert list(place.store.names_below(f"{place.root}/nowhere")) == []
+
+
+def test_sizes_are_those_of_the_files_below(place: Place) -> None:
+    for name, data in (("a.png", b"1"), ("b/c.png", b"22"), ("b/d/ü ?.png", b"")):
+        place.store.write(f"{place.root}/{name}", data, "image/png")
+    for folder in (place.root, place.root + "/"):
+        assert sorted(place.store.sizes_below(folder)) == [("a.png", 1), ("b/c.png", 2), ("b/d/ü ?.png", 0)]
+    assert list(place.store.sizes_below(f"{place.root}/nowhere")) == []
+
+
+def test_progress_is_told_in_bytes_and_may_end_a_transfer(place: Place, tmp_path: Path) -> None:
+    uri, data, told = f"{place.root}/a", os.urandom(3 * SINGLE_PUT_BYTES), list[int]()
+    place.store.put_file(uri, local(tmp_path, data), "application/x-test", progress=told.append)
+    place.store.get_file(uri, tmp_path / "copy", progress=told.append)
+    assert told.count(len(data)) >= 2
+    assert sum(after < before for before, after in pairwise(told)) <= 1  # the download begins anew
+
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        place.store.get_file(uri, tmp_path / "stopped", progress=stop)
+    if not isinstance(place.store, MemoryStore):
+        assert not (tmp_path / "stopped").exists()
+        with pytest.raises(KeyboardInterrupt):
+            place.store.put_file(f"{place.root}/stopped", tmp_path / "local.bin", "application/x-test", progress=stop)
+        assert not place.store.exists(f"{place.root}/stopped")
 
 
 def test_names_arrive_one_at_a_time(place: Place) -> None:

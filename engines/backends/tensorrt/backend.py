@@ -11,6 +11,7 @@ from engines.backends.stages import EXPORT_PACKAGES, export_stage, versions_of
 from engines.backends.tensorrt import package
 from engines.backends.tensorrt.plan import build_plan, planned
 from engines.device import Placement
+from engines.errors import EngineSetRefused
 from engines.manifest import Manifest, Precision
 from engines.spec import Profile
 
@@ -43,6 +44,14 @@ class TensorRTBackend(Backend):
     def stages(self, recipe: Recipe, component: str) -> tuple[BuildStage, ...]:
         """An export, and the plan that is built from it."""
         return export_stage(recipe, component), _plan_stage(recipe, component)
+
+    def check(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
+        """The package must load, and cuda-python be there."""
+        del placement
+        if manifest.runtime not in package.PACKAGES:
+            raise EngineSetRefused(f"{folder} is not valid at runtime: {manifest.runtime!r} is no TensorRT package")
+        package.tensorrt_module(manifest.runtime)
+        package.cuda_runtime()
 
     def open(self, folder: Path, manifest: Manifest, placement: Placement) -> Runtime:
         """Needs the package that built the set, and cuda-python."""

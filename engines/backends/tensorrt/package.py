@@ -39,6 +39,19 @@ def tensorrt_module(package: str) -> Any:
         raise BackendUnavailable(f"{package} is installed but does not load: {error}") from error
 
 
+def cuda_runtime() -> Any:
+    """cuda-python's runtime API, which CUDA graphs are made with.
+
+    Raises:
+        BackendUnavailable: it is not installed.
+    """
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise BackendUnavailable("the tensorrt backend needs cuda-python for CUDA graphs; install it") from error
+    return runtime
+
+
 def why_not_run() -> str | None:
     """Why TensorRT plans cannot run on this machine's GPU, as half a sentence; None if they can."""
     try:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from engines.backends.protocol import Engine, Runtime
-from engines.backends.tensorrt.package import tensorrt_module
+from engines.backends.tensorrt.package import cuda_runtime, tensorrt_module
 from engines.backends.tensorrt.plan import PlanLog, planned
 from engines.device import Placement, cuda_value, dtype_of
-from engines.errors import BackendUnavailable, EngineSetRefused
+from engines.errors import EngineSetRefused
 from engines.manifest import Manifest
 from engines.spec import ComponentSpec, Profile, TensorSpec
 
@@ -143,7 +143,7 @@ class CapturedCall:
     """The work that one call enqueues on a stream, as a CUDA graph."""
 
     def __init__(self, call: Callable[[], None], stream: int) -> None:
-        self._runtime = runtime = _cuda_runtime()
+        self._runtime = runtime = cuda_runtime()
         # Other threads may use the device meanwhile: only this thread's calls are captured.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._value(runtime.cudaStreamBeginCapture(stream, mode))
@@ -165,14 +165,6 @@ class CapturedCall:
         executable = getattr(self, "_executable", None)
         if executable is not None:
             self._runtime.cudaGraphExecDestroy(executable)
-
-
-def _cuda_runtime() -> Any:
-    try:
-        from cuda.bindings import runtime
-    except ImportError as error:
-        raise BackendUnavailable("the tensorrt backend needs cuda-python for CUDA graphs; install it") from error
-    return runtime
 
 
 class TensorRTRuntime(Runtime):

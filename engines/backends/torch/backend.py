@@ -9,7 +9,8 @@ from engines.backends.protocol import Backend, Runtime
 from engines.backends.recipe import BuildStage, Recipe
 from engines.backends.stages import NETWORK_PACKAGES, versions_of, weights_stage
 from engines.device import Placement
-from engines.manifest import Manifest, Precision
+from engines.errors import BackendUnavailable
+from engines.manifest import Manifest, Precision, installed_version
 from engines.spec import Profile
 
 
@@ -31,6 +32,16 @@ class TorchBackend(Backend):
     def stages(self, recipe: Recipe, component: str) -> tuple[BuildStage, ...]:
         """One copy of each network."""
         return (weights_stage(recipe, component),)
+
+    def check(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
+        """diffusers and transformers have the networks; any version that reads the files serves."""
+        del folder, manifest, placement
+        for name in NETWORK_PACKAGES:
+            if installed_version(name) is None:
+                raise BackendUnavailable(
+                    f"a torch set needs the package {name}, which is not installed; "
+                    "pip install 'batch-renderer[engines]'"
+                )
 
     def open(self, folder: Path, manifest: Manifest, placement: Placement) -> Runtime:
         """`placement.threads` sets torch's threads for the whole process."""

@@ -56,6 +56,15 @@ class TritonBackend(Backend):
 
         return current_keys(recipe.architecture)
 
+    def check(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
+        """A Hopper GPU needs cuda-python, and kernels of other code a C compiler."""
+        if placement.device.type == "cuda":
+            from engines.backends.triton import hopper
+            from engines.backends.triton.kernel_keys import check_compiler
+
+            hopper.check_installed(placement.device)
+            check_compiler(folder, manifest)
+
     def open(self, folder: Path, manifest: Manifest, placement: Placement) -> Runtime:
         """Kernels that the set lacks are compiled at first use, if there is a C compiler."""
         from engines.backends.triton.runtime import open_set

@@ -41,13 +41,31 @@ def check_kernels(
     Raises:
         EngineSetRefused: kernels have to be compiled, and there is no C compiler; it says how to build the set again.
     """
+    which = check_compiler(folder, manifest, current=current, can_compile=can_compile)
+    if which is not None:
+        command = manifest.build_command(folder)
+        log.warning("%s and will be compiled at first use; building the set again saves that: %s", which, command)
+
+
+def check_compiler(
+    folder: Path,
+    manifest: Manifest,
+    *,
+    current: Callable[[str | None], Mapping[str, str]] = current_keys,
+    can_compile: Callable[[], bool] = has_c_compiler,
+) -> str | None:
+    """Which of a set's kernels will be compiled at first use, as half a sentence; None where all match.
+
+    Raises:
+        EngineSetRefused: as check_kernels.
+    """
     keys = current(manifest.architecture)
     stale = sorted(name for name, key in keys.items() if manifest.kernels.get(name) != key)
     if not stale:
-        return
+        return None
     which = f"{len(stale)} of {len(keys)} kernels in {folder} were compiled from another version of this code"
-    command = manifest.build_command(folder)
     needs_compiler = stale != [hopper.NAME]  # NVRTC compiles that one, without a C compiler
     if needs_compiler and not can_compile():
+        command = manifest.build_command(folder)
         raise EngineSetRefused(f"{which}, and there is no C compiler here; build the set again: {command}")
-    log.warning("%s and will be compiled at first use; building the set again saves that: %s", which, command)
+    return which

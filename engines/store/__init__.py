@@ -1,0 +1,1 @@
+"""Engine sets in a folder or bucket: `engines push`, `engines pull` and `engines list`."""

@@ -1,0 +1,72 @@
+"""Where a set is below its root: `<weights digest>/<backend>-<runtime version>/<architecture or any>/<set digest>/`.
+
+All parts come from the manifest, and the set's digest covers its files: equal names below it have equal contents.
+"""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+
+from engines.errors import EngineSetRefused
+from engines.manifest import Manifest
+
+RECORD = "pushed.json"
+ANY = "any"  # the architecture's part, for files that run anywhere
+LEVELS = 4
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*")
+
+
+class Record(BaseModel):
+    """pushed.json: what a manifest does not say, and older versions of this program would refuse in one.
+
+    `built_at` is when the set was built. `bytes` has each file's size, by which a pulled set is checked quickly; in a
+    bucket it is empty, as a listing has sizes.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    built_at: AwareDatetime | None = None
+    bytes: dict[str, int] = {}
+
+    @classmethod
+    def of(cls, data: bytes | None) -> Record:
+        """The record in `data`; an empty one where it is missing, torn or not ours: nothing depends on it alone."""
+        try:
+            return cls() if data is None else cls.model_validate_json(data)
+        except ValidationError:
+            return cls()
+
+
+def is_digest(text: str) -> bool:
+    """Whether this is a whole SHA-256 in hex, as sets and weights have it."""
+    return _DIGEST.fullmatch(text) is not None
+
+
+def is_part(text: str, level: int) -> bool:
+    """Whether a folder's name may be the part of that level (0: the weights' digest ... 3: the set's)."""
+    return is_digest(text) if level in (0, LEVELS - 1) else _NAME.fullmatch(text) is not None
+
+
+def parts_of(manifest: Manifest) -> tuple[str, ...]:
+    """The folders that a set is in, from the root down.
+
+    Raises:
+        EngineSetRefused: the manifest has a value that cannot be part of a name, or lists a file of a reserved name.
+    """
+    version = f"{manifest.backend}-{manifest.versions[manifest.runtime]}"
+    parts = (manifest.source.weights, version, manifest.architecture or ANY, manifest.digest)
+    for level, part in enumerate(parts):
+        if not is_part(part, level):
+            raise EngineSetRefused(f"the set's manifest says {part[:80]!r}, which is no part of a folder's name")
+    if RECORD in manifest.files | manifest.exports:
+        raise EngineSetRefused(f"the set has a file {RECORD}, a name that is kept for `engines push`; build it again")
+    return parts
+
+
+def wanted_files(manifest: Manifest, *, with_exports: bool) -> dict[str, str]:
+    """The files of a set that are copied, with their SHA-256: what loading reads, and nothing else without exports."""
+    return manifest.files | manifest.exports if with_exports else manifest.files

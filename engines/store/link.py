@@ -1,0 +1,46 @@
+"""The symbolic link that says which set a worker loads: it changes in one step."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from engines.errors import DiskRefused
+from engines.store.shelf import disk_errors
+
+
+def check_link(link: Path, folder: Path) -> None:
+    """Refuse what cannot become a link, before anything is downloaded; `folder` is where the set will be.
+
+    Raises:
+        DiskRefused: something else is there, or the set itself will be.
+    """
+    if link == folder or folder in link.parents:
+        raise DiskRefused(f"{link} is in the set's own folder; name another place with --link")
+    with disk_errors(link):
+        if link.exists() and not link.is_symlink():
+            kind = "folder" if link.is_dir() else "file"
+            raise DiskRefused(f"{link} is a {kind} and no link; remove it, or name another place with --link")
+
+
+def switch(link: Path, folder: Path) -> None:
+    """Make `link` point to `folder`, or leave it if it does: then nothing is written.
+
+    Beside the set it is relative, so that it holds wherever the folder of sets is mounted.
+
+    Raises:
+        DiskRefused: it cannot be made.
+    """
+    check_link(link, folder)
+    target = folder.name if link.parent == folder.parent else str(folder)
+    with disk_errors(link):
+        if link.is_symlink() and str(link.readlink()) == target:
+            return
+        link.parent.mkdir(parents=True, exist_ok=True)
+        scratch = link.with_name(f".{link.name[:50]}.{secrets.token_hex(8)}.new")
+        scratch.symlink_to(target, target_is_directory=True)
+        try:
+            scratch.replace(link)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
