@@ -21,6 +21,7 @@
     │   ├── RenderFailed           worker     its engines raised, or gave NaN
     │   └── Quarantined            job        the job took its worker down too many times
     ├── Cancelled                  job        the user asked for it
+    ├── BatchDeleted               job        its batch was deleted, or is being deleted: no job may be added to it
     ├── Requeued                   worker     the worker is stopping; another one renders the job
     ├── NewerMessage               worker     a message of a newer version, which this worker cannot read
     └── SettingsError              worker     a variable or an argument that stops start-up
@@ -222,6 +223,13 @@ class Cancelled(RenderError):
     """The user cancelled the job."""
 
     kind = "cancelled"
+    fault = "job"
+
+
+class BatchDeleted(RenderError):
+    """The batch was deleted while jobs were added to it, or its deletion has begun and not ended."""
+
+    kind = "batch_deleted"
     fault = "job"
 
 

@@ -69,6 +69,8 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="starts of one job before it is failed or quarantined")
     reconcile_seconds: float = Field(5.0, gt=0, description="between two reconciliations while waiting")
 
+    keep_days: float | None = Field(None, gt=0, description="producer keep deletes older batches from Redis")
+
     fetch_timeout_seconds: float = Field(30.0, gt=0, description="for one input, from start to end")
     fetch_max_bytes: int = Field(64 * MIB, ge=1, description="largest input file")
     fetch_per_host: int = Field(8, ge=1, le=512, description="requests at once to one host, per process")

@@ -162,6 +162,21 @@ def read_head(store: Store, uri: str) -> Part:
         raise _damaged(uri, "its first line is not a manifest's") from error
 
 
+def ids_of(store: Store, part: Part) -> Iterator[str]:
+    """The ids of the jobs of one part. Those in front of a damaged place come out.
+
+    Raises:
+        InvalidJob: the part is damaged.
+    """
+    lines = _lines(store, part.uri)
+    next(lines)
+    for line in lines:
+        try:
+            yield SubmittedJob.model_validate_json(line).id
+        except ValidationError as error:
+            raise _damaged(part.uri, "a line is no job") from error
+
+
 def jobs_of(store: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJob, bool]]:
     """The jobs of one part in row order, each with whether its URL had a secret, which is missing now.
 

@@ -22,6 +22,7 @@ SCHEMES = ("file", "s3", "http", "https")
 OUTPUT_SCHEMES = ("file", "s3")
 LONGEST_NAME = 255  # bytes of one part of a path, and
 LONGEST_PATH = 4095  # bytes of all of it: what Linux takes
+LONGEST_KEY = 1024  # bytes of a key in a bucket
 LONGEST_SHOWN = 60  # characters of a URI in a sentence
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -33,10 +34,11 @@ _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^/]+")
 _CONTROL = re.compile(r"[\0-\x1f\x7f]")
 
 
-def resolve_uri(text: str, base: Path, *, for_output: bool = False) -> str:
+def resolve_uri(text: str, base: Path | str, *, for_output: bool = False) -> str:
     """A cell or an option -> an absolute URI: s3:// and http(s):// as they are, file:// and paths as file:///...
 
-    Relative paths (and `file://relative`) resolve against `base`, the CSV's folder. `~` is the home folder.
+    Relative paths (and `file://relative`) resolve against `base`, the CSV's folder. Where that is text, it is the
+    `s3://bucket/folder/` of a CSV in a bucket, and relative paths become keys, to the letter. `~` is the home folder.
     `for_output`: sentences speak of a place for results, not of a picture.
 
     Raises:
@@ -57,7 +59,7 @@ def resolve_uri(text: str, base: Path, *, for_output: bool = False) -> str:
     return uri
 
 
-def resolve_image(text: str, base: Path) -> str:
+def resolve_image(text: str, base: Path | str) -> str:
     """`resolve_uri`, for the picture of a job: a bucket alone is not enough.
 
     Raises:
@@ -135,7 +137,7 @@ def _expanded(text: str, *, for_output: bool) -> str:
     return path
 
 
-def _uri_of_path(path: str, text: str, base: Path, *, for_output: bool) -> str:
+def _uri_of_path(path: str, text: str, base: Path | str, *, for_output: bool) -> str:
     if _WINDOWS.match(path):
         cannot = "write to; name" if for_output else "read; copy the files to"
         end = "or a bucket" if for_output else "or to S3, and name that"
@@ -146,13 +148,46 @@ def _uri_of_path(path: str, text: str, base: Path, *, for_output: bool) -> str:
         raise InvalidJob(f"{_shown(text)} names no {'folder' if for_output else 'file'}; write file:///folder/name")
     if "\0" in path:
         raise InvalidJob(f"{_shown(text)} holds a NUL byte, which no path has")
+    if isinstance(base, str) and not path.startswith("/"):
+        return _key_below(base, path, text)
     try:
-        absolute = (base / path).absolute()
+        absolute = (Path("/") / path if isinstance(base, str) else base / path).absolute()
         parts = [len(os.fsencode(part)) for part in absolute.parts]
     except UnicodeEncodeError as error:
         raise InvalidJob(f"{_shown(text)} holds half a character (a lone surrogate); write the name anew") from error
     _check_length(parts, text, hint="choose a shorter one" if for_output else "is the text in the right column?")
     return absolute.as_uri()
+
+
+def _key_below(base: str, path: str, text: str) -> str:
+    """What a relative path names where the CSV is in a bucket. No store resolves `.` and `..`, so they end here."""
+    if _SCHEME.match(text):
+        raise InvalidJob(
+            f"{_shown(text)} names no folder to start from, and the CSV is in a bucket; write the name alone for a "
+            "picture beside the CSV, or file:///folder/name"
+        )
+    bucket, folder = bucket_and_key(base)
+    parts, names = folder.split("/")[:-1], path.split("/")
+    if names[-1] in ("", ".", ".."):
+        raise InvalidJob(f"{_shown(text)} names a folder; name a picture")
+    for part in names:
+        if part == ".." and not parts:
+            raise InvalidJob(f"{_shown(text)} leads out of the bucket {bucket!r}; write s3://bucket/key")
+        if part == "..":
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    key = "/".join(parts)
+    try:
+        length = len(key.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidJob(f"{_shown(text)} is not UTF-8, as keys in a bucket are; write the name anew") from error
+    if length > LONGEST_KEY:
+        raise InvalidJob(
+            f"{_shown(text)} is too long: a key in a bucket has at most {LONGEST_KEY:,} bytes, and with the CSV's "
+            f"folder this one has {length:,}; is the text in the right column?"
+        )
+    return f"s3://{bucket}/{key}"
 
 
 def _check_length(parts: Sequence[int], text: str, *, hint: str) -> None:

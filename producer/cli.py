@@ -26,6 +26,7 @@ app = typer.Typer(
 JsonOption = Annotated[
     bool, typer.Option("--json", help="JSON on stdout; without it, only where stdout is no terminal.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name.")]
 
 
@@ -43,13 +44,16 @@ producer submit jobs.csv --dry-run
 producer submit jobs.csv --skip-invalid      # bad rows go to jobs.rejected.csv
 producer submit jobs.csv --n-prompt ''       # rows without a negative prompt have an empty one
 producer submit jobs.csv --engine-set 5ccee6ac0d41
+producer submit s3://bucket/folder/jobs.csv  # relative images are in s3://bucket/folder/
 make-rows | producer submit - --batch nightly""",
         *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.INVALID_CSV),
         *(Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
     )
 )
 def submit(
-    file: Annotated[Path, typer.Argument(metavar="CSV", help="The CSV file; - reads standard input.")],
+    file: Annotated[
+        str, typer.Argument(metavar="CSV", help="The CSV: a file, file:// or s3://; - reads standard input.")
+    ],
     *,
     batch: Annotated[str | None, typer.Option("--batch", "-b", help="The batch's name [default: the file's].")] = None,
     output: Annotated[
@@ -85,6 +89,9 @@ def submit(
     Columns: image and prompt (required), a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode,
     strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default. In prompt, a_prompt and
     n_prompt, the cell <empty> is an empty text.
+
+    A relative image is looked for beside the CSV: in its folder, or, for a CSV in a bucket, under its prefix there.
+    --skip-invalid writes the bad rows beside the CSV, too.
 
     --a-prompt and --n-prompt set the default of their column for this file; they become part of the jobs. The batch
     keeps them: with others, the same file is refused, and needs another --batch.
@@ -281,6 +288,82 @@ def reconcile(
         from producer.repair import reconcile as run
 
         code = run(batch, output=output, from_storage=from_storage)
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
+        """producer delete jobs                # from Redis; its pictures stay
+producer delete jobs --results      # with its pictures
+producer delete jobs --results --yes
+producer delete jobs --results --output s3://bucket/renders    # a batch that Redis has lost""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
+    )
+)
+def delete(
+    batch: BatchArgument,
+    *,
+    results: Annotated[
+        bool, typer.Option("--results", help="Delete its pictures, edges, sidecars and manifest as well.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Cancel and delete a batch with jobs that have not ended.")
+    ] = False,
+    yes: YesOption = False,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Where a batch that Redis lost was written [default: RENDER_OUTPUT_URI]."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Delete a batch from Redis and, with --results, its files from the output.
+
+    Of the files in the batch's folder only those of its jobs and its manifest are deleted. They go first, and Redis
+    forgets the batch last, so a command that was interrupted is repeated as it was.
+
+    Without --results, `producer reconcile BATCH` or submitting the CSV again brings the batch back from its files.
+    """
+    with exit_codes(), json_output(json):
+        from producer.delete import delete as run
+
+        code = run(batch, results=results, force=force, yes=yes, output=output)
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
+        """producer prune --older-than 30d --dry-run
+producer prune --older-than 12h --yes
+producer prune --older-than 2w --name 'nightly-*' --results""",
+        *(Exit.OK, Exit.USAGE, Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
+    )
+)
+def prune(
+    *,
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="AGE", help="30d, 12h or 2w: since the last job of a batch ended.")
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option("--name", "-n", metavar="TEXT", help="Only batches with such a name: a pattern, or a part of it."),
+    ] = None,
+    state: Annotated[
+        Literal["done", "failed", "cancelled"] | None,
+        typer.Option("--state", "-s", help="Only batches with such a job; done: all jobs are."),
+    ] = None,
+    results: Annotated[bool, typer.Option("--results", help="Delete their files as well.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them only; delete nothing.")] = False,
+    yes: YesOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete old batches, as `producer delete` does: those all of whose jobs ended at least so long ago.
+
+    `producer keep` does this by itself once an hour where RENDER_KEEP_DAYS is set; it never deletes files.
+    """
+    with exit_codes(), json_output(json):
+        from producer.prune import prune_old as run
+
+        code = run(older_than=older_than, name=name, state=state, results=results, dry_run=dry_run, yes=yes)
     raise typer.Exit(int(code))
 
 

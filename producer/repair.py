@@ -119,13 +119,22 @@ def _rebuild_lost(session: Session, batch: str | None, output: str | None, *, fr
         return {}
     uri = output_uri(session.settings, output)
     if batch is None:
-        names = sorted(_batches_in(uri) | known.keys())
+        names = sorted(_not_deleted(session, _batches_in(uri) - known.keys()) | known.keys())
     else:
         is_lost = batch not in known or from_storage or session.ledger.is_rebuilding(batch)
         names = [batch] if is_lost and BATCH_NAME.fullmatch(batch) else []
     outputs = {name: known[name].output if name in known else uri for name in names}
     rebuilt = {name: rebuild(session, name, output) for name, output in outputs.items()}
     return {name: result for name, result in rebuilt.items() if result is not None}
+
+
+def _not_deleted(session: Session, names: set[str]) -> set[str]:
+    """Batches that Redis does not know, without those that it does not know because they were deleted."""
+    ledger = session.ledger
+    deleted = {name for name in names if ledger.deleted_at(name) is not None or ledger.is_being_deleted(name)}
+    for name in sorted(deleted):
+        say(f"batch {name!r} was deleted and stays so; producer reconcile {name} brings it back", "warning")
+    return names - deleted
 
 
 def _batches_in(output: str) -> set[str]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +17,7 @@ from jobs.ledger.records import Enqueued
 from jobs.settings import Settings
 from jobs.storage.store import store_for
 from jobs.uri import path_of, redacted, resolve_uri
+from producer.bucket_csv import beside, downloaded, folder_of, local_or_bucket
 from producer.console import STATES
 from producer.exits import CommandFailed, Exit
 from producer.prompt_defaults import option, prompt_defaults
@@ -33,17 +34,19 @@ class Request:
     """What the command line said, resolved.
 
     `origin` is what the ledger calls the source of the rows, `base` the folder where relative image paths start.
-    `fingerprint` is the size and time of the file when the command began; None for a stream (producer/stream.py).
+    `fingerprint` is the size and time of the file when the command began; None for what is copied before it is read:
+    a stream (producer/stream.py), and a CSV in a bucket, which has a `uri` (producer/bucket_csv.py).
     `prompts` has what empty cells of a_prompt and n_prompt mean in this file, where the command line says so.
     `engine_set` are the first digits of the digest of the one engine set that shall draw the rows, or None.
     """
 
     file: Path
     origin: str
-    base: Path
+    base: Path | str
     fingerprint: tuple[int, int] | None
     batch: str
     output: str
+    uri: str | None = None
     skip_invalid: bool = False
     dry_run: bool = False
     wait: bool = False
@@ -55,7 +58,7 @@ class Request:
         cls,
         settings: Settings,
         *,
-        file: Path,
+        file: Path | str,
         batch: str | None = None,
         output: str | None = None,
         skip_invalid: bool = False,
@@ -68,19 +71,22 @@ class Request:
         """Fill in what the command line left out, and refuse what cannot work.
 
         Raises:
-            CommandFailed: a batch name, an output, a prompt or a digest that cannot be used.
+            CommandFailed: a CSV, a batch name, an output, a prompt or a digest that cannot be used.
             OSError: there is no such file.
         """
-        if file.is_dir():
+        file, uri = local_or_bucket(file)
+        if uri is None and file.is_dir():
             raise CommandFailed(Exit.STORAGE, f"{file} is a folder; name a CSV")
-        streams = is_stream(file)
+        streams = uri is None and is_stream(file)
+        origin, base = (uri, folder_of(uri)) if uri else _origin_and_base(file, streams=streams)
         return cls(
             batch=_batch(file, batch, streams=streams),
             output=output_uri(settings, output),
+            uri=uri,
             file=file,
-            origin=ORIGIN if streams else file.absolute().as_uri(),
-            base=Path.cwd() if streams else file.absolute().parent,
-            fingerprint=None if streams else _fingerprint(file),
+            origin=origin,
+            base=base,
+            fingerprint=None if streams or uri else _fingerprint(file),
             skip_invalid=skip_invalid,
             dry_run=dry_run,
             wait=wait,
@@ -91,6 +97,8 @@ class Request:
     @property
     def name(self) -> str:
         """The source as people call it."""
+        if self.uri is not None:
+            return redacted(self.uri)
         return ORIGIN if self.file == STDIN else str(self.file)
 
     @property
@@ -105,10 +113,14 @@ class Request:
         return f" with the same {' and '.join(options)}" if options else ""
 
     @property
-    def rejected_to(self) -> Path | None:
-        """Where --skip-invalid writes the rejected rows: beside the CSV; for a stream, in the current folder."""
+    def rejected_to(self) -> Path | str | None:
+        """Where --skip-invalid writes the rejected rows: beside the CSV (text: a URI in its bucket); for a stream, in
+        the current folder.
+        """
         if not self.skip_invalid:
             return None
+        if self.uri is not None:
+            return beside(self.uri, f"{self.file.stem}.rejected.csv")
         if self.fingerprint is None:
             return Path(f"{self.batch}.rejected.csv")
         return self.file.with_name(f"{self.file.stem}.rejected.csv")
@@ -116,13 +128,18 @@ class Request:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """The bytes of the CSV; those of a stream can be read once."""
-        with self.file.open("rb") if self.fingerprint is not None else spooled(self.file) as file:
+        with self._opened() as file:
             yield file
+
+    def _opened(self) -> AbstractContextManager[BinaryIO]:
+        if self.uri is not None:
+            return downloaded(self.uri)
+        return spooled(self.file) if self.fingerprint is None else self.file.open("rb")
 
     def joined_to(self, source: str | None) -> Request:
         """This request as one of the batch's first source, if earlier versions gave that name to a stream."""
-        is_the_same = self.fingerprint is None and source in ("pipe", self.file.absolute().as_uri())
-        return replace(self, origin=source) if source and is_the_same else self
+        names = () if self.uri or self.fingerprint else ("pipe", self.file.absolute().as_uri())
+        return replace(self, origin=source) if source in names else self
 
     def check_unchanged(self) -> None:
         """Notice a file that was written to while the command read it.
@@ -212,6 +229,10 @@ class Outcome:
             "rows_per_second": round(self.rows / self.seconds, 1) if self.seconds > 0 else None,
             "manifest_files": self.manifest_files,
         }
+
+
+def _origin_and_base(file: Path, *, streams: bool) -> tuple[str, Path]:
+    return (ORIGIN, Path.cwd()) if streams else (file.absolute().as_uri(), file.absolute().parent)
 
 
 def batch_name(stem: str) -> str:

@@ -32,7 +32,7 @@ from producer.table.check import CheckedRows, check
 
 
 def submit(
-    file: Path,
+    file: Path | str,
     *,
     batch: str | None,
     output: str | None,

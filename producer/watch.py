@@ -126,13 +126,15 @@ class _Counting:
 
         Raises:
             LedgerUnavailable: Redis does not answer.
-            CommandFailed: Redis lost the batch, and storage does not bring it back.
+            CommandFailed: Redis lost the batch, and storage does not bring it back; or the batch was deleted.
         """
         if self._output is None:
             info = self.session.ledger.batch(self.batch)
             self._output = info.output if info else None
         counts = self.session.ledger.counts(self.batch)
         if counts.total < self._most:
+            if self.session.ledger.deleted_at(self.batch) is not None:
+                raise CommandFailed(Exit.NOT_FOUND, f"batch {self.batch!r} was deleted")
             self._rebuild()
             counts = self.session.ledger.counts(self.batch)
             self._most = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import reduce
 
@@ -34,7 +34,7 @@ def watch_all(session: Session, look: Callable[[], list[Counted]], *, only_unfin
         KeyboardInterrupt: after a sentence that says so.
     """
     console = people()
-    watched = _Watched(look, only_unfinished=only_unfinished)
+    watched = _Watched(look, session.ledger.deleted_at, only_unfinished=only_unfinished)
     watched.counts()
     if not watched.batches:
         say("Nothing is queued or running.", "good")
@@ -56,8 +56,15 @@ def watch_all(session: Session, look: Callable[[], list[Counted]], *, only_unfin
 class _Watched:
     """The batches, and their counts added up."""
 
-    def __init__(self, look: Callable[[], list[Counted]], *, only_unfinished: bool) -> None:
+    def __init__(
+        self,
+        look: Callable[[], list[Counted]],
+        deleted_at: Callable[[str], float | None],
+        *,
+        only_unfinished: bool,
+    ) -> None:
         self._look = look
+        self._deleted_at = deleted_at
         self._only_unfinished = only_unfinished
         self._names: set[str] = set()
         self._most = 0
@@ -66,6 +73,7 @@ class _Watched:
     def counts(self) -> Counts:
         """Of all watched batches together."""
         seen = self._look()
+        self._leave_out_deleted({each.info.name: each.counts.total for each in seen})
         self._names |= {each.info.name for each in seen if each.is_unfinished or not self._only_unfinished}
         self.batches = [each for each in seen if each.info.name in self._names]
         total = added(self.batches)
@@ -73,6 +81,14 @@ class _Watched:
             raise CommandFailed(Exit.NO_REDIS, LOST)
         self._most = total.total
         return total
+
+    def _leave_out_deleted(self, jobs: Mapping[str, int]) -> None:
+        """Where a batch was deleted, Redis lost nothing."""
+        for each in self.batches:
+            name, before = each.info.name, each.counts.total
+            if jobs.get(name, 0) < before and self._deleted_at(name) is not None:
+                self._names.discard(name)
+                self._most -= before
 
 
 def added(counted: Sequence[Counted]) -> Counts:

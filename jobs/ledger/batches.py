@@ -11,14 +11,22 @@ from typing import NamedTuple, cast
 import redis
 from pydantic import ValidationError
 
-from jobs.errors import InvalidJob, NewerMessage
+from jobs.errors import BatchDeleted, InvalidJob, NewerMessage
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.engine_sets import READ_UP_TO, engine_sets, engine_sets_of
-from jobs.ledger.keys import BATCHES, NEWEST, batch_key
+from jobs.ledger.keys import BATCHES, DELETING, NEWEST, batch_key
 from jobs.ledger.records import BatchInfo, Counts, EngineSets, JobState, PromptOptions, State, parse_state
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 
 BATCHES_AT_ONCE = 100
+
+
+def being_deleted(batch: str) -> BatchDeleted:
+    """What to raise where jobs cannot be added to a batch whose deletion was begun."""
+    return BatchDeleted(
+        f"batch {batch!r} is being deleted; wait until that has ended (if it was interrupted, run the same producer "
+        "delete again), or choose another name"
+    )
 
 
 class Overview(NamedTuple):
@@ -38,7 +46,13 @@ class Batches:
     client: redis.Redis
 
     def open_batch(self, name: str, *, output: str, source: str) -> BatchInfo:
-        """Register a batch under its name. A batch that exists keeps what was first registered, which is returned."""
+        """Register a batch under its name. A batch that exists keeps what was first registered, which is returned.
+
+        Raises:
+            BatchDeleted: its deletion was begun and has not ended.
+        """
+        if self.is_being_deleted(name):
+            raise being_deleted(name)
         info = BatchInfo(name=name, output=output, source=source, created_at=time.time())
         with answering():
             self.client.hsetnx(BATCHES, name, info.model_dump_json())
@@ -55,6 +69,11 @@ class Batches:
         with answering():
             texts = cast("list[str]", self.client.hvals(BATCHES))
         return sorted(_readable(texts), key=lambda info: info.created_at)
+
+    def is_being_deleted(self, batch: str) -> bool:
+        """Whether a deletion of a batch was begun and has not ended."""
+        with answering():
+            return bool(self.client.hexists(DELETING, batch))
 
     def prompt_options(self, batch: str, source: str) -> PromptOptions | None:
         """What a source's empty cells mean in a batch, or None where that was not kept."""

@@ -12,7 +12,7 @@ from jobs.errors import LedgerUnavailable
 from jobs.job import BATCH_NAME, RenderJob
 from jobs.ledger.batches import Batches
 from jobs.ledger.chunks import chunks
-from jobs.ledger.keys import WORKER_PREFIX, batch_keys, delayed_key
+from jobs.ledger.keys import BATCHES, DELETED, WORKER_PREFIX, batch_keys, delayed_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
 from jobs.ledger.redis_client import SCAN_COUNT, answering, is_away
@@ -40,6 +40,7 @@ class Delayed(Batches):
         counts one attempt all the same: only then does its next start look for a result in storage.
         """
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "cancels"), delayed_key(self.queue)]
+        keys += [BATCHES, DELETED]
         arguments = [job.id, job.model_dump_json(), worker, max(0.0, seconds), int(refund)]
         arguments += [self._max_attempts, WORKER_PREFIX if orphans else ""]
         return bool(self._scripts.run("defer", keys=keys, arguments=arguments))

@@ -17,6 +17,8 @@
     batch:<name>:failures   list   ids of the jobs that failed last, newest first: at most 2 * NEWEST. In both lists an
                                    id may stand twice, and the job may have been queued again or superseded since
     batch:<name>:refusals   hash   job id -> list of Refusal as JSON, until the job ends
+    deleting                hash   batch -> '<token> <since>', while its files and then its ledger are deleted
+    deleted                 sorted set  batches that were deleted, by that time; for DELETED_SECONDS
     delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message shall be queued
     sifted:<queue>          string how often messages were taken out of the queue's middle, or moved within it
     refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
@@ -30,9 +32,12 @@ names and formats stay as they are.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 BATCHES = "render:batches"
+DELETING = "render:deleting"
+DELETED = "render:deleted"
+DELETED_SECONDS = 7 * 86400  # workers and messages that outlive their batch by so much are not expected
 WORKER_PREFIX = "render:worker:"
 REFUTED_PREFIX = "render:refuted:"
 REFUTED_SECONDS = 3600
@@ -59,6 +64,11 @@ BatchPart = Literal[
 def batch_key(batch: str, part: BatchPart) -> str:
     """The key of one part of a batch."""
     return f"render:batch:{batch}:{part}"
+
+
+def all_batch_keys(batch: str) -> list[str]:
+    """Every key that a batch has of its own."""
+    return batch_keys(batch, *get_args(BatchPart))
 
 
 def batch_keys(batch: str, *parts: BatchPart) -> list[str]:

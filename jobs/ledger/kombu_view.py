@@ -40,6 +40,12 @@ class Delivered:
     since: float | None
 
 
+def message_id(text: str) -> str | None:
+    """The job id in a message as kombu keeps it; None where there is none."""
+    match = _ID.search(text)
+    return match[1] if match else None
+
+
 class KombuView:
     """Reads one queue, and what consumers have. Every method raises LedgerUnavailable when Redis does not answer."""
 
@@ -93,7 +99,7 @@ class KombuView:
         # The messages first, then their times. kombu writes and removes both in one step, so a message that is
         # delivered between the two reads is not seen yet, and one that is acknowledged between them has no time. The
         # other way round, a message that has just been delivered would look as if it had been so since 1970.
-        tags = [(tag, match[1]) for tag, text in scanned(self._client, UNACKED) if (match := _ID.search(text))]
+        tags = [(tag, id_) for tag, text in scanned(self._client, UNACKED) if (id_ := message_id(text))]
         with answering():
             times = dict(cast("list[tuple[str, float]]", self._client.zrange(UNACKED_INDEX, 0, -1, withscores=True)))
         messages: dict[str, Delivered] = {}

@@ -5,7 +5,8 @@
 Producers enqueue, cancel, retry and requeue; workers start, nack, refuse, defer and finish. Each move is one Lua script
 (scripts/), so it is atomic, and it writes the job's queue message in the same step. keys.py lists the keys in Redis,
 batches.py reads them, workers.py keeps the workers' signs of life, kombu_view.py reads the messages, refusals.py has
-the jobs that a worker could not render for a fault of its own, and delayed.py those that wait for their time.
+the jobs that a worker could not render for a fault of its own, delayed.py those that wait for their time, and
+deletions.py forgets whole batches.
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ import redis
 
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.chunks import chunks
-from jobs.ledger.keys import NEWEST, REFUTED_PREFIX, REFUTED_SECONDS, WORKER_PREFIX, batch_keys, delayed_key
+from jobs.ledger.deletions import Deletions
+from jobs.ledger.keys import (
+    BATCHES,
+    DELETED,
+    DELETING,
+    NEWEST,
+    REFUTED_PREFIX,
+    REFUTED_SECONDS,
+    WORKER_PREFIX,
+    batch_keys,
+    delayed_key,
+)
 from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX, KombuView
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
@@ -40,7 +52,7 @@ from jobs.uri import redacted
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Ledger(Refusals):
+class Ledger(Refusals, Deletions):
     """Moves and counts jobs. Safe to use from many threads and processes at once.
 
     Raises:
@@ -91,6 +103,9 @@ class Ledger(Refusals):
         same `row_prefix`) was submitted before with other parameters supersedes the earlier version. When a lost ledger
         is rebuilt, `finished` holds the results that storage has by job id, and `held` maps job ids to the live worker
         that holds the job: neither kind is queued. jobs/ledger/enqueue.py looks both up.
+
+        Raises:
+            BatchDeleted: the batch was deleted since it was opened, or its deletion has begun. No job is queued then.
         """
         if not jobs:
             return Enqueued()
@@ -106,11 +121,20 @@ class Ledger(Refusals):
             *(jobs[0].batch, "states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels"),
             *("engine_sets", "refusals"),
         )
-        keys += [delayed_key(self.queue), self.queue]
-        return Enqueued(**_tally(self._scripts.run("enqueue", keys=keys, arguments=arguments)))
+        keys += [delayed_key(self.queue), self.queue, BATCHES, DELETED, DELETING]
+        tally = _tally(self._scripts.run("enqueue", keys=keys, arguments=arguments))
+        if "deleted" in tally:
+            raise self.why_deleted(jobs[0].batch)
+        return Enqueued(**tally)
 
     def retry(self, batch: str, *, states: Collection[str] = ("failed", "cancelled")) -> int:
-        """Queue failed or cancelled jobs again, with no attempts counted. Returns how many."""
+        """Queue failed or cancelled jobs again, with no attempts counted. Returns how many.
+
+        Raises:
+            BatchDeleted: the deletion of the batch has begun.
+        """
+        if self.is_being_deleted(batch):
+            raise self.why_deleted(batch)
         if not set(states) <= {"failed", "cancelled"}:
             raise ValueError(f"only failed and cancelled jobs can be retried, not {sorted(states)}")
         lines = (line for line in self.states(batch) if line.state in states)
@@ -131,12 +155,13 @@ class Ledger(Refusals):
             total.update(_tally(self._scripts.run("cancel", keys=keys, arguments=arguments)))
         return Counts(**total)
 
-    def sift(self, batch: str) -> int:
-        """Remove the messages of a batch's ended jobs from the queue; returns how many there were.
+    def sift(self, *batches: str, unfinished: bool = False) -> int:
+        """Remove the messages of some batches' ended jobs from the queue; returns how many there were.
 
-        Ended are also the earlier versions of corrected rows. Safe at any time, beside workers and producers.
+        With `unfinished`, those of their other jobs as well: for batches that are about to be deleted. Ended are also
+        the earlier versions of corrected rows. Safe at any time, beside workers and producers.
         """
-        return Sifter(self._scripts, self.queue, batch).sift(self.queue_length())
+        return Sifter(self._scripts, self.queue, batches, unfinished=unfinished).sift(self.queue_length())
 
     def requeue(
         self, batch: str, lines: Iterable[JobState], *, attempts: int | None = None, to: Literal["head", "tail"]
@@ -181,6 +206,7 @@ class Ledger(Refusals):
         job stays queued and no attempt is counted, so that its worker may let other such jobs go first.
         """
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "replaced", "cancels"), delayed_key(self.queue)]
+        keys += [BATCHES, DELETED]
         last = max(2, self._max_attempts) if unless_last else 0
         now = f"{time.time():.3f}"
         arguments = [job.id, job.model_dump_json(), worker, now, self._max_attempts, WORKER_PREFIX, last]
@@ -193,14 +219,14 @@ class Ledger(Refusals):
         return bool(self._scripts.run("nack", keys=keys, arguments=[job.id, worker, int(refund)]))
 
     def finish(self, result: RenderResult) -> bool:
-        """Enter a terminal state. True the first time; a terminal state never changes."""
+        """Enter a terminal state. True the first time; a terminal state never changes, and a deleted batch has none."""
         keys = batch_keys(
             *(result.batch, "states", "counts", "jobs", "results", "cancels", "superseded", "replaced"),
             *("engine_sets", "refusals"),
         )
         arguments = [result.id, result.state, _record(result), result.row, result.worker or ""]
         arguments += [WORKER_PREFIX, REFUTED_PREFIX, REFUTED_SECONDS, NEWEST]
-        keys += [delayed_key(self.queue), *batch_keys(result.batch, "newest", "failures")]
+        keys += [delayed_key(self.queue), BATCHES, DELETED, *batch_keys(result.batch, "newest", "failures")]
         return bool(self._scripts.run("finish", keys=keys, arguments=arguments))
 
 

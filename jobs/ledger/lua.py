@@ -28,6 +28,7 @@ ScriptName = Literal[
     "left_over",
     "drop",
     "sift",
+    "forget",
 ]
 
 

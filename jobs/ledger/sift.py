@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from jobs.ledger.chunks import CHUNK_JOBS
 from jobs.ledger.keys import batch_key, sifted_key
@@ -15,20 +15,23 @@ ONE_BY_ONE = 500
 
 
 class Sifter:
-    """Sifts one queue for one batch. Every step is atomic, so a step that is the last one loses nothing.
+    """Sifts one queue for some batches, a few dozen at most. With `unfinished`, the messages of all of their jobs go.
+
+    Every step is atomic, so a step that is the last one loses nothing.
 
     Raises:
         LedgerUnavailable: Redis does not answer; what was removed stays so.
     """
 
-    def __init__(self, scripts: Scripts, queue: str, batch: str) -> None:
+    def __init__(self, scripts: Scripts, queue: str, batches: Iterable[str], *, unfinished: bool) -> None:
         self._scripts = scripts
         self._queue = queue
-        self._states = batch_key(batch, "states")
-        self._keys = [queue, self._states, sifted_key(queue)]
+        self._states = [batch_key(batch, "states") for batch in batches]
+        self._all = int(unfinished)
+        self._keys = [queue, sifted_key(queue), *self._states]
 
     def sift(self, length: int) -> int:
-        """Remove the messages of the batch's ended jobs from a queue of `length` messages; returns how many."""
+        """Remove these messages from a queue of `length` messages; returns how many."""
         few: list[str] = []
         for item in self._left_over():
             few.append(item)
@@ -39,7 +42,7 @@ class Sifter:
     def _left_over(self) -> Iterator[str]:
         first = 0
         while True:
-            keys, stretch = [self._queue, self._states], [first, first + SCAN_COUNT - 1]
+            keys, stretch = [self._queue, *self._states], [first, first + SCAN_COUNT - 1, self._all]
             number, items = self._scripts.run("left_over", keys=keys, arguments=stretch)
             yield from items
             if number < SCAN_COUNT:
@@ -47,7 +50,7 @@ class Sifter:
             first += SCAN_COUNT
 
     def _drop(self, item: str) -> int:
-        return int(self._scripts.run("drop", keys=self._keys, arguments=[item]))
+        return int(self._scripts.run("drop", keys=self._keys, arguments=[item, self._all]))
 
     def _move_around(self, length: int) -> int:
         """One round of the queue, a stretch at a time, so that Redis serves others in between.
@@ -56,7 +59,7 @@ class Sifter:
         """
         mark, dropped, is_over = "", 0, 0
         while length > 0 and not is_over:
-            stretch = [min(length, CHUNK_JOBS), mark]
+            stretch = [min(length, CHUNK_JOBS), mark, self._all]
             seen, gone, mark, is_over = self._scripts.run("sift", keys=self._keys, arguments=stretch)
             length -= int(seen)
             dropped += int(gone)

@@ -9,6 +9,7 @@ Paths are text here, not pathlib's: jobs.uri.file_path says why.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -110,6 +111,19 @@ class FileStore:
         except (OSError, ValueError) as error:
             if not is_missing(error):
                 raise output_error(path, error, done="deleted") from error
+
+    def delete_empty(self, folder: str) -> None:
+        """Remove the parts of unfinished files, and the folder if it is empty then. A link to a folder stays."""
+        path = file_path(folder)
+        parts = os.path.join(path, PARTS)
+        with output_errors(parts, done="deleted"):
+            for entry in _entries(parts):
+                if _PART.fullmatch(entry.name):
+                    with contextlib.suppress(FileNotFoundError):  # it was finished meanwhile
+                        os.unlink(entry.path)
+        for each in (parts, path):
+            with output_errors(each, done="deleted"):
+                _remove_if_empty(each)
 
     def _readable(self, uri: str) -> str:
         policy = self._limits.policy
@@ -271,6 +285,14 @@ def _make_folder(folder: str) -> None:
         os.makedirs(folder, exist_ok=True)
     except OSError:  # whatever the reason, if it is there
         if not os.path.isdir(folder):
+            raise
+
+
+def _remove_if_empty(folder: str) -> None:
+    try:
+        os.rmdir(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
             raise
 
 

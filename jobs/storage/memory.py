@@ -66,3 +66,6 @@ class MemoryStore:
     def delete(self, uri: str) -> None:
         """Forget what was written."""
         self.objects.pop(uri, None)
+
+    def delete_empty(self, folder: str) -> None:
+        """There are no folders."""

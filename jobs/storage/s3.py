@@ -110,6 +110,9 @@ class S3Store:
             if verdict_of(error) != "missing":
                 raise output_error(uri, error, DELETE) from error
 
+    def delete_empty(self, folder: str) -> None:
+        """A bucket has no folders; what killed uploads left in it ends by the bucket's lifecycle rule."""
+
     def _chunks(self, uri: str, *, max_bytes: float, timeout_seconds: float) -> Iterator[bytes]:
         """The object, a piece at a time.
 

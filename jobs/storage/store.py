@@ -98,6 +98,13 @@ class Store(Source, Protocol):
             OutputForbidden, OutputUnavailable: it cannot be removed.
         """
 
+    def delete_empty(self, folder: str) -> None:
+        """Remove what writes that were killed left in a folder, and then the folder itself, if nothing else is in it.
+
+        Raises:
+            OutputForbidden, OutputUnavailable: it cannot be removed.
+        """
+
 
 def store_for(uri: str) -> Store:
     """The store for an output URI.

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from jobs.job import RenderParameters
 from jobs.storage.file import whole_file
+from producer.bucket_csv import upload
 from producer.prompt_warnings import PromptWarnings
 from producer.submission import Outcome, Request
 from producer.table.pictures import LOOKED_FOR
@@ -104,10 +105,11 @@ def _in_temporary_folder(error: OSError) -> OSError:
 class RejectedRows:
     """Writes rejected rows to a CSV that appears, whole, when all rows were read and some were bad.
 
-    Without a path it writes nothing. Use as a context manager; an exception that passes through leaves no file.
+    Text is the URI of a CSV in a bucket. Without a path it writes nothing. Use as a context manager; an exception that
+    passes through leaves no file.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | str | None) -> None:
         self._path = path
         self._writer: Any = None  # opened with the first row: a read-only folder matters only then
         self._stack = ExitStack()
@@ -117,7 +119,8 @@ class RejectedRows:
         if self._path is None:
             return
         if self._writer is None:
-            raw = self._stack.enter_context(whole_file(self._path))
+            path = self._path
+            raw = self._stack.enter_context(_uploaded(path) if isinstance(path, str) else whole_file(path))
             file = TextIOWrapper(raw, encoding="utf-8", errors=UNDECODED_BYTES, newline="")
             self._stack.callback(file.detach)  # flushes
             self._writer = csv.writer(file)
@@ -131,3 +134,17 @@ class RejectedRows:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, traceback)
+
+
+@contextmanager
+def _uploaded(uri: str) -> Iterator[BinaryIO]:
+    """A temporary file that is stored in a bucket when the block ends without an error."""
+    with tempfile.NamedTemporaryFile(prefix="producer-") as file:
+        try:
+            yield file.file
+            file.flush()
+        except OSError as error:
+            if error.filename is None:
+                raise _in_temporary_folder(error) from error
+            raise
+        upload(Path(file.name), uri)

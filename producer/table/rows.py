@@ -28,16 +28,18 @@ SHORT = 250  # characters; a longer path may have a name that is too long
 class RowChecker:
     """Turns records of one table into parameters.
 
-    Relative image paths resolve against `base`, the CSV's folder. `defaults` are values for cells that are blank or
-    missing, by column.
+    Relative image paths resolve against `base`, the CSV's folder; for a CSV in a bucket, that is the text
+    `s3://bucket/folder/`. `defaults` are values for cells that are blank or missing, by column.
     """
 
-    def __init__(self, columns: Sequence[str], base: Path, *, defaults: Mapping[str, Value] | None = None) -> None:
+    def __init__(
+        self, columns: Sequence[str], base: Path | str, *, defaults: Mapping[str, Value] | None = None
+    ) -> None:
         self._width = len(columns)
         self._columns = tuple(COLUMNS[name] for name in columns)
         self._defaults = dict(defaults or {})
         self._base = base
-        self._base_uri = base.absolute().as_uri().rstrip("/") + "/"
+        self._base_uri = base if isinstance(base, str) else base.absolute().as_uri().rstrip("/") + "/"
         self._short = SHORT if len(self._base_uri) < 3 * SHORT else 0
 
     def check(self, record: Record) -> RenderParameters | list[Problem]:

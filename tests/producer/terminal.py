@@ -26,13 +26,14 @@ class Shown:
     text: str
 
 
-def on_terminal(folder: Path, *arguments: str, columns: int = 100) -> Shown:
-    """Run `producer` with all three streams on one terminal."""
+def on_terminal(folder: Path, *arguments: str, columns: int = 100, typed: str = "") -> Shown:
+    """Run `producer` with all three streams on one terminal, on whose keyboard `typed` was typed before."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
     seen: list[bytes] = []
     reader = threading.Thread(target=_read, args=(master, seen))
     reader.start()
+    os.write(master, typed.encode())
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     done = subprocess.run(
         [sys.executable, "-m", "producer", *arguments],

@@ -176,6 +176,29 @@ def test_jobs_that_redis_lost_end_the_watch(
     assert (ran.code, "producer reconcile --from-storage" in ran.stderr) == (4, True)
 
 
+def test_batches_that_are_deleted_meanwhile_are_watched_no_more(
+    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "REFRESH_SECONDS", 0.01)
+    enter(ledger, tmp_path, "one", jobs=5)
+    enter(ledger, tmp_path, "two")
+    looks = []
+    real = type(ledger).overviews
+
+    def overviews(self: Ledger, wanted: object) -> object:
+        looks.append(wanted)
+        if len(looks) == 2:
+            ledger.forget("one", unfinished=True)
+        if len(looks) == 4:
+            ledger.cancel("two")
+        return real(self, wanted)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(ledger), "overviews", overviews)
+    ran = run("status", "--watch")
+    assert (ran.code, [record["batch"] for record in ran.records]) == (1, ["two"])
+    assert len(looks) >= 4
+
+
 def test_a_terminal_gets_a_live_table(
     run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -188,3 +188,20 @@ def test_a_narrow_terminal_gets_the_whole_name_and_labelled_times(tmp_path: Path
     assert name in shown
     assert "5/20,3running,12queued,1failed" in shown
     assert re.search(r"failed·[\d.,]+pictures/s·elapsed0:00:00·left0:00:0", shown)
+
+
+def test_a_watched_batch_that_is_deleted_is_not_brought_back(
+    session: Session, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(session.ledger, make_jobs(2))
+    rebuilt: list[str] = []
+    monkeypatch.setattr(watch_module, "rebuild", lambda session, batch, output: rebuilt.append(batch))
+
+    def on_look(look: int) -> None:
+        if look == 3:
+            session.ledger.forget("b", unfinished=True)
+
+    looks = end_after(session, monkeypatch, looks=1000, on_look=on_look)
+    with pytest.raises(CommandFailed, match="batch 'b' was deleted"):
+        watch(session, "b")
+    assert (len(looks), rebuilt) == (4, [])

@@ -1,11 +1,12 @@
 -- A worker gives a job back, to be queued after a while. It may have started the job or not, and so may a worker that
 -- has died since.
--- KEYS states counts jobs cancels delayed
+-- KEYS states counts jobs cancels delayed batches deleted
 -- ARGV id, job, worker, seconds, refund (1 where the attempt was not the job's fault), max_attempts, and the worker key prefix, or ''
 -- where the job of a dead worker is none of the caller's business
 -- Returns 1 if the job is delayed now.
 local id = ARGV[1]
 local old = redis.call('HGET', KEYS[1], id)
+if not old and is_deleted(KEYS[1], KEYS[6], KEYS[7]) then return 0 end
 if not old then  -- a message that outlived its ledger: the ledger takes the job up again
   redis.call('HSET', KEYS[3], id, ARGV[2])
   old = 'queued ' .. adopted_attempts(ARGV[6])

@@ -1,11 +1,15 @@
 -- Queue new jobs, record finished ones, and supersede the earlier versions of corrected rows.
--- KEYS states counts jobs results rows superseded replaced cancels engine_sets refusals delayed queue
+-- KEYS states counts jobs results rows superseded replaced cancels engine_sets refusals delayed queue batches deleted
+-- deleting
 -- ARGV (id, row, job, message, result or '', running line or '')*
 -- Returns a flat list name, number, ...: the jobs by the state in which each was found, and those that were
--- `added`, `recovered` and `replaced`.
+-- `added`, `recovered` and `replaced`. Only {'deleted', 1} where the batch was deleted or is being deleted.
 local states, counts, jobs, results, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local superseded, replaced, cancels, engine_sets = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local refusals, delayed, queue = KEYS[10], KEYS[11], KEYS[12]
+if is_deleted(states, KEYS[13], KEYS[14]) or redis.call('HEXISTS', KEYS[15], batch_of(states)) == 1 then
+  return {'deleted', 1}
+end
 local tally = {}
 local function count(what) tally[what] = (tally[what] or 0) + 1 end
 local function supersede(id)

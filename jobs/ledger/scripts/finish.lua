@@ -1,8 +1,8 @@
 -- Enter a terminal state.
--- KEYS states counts jobs results cancels superseded replaced engine_sets refusals delayed newest failures
+-- KEYS states counts jobs results cancels superseded replaced engine_sets refusals delayed batches deleted newest failures
 -- ARGV id, state, result, row, worker (or ''), worker key prefix, refuted key prefix, seconds that a refutation is kept,
 -- and how many ids of `newest` and `failures` are kept
--- Returns 1 the first time.
+-- Returns 1 the first time; 0 also where the batch was deleted.
 
 local function refute(id, refusals, worker)
   local said = decoded(redis.call('HGET', refusals, id))
@@ -12,8 +12,7 @@ local function refute(id, refusals, worker)
   for _, refusal in ipairs(said) do
     local is_ours = type(refusal) == 'table' and type(refusal.by) == 'string'
     if is_ours and access[refusal.kind or ''] and refusal.worker ~= worker and refusal.by ~= own_settings then
-      local batch = string.match(KEYS[1], '^render:batch:(.*):states$')
-      local refutation = {batch = batch, job = id, row = tonumber(ARGV[4]), by_worker = worker, at = now()}
+      local refutation = {batch = batch_of(KEYS[1]), job = id, row = tonumber(ARGV[4]), by_worker = worker, at = now()}
       refutation.kind, refutation.text, refutation.refused_at = refusal.kind, refusal.text, refusal.at
       redis.call('SET', ARGV[7] .. refusal.by, cjson.encode(refutation), 'EX', ARGV[8])
     end
@@ -28,6 +27,7 @@ end
 local id, state = ARGV[1], ARGV[2]
 local old = redis.call('HGET', KEYS[1], id)
 if old and terminal[split(old)[1]] then return 0 end
+if not old and is_deleted(KEYS[1], KEYS[11], KEYS[12]) then return 0 end
 local attempts = old and split(old)[2] or '1'
 redis.call('SREM', KEYS[5], id)
 if state == 'done' and ARGV[5] ~= '' then refute(id, KEYS[9], ARGV[5]) end
@@ -44,8 +44,8 @@ redis.call('HSET', KEYS[4], id, ARGV[3])
 if state == 'done' then
   redis.call('HDEL', KEYS[3], id)
   count_engine_set(KEYS[8], ARGV[3], 1)
-  note(KEYS[11], id, tonumber(ARGV[9]))
+  note(KEYS[13], id, tonumber(ARGV[9]))
 elseif state == 'failed' then
-  note(KEYS[12], id, tonumber(ARGV[9]))
+  note(KEYS[14], id, tonumber(ARGV[9]))
 end
 return 1

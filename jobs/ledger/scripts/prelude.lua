@@ -42,8 +42,10 @@ local function now()  -- by Redis' own clock: those of workers may be wrong
   local time = redis.call('TIME')
   return tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
+-- The name of the batch whose lines are in the key `states`.
+local function batch_of(states) return string.match(states, '^render:batch:(.*):states$') end
 -- A job's entry among the delayed ones. `states` is the key of its batch's lines.
-local function entry(states, id) return string.match(states, '^render:batch:(.*):states$') .. ' ' .. id end
+local function entry(states, id) return batch_of(states) .. ' ' .. id end
 -- Queue a job without a message, for `seconds` from now on.
 local function delay(states, counts, delayed, id, old, attempts, seconds)
   move(states, counts, id, old, 'queued ' .. attempts .. ' delayed')
@@ -57,6 +59,12 @@ local function forget_refusals(states, refusals, delayed, id)
   redis.call('HDEL', refusals, id)
   redis.call('ZREM', delayed, entry(states, id))
 end
+-- Whether a batch was deleted and not submitted again since. A job of it that the ledger does not know stays unknown: its
+-- message or its worker outlived the batch. In a ledger that was lost no batch counts as deleted.
+local function is_deleted(states, batches, deleted)
+  local batch = batch_of(states)
+  return redis.call('ZSCORE', deleted, batch) and redis.call('HEXISTS', batches, batch) == 0
+end
 -- The job id of a queue item; nil where the item is not a message.
 local function id_of(item)
   local key = '"correlation_id":'
@@ -65,11 +73,15 @@ local function id_of(item)
   local id = at and string.match(item, '^ ?"(%x+)"', at + #key)
   return id and #id == 20 and id or nil
 end
--- Whether a queue item is the message of a job of this batch that has ended. Nobody needs it: a retry writes a new one.
-local function is_left_over(item, states)
+-- Whether a queue item is the message of a job that has ended, of one of the batches whose lines are in KEYS from `first`
+-- on. Nobody needs it: a retry writes a new one. With `any` '1', also of one that has not ended.
+local function is_left_over(item, first, any)
   local id = id_of(item)
-  local line = id and redis.call('HGET', states, id)
-  return line and terminal[split(line)[1]] or false
+  for i = first, id and #KEYS or 0 do
+    local line = redis.call('HGET', KEYS[i], id)
+    if line then return any == '1' or terminal[split(line)[1]] or false end
+  end
+  return false
 end
 -- The kinds that say what a worker may reach. A worker with another engine set, or more memory, refutes nothing.
 local access = {source_forbidden = true, source_not_found = true, source_too_large = true, output_forbidden = true,

@@ -1,6 +1,6 @@
 -- A worker refuses a job that it started, for a fault of its own. The job is queued again, not before a delay; or, where
 -- every live worker has refused it or its attempts are used up, it stays running and the worker ends it.
--- KEYS states counts jobs cancels refusals delayed
+-- KEYS states counts jobs cancels refusals delayed batches deleted
 -- ARGV id, job, worker, digest of its settings (or ''), refusal, refund (1 where the attempt was not the job's fault),
 -- max_attempts, first and longest delay in seconds, queue, worker key prefix, refuted key prefix, what Redis did less than
 -- a lease ago ('', 'start' or 'restart'), key of a live worker*
@@ -14,6 +14,7 @@ local PATIENCE = 20
 local old = redis.call('HGET', states, id)
 -- Heartbeats expired while Redis was away, or were lost with the rest of it.
 local forgiving = ARGV[13] == 'restart' or (ARGV[13] == 'start' and not old)
+if not old and is_deleted(states, KEYS[7], KEYS[8]) then return {'gone', '0', '[]'} end
 if not old then  -- a worker outlived its ledger: the ledger takes the job up again
   redis.call('HSET', KEYS[3], id, ARGV[2])
   old = 'running 1 ' .. worker .. ' 0'

@@ -1,5 +1,5 @@
 -- Decide whether a worker renders a job, and record that it does.
--- KEYS states counts jobs replaced cancels delayed
+-- KEYS states counts jobs replaced cancels delayed batches deleted
 -- ARGV id, job, worker, now, max_attempts, worker key prefix, and the attempt from which on a start is only reported,
 -- not made (0: none)
 -- Returns the decision, the attempts, and 1 where the ledger did not know the job.
@@ -7,6 +7,7 @@ local id, worker = ARGV[1], ARGV[3]
 local old = redis.call('HGET', KEYS[1], id)
 local adopted = old and 0 or 1
 if not old then
+  if is_deleted(KEYS[1], KEYS[7], KEYS[8]) then return {'cancelled', 0, 0} end
   -- A message that outlived its ledger: the ledger takes the job up again.
   redis.call('HSET', KEYS[3], id, ARGV[2])
   move(KEYS[1], KEYS[2], id, nil, 'queued 0')
