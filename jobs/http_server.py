@@ -221,7 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
         """What the base class says of a request that it cannot read: a line of text instead of a page."""
         self.close_connection = True
-        self.request_version = getattr(self, "request_version", None) or self.default_request_version
+        self.request_version = "HTTP/1.0"  # the base class may not have read it; before 1.0, replies had no status
         self._send(Reply.text(HTTPStatus(code), HTTPStatus(code).phrase.lower()))
 
     def version_string(self) -> str:

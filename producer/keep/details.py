@@ -15,7 +15,7 @@ from jobs.job import RenderResult
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo, Counts
 from jobs.redaction import without_secrets
-from jobs.uri import redacted
+from producer.console import place
 from producer.waiting import Reason, waiting
 
 SHOWN_PICTURES = 36
@@ -35,8 +35,8 @@ def details(ledger: Ledger, info: BatchInfo, counts: Counts) -> dict[str, object
     failed = _newest(ledger, info.name, failed=True, there_are=counts.failed, wanted=None)
     return {
         "name": info.name,
-        "source": redacted(info.source),
-        "output": redacted(info.output),
+        "source": place(info.source),
+        "output": place(info.output),
         "created_at": info.created_at,
         "counts": counts.model_dump(),
         "pictures": list(islice(_pictures(done), SHOWN_PICTURES)),
@@ -76,8 +76,8 @@ def _pictures(results: Sequence[RenderResult]) -> Iterator[dict[str, object]]:
                 "samples": len(result.samples),
                 "prompt": result.prompt,
                 "seed": result.seed,
-                "uri": redacted(uri),
-                "source": redacted(result.image),
+                "uri": place(uri),
+                "source": place(result.image),
                 "width": result.width,
                 "height": result.height,
                 "worker": result.worker,

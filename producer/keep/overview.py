@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jobs.ledger.records import Heartbeat
 from jobs.redaction import without_secrets
-from jobs.uri import redacted
+from producer.console import place
 from producer.engine_sets import engine_set_name
 from producer.keep.board import Board
 from producer.keep.observation import BatchCounts, Observation
@@ -59,8 +59,8 @@ def _batch(batch: BatchCounts, paces: Paces) -> dict[str, object]:
     info, counts, pace = batch.info, batch.counts, paces.of(batch.info.name)
     return {
         "name": info.name,
-        "source": redacted(info.source),
-        "output": redacted(info.output),
+        "source": place(info.source),
+        "output": place(info.output),
         "created_at": info.created_at,
         "counts": counts.model_dump(),
         "total": counts.total,

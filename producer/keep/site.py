@@ -40,9 +40,7 @@ BATCH = re.compile(rf"/api/batches/({BATCH_NAME.pattern})", re.ASCII)
 PICTURE = re.compile(rf"/pictures/({BATCH_NAME.pattern})/([0-9a-f]{{20}})/([0-9]{{1,2}})", re.ASCII)
 READERS = 24  # requests at once that may wait for Redis or storage: probes have the other connections
 
-NOT_FOUND = Reply.text(
-    HTTPStatus.NOT_FOUND, "there is nothing at this path; there are /, /healthz, /readyz and /metrics"
-)
+NOT_FOUND = Reply.text(HTTPStatus.NOT_FOUND, "nothing is at this path; there are /, /healthz, /readyz and /metrics")
 BUSY = replace(
     Reply.text(HTTPStatus.SERVICE_UNAVAILABLE, "too much is asked for at once: ask again"), headers={"Retry-After": "1"}
 )

@@ -85,9 +85,11 @@ async function ask(path) {
 
 let timer = null;
 let polling = false;
+let again = false; // somebody chose another batch meanwhile
 
 async function poll() {
   clearTimeout(timer);
+  again = polling;
   if (polling) return;
   polling = true;
   try {
@@ -98,13 +100,18 @@ async function poll() {
     showLost(error);
   } finally {
     polling = false;
-    timer = setTimeout(poll, document.hidden ? 10 * POLL_MS : POLL_MS);
+    timer = setTimeout(poll, again ? 0 : document.hidden ? 10 * POLL_MS : POLL_MS);
   }
 }
 
 async function pollBatch(overview) {
   const name = chosen(overview);
-  if (name === null || !overview.redis.up) return;
+  if (!overview.redis.up) return;
+  if (name === null) {
+    byId("chosen").hidden = true;
+    document.title = "Renders";
+    return;
+  }
   try {
     const record = await ask(`api/batches/${encodeURIComponent(name)}`);
     if (name === chosen(overview)) showBatch(record, overview);
@@ -164,7 +171,7 @@ function showLost(error) {
 function showOverview(overview) {
   lastAnswer = new Date();
   if (overview.redis.up) {
-    clockAhead = overview.at === undefined ? 0 : Math.max(0, clockAheadOf(overview.at));
+    clockAhead = overview.looked ? clockAheadOf(overview.at) : 0;
     showStatus("good", "Live");
     const damaged = overview.damaged ?? [];
     showTrouble(damaged.length ? `What Redis has of ${damaged.join(", ")} is damaged.` : null);
@@ -410,7 +417,7 @@ function makeWorker(worker) {
     make("div", { class: "line" }, make("span", { class: "name" }, worker.name), make("span", { class: "percent" })),
     make("p", { class: "text caution" }), make("p", { class: "text held" }), make("p", { class: "line below about" }),
     make("p", { class: "text error" }),
-    make("details", { hidden: true }, make("summary", {}, "jobs"), make("div", {})));
+    make("details", { hidden: true }, make("summary", {}, "job ids"), make("div", {})));
 }
 
 function updateWorker(item, worker) {
@@ -427,7 +434,6 @@ function updateWorker(item, worker) {
   say(part(".about"), about.filter(Boolean).join(" · "));
   say(part(".error"), worker.last_error ? `last error: ${worker.last_error}` : "");
   part("details").hidden = worker.jobs.length === 0;
-  say(part("summary"), `job ids`);
   const more = worker.holds > worker.jobs.length ? ` and ${number(worker.holds - worker.jobs.length)} more` : "";
   say(part("details div"), `${worker.jobs.join(" ")}${more}`);
   for (const text of item.querySelectorAll(".text")) text.hidden = text.textContent === "";
