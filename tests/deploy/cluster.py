@@ -95,6 +95,10 @@ class Cluster:
         self._containers.podman("kube", "play", "--network", self._containers.network, path)
         return Container(self._containers, self._main_container(name))
 
+    def start_again(self, container: Container) -> None:
+        """Start a pod whose container has ended, as a Deployment would start another one."""
+        self._containers.podman("pod", "start", self._containers.inspect("container", container.name)["Pod"])
+
     def _rendered(self) -> list[dict[str, Any]]:
         """The overlay's documents, with this cluster's addresses in the ConfigMap."""
         text = tools.run(tools.kubectl(), "kustomize", OVERLAY)
@@ -153,7 +157,9 @@ class Cluster:
 def jobs_csv(rows: int, *, image: str, steps: int) -> str:
     """A CSV of small jobs, each with a prompt of its own."""
     header = "image,prompt,image_resolution,ddim_steps,seed"
-    return "\n".join([header, *(f"{image},a house {row} {secrets.token_hex(2)},256,{steps},{row}" for row in range(rows))])
+    return "\n".join(
+        [header, *(f"{image},a house {row} {secrets.token_hex(2)},256,{steps},{row}" for row in range(rows))]
+    )
 
 
 def upload(cluster: Cluster, folder: Path, prefix: str) -> None:

