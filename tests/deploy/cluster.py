@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from tests.deploy import tools
-from tests.deploy.containers import Container, Containers
+from tests.deploy.containers import HARDENED, Container, Containers
 from tests.deploy.images import Images
 from tests.deploy.services import RedisService, S3Service, start_redis, start_s3
 from tests.eventually import eventually
@@ -24,9 +24,6 @@ OVERLAY = ROOT / "deploy" / "kubernetes" / "overlays" / "podman"
 WORKER, KEEP = "batch-renderer-worker", "batch-renderer-keep"
 METRICS_PORT, KEEP_PORT = 9807, 9808
 START_SECONDS = 180.0
-# As a pod of ours runs.
-HARDENED = ("--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges",
-            "--tmpfs", "/cache:mode=1777")  # fmt: skip
 
 
 class Cluster:
@@ -61,8 +58,10 @@ class Cluster:
     def build_set(self) -> dict[str, Any]:
         """Build the demo's engine set and push it, as the build Job does; returns what `engines push` said."""
         volume = f"built-{self._containers.suffix}"
-        arguments = ("--model", "/models/model", "--controlnet", "/models/controlnet", "--shape", SHAPES,
-                     "--max-batch", "8", "--backend", "onnxruntime", "--precision", "fp32", "--out", "/sets/set")  # fmt: skip
+        arguments = (
+            *("--model", "/models/model", "--controlnet", "/models/controlnet", "--shape", SHAPES, "--max-batch", "8"),
+            *("--backend", "onnxruntime", "--precision", "fp32", "--out", "/sets/set"),
+        )
         options = ("--entrypoint", "engines", "--volume", f"{MODEL}:/models:ro", "--volume", f"{volume}:/sets")
         builder = self._images.builder()
         self._once(builder, "build", *arguments, options=options)

@@ -40,6 +40,9 @@ helper_binaries_dir = ["/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib
 network_backend = "netavark"
 network_config_dir = "{folder}/networks"
 """
+# Options of `podman run`: as a pod of ours runs, nothing can be written but /cache, and there are no capabilities.
+HARDENED = ("--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--security-opt", "no-new-privileges",
+            "--tmpfs", "/cache:mode=1777")  # fmt: skip
 STORAGE_CONF = """\
 [storage]
 driver = "overlay"

@@ -72,10 +72,11 @@ class Images:
         if not self._exists(tag):
             say(f"image {tag}: mmdebstrap")
             archive = self._containers.folder / f"{name}.tar"
-            self._containers.command("mmdebstrap", "--variant=minbase", f"--include={packages}", MERGED_USR,
-                                     "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-                                     "--dpkgopt=path-exclude=/usr/share/locale/*", "--aptopt=Acquire::Languages none",
-                                     SUITE, archive, seconds=BUILD_SECONDS)  # fmt: skip
+            unread = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
+            self._containers.command(
+                "mmdebstrap", "--variant=minbase", f"--include={packages}", MERGED_USR, *unread, SUITE, archive,
+                seconds=BUILD_SECONDS,
+            )  # fmt: skip
             self._containers.podman("import", archive, tag)
             archive.unlink()
         return tag

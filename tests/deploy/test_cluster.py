@@ -206,9 +206,7 @@ def test_a_worker_that_is_stopped_gives_everything_back_and_one_that_is_killed_l
         eventually(lambda: counts(running, batch)["done"] == ROWS, seconds=RENDER_SECONDS, what="every job ends done")
         eventually(lambda: client.hlen(UNACKED) == 0, what="nothing is unacknowledged")
     results = [json.loads(line) for line in cluster.producer("results", batch).splitlines()]
-    assert sorted(result["row"] for result in results) == list(
-        range(min(r["row"] for r in results), ROWS + min(r["row"] for r in results))
-    )
+    assert len({result["row"] for result in results}) == len(results) == ROWS
     for result in results:
         assert result["state"] == "done"
         for uri in result["samples"]:

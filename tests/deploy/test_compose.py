@@ -92,7 +92,7 @@ def test_every_setting_that_is_named_exists(document: dict[str, Any]) -> None:
 def test_every_variable_is_in_the_example_and_every_secret_must_be_set() -> None:
     text, example = compose.FILE.read_text(), (ROOT / ".env.example").read_text()
     used = set(re.findall(r"\$\{([A-Z0-9_]+)", text))
-    assert used == {name for name in re.findall(r"[A-Z][A-Z0-9_]{3,}", example)}
+    assert used == set(re.findall(r"[A-Z][A-Z0-9_]{3,}", example))
     required = set(re.findall(r"\$\{([A-Z0-9_]+):\?", text))
     assert required == {"REDIS_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY", "GRAFANA_PASSWORD"}
     assert required == set(re.findall(r"^([A-Z0-9_]+)=", example, re.MULTILINE))
