@@ -39,10 +39,12 @@ RUN index="${TORCH_INDEX}" \
 COPY --from=requirements /requirements.txt /source/requirements.txt
 RUN /opt/pip/bin/pip install --no-compile -r /source/requirements.txt
 COPY deploy/docker/slim.py /source/
-RUN case "${FLAVOUR}" in cpu) set -- --without-headers ;; *) set -- ;; esac \
-    && /opt/venv/bin/python /source/slim.py "$(echo /opt/venv/lib/python3*/site-packages)" "$@" \
-    && if [ "${FLAVOUR}" = cpu ] && [ -n "$(find /opt/venv -iname '*nvidia*' -o -name 'libcudart*' -o -name triton)" ]; \
-       then echo "this torch brings CUDA libraries: set TORCH or TORCH_INDEX to a CPU build" >&2; exit 1; fi
+RUN site="$(echo /opt/venv/lib/python3*/site-packages)" \
+    && case "${FLAVOUR}" in cpu) set -- --without-headers ;; *) set -- ;; esac \
+    && /opt/venv/bin/python /source/slim.py "${site}" "$@" \
+    && found="$(find "${site}" -path "${site}/nvidia*" -o -path "${site}/triton" -o -name 'libcud*.so*')" \
+    && if [ "${FLAVOUR}" = cpu ] && [ -n "${found}" ]; then \
+         echo "this torch brings CUDA libraries: set TORCH or TORCH_INDEX to a CPU build" >&2; exit 1; fi
 COPY pyproject.toml README.md LICENSE /source/
 COPY jobs/ /source/jobs/
 COPY producer/ /source/producer/
