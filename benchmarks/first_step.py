@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from engines.manifest import FileCheck
+from engines.file_check import FileCheck
 
 
 def first_step(folder: Path, device: str, began: float) -> dict[str, float]:

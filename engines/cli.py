@@ -153,7 +153,8 @@ def inspect(path: Set) -> None:
 
     engines inspect engine-set | jq .versions
     """
-    from engines.manifest import check_files, load_manifest
+    from engines.file_check import check_files
+    from engines.manifest import load_manifest
 
     manifest = load_manifest(path)
     registry.backend_of(path, manifest)

@@ -13,8 +13,10 @@ from engines.backends.protocol import Engine, Runtime
 from engines.backends.registry import backend_of
 from engines.device import Placement, dtype_of
 from engines.errors import EngineSetRefused
+from engines.file_check import FileCheck
+from engines.files import without_links
 from engines.fit import placement_for
-from engines.manifest import FileCheck, Manifest, load_manifest
+from engines.manifest import Manifest, load_manifest
 from engines.noise_schedule import SD15, NoiseSchedule
 from engines.spec import Geometry
 
@@ -133,7 +135,7 @@ def load_engine_set(
         EngineSetRefused: the set is changed, incomplete, or built for other weights, another version or another GPU.
         BackendUnavailable: its backend is not installed, or needs a device that is not here.
     """
-    folder = Path(path).expanduser()
+    folder = without_links(Path(path).expanduser())
     manifest = load_manifest(folder)
     backend = backend_of(folder, manifest)
     check_weights(manifest, weights)

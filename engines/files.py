@@ -25,6 +25,15 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def without_links(folder: Path) -> Path:
+    """The folder that a path leads to; the path as it was written where no symbolic link is on its way.
+
+    `engines pull` may lead a link to another set at any time: whoever reads a set file by file must keep to one.
+    """
+    real = folder.resolve()
+    return folder if real == folder.absolute() else real
+
+
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file (text as UTF-8) so that a reader finds the old contents or the new ones, never a part."""
     with replacing(path) as scratch:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from engines.errors import EngineSetRefused
-from engines.files import file_sha256, write_whole
+from engines.files import write_whole
 from engines.noise_schedule import SD15, NoiseSchedule
 from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
 
@@ -237,56 +236,6 @@ def _check_tables(path: Path | str, manifest: Manifest) -> None:
             raise EngineSetRefused(
                 f"{path}: the {name} engine has other tensors than this version uses; build it again"
             )
-
-
-class FileCheck:
-    """Hashes a set's files in threads of its own as soon as it is created; the process may import torch meanwhile."""
-
-    def __init__(self, folder: Path, files: dict[str, str]) -> None:
-        """`files`: the manifest's, path in the set -> SHA-256.
-
-        Raises:
-            EngineSetRefused: naming the first file that is missing.
-        """
-        for path in (folder / name for name in files):
-            if not path.is_file():
-                raise EngineSetRefused(f"{path} is missing: the manifest lists it")
-        self._folder, self._files = folder, files
-        threads = ThreadPoolExecutor(thread_name_prefix="hash")
-        self._hashes = threads.map(file_sha256, [folder / name for name in files])
-        threads.shutdown(wait=False)  # the threads end when all files are hashed
-
-    @classmethod
-    def of(cls, folder: Path) -> FileCheck:
-        """A check of all files that the set's manifest lists. Raises EngineSetRefused, for the manifest too."""
-        return cls(folder, load_manifest(folder).files)
-
-    def wait(self) -> None:
-        """Wait until all files are hashed.
-
-        Raises:
-            EngineSetRefused: naming the first file that differs.
-        """
-        for (name, expected), actual in zip(self._files.items(), self._hashes, strict=True):
-            path = self._folder / name
-            if actual != expected:
-                raise changed(path, actual, expected)
-
-
-def changed(path: Path, actual: str, expected: str) -> EngineSetRefused:
-    """The error for a file whose SHA-256 is `actual`."""
-    return EngineSetRefused(
-        f"{path} was changed after it was built: its SHA-256 is {actual[:12]}..., the manifest says {expected[:12]}..."
-    )
-
-
-def check_files(folder: Path, files: dict[str, str]) -> None:
-    """Hash every file, several at a time.
-
-    Raises:
-        EngineSetRefused: naming the first file that is missing or differs.
-    """
-    FileCheck(folder, files).wait()
 
 
 def installed_version(package: str) -> str | None:

@@ -69,9 +69,10 @@ def load_renderer(settings: Settings, shutdown: Shutdown | None = None) -> Rende
 
 def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     from engines.errors import EngineError
-    from engines.manifest import FileCheck
+    from engines.file_check import FileCheck
+    from engines.files import without_links
 
-    folder = Path(settings.engine_dir).expanduser()
+    folder = without_links(Path(settings.engine_dir).expanduser())
     try:
         check = FileCheck.of(folder)  # hashes while torch is imported, which takes longer than anything else here
         from engines.engine_set import load_engine_set

@@ -25,7 +25,7 @@ from jobs.errors import (
     SourceUnavailable,
     TransientError,
 )
-from jobs.storage.retry import with_backoff
+from jobs.storage.retry import MAX_PAUSE_SECONDS, with_backoff
 from jobs.storage.store import Progress, Store, store_for
 from jobs.uri import path_of, redacted, resolve_uri
 
@@ -148,7 +148,9 @@ class Bucket:
         try:
             yield
         except TransientError as error:
-            raise StoreRefused(f"{error} (tried {TRIES} times)") from error
+            asked = error.retry_after_seconds or 0.0
+            tried = f"it asks to wait {asked:g} s" if asked > MAX_PAUSE_SECONDS else f"tried {TRIES} times"
+            raise StoreRefused(f"{error} ({tried})") from error
         except RenderError as error:
             raise StoreRefused(str(error)) from error
 

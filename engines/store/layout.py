@@ -23,14 +23,14 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*")
 class Record(BaseModel):
     """pushed.json: what a manifest does not say, and older versions of this program would refuse in one.
 
-    `built_at` is when the set was built. `bytes` has each file's size, by which a pulled set is checked quickly; in a
-    bucket it is empty, as a listing has sizes.
+    `built_at` is when the set was built. `sizes` has each file's bytes, by which a pulled set is checked quickly; in a
+    bucket it is empty, as a listing has them.
     """
 
     model_config = ConfigDict(frozen=True)
 
     built_at: AwareDatetime | None = None
-    bytes: dict[str, int] = {}
+    sizes: dict[str, int] = {}
 
     @classmethod
     def of(cls, data: bytes | None) -> Record:
@@ -65,6 +65,11 @@ def parts_of(manifest: Manifest) -> tuple[str, ...]:
     if RECORD in manifest.files | manifest.exports:
         raise EngineSetRefused(f"the set has a file {RECORD}, a name that is kept for `engines push`; build it again")
     return parts
+
+
+def says_the_same(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests of one set's digest tell a worker the same; paths and times of their builds may differ."""
+    return (one.kernels, one.schedule) == (other.kernels, other.schedule)
 
 
 def wanted_files(manifest: Manifest, *, with_exports: bool) -> dict[str, str]:

@@ -92,7 +92,12 @@ class _Pull:
 
     def _is_there(self) -> bool:
         request = self._request
-        return self._shelf.holds(self._stored.digest, with_exports=request.with_exports, verify=request.verify)
+        return self._shelf.holds(
+            self._stored.digest,
+            with_exports=request.with_exports,
+            verify=request.verify,
+            as_in=self._stored.manifest,
+        )
 
     def _fetch(self) -> int:
         stored, digest = self._stored, self._stored.digest
@@ -106,10 +111,10 @@ class _Pull:
         sizes = {name: stored.sizes[name] for name in self._wanted if name not in kept}
         self._shelf.check_space(sum(sizes.values()))
         largest_first = sorted(sizes, key=lambda name: -sizes[name])  # so that none is left alone at the end
-        with metered(self._people, "pulled", sizes) as meter:
+        with metered(self._people, "pull", sizes) as meter:
             for_each(largest_first, lambda name, progress: self._fetch_file(part, name, progress), meter)
         lengths = {name: (part / name).stat().st_size for name in self._wanted}
-        self._shelf.publish(digest, stored.manifest_data, Record(built_at=stored.built_at, bytes=lengths))
+        self._shelf.publish(digest, stored.manifest_data, Record(built_at=stored.built_at, sizes=lengths))
         return sum(sizes.values())
 
     def _fetch_file(self, part: Path, name: str, progress: Progress) -> None:

@@ -11,11 +11,12 @@ from rich.console import Console
 
 from engines.backends.registry import backend_of
 from engines.errors import EngineSetRefused
+from engines.file_check import changed
 from engines.files import file_sha256
-from engines.manifest import MANIFEST, Manifest, changed, parse_manifest, read_manifest
+from engines.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from engines.store.bucket import Bucket, Progress
 from engines.store.catalogue import stored_manifest
-from engines.store.layout import RECORD, Record, parts_of, wanted_files
+from engines.store.layout import RECORD, Record, parts_of, says_the_same, wanted_files
 from engines.store.transfer import for_each, metered
 
 
@@ -75,7 +76,7 @@ class _Push:
         if verify:
             there = self._verified({name: sizes[name] for name in there}, wanted)
         missing = {name: sizes[name] for name in wanted if name not in there}
-        if missing or theirs is None:
+        if missing or theirs is None or not says_the_same(self._manifest, theirs):
             self._send(missing, wanted)
             record = Record(built_at=_built_at(self._folder))
             self._bucket.write(f"{self._place}/{RECORD}", record.model_dump_json().encode() + b"\n")
@@ -91,14 +92,14 @@ class _Push:
         return name in mine.files or theirs is None or theirs.exports.get(name) == mine.exports[name]
 
     def _verified(self, sizes: Mapping[str, int], wanted: Mapping[str, str]) -> set[str]:
-        with metered(self._people, "checked", sizes) as meter:
+        with metered(self._people, "check", sizes) as meter:
             place = self._place
             hashes = for_each(list(sizes), lambda name, each: self._bucket.sha256(f"{place}/{name}", each), meter)
         return {name for name, sha in hashes.items() if sha == wanted[name]}
 
     def _send(self, sizes: Mapping[str, int], wanted: Mapping[str, str]) -> None:
         largest_first = sorted(sizes, key=lambda name: -sizes[name])  # so that none is left alone at the end
-        with metered(self._people, "pushed", sizes) as meter:
+        with metered(self._people, "push", sizes) as meter:
             for_each(largest_first, lambda name, progress: self._send_file(name, wanted[name], progress), meter)
 
     def _send_file(self, name: str, expected: str, progress: Progress) -> None:

@@ -1,9 +1,11 @@
 """A folder of pulled sets: each is complete under its digest, or not there.
 
-<folder>/<digest>/          a set, whole
-<folder>/.<digest>.part/    what a pull has so far; the next pull of this set goes on from there
-<folder>/.<digest>.lock     held by the pull that writes the part
-<folder>/.<digest>.retired/ a set that was found damaged, until the mended one is in its place
+    <folder>/<digest>/           a set, whole
+    <folder>/.<digest>.part/     what a pull has so far; the next pull of this set goes on from there
+    <folder>/.<digest>.lock      held by the pull that writes the part
+    <folder>/.<digest>.retired/  a set that was found damaged, until the mended one is in its place
+
+Everything but whole sets is hidden.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from rich.filesize import decimal
 from engines.build.staging import link
 from engines.errors import DiskRefused, EngineSetRefused
 from engines.files import file_sha256
-from engines.manifest import MANIFEST, load_manifest
-from engines.store.layout import RECORD, Record, wanted_files
+from engines.manifest import MANIFEST, Manifest, load_manifest
+from engines.store.layout import RECORD, Record, says_the_same, wanted_files
 
 FOLDER_MODE, FILE_MODE = 0o755, 0o644  # workers are other users than the one who pulls
 
@@ -47,10 +49,11 @@ class Shelf:
         """Where a set is, once it is whole."""
         return self.folder / digest
 
-    def holds(self, digest: str, *, with_exports: bool, verify: bool) -> bool:
+    def holds(self, digest: str, *, with_exports: bool, verify: bool, as_in: Manifest | None = None) -> bool:
         """Whether the set is there with all its files; by their sizes, or with `verify` by their SHA-256.
 
         Sizes are those that were recorded when the set was pulled. Where that record is gone, files are hashed.
+        `as_in`: the bucket's manifest, which may have been renewed since.
         """
         folder = self.path(digest)
         try:
@@ -58,9 +61,9 @@ class Shelf:
         except EngineSetRefused:
             return False
         wanted = wanted_files(manifest, with_exports=with_exports)
-        if manifest.digest != digest:
+        if manifest.digest != digest or not says_the_same(manifest, as_in or manifest):
             return False
-        sizes = {} if verify else _record(folder).bytes
+        sizes = {} if verify else _record(folder).sizes
         if not sizes.keys() >= wanted.keys():
             return intact(folder, wanted) == wanted.keys()
         return all(_size(folder / name) == sizes[name] for name in wanted)

@@ -45,14 +45,14 @@ class Meter:
         self.advance(name, self._sizes[name])
         with self._lock:
             self._finished += 1
-            line = f"{name} {self._verb}, {decimal(self._sizes[name])} ({self._finished} of {len(self._sizes)})"
+            line = f"{name} {self._verb}ed, {decimal(self._sizes[name])} ({self._finished} of {len(self._sizes)})"
             if not self._console.is_terminal:
                 self._console.print(line, markup=False)
 
 
 @contextmanager
 def metered(console: Console, verb: str, sizes: Mapping[str, int]) -> Iterator[Meter]:
-    """A meter for files of these sizes (bytes); `verb` is 'pushed' or 'pulled'."""
+    """A meter for files of these sizes (bytes); `verb` is 'push', 'pull' or 'check'."""
     meter = Meter(console, verb, sizes)
     if not console.is_terminal:
         yield meter
@@ -63,7 +63,7 @@ def metered(console: Console, verb: str, sizes: Mapping[str, int]) -> Iterator[M
     numbers = (bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn(compact=True))
     columns = (spinner, bars.TextColumn("{task.description}"), bars.BarColumn(20), *numbers)
     with bars.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"{len(sizes)} files {verb}", total=sum(sizes.values()))
+        task = bar.add_task(f"{verb}ing {len(sizes)} files", total=sum(sizes.values()))
         meter.move = lambda done: bar.update(task, completed=done)
         yield meter
 

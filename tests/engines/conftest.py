@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from engines import cli
+from engines import cli, console
 from jobs.storage import s3
 from tests.odd_s3_store import OddStore, odd_store
 
@@ -28,7 +28,7 @@ def engines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["engines", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(cli.people, "width", 200)
+        monkeypatch.setattr(console.people, "width", 200)
         try:
             cli.main()
             code = 0

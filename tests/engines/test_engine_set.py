@@ -95,6 +95,16 @@ def test_the_tokenizer_of_the_set_needs_no_transformers(onnx: EngineSet) -> None
     assert (encoded.ids[0], encoded.ids[4]) == (onnx.geometry.bos_token_id, onnx.geometry.eos_token_id)
 
 
+def test_a_set_that_was_loaded_through_a_link_stays_that_set_when_the_link_changes(tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(tiny_engine_set("onnxruntime"))
+    with load_engine_set(link) as engines:
+        link.unlink()
+        link.symlink_to(tmp_path / "another-set")
+        engines.load(COMPONENTS)
+        assert engines.tokenizer_path.is_file()
+
+
 def test_a_second_engine_set_of_the_same_folder_is_the_same_set(onnx: EngineSet) -> None:
     folder: Path = onnx.folder
     assert load_engine_set(folder).digest == onnx.digest

@@ -169,9 +169,9 @@ def test_an_unexpected_error_is_a_sentence_and_its_traceback_is_shown_when_asked
 
 def test_ctrl_c_ends_quietly() -> None:
     script = (
-        "import engines.cli, engines.manifest, os, signal\n"
+        "import engines.cli, engines.file_check, os, signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test run in the background ignores it
-        "engines.manifest.check_files = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "engines.file_check.check_files = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
         "engines.cli.main()"
     )
     command = [sys.executable, "-c", script, "inspect", str(tiny_engine_set("torch"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ def test_none_that_fits_ends_with_8_with_each_reason_and_the_commands_to_run(
     source = load_manifest(tmp_path / "cpu").source
     assert f"build one on this kind of machine: engines build --model {source.model}" in ended.err
     assert f"--out engine-set && engines push engine-set {tmp_path / 'root'}" in ended.err
+
+
+def test_without_torch_the_package_is_named(
+    engines: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the producer's image, which may list sets all the same."""
+    digest = pushed(engines, tmp_path / "set")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (listed,) = json.loads(engines("list", tmp_path / "root").out)["sets"]
+    assert (listed["engine_set"], listed["why_not"]) == (digest, "the package torch is not installed")
+    ended = engines("pull", tmp_path / "root", "--into", tmp_path / "sets")
+    assert ended.code == 8
+    assert "the package torch is not installed" in ended.err
 
 
 @pytest.mark.parametrize("exists", [True, False])

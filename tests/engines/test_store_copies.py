@@ -16,6 +16,7 @@ from engines.manifest import MANIFEST, load_manifest
 from engines.spec import COMPONENTS
 from engines.store.layout import RECORD
 from tests.engines.conftest import Ended
+from tests.engines.sets import edit_manifest
 from tests.engines.stored import contents, digest_of, place_of, toy_set, with_plans
 from tests.models import tiny_engine_set
 
@@ -164,6 +165,19 @@ def test_a_set_without_its_record_is_hashed_instead(engines: Callable[..., Ended
     assert json.loads(engines("pull", root, "--into", sets).out)["downloaded_bytes"] == 0
     (listed,) = json.loads(engines("list", root).out)["sets"]
     assert listed["built_at"] is None
+
+
+def test_a_manifest_that_says_more_takes_the_place_of_the_old_one(
+    engines: Callable[..., Ended], tmp_path: Path
+) -> None:
+    """A set's digest covers neither the keys of its kernels nor SD1.5's schedule."""
+    folder, root, sets = toy_set(tmp_path / "set"), tmp_path / "root", tmp_path / "sets"
+    engines("push", folder, root)
+    engines("pull", root, "--into", sets)
+    edit_manifest(folder, lambda manifest: manifest.update(kernels={"a_kernel": "its key"}))
+    assert json.loads(engines("push", folder, root).out)["files"] == 0
+    assert json.loads(engines("pull", root, "--into", sets).out)["downloaded_bytes"] == 0
+    assert load_manifest(sets / "current").kernels == {"a_kernel": "its key"}
 
 
 def test_exports_travel_only_when_they_are_asked_for(engines: Callable[..., Ended], tmp_path: Path) -> None:

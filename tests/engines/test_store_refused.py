@@ -141,6 +141,7 @@ def test_what_is_no_set_is_not_pushed(engines: Callable[..., Ended], toy: Path, 
         (Refusal(403, "SignatureDoesNotMatch", "no"), "check AWS_ACCESS_KEY_ID"),
         (Refusal(403, "AccessDenied", "no"), "the AWS keys of this machine lack the right s3:"),
         (Refusal(503, "SlowDown", "no"), "SlowDown (tried 5 times)"),
+        (Refusal(503, "SlowDown", "no", {"Retry-After": "60"}), "SlowDown (it asks to wait 60 s)"),
         (Refusal(500, "InternalError", "no"), "InternalError (tried 5 times)"),
     ],
 )
@@ -246,7 +247,7 @@ def test_a_full_disk_ends_with_7_and_is_said_before_the_download(
 def test_a_read_only_folder_serves_when_the_set_is_there_and_the_link_elsewhere(
     engines: Callable[..., Ended], toy: Path, tmp_path: Path, small_disk: Path
 ) -> None:
-    root, remount = tmp_path / "root", ["mount", "-o", "remount,ro", small_disk]
+    root, remount = tmp_path / "root", ["mount", "-o", "remount,ro", str(small_disk)]
     engines("push", toy, root)
     engines("pull", root, "--into", small_disk / "sets")
     subprocess.run(remount, check=True)

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engines.errors import EngineSetRefused
-from engines.manifest import MANIFEST, check_files, load_manifest
+from engines.file_check import check_files
+from engines.manifest import MANIFEST, load_manifest
 from tests.fuzz.documents import any_text
 from tests.fuzz.outcome import result_or_sentence
 from tests.models import tiny_engine_set

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from engines.backends import registry
 from engines.backends.tensorrt.package import is_best
@@ -21,7 +22,10 @@ from engines.check.verify import verify
 from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import load_manifest
-from engines.spec import Profile
+from engines.spec import COMPONENTS, Profile
+from engines.store.bucket import Bucket
+from engines.store.pull import PullRequest, pull
+from engines.store.push import push
 from tests.models import CACHE, ROOT
 from tests.worker.samples import sample_spec
 from worker.render.batch import StepBatch
@@ -109,6 +113,16 @@ def test_kernels_of_other_code_are_warned_of_or_refused(folder: Path, caplog: py
     assert "will be compiled at first use" in caplog.text
     with pytest.raises(EngineSetRefused, match="build the set again: engines build --model"):
         check_kernels(folder, other, can_compile=lambda: False)
+
+
+def test_a_set_goes_to_a_folder_and_comes_back_ready_to_load(folder: Path, tmp_path: Path) -> None:
+    people, root = Console(stderr=True), str(tmp_path / "root")
+    push(Bucket(root), folder, people)
+    pulled = pull(Bucket(root), PullRequest(tmp_path / "sets"), people)
+    assert pulled.digest == load_manifest(folder).digest
+    with load_engine_set(pulled.link) as opened:
+        opened.load(COMPONENTS)
+        assert opened.device.type == "cuda"
 
 
 def test_float32_is_refused_with_a_sentence(tmp_path: Path) -> None:

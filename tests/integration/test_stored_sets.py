@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -14,7 +15,7 @@ from tests.engines.stored import start
 from tests.models import tiny_engine_set
 
 
-def told(*arguments: object) -> dict[str, object]:
+def told(*arguments: object) -> dict[str, Any]:
     """What `engines` prints for programs."""
     process = start(*arguments)
     out, err = process.communicate(timeout=200)
@@ -27,7 +28,7 @@ def test_a_set_goes_to_a_bucket_and_comes_back_whole(bucket: str, tmp_path: Path
     digest = load_manifest(folder).digest
     assert told("push", folder, root)["engine_set"] == digest
     assert told("push", folder, root)["files"] == 0
-    (listed,) = told("list", root)["sets"]  # type: ignore[misc]
+    (listed,) = told("list", root)["sets"]
     assert (listed["engine_set"], listed["fits"]) == (digest, True)
     pulled = told("pull", root, "--into", tmp_path / "sets")
     assert pulled["downloaded_bytes"] == listed["bytes"]

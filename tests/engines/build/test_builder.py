@@ -17,7 +17,8 @@ from engines.backends import stages
 from engines.build.builder import Step, build_set
 from engines.engine_set import load_engine_set
 from engines.errors import BuildFailed, EngineSetRefused, ModelRefused
-from engines.manifest import MANIFEST, check_files, installed_version, load_manifest
+from engines.file_check import check_files
+from engines.manifest import MANIFEST, installed_version, load_manifest
 from tests.engines.sets import copy_of_model, edit_manifest, request_for, train_a_little
 
 # torch sets: tokenizer, text encoder, ControlNet (for hint and controlnet at once), U-Net, VAE.

@@ -1,0 +1,60 @@
+"""Whether a set's files are those that its manifest lists: every byte is hashed before any of them is used."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from engines.errors import EngineSetRefused
+from engines.files import file_sha256
+from engines.manifest import load_manifest
+
+
+class FileCheck:
+    """Hashes a set's files in threads of its own as soon as it is created; the process may import torch meanwhile."""
+
+    def __init__(self, folder: Path, files: dict[str, str]) -> None:
+        """`files`: the manifest's, path in the set -> SHA-256.
+
+        Raises:
+            EngineSetRefused: naming the first file that is missing.
+        """
+        for path in (folder / name for name in files):
+            if not path.is_file():
+                raise EngineSetRefused(f"{path} is missing: the manifest lists it")
+        self._folder, self._files = folder, files
+        threads = ThreadPoolExecutor(thread_name_prefix="hash")
+        self._hashes = threads.map(file_sha256, [folder / name for name in files])
+        threads.shutdown(wait=False)  # the threads end when all files are hashed
+
+    @classmethod
+    def of(cls, folder: Path) -> FileCheck:
+        """A check of all files that the set's manifest lists. Raises EngineSetRefused, for the manifest too."""
+        return cls(folder, load_manifest(folder).files)
+
+    def wait(self) -> None:
+        """Wait until all files are hashed.
+
+        Raises:
+            EngineSetRefused: naming the first file that differs.
+        """
+        for (name, expected), actual in zip(self._files.items(), self._hashes, strict=True):
+            path = self._folder / name
+            if actual != expected:
+                raise changed(path, actual, expected)
+
+
+def changed(path: Path, actual: str, expected: str) -> EngineSetRefused:
+    """The error for a file whose SHA-256 is `actual`."""
+    return EngineSetRefused(
+        f"{path} was changed after it was built: its SHA-256 is {actual[:12]}..., the manifest says {expected[:12]}..."
+    )
+
+
+def check_files(folder: Path, files: dict[str, str]) -> None:
+    """Hash every file, several at a time.
+
+    Raises:
+        EngineSetRefused: naming the first file that is missing or differs.
+    """
+    FileCheck(folder, files).wait()
