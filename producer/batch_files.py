@@ -22,7 +22,7 @@ from jobs.ledger.chunks import chunks
 from jobs.ledger.idset import IdSet
 from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store
-from jobs.submission import ids_of, part_uris, read_head, submission_folder
+from jobs.submission import Part, ids_of, part_uris, read_head, submission_folder
 
 AT_ONCE = 32  # requests; one takes about 10 ms, nearly all of it waiting
 CHUNK = 1000  # files between two looks whether the deletion shall go on
@@ -133,11 +133,15 @@ class BatchFiles:
             try:
                 part = _tried(partial(read_head, self.store, uri))
                 if part.head.batch == self.batch:
-                    yield from _tried(lambda part=part: list(ids_of(self.store, part)))
+                    yield from _tried(partial(_ids_of, self.store, part))
                 else:
                     self._others.add(uri)
             except InvalidJob:
                 self.damaged.append(uri)
+
+
+def _ids_of(store: Store, part: Part) -> list[str]:
+    return list(ids_of(store, part))
 
 
 def _tried(call: Callable[[], Value]) -> Value:

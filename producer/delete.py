@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from jobs.errors import LedgerUnavailable
+from jobs.errors import LedgerUnavailable, NewerMessage
 from jobs.job import BATCH_NAME
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.messages_of_batches import take_messages
@@ -107,12 +107,13 @@ def _deletion(ledger: Ledger, batch: str, output: str | None) -> Iterator[tuple[
                 _check_files_are_here(ledger, files)
         yield files, begun.token
     except BaseException as error:
-        if begun.resumes or (files is not None and files.deleted):
-            if isinstance(error, KeyboardInterrupt):
-                say(f"Stopped. The deletion of batch {batch!r} goes on with the same command.", "warning")
-            raise
-        with suppress(LedgerUnavailable):
-            ledger.give_up_deletion(batch, begun.token)
+        is_begun = begun.resumes or (files is not None and files.deleted > 0)
+        if not is_begun:
+            with suppress(LedgerUnavailable):
+                ledger.give_up_deletion(batch, begun.token)
+        if isinstance(error, KeyboardInterrupt):
+            how = "goes on with the same command" if is_begun else "has not begun"
+            say(f"Stopped. The deletion of batch {batch!r} {how}.", "warning")
         raise
 
 
@@ -194,7 +195,8 @@ def _stop(session: Session, batch: str) -> None:
     A worker that does not answer is not waited for longer than its lease.
     """
     ledger, settings = session.ledger, session.settings
-    ledger.cancel(batch)
+    with suppress(NewerMessage):  # only a newer version can say how its jobs are cancelled; they are forgotten as well
+        ledger.cancel(batch)
     deadline = time.monotonic() + settings.lease_seconds + settings.heartbeat_seconds
     while time.monotonic() < deadline:
         lines = ledger.states_of(batch, ledger.jobs_in_flight())

@@ -100,6 +100,11 @@ def _show_one(session: Session, batch: str) -> Exit:
         say_engine_sets(counted.engine_sets)
         say_waiting(waits)
         say_workers(workers)
+        if session.ledger.is_being_deleted(batch):
+            say(
+                "Its deletion was begun and has not ended: if it was interrupted, run the same producer delete",
+                "warning",
+            )
     write_json(record(counted, workers) | waiting_record(waits))
     return Exit.OK
 

@@ -139,7 +139,7 @@ class Request:
     def joined_to(self, source: str | None) -> Request:
         """This request as one of the batch's first source, if earlier versions gave that name to a stream."""
         names = () if self.uri or self.fingerprint else ("pipe", self.file.absolute().as_uri())
-        return replace(self, origin=source) if source in names else self
+        return replace(self, origin=source) if source is not None and source in names else self
 
     def check_unchanged(self) -> None:
         """Notice a file that was written to while the command read it.

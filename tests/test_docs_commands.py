@@ -138,6 +138,13 @@ PARSED = {
     "engines push engine-set s3://bucket/sets",
     "engines list s3://bucket/sets",
     "engines pull s3://bucket/sets --into sets",
+    # They ask a person, delete what other commands show, or need a bucket. tests/producer runs them.
+    "producer delete jobs",
+    "producer delete jobs --results",
+    "producer delete jobs --force",
+    "producer prune --older-than 30d --dry-run",
+    "producer prune --older-than 30d --yes",
+    "producer submit s3://bucket/folder/jobs.csv",
     # They serve until they are stopped, name a job of another batch, or change the shell.
     "python -m tools.embedded_redis",
     "producer keep",

@@ -45,6 +45,7 @@ def enqueue(
 
     Raises:
         LedgerUnavailable: Redis does not answer; the same call may be repeated.
+        BatchDeleted: as Ledger.enqueue.
         RenderError: storage does not answer.
     """
     if sidecars is None or not jobs:

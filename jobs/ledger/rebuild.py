@@ -56,6 +56,7 @@ def rebuild(
 
     Raises:
         SourceForbidden, OutputForbidden: storage refuses to show the manifest.
+        BatchDeleted: the batch is being deleted, or was deleted meanwhile.
         RenderError: storage or Redis does not answer. Call again to continue.
     """
     rebuilt = Rebuilt()

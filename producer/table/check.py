@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, cast
 
 from jobs.job import RenderParameters
 from jobs.storage.file import whole_file
@@ -141,7 +141,7 @@ def _uploaded(uri: str) -> Iterator[BinaryIO]:
     """A temporary file that is stored in a bucket when the block ends without an error."""
     with tempfile.NamedTemporaryFile(prefix="producer-") as file:
         try:
-            yield file.file
+            yield cast(BinaryIO, file.file)
             file.flush()
         except OSError as error:
             if error.filename is None:

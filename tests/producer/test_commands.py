@@ -18,7 +18,7 @@ from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
 from tests.producer.tables import write
 
-COMMANDS = ["submit", "status", "results", "retry", "cancel", "gallery", "reconcile"]
+COMMANDS = ["submit", "status", "results", "retry", "cancel", "gallery", "reconcile", "delete", "prune"]
 ON_A_BATCH = [
     ["status", "nightly"],
     ["results", "nightly"],
@@ -26,6 +26,8 @@ ON_A_BATCH = [
     ["cancel", "nightly"],
     ["reconcile", "nightly"],
     ["gallery", "nightly", "--out", "page"],
+    ["delete", "nightly", "--yes"],
+    ["delete", "nightly", "--results", "--yes"],
 ]
 
 

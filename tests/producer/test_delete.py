@@ -106,15 +106,11 @@ def test_a_batch_is_deleted_from_redis_and_its_pictures_stay(run: Run, ledger: L
     assert ledger.counts("jobs.2") == Counts(done=3, failed=1)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["status"], ["results"], ["retry"], ["cancel"], ["gallery", "--out", "page"], ["delete", "--yes"]],
-    ids=lambda arguments: arguments[0],
-)
-def test_a_deleted_batch_is_unknown_to_every_command(run: Run, done: Path, arguments: list[str]) -> None:
+def test_a_deleted_batch_is_unknown_to_every_command(run: Run, done: Path) -> None:
     run("delete", "jobs", "--yes")
-    ran = run(arguments[0], "jobs", *arguments[1:])
-    assert (ran.code, ran.stderr) == (5, "there is no batch 'jobs'; known batches: jobs.2\n")
+    for name, *options in (["status"], ["results"], ["retry"], ["cancel"], ["gallery", "--out", "page"], ["delete"]):
+        ran = run(name, "jobs", *options)
+        assert (ran.code, ran.stderr) == (5, "there is no batch 'jobs'; known batches: jobs.2\n")
 
 
 def test_its_files_go_with_it_and_those_of_others_stay(run: Run, ledger: Ledger, done: Path) -> None:
@@ -231,6 +227,7 @@ def test_a_deletion_that_broke_off_keeps_the_ledger_and_goes_on(
         in submitted.stderr
     )
     assert run("retry", "jobs").code == 5
+    assert "Its deletion was begun and has not ended: if it was interrupted, run" in run("status", "jobs").stderr
     done_in_bucket.refuse = lambda method, path, key: None
     assert run("delete", "jobs", "--results", "--yes").code == 0
     assert not any(path.startswith("/pictures/out/jobs/") for path in done_in_bucket.objects)
@@ -321,6 +318,32 @@ def test_force_waits_for_a_live_worker_to_let_go(
     assert looks == [Counts(running=1)] * 3
 
 
+def test_force_also_deletes_jobs_of_a_newer_version(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    """This one cannot read them, so it cannot cancel them."""
+    submit(run, tmp_path)
+    client: Any = ledger.client
+    for id_, text in client.hgetall("render:batch:jobs:jobs").items():
+        client.hset("render:batch:jobs:jobs", id_, json.dumps(json.loads(text) | {"version": 99}))
+    assert run("delete", "jobs", "--force", "--yes").code == 0
+    assert (keys(ledger), ledger.queue_length()) == (set(), 0)
+
+
+def test_a_person_may_stop_a_deletion(run: Run, ledger: Ledger, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("producer.batch_files.CHUNK", 2)
+    looks: list[int] = []
+
+    def interrupt(*_: object) -> None:
+        looks.append(len(looks))
+        if looks[-1] == stop_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_check_goes_on", interrupt)
+    for stop_at, said in ((0, "has not begun"), (len(looks) + 4, "goes on with the same command")):
+        ran = run("delete", "jobs", "--results", "--yes")
+        assert (ran.code, ran.stderr) == (130, f"Stopped. The deletion of batch 'jobs' {said}.\n")
+    assert ledger.is_being_deleted("jobs")
+
+
 def test_force_does_not_wait_for_ever(
     run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,14 +405,14 @@ def test_the_manifest_of_another_batch_is_not_taken_for_its_own(run: Run, done: 
     assert below(done) == {f"manifest/{other.name}"}
 
 
-@pytest.mark.parametrize("name", ["../renders", "..", "a/b", "/etc", "", "*", "jobs?"])
-def test_no_name_leads_out_of_the_output(run: Run, ledger: Ledger, done: Path, name: str) -> None:
+def test_no_name_leads_out_of_the_output(run: Run, ledger: Ledger, done: Path) -> None:
     before = below(done.parent)
-    for arguments in (["--yes"], ["--results", "--yes"], ["--results", "--yes", "--force"]):
-        assert run("delete", *arguments, "--", name).code == 5
-    assert below(done.parent) == before
-    ledger.open_batch(name, output=done.parent.as_uri(), source="a stranger")
-    assert run("delete", "--results", "--yes", "--", name).code == 2
+    for name in ("../renders", "..", "a/b", "/etc", "", "*", "jobs?"):
+        for arguments in (["--yes"], ["--results", "--yes", "--force"]):
+            assert run("delete", *arguments, "--", name).code == 5
+        ledger.open_batch(name, output=done.parent.as_uri(), source="a stranger")
+        assert run("delete", "--results", "--yes", "--", name).code == 2
+        assert run("delete", "--yes", "--", name).code == 0
     assert below(done.parent) == before
 
 
