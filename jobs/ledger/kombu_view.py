@@ -8,7 +8,7 @@ one Redis database share these two keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -72,6 +72,14 @@ class KombuView:
         """
         seconds = self._scripts.run("oldest", keys=[self._queue], arguments=[OLDEST_OF])
         return None if seconds is None else float(seconds)
+
+    def forget(self, tags: Sequence[str]) -> None:
+        """Remove messages that consumers have, as if they had acknowledged them."""
+        if tags:
+            with answering(), self._client.pipeline() as together:
+                together.zrem(UNACKED_INDEX, *tags)
+                together.hdel(UNACKED, *tags)
+                together.execute()
 
     def queued_ids(self) -> Iterator[str]:
         """The ids of the jobs whose messages wait in the queue, tail first. Items that are not messages are skipped.

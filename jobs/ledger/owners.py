@@ -39,14 +39,14 @@ class Owners:
         # times come from the worker's own clock.
         return line.id in beat.in_flight or beat.at - (line.since or 0.0) < self.lease_seconds
 
-    def ignore(self, line: JobState, message: Delivered) -> bool:
+    def ignore(self, job_id: str, message: Delivered) -> bool:
         """Whether no live worker knows of a message that was delivered long ago.
 
         A live worker starts at once what is delivered to it, unless it waits for a turn; then its heartbeat has the
         job. A delivery in the future is the work of a wrong clock, so that nothing is known of its age.
         """
         is_old = message.since is None or abs(self.now - message.since) > self.lease_seconds
-        return is_old and line.id not in self.in_flight
+        return is_old and job_id not in self.in_flight
 
     def have(self, line: JobState) -> bool:
         """Whether a live worker has this job, started or not."""

@@ -22,7 +22,7 @@ from jobs.ledger.idset import IdSet
 from jobs.ledger.kombu_view import Delivered, QueueMoved
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.owners import Owners
-from jobs.ledger.records import JobState, State
+from jobs.ledger.records import TERMINAL, JobState, State
 from jobs.ledger.redis_client import is_away
 
 # The most that one pass repairs; the next one goes on. Keeps a pass over a lost queue of millions flat in memory.
@@ -236,7 +236,25 @@ def _stranded(ledger: Ledger, batch: str | None, lease_seconds: float, failures:
         with failures.of(name):
             lines = (line for line in ledger.states_of(name, delivered) if line.state in ACTIVE)
             found[name] = _orphans_of(lines, owners, messages)
+    if batch is None:
+        _forget_left_behind(ledger, delivered, owners, failures)
     return found
+
+
+def _forget_left_behind(
+    ledger: Ledger, delivered: Mapping[str, Delivered], owners: Owners, failures: _Failures
+) -> None:
+    """Remove messages of jobs that a worker ended before it died without acknowledging them.
+
+    Nobody needs them (a retry writes a new one), and kombu would keep them for the visibility timeout, an hour. Until
+    then they would count as work in hand, and whoever scales workers by that would keep a machine for them.
+    """
+    suspects = [] if owners.forgiving else [id_ for id_, message in delivered.items() if owners.ignore(id_, message)]
+    names = [info.name for info in ledger.batches()] if suspects else []
+    for name in names:
+        with failures.of(name):
+            ended = [line.id for line in ledger.states_of(name, suspects) if line.state in TERMINAL]
+            ledger.kombu.forget([delivered[id_].tag for id_ in ended])
 
 
 def _orphans_of(lines: Iterator[JobState], owners: Owners, messages: _Messages) -> _Orphans:
@@ -250,7 +268,7 @@ def _orphans_of(lines: Iterator[JobState], owners: Owners, messages: _Messages) 
                 orphans.lost.add(line)
         elif line.worker is not None:
             orphans.abandoned.add((line, message.tag))
-        elif owners.ignore(line, message):
+        elif owners.ignore(line.id, message):
             orphans.untouched.add((line, message.tag))
         if len(orphans) >= MAX_REPAIRS:
             break

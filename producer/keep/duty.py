@@ -101,7 +101,7 @@ class Duty:
     def _fail(self, why: str) -> float:
         self._work.failed(why)
         self._failures += 1
-        backoff = self._work.pause_seconds() * 2 ** min(self._failures - 1, 10)
+        backoff = self._work.pause_seconds() * 2.0 ** min(self._failures - 1, 10)
         return min(backoff, LONGEST_BACKOFF_SECONDS) * random.uniform(0.75, 1.0)
 
     def _sleep(self, seconds: float) -> None:

@@ -64,7 +64,7 @@ def observe(ledger: Ledger, *, with_held: bool = False) -> Observation:
     """
     at, waiting = ledger.server_time(), ledger.queue_length()
     oldest = ledger.kombu.oldest_queued_at() if waiting else at
-    infos = ledger.batches()[::-1]
+    infos = list({info.name: info for info in ledger.batches()[::-1]}.values())
     counted = list(zip(infos, ledger.counts_of(info.name for info in infos), strict=True))
     batches = [BatchCounts(info, counts) for info, counts in counted if counts is not None]
     workers = ledger.workers()

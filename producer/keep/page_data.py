@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -22,6 +23,8 @@ OLD_SECONDS = 15.0  # the same of one whose counts do not change
 KEPT_BATCHES = 32
 WAIT_SECONDS = 10.0  # for somebody else's read
 
+_NOT_A_NUMBER = re.compile("NaN|Infinity")
+
 
 @dataclass(frozen=True)
 class Document:
@@ -32,8 +35,12 @@ class Document:
 
     @classmethod
     def of(cls, record: dict[str, object]) -> Document:
-        """A text that no JSON can hold (half of a surrogate pair) has a question mark in its place."""
-        body = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        """Half of a surrogate pair becomes a question mark, and what is no number null: JSON has neither."""
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        if _NOT_A_NUMBER.search(text):
+            numbers = json.loads(text, parse_constant=lambda _: None)
+            text = json.dumps(numbers, ensure_ascii=False, separators=(",", ":"))
+        body = text.encode("utf-8", "replace")
         return cls(body, f'"{hashlib.sha256(body).hexdigest()[:20]}"')
 
 

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from importlib import resources
 
@@ -92,9 +92,9 @@ class Site:
         if path == "/api/overview":
             return _json(self._data.overview(), request)
         if match := BATCH.fullmatch(path):
-            return self._read(lambda: self._details(match[1], request))
+            return self._read(partial(self._details, match[1], request))
         if match := PICTURE.fullmatch(path):
-            return self._read(lambda: self._picture(match[1], match[2], int(match[3])))
+            return self._read(partial(self._picture, match[1], match[2], int(match[3])))
         return NOT_FOUND
 
     def _read(self, answer: Callable[[], Reply]) -> Reply:

@@ -28,7 +28,7 @@ BUILD_SECONDS = 2400
 
 WORKER = "localhost/batch-renderer-worker:cpu"
 BUILDER = "localhost/batch-renderer-worker:cpu-build"
-PRODUCER = "localhost/batch-renderer-producer:test"
+PRODUCER = "localhost/batch-renderer-producer:0.1.0"
 
 
 class Images:

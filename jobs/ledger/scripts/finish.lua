@@ -24,6 +24,7 @@ local function note(list, id, kept)
   if redis.call('LPUSH', list, id) > 2 * kept then redis.call('LTRIM', list, 0, kept - 1) end
 end
 
+local newest, failures = KEYS[13], KEYS[14]
 local id, state = ARGV[1], ARGV[2]
 local old = redis.call('HGET', KEYS[1], id)
 if old and terminal[split(old)[1]] then return 0 end
@@ -44,8 +45,8 @@ redis.call('HSET', KEYS[4], id, ARGV[3])
 if state == 'done' then
   redis.call('HDEL', KEYS[3], id)
   count_engine_set(KEYS[8], ARGV[3], 1)
-  note(KEYS[13], id, tonumber(ARGV[9]))
+  note(newest, id, tonumber(ARGV[9]))
 elseif state == 'failed' then
-  note(KEYS[14], id, tonumber(ARGV[9]))
+  note(failures, id, tonumber(ARGV[9]))
 end
 return 1

@@ -10,9 +10,8 @@ import pytest
 import redis
 
 from jobs.errors import LedgerUnavailable
-from jobs.ledger import keys
-from jobs.ledger import ledger as ledger_module
-from jobs.ledger.keys import BATCHES, NEWEST, batch_key
+from jobs.job import RenderJob
+from jobs.ledger.keys import BATCHES, batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.message import celery_message
 from jobs.ledger.reconcile import DELAYED_JOBS, Reconciled, reconcile, take_back
@@ -109,8 +108,7 @@ def test_a_retried_job_is_no_failure_any_more(ledger: Ledger) -> None:
 
 
 def test_the_lists_stay_short(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ledger_module.NEWEST == keys.NEWEST == NEWEST
-    monkeypatch.setattr(ledger_module, "NEWEST", 5)
+    monkeypatch.setattr("jobs.ledger.ledger.NEWEST", 5)
     jobs = make_jobs(40)
     enqueue(ledger, jobs)
     for job in jobs:
@@ -118,6 +116,51 @@ def test_the_lists_stay_short(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -
         ledger.finish(make_result(job))
     assert ledger.client.llen(batch_key("b", "newest")) <= 10
     assert [result.row for result in ledger.newest("b", limit=5)] == [40, 39, 38, 37, 36]
+
+
+def delivered(ledger: Ledger, job: RenderJob, *, at: float = 1.0) -> str:
+    """A message of a job that a consumer has had since then, on a Redis that has been up for long."""
+    message = json.loads(celery_message(job, queue="render"))
+    tag = str(message["properties"]["delivery_tag"])
+    ledger.client.hset("unacked", tag, json.dumps([message, "", "render"]))
+    ledger.client.zadd("unacked_index", {tag: at})
+    ledger.seconds_up = lambda: 1e6  # type: ignore[method-assign]  # the test's server has just been started
+    return tag
+
+
+# -- messages that a dead worker has of jobs that it had ended ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "cancelled"])
+def test_the_message_of_an_ended_job_is_forgotten(ledger: Ledger, state: str) -> None:
+    for name in ("other", "b"):
+        enqueue(ledger, make_jobs(1, batch=name))
+    (job,) = make_jobs(1)
+    ledger.start(job, worker="dead")
+    ledger.finish(make_result(job, state))
+    delivered(ledger, job)
+    assert take_back(ledger, lease_seconds=1, sleep=lambda _: None) == Reconciled()
+    assert ledger.client.hlen("unacked") == ledger.client.zcard("unacked_index") == 0
+
+
+def test_that_of_a_job_that_a_worker_has_or_got_just_now_is_not(ledger: Ledger) -> None:
+    jobs = make_jobs(2)
+    enqueue(ledger, jobs)
+    for job in jobs:
+        ledger.start(job, worker="w")
+        ledger.finish(make_result(job))
+    delivered(ledger, jobs[0])
+    delivered(ledger, jobs[1], at=time.time())
+    ledger.beat("w", in_flight=[jobs[0].id], lease_seconds=60)
+    take_back(ledger, lease_seconds=60, sleep=lambda _: None)
+    assert ledger.client.hlen("unacked") == 2
+
+
+def test_that_of_a_job_which_no_batch_knows_is_not(ledger: Ledger) -> None:
+    enqueue(ledger, make_jobs(1))
+    delivered(ledger, make_job(99))
+    take_back(ledger, lease_seconds=1, sleep=lambda _: None)
+    assert ledger.client.hlen("unacked") == 1
 
 
 # -- a damaged batch among good ones ---------------------------------------------------------------------------------
@@ -149,12 +192,8 @@ def test_the_same_of_what_dead_workers_hold(ledger: Ledger, damaged: dict[str, s
     (job,) = make_jobs(1)
     enqueue(ledger, [job])
     ledger.start(job, worker="dead")
-    message = celery_message(job, queue="render")
     ledger.client.delete(ledger.queue)
-    tag = json.loads(message)["properties"]["delivery_tag"]
-    ledger.client.hset("unacked", tag, json.dumps([json.loads(message), "", "render"]))
-    ledger.client.zadd("unacked_index", {tag: 1.0})
-    ledger.seconds_up = lambda: 1e6  # type: ignore[method-assign]  # the test's server has just been started
+    delivered(ledger, job)
     assert take_back(ledger, lease_seconds=1, sleep=lambda _: None).restored == 1
 
 

@@ -196,3 +196,13 @@ def test_half_of_a_surrogate_pair_is_no_end_of_the_page(page: Page, ledger: Ledg
     assert isinstance(text, str)
     ledger.client.hset(batch_key("b", "results"), make_job(1).id, text.replace('"prompt":"p"', '"prompt":"\\ud800"'))
     page.details()
+
+
+def test_times_that_are_no_numbers_and_a_name_that_comes_twice(page: Page, ledger: Ledger) -> None:
+    enqueue(ledger, make_jobs(1))
+    strange = '{"name": "b", "output": "file:///out", "source": "NaN", "created_at": NaN}'
+    ledger.client.hset("render:batches", mapping={"x": strange, "y": strange})
+    ledger.client.set("render:worker:w", '{"worker": "w", "held": [], "at": Infinity}')
+    record = page.overview()
+    assert len(record["batches"]) == 1
+    assert record["workers"][0]["heartbeat_at"] is None

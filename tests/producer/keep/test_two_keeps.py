@@ -52,6 +52,7 @@ def test_two_at_once_do_no_harm(run: Run, redis_url: str, tmp_path: Path) -> Non
         assert ledger.queue_length() == 0
         results = list(ledger.results("jobs"))
         assert Counter(result.row for result in results) == Counter(range(1, JOBS + 1))
+        # Also the messages of jobs that a victim had ended, and not acknowledged before it was killed.
         eventually(lambda: keeps[0].metrics()["render_queue_unacknowledged"] == 0)
         taken_back = sum(keep.metrics()["render_reconcile_requeued_total"] for keep in keeps)
         assert taken_back >= 2
