@@ -176,7 +176,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--jobs", type=positive(int), default=12_000, help="of the day (12000)")
     add("--submissions", type=positive(int), default=40, help="batches of the day (40)")
-    add("--seed", type=int, default=1, help="of the times and sizes of the submissions (1)")
+    add("--seed", type=int, default=7, help="of the times and sizes of the submissions (7)")
     add("--max", type=positive(int), default=16, help="GPUs at once (16)")
     add("--cooldown", type=float, help="seconds without work before the last GPU goes (default: as deployed)")
     add(

@@ -52,7 +52,12 @@ class Workers:
     def exits(self) -> dict[Exit, int]:
         """How many workers of this queue ended by themselves, by why, since Redis was last empty."""
         with answering():
-            numbers = cast("dict[str, str]", self.client.hgetall(exits_key(self.queue)))
+            try:
+                numbers = cast("dict[str, str]", self.client.hgetall(exits_key(self.queue)))
+            except redis.ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                numbers = {}  # whoever can write to Redis can put anything there
         return {why: int(number) if (number := numbers.get(why, "0")).isdecimal() else 0 for why in get_args(Exit)}
 
     def workers(self) -> dict[str, Heartbeat]:

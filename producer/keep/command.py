@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from jobs import logs
 from jobs.errors import SettingsError
@@ -70,6 +70,7 @@ def keep(*, host: str | None, port: int | None) -> None:
 
 def _site(session: Session, board: Board, paces: Paces, *, keeper: Keeper) -> Site:
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     registry.register(KeepCollector(board))
     data, pictures = PageData(session.ledger, board, paces), Pictures(session.ledger, session.settings)
     return Site(board, data, pictures, keeper=keeper, registry=registry)

@@ -50,6 +50,10 @@ def _queue(seen: Observation) -> Iterator[Metric]:
     workers.add_metric(["ready"], len(seen.workers) - paused)
     workers.add_metric(["paused"], paused)
     yield workers
+    exits = CounterMetricFamily("render_worker_exits", "Workers that ended by themselves, by why.", labels=["reason"])
+    for reason, number in seen.exits.items():
+        exits.add_metric([reason], number)
+    yield exits
 
 
 def _batches(seen: Observation) -> Iterator[Metric]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import BatchInfo, Counts, Heartbeat
+from jobs.ledger.records import BatchInfo, Counts, Exit, Heartbeat
 
 MOST_HELD = 1_000  # jobs whose batch is looked up
 MOST_RENDERED = 10  # batches in which it is looked up
@@ -33,8 +33,8 @@ class Observation:
 
     `oldest_seconds` is how long the message waits that has waited longest: 0 where none waits, None where that is not
     known (see KombuView.oldest_queued_at). `batches` are all batches, newest first, without those in `damaged`, whose
-    counts are not numbers. `held` has the batch of each job that workers have, if somebody asked for it; of large
-    installations a part.
+    counts are not numbers. `exits` are the workers that ended by themselves, by why. `held` has the batch of each job
+    that workers have, if somebody asked for it; of large installations a part.
     """
 
     at: float
@@ -45,6 +45,7 @@ class Observation:
     workers: Mapping[str, Heartbeat]
     batches: Sequence[BatchCounts]
     damaged: Sequence[str] = ()
+    exits: Mapping[Exit, int] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
     seen: float = field(default_factory=time.monotonic)
 
@@ -77,6 +78,7 @@ def observe(ledger: Ledger, *, with_held: bool = False) -> Observation:
         workers=workers,
         batches=batches,
         damaged=[info.name for info, counts in counted if counts is None],
+        exits=ledger.exits(),
         held=_held(ledger, workers, batches) if with_held else {},
     )
 

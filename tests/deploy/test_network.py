@@ -103,7 +103,7 @@ def test_prometheus_gets_in_by_the_ports_that_are_served_and_nobody_else(overlay
     folder = f"overlays/{overlay}"
     for pods in pods_of(folder):
         served = {port["containerPort"] for container in pods.containers for port in container.get("ports", [])}
-        allowed = {}
+        allowed: dict[int, list[Document]] = {}
         for policy in policies_for(pods.labels, folder, "Ingress"):
             for rule in policy["spec"].get("ingress", []):
                 assert rule["from"]

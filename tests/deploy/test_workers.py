@@ -23,6 +23,7 @@ from tests.deploy.overlays import (
     worker_of,
     workload,
 )
+from tests.producer.keep.process import KeepProcess
 from worker.observe.health import HealthServer, Probes, Verdict
 
 pytestmark = pytest.mark.deploy
@@ -56,6 +57,15 @@ def test_the_worker_answers_every_path_that_a_probe_asks() -> None:
         assert status(f"http://127.0.0.1:{server.port}/started") == 404
     finally:
         server.stop()
+
+
+def test_keep_answers_every_path_that_a_probe_asks(redis_url: str, tmp_path: Path) -> None:
+    (container,) = keep_of("overlays/cpu")
+    paths = {probe["httpGet"]["path"] for name, probe in container.items() if name.endswith("Probe")}
+    with KeepProcess(tmp_path / "keep.log", environment={"RENDER_REDIS_URL": redis_url}) as keep:
+        keep.until_ready()
+        assert {path: keep.get(path).status for path in paths} == dict.fromkeys(paths, 200)
+        assert keep.get("/started").status == 404
 
 
 def status(url: str) -> int:

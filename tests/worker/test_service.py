@@ -131,17 +131,19 @@ def test_a_stopped_service_has_left_the_ledger_its_port_and_its_threads(started:
     assert not [thread.name for thread in threading.enumerate() if thread.name in ("gpu", "heartbeat", "health")]
 
 
-def test_a_lost_device_ends_the_process_and_is_no_longer_alive(started: Started) -> None:
+def test_a_lost_device_ends_the_process_and_is_no_longer_alive(started: Started, ledger: Ledger) -> None:
     started.loop.broken = DeviceLost("ECC error")
     assert started.told_to_end.wait(30)
     assert started.codes == [ExitCode.DEVICE_LOST]
+    eventually(lambda: ledger.exits()["device_lost"] == 1)
     assert started.get("/healthz") == (503, "device_lost: ECC error")
 
 
-def test_a_loop_that_breaks_ends_the_process_with_another_code(started: Started) -> None:
+def test_a_loop_that_breaks_ends_the_process_with_another_code(started: Started, ledger: Ledger) -> None:
     started.loop.broken = ZeroDivisionError("oops")
     assert started.told_to_end.wait(30)
     assert started.codes == [ExitCode.FAILED]
+    eventually(lambda: ledger.exits()["failed"] == 1)
 
 
 def test_a_turn_that_takes_minutes_is_not_alive(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,14 +155,31 @@ def test_a_turn_that_takes_minutes_is_not_alive(started: Started, monkeypatch: p
     assert f"{STUCK_SECONDS + 1:.0f} s" in verdict.why
 
 
-def test_a_refused_engine_set_is_a_system_exit_with_its_code(redis_url: str) -> None:
-    def refuse(settings: object, shutdown: object) -> Renderer:
-        raise RendererRefused("built for another GPU")
+def refuse(settings: object, shutdown: object) -> Renderer:
+    raise RendererRefused("built for another GPU")
 
+
+def test_a_refused_engine_set_is_a_system_exit_with_its_code(redis_url: str, ledger: Ledger) -> None:
     service = RenderService(load_settings(redis_url=redis_url), load=refuse)
     with pytest.raises(SystemExit) as caught:
         service.start(lambda _: None)
     assert caught.value.code == ExitCode.ENGINES_REFUSED
+    assert ledger.exits() == {"engines_refused": 1, "device_lost": 0, "failed": 0}
+
+
+def test_a_refused_engine_set_has_its_code_also_while_redis_is_away() -> None:
+    service = RenderService(load_settings(redis_url="redis://127.0.0.1:1/0"), load=refuse)
+    with pytest.raises(SystemExit) as caught:
+        service.start(lambda _: None)
+    assert caught.value.code == ExitCode.ENGINES_REFUSED
+
+
+def test_a_started_service_shows_its_engines_its_memory_and_its_process(started: Started) -> None:
+    _, text = started.get("/metrics")
+    for line in ('render_engine_info{architecture="",backend="",engine_set="stub"', "render_engine_load_seconds ",
+                 "render_step_seconds_count 0.0", 'render_image_bytes_total{direction="in"} 0.0',
+                 "process_start_time_seconds ", "process_resident_memory_bytes "):  # fmt: skip
+        assert line in text, line
 
 
 def test_no_two_processes_share_a_name(redis_url: str) -> None:

@@ -94,3 +94,13 @@ def test_passes_are_counted(board: Board) -> None:
     values = scraped(board)
     assert values["render_reconcile_requeued_total"] == 5
     assert values["render_reconcile_failures_total"] == 2
+
+
+def test_workers_that_ended_by_themselves_are_counted_from_zero(board: Board, ledger: Ledger) -> None:
+    """Prometheus does not see the increase of a counter that first appears with a value."""
+    board.note(observe(ledger))
+    reasons = ("engines_refused", "device_lost", "failed")
+    assert [scraped(board)[f"render_worker_exits_total[{reason}]"] for reason in reasons] == [0, 0, 0]
+    ledger.count_exit("device_lost")
+    board.note(observe(ledger))
+    assert [scraped(board)[f"render_worker_exits_total[{reason}]"] for reason in reasons] == [0, 1, 0]

@@ -1,0 +1,112 @@
+"""A real Prometheus for tests, which scrapes every second, and the program that checks its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+import yaml
+
+from tests.eventually import eventually
+from tests.pages import ROOT
+
+FOLDER = ROOT / "deploy" / "monitoring"
+
+
+def program(name: str) -> str:
+    """`prometheus` or `promtool`. Skips at a desk that has neither; fails in CI."""
+    return shutil.which(name) or _missing(f"no {name}: `apt-get install prometheus` brings it")
+
+
+def _missing(sentence: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(sentence, pytrace=False)
+    pytest.skip(sentence)
+
+
+def promtool(*arguments: str | Path, text: str | None = None) -> str:
+    """What promtool said.
+
+    Raises:
+        AssertionError: it found something wrong.
+    """
+    command = [program("promtool"), *map(str, arguments)]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+class Prometheus:
+    """A server with our own configuration, but for the addresses of what it scrapes and how often."""
+
+    def __init__(self, folder: Path, targets: Mapping[str, list[str]]) -> None:
+        """`targets`: addresses by job; jobs of the configuration that are not named are left out."""
+        self._folder = folder
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        jobs = {scrape["job_name"] for scrape in config["scrape_configs"]}
+        assert set(targets) <= jobs, f"prometheus.yml has {sorted(jobs)}"
+        config["scrape_configs"] = [
+            {"job_name": job, "static_configs": [{"targets": addresses}]} for job, addresses in targets.items()
+        ]
+        shutil.copy(FOLDER / "rules.yaml", folder)
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> Prometheus:
+        command = [
+            program("prometheus"), f"--config.file={self._folder}/prometheus.yml",
+            f"--storage.tsdb.path={self._folder}/data", f"--web.listen-address=127.0.0.1:{self._port}",
+        ]  # fmt: skip
+        with (self._folder / "prometheus.log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        eventually(self._is_ready, seconds=60, what="Prometheus is ready")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def api(self, path: str) -> Any:
+        """The data of an answer of /api/v1."""
+        with urlopen(f"http://127.0.0.1:{self._port}/api/v1/{path}", timeout=10) as reply:
+            return json.loads(reply.read())["data"]
+
+    def query(self, text: str) -> list[dict[str, Any]]:
+        """The series that a query gives now."""
+        result: list[dict[str, Any]] = self.api(f"query?query={quote(text)}")["result"]
+        return result
+
+    def number(self, text: str) -> float | None:
+        """The one value that a query gives now, or None."""
+        found = self.query(text)
+        assert len(found) <= 1, f"{text}: {found}"
+        return float(found[0]["value"][1]) if found else None
+
+    def _is_ready(self) -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{self._port}/-/ready", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (URLError, OSError):
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,254 @@
+"""Prometheus takes our files, and every query of rules and dashboard gives data about real workers and a real keep."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from tests.deploy.prometheus import FOLDER, Prometheus, program, promtool
+from tests.eventually import eventually
+from tests.models import tiny_engine_set
+from tests.pages import ROOT
+from tests.worker_process import WorkerProcess, log_events
+from tools.embedded_redis import EmbeddedRedis
+
+pytestmark = pytest.mark.deploy
+
+WORKERS, KEEP = "batch-renderer-worker", "batch-renderer-keep"
+GOOD_ROWS = 12
+DASHBOARD: list[dict[str, Any]] = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
+PANELS = [panel for panel in DASHBOARD if panel["type"] != "row"]
+RULES = [rule for group in yaml.safe_load((FOLDER / "rules.yaml").read_text())["groups"] for rule in group["rules"]]
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_promtool_finds_nothing_wrong_with_the_rules() -> None:
+    assert f"{len(RULES)} rules found" in promtool("check", "rules", FOLDER / "rules.yaml")
+
+
+def test_every_alert_fires_when_it_should_and_only_then() -> None:
+    promtool("test", "rules", FOLDER / "rules_test.yaml")
+
+
+def test_promtool_finds_nothing_wrong_with_the_configuration_for_compose() -> None:
+    assert "SUCCESS" in promtool("check", "config", FOLDER / "prometheus.yml")
+
+
+def test_grafana_is_told_where_its_prometheus_and_its_dashboard_are() -> None:
+    (source,) = yaml.safe_load((FOLDER / "grafana" / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert (source["type"], source["url"], source["isDefault"]) == ("prometheus", "http://prometheus:9090", True)
+    (provider,) = yaml.safe_load((FOLDER / "grafana" / "dashboards" / "files.yaml").read_text())["providers"]
+    assert provider["type"] == "file"
+
+
+# -- a real system ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class System:
+    """Two workers, one of them with a real engine set, keep, and the Prometheus that scrapes them."""
+
+    folder: Path
+    redis_url: str
+    workers: list[WorkerProcess]
+    keep_log: Path
+    addresses: dict[str, list[str]]
+    prometheus: Prometheus
+
+    def metrics(self, address: str) -> str:
+        with urlopen(f"http://{address}/metrics", timeout=10) as reply:
+            return str(reply.read().decode())
+
+
+def environment(redis_url: str, folder: Path, **settings: Any) -> dict[str, str]:
+    values = {
+        "redis_url": redis_url, "output_uri": folder / "out", "allow_folders": folder, "metrics_port": 0,
+        "keep_port": 0, "jobs_in_flight": 4, "heartbeat_seconds": 0.2, "reconcile_seconds": 0.5, **settings,
+    }  # fmt: skip
+    return {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """Started, scraped while nothing had happened yet, and then given work of which some fails."""
+    program("prometheus")
+    folder = tmp_path_factory.mktemp("monitoring")
+    sets = ("fake:step_ms=5,max_batch=4", str(tiny_engine_set()))
+    with EmbeddedRedis() as redis_server, (folder / "keep.log").open("wb") as keep_log:
+        settings = [environment(redis_server.url, folder, engine_dir=engines) for engines in sets]
+        workers = [
+            WorkerProcess(environment=each, log=folder / f"worker-{number}.log", name=f"w{number}")
+            for number, each in enumerate(settings)
+        ]
+        keep = subprocess.Popen(
+            [sys.executable, "-m", "producer", "keep"], cwd=ROOT, env=os.environ | settings[0], stderr=keep_log
+        )
+        try:
+            yield from _watched(System(folder, redis_server.url, workers, folder / "keep.log", {}, None))  # type: ignore[arg-type]
+        finally:
+            for process in (*workers, keep):
+                process.kill()
+            keep.wait()
+
+
+def _watched(system: System) -> Iterator[System]:
+    for worker in system.workers:
+        worker.wait_until_started(seconds=120)
+    eventually(lambda: _port(system.keep_log, "keep_started"), what="keep started")
+    ports = [_port(worker.log, "health_listens") for worker in system.workers]
+    system.addresses = {
+        WORKERS: [f"127.0.0.1:{port}" for port in ports],
+        KEEP: [f"127.0.0.1:{_port(system.keep_log, 'keep_started')}"],
+    }
+    with Prometheus(system.folder, system.addresses) as prometheus:
+        system.prometheus = prometheus
+        scraped = "count(count_over_time(render_heartbeat_failures_total[1m]) >= 2)"
+        eventually(lambda: prometheus.number(scraped) == len(ports), what="two scrapes of both workers")
+        eventually(lambda: prometheus.query("count_over_time(render_worker_exits_total[1m]) >= 2"), what="two of keep")
+        _work(system)
+        yield system
+
+
+def _port(log: Path, event: str) -> int | None:
+    return next((int(each["port"]) for each in log_events(log) if each["event"] == event), None)
+
+
+def _work(system: System) -> None:
+    """Jobs that are rendered, that fail and that are refused; and a worker that refuses its engine set."""
+    _submit(system, output=system.folder / "out", rows=_rows(system.folder), batch="work")
+    # A folder that no worker may write to: each refuses, and then the job fails.
+    _submit(system, output=system.folder.parent / "elsewhere", rows=_rows(system.folder)[:1], batch="refused")
+    refuses = environment(system.redis_url, system.folder, engine_dir=system.folder / "no-such-set")
+    with WorkerProcess(environment=refuses, log=system.folder / "refuses.log", name="w9") as worker:
+        assert worker.exit_code(seconds=120) == 4
+    seen = 'render_worker_exits_total{reason="engines_refused"} == 1'
+    eventually(lambda: system.prometheus.query(seen), what="the exit in Prometheus")
+    scraped, evaluated = time.time(), "timestamp(job:render_jobs_failed:ratio15m)"
+    eventually(lambda: (system.prometheus.number(evaluated) or 0) > scraped + 2, what="two more rounds of rules")
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    picture = Image.new("RGB", (96, 64), "navy")
+    ImageDraw.Draw(picture).rectangle((20, 15, 60, 45), fill="gold")
+    picture.save(folder / "picture.png")
+    (folder / "text.png").write_text("no picture")
+    good = {"image": "picture.png", "prompt": "a house", "ddim_steps": "4", "image_resolution": "64"}
+    return [{**good, "seed": str(seed)} for seed in range(GOOD_ROWS)] + [
+        {**good, "image": "missing.png", "seed": "1"}, {**good, "image": "text.png", "seed": "1"}
+    ]  # fmt: skip
+
+
+def _submit(system: System, *, output: Path, rows: list[dict[str, str]], batch: str) -> None:
+    path = system.folder / f"{batch}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    command = [sys.executable, "-m", "producer", "submit", str(path), "--batch", batch, "--output", str(output)]
+    done = subprocess.run(
+        [*command, "--wait"], cwd=ROOT, env=os.environ | environment(system.redis_url, system.folder),
+        capture_output=True, text=True, check=False, timeout=250,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr  # jobs failed, as they should
+    counts = json.loads(done.stdout)["counts"]
+    assert (counts["queued"], counts["running"]) == (0, 0), counts
+
+
+# -- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_the_work_was_shared_and_failed_where_it_should(system: System) -> None:
+    value = system.prometheus.number
+    assert value('sum(render_jobs_total{state="done"})') == GOOD_ROWS
+    for kind in ("source_not_found", "not_an_image", "output_forbidden"):
+        assert value(f'sum(render_jobs_total{{state="failed", kind="{kind}"}})') == 1, kind
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_workers_metrics_follow_prometheus_conventions(system: System, number: int) -> None:
+    promtool("check", "metrics", text=system.metrics(system.addresses[WORKERS][number]))
+
+
+def test_keeps_metrics_follow_prometheus_conventions(system: System) -> None:
+    promtool("check", "metrics", text=system.metrics(system.addresses[KEEP][0]))
+
+
+def test_the_engine_set_that_runs_is_told(system: System) -> None:
+    labels = [series["metric"] for series in system.prometheus.query("render_engine_info == 1")]
+    assert {each["backend"] for each in labels} == {"fake", "onnxruntime"}
+    (real,) = [each for each in labels if each["backend"] == "onnxruntime"]
+    assert re.fullmatch("[0-9a-f]{64}", real["engine_set"])
+    assert re.fullmatch(r"onnxruntime \d+\.\d+\.\d+", real["runtime"])
+    assert (real["precision"], real["architecture"]) == ("fp32", "any")
+
+
+@pytest.mark.parametrize(
+    ("panel", "expression"),
+    [
+        pytest.param(panel["title"], target["expr"], id=f"{panel['title']}-{target['refId']}")
+        for panel in PANELS
+        for target in panel["targets"]
+    ],
+)
+def test_every_query_of_the_dashboard_gives_data(system: System, panel: str, expression: str) -> None:
+    chosen = re.sub(r"\$(namespace|job|keep|instance)\b", ".*", expression).replace("$__rate_interval", "5m")
+    series = system.prometheus.query(chosen)
+    assert series, f"{panel}: {chosen}"
+    assert any(each["value"][1] != "NaN" for each in series), f"{panel}: {chosen}"
+
+
+def test_the_dashboards_variables_find_the_jobs_and_the_workers(system: System) -> None:
+    variables = json.loads((FOLDER / "dashboard.json").read_text())["templating"]["list"]
+    found = {}
+    for variable in variables:
+        if match := re.fullmatch(r"label_values\((.+), (\w+)\)", variable.get("definition", "")):
+            matching = re.sub(r"\$\w+", ".*", match[1])
+            found[variable["name"]] = system.prometheus.api(f"label/{match[2]}/values?match[]={quote(matching)}")
+    assert found == {
+        "namespace": [],  # a label of Kubernetes'
+        "job": [WORKERS],
+        "keep": [KEEP],
+        "instance": sorted(system.addresses[WORKERS]),
+    }
+
+
+@pytest.mark.parametrize("record", [rule["record"] for rule in RULES if "record" in rule])
+def test_every_recording_rule_gives_data(system: System, record: str) -> None:
+    assert any(each["value"][1] != "NaN" for each in system.prometheus.query(record))
+
+
+def test_all_rules_are_loaded_and_evaluate(system: System) -> None:
+    loaded = [rule for group in system.prometheus.api("rules")["groups"] for rule in group["rules"]]
+    assert {rule["name"] for rule in loaded} == {rule.get("alert") or rule["record"] for rule in RULES}
+    assert {rule["name"]: rule.get("lastError") for rule in loaded if rule["health"] != "ok"} == {}
+
+
+def test_the_refused_engine_set_is_an_alert_and_what_is_well_is_none(system: System) -> None:
+    firing = {
+        each["labels"]["alertname"] for each in system.prometheus.api("alerts")["alerts"] if each["state"] == "firing"
+    }
+    assert "RenderEngineSetRefused" in firing
+    assert not firing & {
+        "RenderRedisDown",
+        "RenderKeepAbsent",
+        "RenderLoopStuck",
+        "RenderDeviceLost",
+        "RenderTargetDown",
+    }
