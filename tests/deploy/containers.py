@@ -187,6 +187,11 @@ class Container:
         return bool(self.state["Running"])
 
     @property
+    def restarts(self) -> int:
+        """How often podman has started it again."""
+        return int(self._containers.inspect("container", self.name)["RestartCount"])
+
+    @property
     def address(self) -> str:
         """Its address in its only network, which this machine reaches too."""
         (network,) = self._containers.inspect("container", self.name)["NetworkSettings"]["Networks"].values()
