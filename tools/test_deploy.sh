@@ -1,7 +1,34 @@
 #!/usr/bin/env bash
 # Run the tests of deploy/: images, Compose, Kubernetes and monitoring. Arguments go to pytest.
+#
+# As root in CI it first installs what they need from Debian. At a desk it says what is missing, and the tests that need
+# it are skipped with the same words.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${VENV:-.venv}/bin
+
+# Program -> the packages that bring it. podman's list has what Debian only recommends: without it no container starts.
+declare -A packages=(
+  [podman]="podman runc conmon netavark aardvark-dns iptables catatonit golang-github-containers-common"
+  [buildah]="buildah" [mmdebstrap]="mmdebstrap" [promtool]="prometheus" [amtool]="prometheus-alertmanager"
+  [chromium]="chromium" [npm]="npm"
+)
+missing=()
+for program in "${!packages[@]}"; do
+  command -v "$program" >/dev/null || missing+=("$program")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+  read -ra wanted <<<"${missing[*]/#/}"
+  list=(); for program in "${wanted[@]}"; do read -ra each <<<"${packages[$program]}"; list+=("${each[@]}"); done
+  if [ -n "${CI:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    # Debian starts a server with its package, and nothing here needs one.
+    get=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends "${list[@]}")
+    "${get[@]}" >&2 || { apt-get update -q >&2; "${get[@]}" >&2; }
+  else
+    echo "test-deploy: left out for want of ${missing[*]} (apt-get install ${list[*]})" >&2
+  fi
+fi
+[ "$(id -u)" = 0 ] || echo "test-deploy: left out where not root: every test that runs a container" >&2
+
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 exec "$bin/python" -m pytest -m deploy "$@" tests/deploy
