@@ -9,6 +9,7 @@ killed could not be repeated where Redis knows nothing of the batch.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -57,6 +58,7 @@ class BatchFiles:
     _others: set[str] = field(default_factory=set)  # manifests of other batches that were put here
     _proven: dict[str, bool] = field(default_factory=dict)  # ids that neither ledger nor manifest knows
     _tick: Tick = lambda _: None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def folder(self) -> str:
@@ -109,14 +111,17 @@ class BatchFiles:
             before = deleted
 
     def _delete(self, pool: ThreadPoolExecutor, uris: Iterable[str]) -> int:
-        deleted = 0
+        before = self.deleted
         for some in chunks(uris, CHUNK):
             self.check()
-            for _ in pool.map(lambda uri: _tried(partial(self.store.delete, uri)), some):
-                deleted += 1
-                self._tick(self.deleted + deleted)
-        self.deleted += deleted
-        return deleted
+            for _ in pool.map(self._delete_one, some):
+                self._tick(self.deleted)
+        return self.deleted - before
+
+    def _delete_one(self, uri: str) -> None:
+        _tried(partial(self.store.delete, uri))
+        with self._lock:  # counted here, so that nothing is missed where another file's deletion fails
+            self.deleted += 1
 
     def _proves(self, id_: str) -> bool:
         """Whether the sidecar of an id says that it is a job of this batch."""

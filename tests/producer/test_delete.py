@@ -210,11 +210,11 @@ def test_keys_that_may_not_delete_are_named_and_nothing_happens(
     assert run("delete", "jobs", "--yes").code == 0
 
 
+@pytest.mark.parametrize("end", [".json", "_canny.png", ".gz"])
 def test_a_deletion_that_broke_off_keeps_the_ledger_and_goes_on(
-    run: Run, ledger: Ledger, done_in_bucket: OddStore, monkeypatch: pytest.MonkeyPatch
+    run: Run, ledger: Ledger, done_in_bucket: OddStore, end: str
 ) -> None:
-    monkeypatch.setattr("producer.batch_files.AT_ONCE", 1)
-    refused = next(path for path in done_in_bucket.objects if path.endswith("_canny.png") and "/jobs/" in path)
+    refused = next(path for path in sorted(done_in_bucket.objects) if path.endswith(end) and "/jobs/" in path)
     done_in_bucket.refuse = lambda method, path, key: (
         Refusal(403, "AccessDenied") if (method, path) == ("DELETE", refused) else None
     )
@@ -539,5 +539,5 @@ def test_files_are_deleted_in_any_order_of_the_listing(tmp_path: Path) -> None:
     ticks: list[int] = []
     assert files.any()
     files.delete(ticks.append)
-    assert (files.deleted, ticks, files.foreign) == (30, list(range(1, 31)), 30)
+    assert (files.deleted, len(ticks), ticks[-1], files.foreign) == (30, 30, 30, 30)
     assert {int(path.name[:20], 16) % 2 for path in folder.iterdir()} == {0}
