@@ -175,10 +175,14 @@ def test_earlier_versions_of_corrected_rows_go_too(run: Run, ledger: Ledger, don
     assert not done.exists()
 
 
-def test_a_batch_in_a_bucket_is_deleted_there(run: Run, ledger: Ledger, done_in_bucket: OddStore) -> None:
+@pytest.mark.parametrize("page", [1000, 5, 1])
+def test_a_batch_in_a_bucket_is_deleted_there(
+    run: Run, ledger: Ledger, done_in_bucket: OddStore, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("producer.batch_files.CHUNK", 1)
     others = {path for path in done_in_bucket.objects if path.startswith("/pictures/out/jobs.2/")}
     done_in_bucket.objects |= {"/pictures/out/jobs/notes.txt": b"", "/pictures/out/jobsx": b"", "/pictures/jobs/a": b""}
-    done_in_bucket.page = 3  # and names are left out of pages while others are deleted
+    done_in_bucket.page = page  # and names are left out of pages while others are deleted
     ran = run("delete", "jobs", "--results", "--yes")
     assert (ran.code, ran.record["files"]) == (0, 4 * 4 + 2)
     assert "1 file in s3://pictures/out/jobs did not come from its jobs: they stay" in ran.stderr
