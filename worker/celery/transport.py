@@ -21,6 +21,7 @@ from contextlib import suppress
 from queue import Empty
 from typing import Any
 
+import kombu
 import redis
 import structlog
 from celery.worker.consumer import Consumer
@@ -39,6 +40,8 @@ SHOWN_CHARACTERS = 120
 BROKER_ERRORS = (OSError, redis.ConnectionError, redis.TimeoutError, redis.ResponseError)
 ALIAS = "tolerant-redis"  # the URL scheme of the transport below
 
+# Since 5.7 kombu's event loop goes on when one of its connections is lost. Before, it would read no more jobs.
+RECONNECTS = kombu.VERSION[:2] >= (5, 7)
 REPLY_SECONDS = 60  # until a reply that nobody has read is gone; monitors wait for a second
 _KOMBUS_SEPARATOR = kombu_redis.Channel.sep  # in the notes of monitors that use kombu as it comes
 
@@ -159,7 +162,7 @@ class TolerantChannel(kombu_redis.Channel):
         """Called for each message that was published, inside the event loop, as `_brpop_read`.
 
         Without this, a connection that only monitors need, once lost, would end those that jobs need: their messages
-        would go back to the queue. If Redis itself is away, the others notice.
+        would go back to the queue. If Redis itself is away, the others notice. kombu before 5.7 cannot do without.
         """
         try:
             return super()._receive_one(client)  # type: ignore[no-untyped-call]
@@ -167,6 +170,8 @@ class TolerantChannel(kombu_redis.Channel):
             log.error("monitors_not_heard", error=why_unavailable(error), consequence="they do not see this worker")
             return True
         except (OSError, redis.ConnectionError, redis.TimeoutError) as error:
+            if not RECONNECTS:
+                raise
             log.warning("connection_of_monitors_lost", error=type(error).__name__)
             client.connection.disconnect()  # the event loop's next turn connects and subscribes again
             return False
