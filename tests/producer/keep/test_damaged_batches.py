@@ -81,7 +81,8 @@ def test_keep_is_ready_while_somebody_looks(redis_url: str, tmp_path: Path) -> N
         looks = set()
 
         def seen_often() -> bool:
-            assert '"up":true' in (text := keep.get("/api/overview").text)
+            text = keep.get("/api/overview").text
+            assert '"up":true' in text
             looks.add(text)
             return len(looks) > 3
 
