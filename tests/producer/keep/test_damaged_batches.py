@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.job import RenderJob
-from jobs.ledger.keys import batch_key
+from jobs.ledger.keys import BatchPart, batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.redis_client import connected
 from producer.keep import paces as paces_module
@@ -30,7 +30,7 @@ def running(ledger: Ledger, batch: str) -> list[RenderJob]:
     return jobs
 
 
-def damage(ledger: Ledger, key: str) -> None:
+def damage(ledger: Ledger, key: BatchPart) -> None:
     """Put a value of another type there."""
     ledger.client.delete(batch_key("bad", key))
     ledger.client.set(batch_key("bad", key), "x")
@@ -45,7 +45,7 @@ def test_a_line_that_cannot_be_read(ledger: Ledger, line: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["states", "counts", "jobs", "results", "newest"])
-def test_a_key_of_another_type(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+def test_a_key_of_another_type(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, key: BatchPart) -> None:
     monkeypatch.setattr(paces_module, "COUNTED_SECONDS", -1.0)
     running(ledger, "bad")
     good = running(ledger, "good")
