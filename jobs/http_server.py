@@ -8,6 +8,7 @@ no probe out.
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import socketserver
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -26,6 +28,7 @@ TEXT = "text/plain; charset=utf-8"
 CONNECTIONS = 64
 REQUEST_SECONDS = 10.0  # from the connection to the end of the request
 REPLY_SECONDS = 60.0  # for the whole connection
+HEADER_BYTES = 32 * 2**10  # of all header lines of a request together
 POLL_SECONDS = 0.1
 # Nothing here is for other sites, and nothing is worth keeping in a cache. Pages may say more.
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
@@ -184,9 +187,33 @@ class _Server(ThreadingHTTPServer):
         log.debug("connection_broke", exc_info=True)
 
 
+class _Headers(io.BufferedIOBase):
+    """The header lines of a request: HEADER_BYTES at most, and the line that goes beyond them."""
+
+    def __init__(self, lines: io.BufferedIOBase) -> None:
+        self._lines = lines
+        self._left = HEADER_BYTES
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = self._lines.readline(-1 if size is None else size)
+        self._left -= len(line)
+        if self._left < 0:
+            raise LineTooLong("headers")  # the base class answers 431
+        return line
+
+    def close(self) -> None:
+        self._lines.close()
+        super().close()
+
+
 class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_SECONDS  # of one read or write; the server bounds the whole
     server: _Server
+
+    def parse_request(self) -> bool:
+        """Called when the first line is read. The base class would take 100 more of 64 KiB, and copies all of them."""
+        self.rfile = _Headers(self.rfile)
+        return super().parse_request()
 
     def do_GET(self) -> None:
         self.server.note_request(self.connection)

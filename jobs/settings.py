@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     retry_base_seconds: float = Field(0.5, ge=0, description="first pause between tries; doubles each time")
 
     metrics_port: int | None = Field(None, ge=0, le=65535, description="for /metrics and /healthz (default: off)")
-    metrics_host: str = Field("127.0.0.1", description="address that metrics and health listen on")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="address that metrics and health listen on")
     keep_host: str = Field("127.0.0.1", min_length=1, description="address that `producer keep` listens on")
     keep_port: int = Field(9808, ge=0, le=65535, description="for the page, metrics and health of `producer keep`")
     keep_names: Hosts = Field((), description="names by which browsers may call `producer keep`, comma-separated")

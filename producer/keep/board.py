@@ -39,6 +39,7 @@ class Board:
     _redis: Redis = field(default_factory=lambda: Redis(False, "Redis has not been asked yet"))
     _totals: Totals = field(default_factory=Totals)
     _passed: float | None = None
+    _pass_seconds: float = 0.0
     _viewed: float | None = None
     _looking: float | None = None
 
@@ -66,6 +67,11 @@ class Board:
         return time.monotonic() - (self.started if self._passed is None else self._passed)
 
     @property
+    def reconcile_pass_seconds(self) -> float:
+        """How long the last whole pass took; 0 where none has ended."""
+        return self._pass_seconds
+
+    @property
     def is_viewed(self) -> bool:
         """Whether somebody looks at the page."""
         return self._viewed is not None and time.monotonic() - self._viewed < VIEWED_SECONDS
@@ -88,15 +94,15 @@ class Board:
         self._looking = None
         self._redis = Redis(False, why)
 
-    def note_pass(self, repaired: Reconciled, *, whole: bool) -> None:
-        """A pass over all batches ended."""
+    def note_pass(self, repaired: Reconciled, *, whole: bool, seconds: float = 0.0) -> None:
+        """A pass over all batches ended. `seconds` is what a whole one took."""
         with self._lock:
             self._totals = Totals(
                 self._totals.requeued + repaired.restored + repaired.requeued,
                 self._totals.failures + len(repaired.failures),
             )
             if whole:
-                self._passed = time.monotonic()
+                self._passed, self._pass_seconds = time.monotonic(), seconds
 
     def note_failure(self) -> None:
         """A pass ended with an error."""

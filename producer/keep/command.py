@@ -80,6 +80,10 @@ def _address(settings: Settings, host: str | None, port: int | None) -> Address:
     chosen = settings.keep_host if host is None else host
     if chosen.startswith("[") and chosen.endswith("]"):
         chosen = chosen[1:-1]
+    if not chosen:  # to the operating system, all addresses of this machine
+        raise SettingsError(
+            "--host, or RENDER_KEEP_HOST, is empty: give an address (127.0.0.1 for this machine only, 0.0.0.0 for all)"
+        )
     return Address(chosen, settings.keep_port if port is None else port)
 
 

@@ -92,14 +92,18 @@ class Keeper:
 
     def _take_back(self, sleep: Sleep) -> None:
         settings, ledger = self._session.settings, self._session.ledger
-        self._note_pass(take_back(ledger, lease_seconds=settings.lease_seconds, sleep=sleep), whole=False)
+        repaired = take_back(ledger, lease_seconds=settings.lease_seconds, sleep=sleep)
+        self._board.note_pass(repaired, whole=False)
+        self._report(repaired, whole=False)
 
     def _reconcile(self, sleep: Sleep) -> None:
         settings, ledger = self._session.settings, self._session.ledger
-        self._note_pass(reconcile(ledger, lease_seconds=settings.lease_seconds, sleep=sleep), whole=True)
+        begun = time.monotonic()
+        repaired = reconcile(ledger, lease_seconds=settings.lease_seconds, sleep=sleep)
+        self._board.note_pass(repaired, whole=True, seconds=time.monotonic() - begun)
+        self._report(repaired, whole=True)
 
-    def _note_pass(self, repaired: Reconciled, *, whole: bool) -> None:
-        self._board.note_pass(repaired, whole=whole)
+    def _report(self, repaired: Reconciled, *, whole: bool) -> None:
         if repaired.restored:
             log.warning("jobs_taken_back", jobs=repaired.restored, reason="their workers died")
         if repaired.requeued:

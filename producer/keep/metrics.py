@@ -27,6 +27,7 @@ class KeepCollector:
         board, redis = self._board, self._board.redis
         yield _gauge("render_redis_up", "1 while Redis answers.", float(redis.is_up))
         yield _gauge("render_reconcile_age_seconds", "Since a whole pass ended.", board.reconcile_age_seconds)
+        yield _gauge("render_reconcile_pass_seconds", "What the last whole pass took.", board.reconcile_pass_seconds)
         totals = board.totals
         yield CounterMetricFamily("render_reconcile_requeued", "Jobs queued again.", value=totals.requeued)
         yield CounterMetricFamily("render_reconcile_failures", "Failures to reconcile.", value=totals.failures)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
+from jobs.ledger.failures import Failures
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo, Counts, Exit, Heartbeat
 
@@ -84,7 +85,12 @@ def observe(ledger: Ledger, *, with_held: bool = False) -> Observation:
 
 
 def _held(ledger: Ledger, workers: Mapping[str, Heartbeat], batches: Sequence[BatchCounts]) -> dict[str, str]:
-    """Job id -> batch. A heartbeat names jobs only."""
+    """Job id -> batch. A heartbeat names jobs only. Of a batch whose lines are damaged it is not known."""
     ids = list(islice((id_ for beat in workers.values() for id_ in beat.in_flight), MOST_HELD))
     rendered = [batch.info.name for batch in batches if batch.counts.running][:MOST_RENDERED]
-    return {line.id: name for name in rendered for line in ledger.states_of(name, ids)} if ids else {}
+    held: dict[str, str] = {}
+    failures = Failures(only=None)
+    for name in rendered if ids else ():
+        with failures.of(name):
+            held |= {line.id: name for line in ledger.states_of(name, ids)}
+    return held

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from jobs.ledger.failures import Failures
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
 from producer.keep.observation import Observation
@@ -58,11 +59,16 @@ class Paces:
         return self._paces.get(batch, Pace())
 
     def _count_pictures(self, name: str, tracked: _Tracked) -> None:
-        """Most batches have the same number of samples in every row, so a few of the newest tell it."""
+        """Most batches have the same number of samples in every row, so a few of the newest tell it.
+
+        Where the newest cannot be read, because the batch's keys are damaged, the number stays what it was.
+        """
         now = time.monotonic()
         if tracked.counted is not None and now - tracked.counted < COUNTED_SECONDS:
             return
-        numbers = [len(result.samples) for result in self._ledger.newest(name, limit=COUNTED_JOBS)]
+        numbers: list[int] = []
+        with Failures(only=None).of(name):
+            numbers = [len(result.samples) for result in self._ledger.newest(name, limit=COUNTED_JOBS)]
         if numbers:
             tracked.pictures_a_job, tracked.counted = sum(numbers) / len(numbers), now
 

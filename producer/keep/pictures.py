@@ -8,9 +8,10 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from jobs.errors import RenderError
+from jobs.errors import OutputForbidden, RenderError
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
+from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.limits import FetchLimits
 from jobs.storage.store import read_bytes
 from jobs.uri import file_path
@@ -23,6 +24,10 @@ MAX_PIXELS = 20_000_000  # results have at most a fifth of that
 AT_ONCE = 2  # pictures that are read and decoded
 WAIT_SECONDS = 20.0  # for a turn
 PROBLEM_SECONDS = 20.0  # before a picture that could not be read is tried again
+FORBIDDEN = (
+    "`producer keep` may not read pictures there: give it the RENDER_OUTPUT_URI of the workers, or name the folder or "
+    "the bucket in its RENDER_ALLOW_FOLDERS or RENDER_ALLOW_BUCKETS"
+)
 
 Name = tuple[str, str, int]  # batch, job id, sample
 
@@ -47,11 +52,17 @@ class Busy(Exception):
 
 
 class Pictures:
-    """Only pictures that the ledger names are read: a request names a job, never a URI. Safe from many threads."""
+    """Only pictures that the ledger names are read: a request names a job, never a URI. Safe from many threads.
+
+    Whoever can write to Redis can name any file as a result, so only what a worker with these settings might have
+    written is shown.
+    """
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        """May raise SettingsError: RENDER_ALLOW_FOLDERS or RENDER_OUTPUT_URI cannot be used."""
         self._ledger = ledger
         self._limits = FetchLimits.of(settings)
+        self._policy = AccessPolicy.of(settings)
         self._making = threading.BoundedSemaphore(AT_ONCE)
         self._cache = _Cache()
 
@@ -85,7 +96,10 @@ class Pictures:
         if not is_within(uri, f"{info.output.rstrip('/')}/{batch}"):
             return Copy(problem="the ledger names a picture that is not in its batch's output: it is not read")
         try:
+            self._policy.check_output(uri)
             return _copied(read_bytes(uri, self._limits))
+        except OutputForbidden:
+            return Copy(problem=FORBIDDEN)
         except RenderError as error:
             return Copy(problem=f"it cannot be read from here: {error}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 
 import pytest
@@ -89,12 +90,37 @@ def test_nothing_can_be_changed(serving: Callable[..., HttpServer], method: str)
         (f"GET /{'a' * 70_000} HTTP/1.1\r\n\r\n", 414),
         ("GET / HTTP/1.1\r\n" + "a: b\r\n" * 200 + "\r\n", 431),
         (f"GET / HTTP/1.1\r\na: {'b' * 70_000}\r\n\r\n", 431),
+        ("GET / HTTP/1.1\r\n" + f"a: {'b' * 1_000}\r\n" * 33 + "\r\n", 431),
     ],
 )
 def test_what_is_no_request_is_refused_in_a_line(serving: Callable[..., HttpServer], text: str, status: int) -> None:
     reply = sent(serving(), text)
     assert reply.startswith(f"HTTP/1.0 {status} "), reply
     assert "<" not in reply
+
+
+def test_what_proxies_and_browsers_add_to_a_request_is_taken(serving: Callable[..., HttpServer]) -> None:
+    cookies = f"Cookie: {'c' * 7_000}\r\n" * 4
+    assert sent(serving(), f"GET /a HTTP/1.1\r\nHost: x\r\n{cookies}\r\n").endswith("\r\n\r\n/a x\n")
+
+
+def test_many_clients_with_long_headers_take_little_memory(serving: Callable[..., HttpServer]) -> None:
+    """The base class copies header lines several times: 60 clients took 2 GB."""
+    server = serving()
+    request = b"GET / HTTP/1.1\r\n" + (b"a: " + b"b" * 65_000 + b"\r\n") * 98
+    tracemalloc.start()
+    try:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connected(server)) for _ in range(20)]
+            for client in clients:
+                with suppress(ConnectionError):  # it is refused before all is sent
+                    client.sendall(request)
+            for client in clients:
+                assert rest(client)[:12] in ("HTTP/1.0 431", "")
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 20 * 2**20
 
 
 def test_a_fault_is_an_answer_and_the_next_request_works(serving: Callable[..., HttpServer]) -> None:

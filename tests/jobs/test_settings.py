@@ -24,7 +24,14 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value"), [("RENDER_JOBS_IN_FLIGHT", "many"), ("RENDER_MAX_BATCH", "0"), ("RENDER_DEVICE", "tpu")]
+    ("variable", "value"),
+    [
+        ("RENDER_JOBS_IN_FLIGHT", "many"),
+        ("RENDER_MAX_BATCH", "0"),
+        ("RENDER_DEVICE", "tpu"),
+        ("RENDER_METRICS_HOST", ""),  # all addresses of the machine, to the operating system
+        ("RENDER_KEEP_HOST", ""),
+    ],
 )
 def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)

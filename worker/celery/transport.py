@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty
@@ -43,6 +44,7 @@ ALIAS = "tolerant-redis"  # the URL scheme of the transport below
 # Since 5.7 kombu's event loop goes on when one of its connections is lost. Before, it would read no more jobs.
 RECONNECTS = kombu.VERSION[:2] >= (5, 7)
 REPLY_SECONDS = 60  # until a reply that nobody has read is gone; monitors wait for a second
+NOTE_SECONDS = 5.0  # after our last reply to a monitor, until its note is removed
 _KOMBUS_SEPARATOR = kombu_redis.Channel.sep  # in the notes of monitors that use kombu as it comes
 
 
@@ -84,6 +86,7 @@ class TolerantChannel(kombu_redis.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.is_paused: Callable[[], bool] = lambda: False
+        self._answered: dict[str, float] = {}  # note of a monitor -> when we replied last
 
     def _brpop_start(self, *args: Any, **kwargs: Any) -> None:
         """Called by MultiChannelPoller.on_poll_start, in each turn of the event loop that begins without a BRPOP.
@@ -134,9 +137,10 @@ class TolerantChannel(kombu_redis.Channel):
             super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        """Put a message into a list. A reply expires, and takes with it the notes that monitors made.
+        """Put a message into a list. A reply expires, and so do the notes that monitors made.
 
-        They make some without our part: Flower does, where it runs with kombu as it comes, and is killed.
+        They make some without our part: Flower does, where it runs with kombu as it comes, and is killed. A monitor's
+        note is not removed at once: workers of other programs in the same database look there for where to reply.
         """
         if not queue.endswith(f".{REPLIES}"):
             super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
@@ -145,9 +149,18 @@ class TolerantChannel(kombu_redis.Channel):
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
             pipe.lpush(queue, json.dumps(message))
             pipe.expire(queue, REPLY_SECONDS)
-            pipe.srem(self.keyprefix_queue % REPLIES, note)
             pipe.unlink(self.keyprefix_queue % "celeryev")  # of those that listen to events, which has no reader
             pipe.execute()
+        self._answered[note] = time.monotonic()
+
+    def _put_fanout(self, *args: Any, **kwargs: Any) -> None:
+        """Called for each event, so at least with each heartbeat."""
+        super()._put_fanout(*args, **kwargs)  # type: ignore[no-untyped-call]
+        now = time.monotonic()
+        if silent := [note for note, at in self._answered.items() if now - at > NOTE_SECONDS]:
+            with self.conn_or_acquire() as client:
+                client.srem(self.keyprefix_queue % REPLIES, *silent)
+            self._answered = {note: at for note, at in self._answered.items() if note not in silent}
 
     def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:
         """Called for whatever arrives there. kombu logs what is no JSON with a traceback, and all that it holds."""

@@ -175,7 +175,7 @@ def test_a_taken_port_is_said_in_a_sentence(run: Run) -> None:
     assert f"RENDER_KEEP_PORT: cannot listen on 127.0.0.1 port {port}: Address already in use" in ran.stderr
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "nonsense host", "[::"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "nonsense host", "[::", "", "[]"])
 def test_an_address_that_is_not_this_machines(run: Run, host: str) -> None:
     ran = run("keep", "--port", 0, "--host", host)
     assert ran.code == 2

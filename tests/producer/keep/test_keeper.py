@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,14 +39,12 @@ def keeping(ledger: Ledger, settings: Settings) -> Iterator[tuple[Keeper, Board]
 def pruned(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The ages that `producer.prune.prune` was asked for."""
     asked: list[float] = []
-    prune = types.ModuleType("producer.prune")
 
     def record(ledger: Ledger, *, older_than_days: float) -> list[str]:
         asked.append(older_than_days)
         return ["old"]
 
-    prune.prune = record  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "producer.prune", prune)
+    monkeypatch.setattr(module, "prune", record)
     return asked
 
 
@@ -65,10 +61,15 @@ def test_nothing_leaves_unless_asked(ledger: Ledger, pruned: list[float]) -> Non
     assert pruned == []
 
 
+def test_a_whole_pass_is_timed(ledger: Ledger) -> None:
+    with keeping(ledger, Settings(reconcile_seconds=0.01)) as (_, board):
+        eventually(lambda: board.reconcile_pass_seconds > 0)
+
+
 def test_a_prune_that_fails_stops_nothing_else(
     ledger: Ledger, pruned: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["producer.prune"], "prune", None)
+    monkeypatch.setattr(module, "prune", None)
     with keeping(ledger, KeepsDays(reconcile_seconds=0.01)) as (keeper, _):
         enqueue(ledger, make_jobs(2))
         ledger.client.delete(ledger.queue)

@@ -16,6 +16,7 @@ from tests.jobs.rows import enqueue, make_jobs, make_result
 ALWAYS = {
     "render_redis_up",
     "render_reconcile_age_seconds",
+    "render_reconcile_pass_seconds",
     "render_reconcile_requeued_total",
     "render_reconcile_failures_total",
 }
@@ -94,6 +95,14 @@ def test_passes_are_counted(board: Board) -> None:
     values = scraped(board)
     assert values["render_reconcile_requeued_total"] == 5
     assert values["render_reconcile_failures_total"] == 2
+
+
+def test_a_whole_pass_says_how_long_it_took(board: Board) -> None:
+    assert scraped(board)["render_reconcile_pass_seconds"] == 0
+    board.note_pass(Reconciled(), whole=True, seconds=12.5)
+    board.note_pass(Reconciled(), whole=False)
+    board.note_failure()
+    assert scraped(board)["render_reconcile_pass_seconds"] == 12.5
 
 
 def test_workers_that_ended_by_themselves_are_counted_from_zero(board: Board, ledger: Ledger) -> None:

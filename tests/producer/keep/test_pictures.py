@@ -1,4 +1,4 @@
-"""Small copies: only of results that the ledger names and that lie in their batch's output."""
+"""Small copies: only of results that the ledger names, in their batch's output, where a worker might have written."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from producer.keep import pictures as module
 from producer.keep.pictures import Busy, Pictures, is_within
-from tests.jobs.rows import enqueue, make_job
+from tests.jobs.rows import enqueue, make_job, make_result
 from tests.producer.renderer import png
 
 
 @pytest.fixture
-def pictures(ledger: Ledger) -> Pictures:
-    return Pictures(ledger, Settings())
+def pictures(ledger: Ledger, tmp_path: Path) -> Pictures:
+    return Pictures(ledger, Settings(allow_folders=(str(tmp_path),)))
 
 
 def done(ledger: Ledger, folder: Path, *samples: str, batch: str = "b") -> RenderJob:
@@ -119,6 +119,46 @@ def test_other_places(uri: str) -> None:
 def test_places_within() -> None:
     assert is_within("s3://bucket/renders/b/a.png", "s3://bucket/renders/b")
     assert is_within("file:///renders/b/a%20b.png", "file:///renders/b")
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_shown"),
+    [
+        (Settings(), False),
+        (Settings(output_uri="s3://prod/renders", allow_buckets=("prod",)), False),
+        (Settings(output_uri="HERE/other", allow_folders=("HERE/others",)), False),
+        (Settings(output_uri="HERE/home"), True),
+        (Settings(allow_folders=("HERE",)), True),
+    ],
+)
+def test_only_what_a_worker_of_these_settings_might_have_written_is_shown(
+    ledger: Ledger, tmp_path: Path, settings: Settings, is_shown: bool
+) -> None:
+    """Anyone who can write to Redis can name any folder as a batch's output."""
+    job = done(ledger, tmp_path / "home", written(tmp_path, "home/b/a.png", png("teal")))
+    here = settings.model_copy(
+        update={
+            "output_uri": settings.output_uri.replace("HERE", str(tmp_path)),
+            "allow_folders": tuple(folder.replace("HERE", str(tmp_path)) for folder in settings.allow_folders),
+        }
+    )
+    copy = Pictures(ledger, here).of("b", job.id, 0)
+    assert copy.problem == (None if is_shown else module.FORBIDDEN)
+
+
+def test_a_link_does_not_lead_out_of_what_is_allowed(pictures: Pictures, ledger: Ledger, tmp_path: Path) -> None:
+    written(tmp_path.parent, f"{tmp_path.name}-private/a.png", png("teal"))
+    (tmp_path / "b").symlink_to(tmp_path.parent / f"{tmp_path.name}-private")
+    job = done(ledger, tmp_path, f"{tmp_path.as_uri()}/b/a.png")
+    assert pictures.of("b", job.id, 0).problem == module.FORBIDDEN
+
+
+def test_a_bucket_that_is_not_allowed_is_not_asked(ledger: Ledger, tmp_path: Path) -> None:
+    job = make_job(1, output="s3://other/renders")
+    enqueue(ledger, [job])
+    ledger.finish(make_result(job).model_copy(update={"samples": ("s3://other/renders/b/a.png",)}))
+    settings = Settings(output_uri="s3://prod/renders", allow_buckets=("prod",))
+    assert Pictures(ledger, settings).of("b", job.id, 0).problem == module.FORBIDDEN
 
 
 @pytest.mark.parametrize("data", [b"", b"root:x:0:0", b"\x89PNG\r\n\x1a\n", b"GIF89a" + bytes(20), png("teal")[:100]])
