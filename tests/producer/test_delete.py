@@ -239,7 +239,8 @@ def test_a_deletion_that_broke_off_keeps_the_ledger_and_goes_on(
 
 
 def test_a_killed_deletion_whose_files_are_all_gone_is_ended(run: Run, ledger: Ledger, done: Path) -> None:
-    ledger.begin_deletion("jobs")
+    token, _ = ledger.begin_deletion("jobs")
+    ledger.note_files_gone("jobs", token)
     shutil.rmtree(done)
     assert run("delete", "jobs", "--results", "--yes").code == 0
     assert keys(ledger) == {"jobs.2"}
