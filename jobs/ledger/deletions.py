@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import redis
 
@@ -118,7 +118,7 @@ class Deletions(Batches):
                     together.exists(*_without_mark(name))
                 keys = together.execute()
         remains = [name for name, number in zip(names, keys, strict=True) if number]
-        arguments = ["", 1, DELETED_SECONDS, 1]
+        arguments: list[str | int] = ["", 1, DELETED_SECONDS, 1]
         return [name for name in remains if self._forget(name, _without_mark(name), arguments) == "forgotten"]
 
     def why_deleted(self, batch: str) -> BatchDeleted:
@@ -137,7 +137,7 @@ class Deletions(Batches):
     def _mark(self, batch: str, change: Callable[[str | None], str | None]) -> str | None:
         """Change a batch's mark in DELETING in one step, unless None comes out; returns what it was."""
 
-        def in_one_step(together: redis.client.Pipeline) -> str | None:
+        def in_one_step(together: Any) -> Any:
             before = cast("str | None", together.hget(DELETING, batch))
             after = change(before)
             together.multi()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -161,8 +162,11 @@ def end_after(
     """Cancel the batch at the given look at its counts; Redis is away at the looks in `away`."""
     seen: list[int] = []
     real_counts = session.ledger.counts
+    watching = threading.current_thread()
 
     def counts(batch: str) -> Counts:
+        if threading.current_thread() is not watching:  # a reconciler beside it looks too
+            return real_counts(batch)
         seen.append(len(seen))
         if callable(on_look):
             on_look(seen[-1])
