@@ -34,8 +34,7 @@ _PART = re.compile(r"(\d{10})-[0-9a-f]{16}\.part")
 Progress = Callable[[int], object]  # is called with the bytes of a file that are transferred so far
 # An empty folder does no harm. It stays where it is not empty, is mounted, or may not be taken out of the one above it.
 _FOLDER_STAYS = frozenset(
-    {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR}
-    | {errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL}
+    {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR} | {errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS}
 )
 ABANDONED_SECONDS = 3600.0  # no write takes so long; clocks of machines that share a folder differ by less
 CHUNK_BYTES = 2**20
