@@ -15,16 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import TypeVar
 
-from jobs.errors import InvalidJob, SourceForbidden, SourceNotFound
+from jobs.errors import InvalidJob, OutputUnavailable, SourceForbidden, SourceNotFound
 from jobs.job import RenderResult
 from jobs.ledger.chunks import chunks
 from jobs.ledger.idset import IdSet
 from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store
 from jobs.submission import Part, ids_of, part_uris, read_head, submission_folder
+from jobs.uri import redacted
 
 AT_ONCE = 32  # requests; one takes about 10 ms, nearly all of it waiting
 CHUNK = 1000  # files between two looks whether the deletion shall go on
@@ -44,8 +44,9 @@ class BatchFiles:
     """Deletes the files of `batch` in `output`.
 
     `known` are the ids of the batch's jobs as the ledger has them. `check` is called between chunks of files, and
-    raises to stop. After `delete`, `foreign` is the number of files in the batch's folder that are not of its jobs, and
-    `damaged` are the parts of the manifest that could not be read.
+    raises to stop. `jobs_gone` is called once, after all files of the jobs are deleted and before the manifest is.
+    After `delete`, `foreign` is the number of files in the batch's folder that are not of its jobs, and `damaged` are
+    the parts of the manifest that could not be read.
     """
 
     store: Store
@@ -53,6 +54,7 @@ class BatchFiles:
     batch: str
     known: Iterable[str]
     check: Callable[[], object] = lambda: None
+    jobs_gone: Callable[[], object] = lambda: None
     deleted: int = 0
     foreign: int = 0
     damaged: list[str] = field(default_factory=list)
@@ -95,6 +97,7 @@ class BatchFiles:
             self._delete_jobs(pool, lambda id_, end: end == SIDECAR and id_ in ids)
             self._delete_jobs(pool, lambda id_, end: end != SIDECAR and (id_ in ids or self._proves(id_)))
             self._delete_jobs(pool, lambda id_, _: id_ in ids or self._proves(id_))
+            self.jobs_gone()
             names = list(filter(_OF_THE_MANIFEST.fullmatch, self.store.names(self.manifest)))
             self._delete(pool, {f"{self.manifest}/{name}" for name in names} - self._others)
         for folder in (self.manifest, self.folder):
@@ -102,16 +105,25 @@ class BatchFiles:
         self.foreign = sum(name not in _FOLDERS for name in self.store.names(self.folder))
 
     def _delete_jobs(self, pool: ThreadPoolExecutor, is_meant: Callable[[str, str], bool]) -> None:
-        """Delete the files that are meant, by id and end, until a listing has none, or begins with one that is gone."""
+        """Delete the files that are meant, by id and end, until a listing has none.
+
+        Some stores still list files that are gone. They are taken for that where two listings are the same.
+
+        Raises:
+            OutputUnavailable: there is no end to them, or one that was deleted is still there.
+        """
         before = None
         for _ in range(ROUNDS):
+            listed = _Listed()
             matches = filter(None, map(_OF_A_JOB.fullmatch, self.store.names(self.folder)))
             uris = (f"{self.folder}/{match[0]}" for match in matches if is_meant(match[1], match[2]))
-            first = next(uris, None)
-            if first is None or first == before:
+            self._delete(pool, listed.noting(uris))
+            if not listed.number or (listed == before and not _tried(partial(self.store.exists, listed.last))):
                 return
-            self._delete(pool, chain([first], uris))
-            before = first
+            if listed == before:
+                break
+            before = listed
+        raise OutputUnavailable(f"{redacted(listed.last)} was deleted and is still there")
 
     def _delete(self, pool: ThreadPoolExecutor, uris: Iterable[str]) -> None:
         for some in chunks(uris, CHUNK):
@@ -144,6 +156,21 @@ class BatchFiles:
                     self._others.add(uri)
             except InvalidJob:
                 self.damaged.append(uri)
+
+
+@dataclass
+class _Listed:
+    """What a listing had: how many names, and a sum that tells it from others, in whatever order it has them."""
+
+    number: int = 0
+    total: int = 0
+    last: str = field(default="", compare=False)
+
+    def noting(self, uris: Iterable[str]) -> Iterator[str]:
+        """The same URIs, noted on the way."""
+        for uri in uris:
+            self.number, self.total, self.last = self.number + 1, self.total + hash(uri), uri
+            yield uri
 
 
 def _ids_of(store: Store, part: Part) -> list[str]:

@@ -7,7 +7,7 @@ the batch's jobs as before.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -15,7 +15,9 @@ from jobs.errors import LedgerUnavailable, NewerMessage
 from jobs.job import BATCH_NAME
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.messages_of_batches import take_messages
+from jobs.ledger.owners import Owners
 from jobs.ledger.records import Counts
+from jobs.ledger.redis_client import is_wrong_type
 from jobs.storage.store import store_for
 from producer.batch_files import BatchFiles
 from producer.confirm import confirm
@@ -56,8 +58,18 @@ def delete(batch: str, *, results: bool, force: bool, yes: bool, output: str | N
     return Exit.OK
 
 
-def delete_batch(session: Session, batch: str, output: str | None, *, force: bool = False) -> Deleted:
+def delete_batch(
+    session: Session,
+    batch: str,
+    output: str | None,
+    *,
+    force: bool = False,
+    check: Callable[[], object] = lambda: None,
+) -> Deleted:
     """Delete a batch: with an `output` its files there; then its messages, and all that the ledger has of it.
+
+    `check` is called once nothing can be added to the batch any more and before anything is deleted; what it raises
+    keeps the batch.
 
     Raises:
         CommandFailed: jobs of it have not ended, unless `force` cancels them; or another deletion of it was begun.
@@ -70,6 +82,7 @@ def delete_batch(session: Session, batch: str, output: str | None, *, force: boo
             _stop(session, batch)
         else:
             _check_ended(batch, counts)
+        check()
         take_messages(ledger, [batch], unfinished=force)
         if files is not None:
             with row_progress("Deleting files") as tick:
@@ -103,7 +116,8 @@ def _deletion(ledger: Ledger, batch: str, output: str | None) -> Iterator[tuple[
     try:
         if files is not None:
             files.check = lambda: _check_goes_on(ledger, batch, begun.token)
-            if not begun.resumes:
+            files.jobs_gone = lambda: ledger.note_files_gone(batch, begun.token)
+            if not ledger.files_are_gone(batch):
                 _check_files_are_here(ledger, files)
         yield files, begun.token
     except BaseException as error:
@@ -120,8 +134,25 @@ def _deletion(ledger: Ledger, batch: str, output: str | None) -> Iterator[tuple[
 def _files(ledger: Ledger, batch: str, output: str) -> BatchFiles:
     if not BATCH_NAME.fullmatch(batch):  # it came from Redis, and shall lead to no other folder
         raise CommandFailed(Exit.USAGE, f"{batch!r} is no batch's name, so it has no files")
-    ids = (line.id for line in ledger.states(batch))
-    return BatchFiles(store_for(output), output, batch, known=ids)
+    return BatchFiles(store_for(output), output, batch, known=_ids(ledger, batch))
+
+
+def _ids(ledger: Ledger, batch: str) -> Iterator[str]:
+    """Those that the ledger knows: of a damaged batch none, whose files its manifest and sidecars name."""
+    with _damage_suppressed():
+        yield from ledger.ids(batch)
+
+
+@contextmanager
+def _damage_suppressed() -> Iterator[None]:
+    """Around what a batch must be sound for: what somebody else wrote into its keys must not keep it from leaving."""
+    try:
+        yield
+    except ValueError:
+        pass
+    except LedgerUnavailable as error:
+        if not is_wrong_type(error):
+            raise
 
 
 def _check_goes_on(ledger: Ledger, batch: str, token: str) -> None:
@@ -171,10 +202,10 @@ def _output(session: Session, batch: str, output: str | None, *, results: bool) 
 
 def _counts(ledger: Ledger, batch: str) -> Counts:
     """Counts that are not numbers, which somebody else must have written, are those of one job that has not ended."""
-    try:
-        return ledger.counts(batch)
-    except ValueError:
-        return Counts(queued=1)
+    counts = Counts(queued=1)
+    with _damage_suppressed():
+        counts = ledger.counts(batch)
+    return counts
 
 
 def _check_ended(batch: str, counts: Counts) -> None:
@@ -204,13 +235,23 @@ def _stop(session: Session, batch: str) -> None:
     """
     ledger, settings = session.ledger, session.settings
     # Jobs of a newer version, and those of a damaged batch, cannot be cancelled. They are forgotten all the same.
-    with suppress(NewerMessage, ValueError):
+    with suppress(NewerMessage), _damage_suppressed():
         ledger.counts(batch)
         ledger.cancel(batch)
     deadline = time.monotonic() + settings.lease_seconds + settings.heartbeat_seconds
-    while time.monotonic() < deadline:
-        lines = ledger.states_of(batch, ledger.jobs_in_flight())
-        if not any(line.state == "running" for line in lines):
-            return
+    held = _held(session, batch, ledger.ids(batch))
+    while held and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
-    say(f"workers still hold jobs of batch {batch!r}; what they write now stays in the output", "warning")
+        held = _held(session, batch, held)
+    if held:
+        say(f"workers still hold jobs of batch {batch!r}; what they write now stays in the output", "warning")
+
+
+def _held(session: Session, batch: str, ids: Iterable[str]) -> list[str]:
+    """Those jobs that live workers have: also what they started since their last heartbeat, which does not name it."""
+    held: list[str] = []
+    with _damage_suppressed():
+        lines = [line for line in session.ledger.states_of(batch, ids) if line.state == "running"]
+        owners = Owners.of(session.ledger, session.settings.lease_seconds)
+        held = [line.id for line in lines if owners.hold(line)]
+    return held

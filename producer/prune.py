@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from jobs.errors import LedgerUnavailable, RenderError
-from jobs.ledger.ages import EndedBatch, ended_before
+from jobs.ledger.ages import EndedBatch, ended_before, is_still_old
+from jobs.ledger.deletions import Forgotten
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.messages_of_batches import take_messages
+from jobs.ledger.records import BatchInfo
 from producer.confirm import confirm
 from producer.console import count, place, say, write_json
 from producer.delete import delete_batch, report
@@ -20,8 +22,16 @@ from producer.status import Choice
 
 DAY_SECONDS = 86_400.0
 UNITS = {"h": 3600.0, "d": DAY_SECONDS, "w": 7 * DAY_SECONDS}
-WHY_IT_STAYS = {"active": "jobs of it were queued meanwhile", "taken": "producer delete has begun to delete it"}
+WHY_IT_STAYS = {
+    "active": "jobs of it were queued meanwhile",
+    "taken": "producer delete has begun to delete it",
+    "younger": "a job of it has been queued or has ended meanwhile, or it is another batch of that name now",
+}
 _AGE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?([hdw])", re.ASCII)
+
+
+class _Younger(Exception):
+    """A batch is not old any more."""
 
 
 def prune(ledger: Ledger, *, older_than_days: float) -> list[str]:
@@ -31,10 +41,10 @@ def prune(ledger: Ledger, *, older_than_days: float) -> list[str]:
         LedgerUnavailable: Redis does not answer. What is deleted stays so.
     """
     before = ledger.server_time() - older_than_days * DAY_SECONDS
-    names = [batch.info.name for batch in ended_before(ledger, ledger.batches(), before)]
-    take_messages(ledger, names)
+    infos = [batch.info for batch in ended_before(ledger, ledger.batches(), before)]
+    take_messages(ledger, [info.name for info in infos])
     ledger.forget_remains()
-    return [name for name in names if ledger.forget(name) == "forgotten"]
+    return [info.name for info in infos if _forget(ledger, info, before=before) == "forgotten"]
 
 
 def prune_old(
@@ -54,7 +64,8 @@ def prune_old(
     """
     seconds = age_seconds(older_than)
     session = open_session()
-    old = _old(session, seconds, Choice(name, state))
+    before = session.ledger.server_time() - seconds
+    old = _old(session, Choice(name, state), before=before)
     for batch in old:
         _say_what(batch, results=results)
     if dry_run or not old:
@@ -64,7 +75,7 @@ def prune_old(
         return Exit.OK
     if not yes:
         _confirm(len(old), results=results)
-    return _delete(session, old, results=results)
+    return _delete(session, old, before=before, results=results)
 
 
 def age_seconds(text: str) -> float:
@@ -81,10 +92,10 @@ def age_seconds(text: str) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-def _old(session: Session, seconds: float, choice: Choice) -> list[EndedBatch]:
+def _old(session: Session, choice: Choice, *, before: float) -> list[EndedBatch]:
     """The oldest first."""
     chosen = choice.infos(session) if choice.state is None else [each.info for each in choice.counted(session)]
-    return list(ended_before(session.ledger, chosen[::-1], session.ledger.server_time() - seconds))
+    return list(ended_before(session.ledger, chosen[::-1], before))
 
 
 def _say_what(batch: EndedBatch, *, results: bool) -> None:
@@ -103,7 +114,7 @@ def _confirm(number: int, *, results: bool) -> None:
         confirm(f"Delete {batches} from Redis? Their pictures stay.")
 
 
-def _delete(session: Session, old: Sequence[EndedBatch], *, results: bool) -> Exit:
+def _delete(session: Session, old: Sequence[EndedBatch], *, before: float, results: bool) -> Exit:
     """Delete them one by one; one that cannot be deleted keeps no other from it."""
     if not results:
         take_messages(session.ledger, [batch.info.name for batch in old])  # the queue is read once for many
@@ -111,7 +122,7 @@ def _delete(session: Session, old: Sequence[EndedBatch], *, results: bool) -> Ex
     code = Exit.OK
     for batch in old:
         try:
-            record = _delete_one(session, batch, results=results)
+            record = _delete_one(session, batch, before=before, results=results)
         except LedgerUnavailable:
             raise
         except (CommandFailed, RenderError) as error:
@@ -122,18 +133,41 @@ def _delete(session: Session, old: Sequence[EndedBatch], *, results: bool) -> Ex
     return code
 
 
-def _delete_one(session: Session, batch: EndedBatch, *, results: bool) -> dict[str, object]:
+def _delete_one(session: Session, batch: EndedBatch, *, before: float, results: bool) -> dict[str, object]:
     name = batch.info.name
     if results:
-        deleted = delete_batch(session, name, batch.info.output)
-        report(name, deleted)
-        return {"deleted": True, "files": deleted.files and deleted.files.deleted}
-    verdict = session.ledger.forget(name)
+        return _delete_files_too(session, batch, before=before)
+    verdict = _forget(session.ledger, batch.info, before=before)
     if verdict == "forgotten":
         say(f"batch {name!r} deleted", "good")
     else:
-        say(f"batch {name!r} stays: {WHY_IT_STAYS[verdict]}", "warning")
+        _say_it_stays(name, verdict)
     return {"deleted": verdict == "forgotten"}
+
+
+def _forget(ledger: Ledger, info: BatchInfo, *, before: float) -> Forgotten | Literal["younger"]:
+    """Forget a batch that is still old: since it was found so, others may have taken long, or a person to say yes."""
+    return ledger.forget(info.name) if is_still_old(ledger, info, before) else "younger"
+
+
+def _delete_files_too(session: Session, batch: EndedBatch, *, before: float) -> dict[str, object]:
+    name, output = batch.info.name, batch.info.output
+
+    def check() -> None:
+        if not is_still_old(session.ledger, batch.info, before):
+            raise _Younger
+
+    try:
+        deleted = delete_batch(session, name, output, check=check)
+    except _Younger:
+        _say_it_stays(name, "younger")
+        return {"deleted": False}
+    report(name, deleted)
+    return {"deleted": True, "files": deleted.files and deleted.files.deleted}
+
+
+def _say_it_stays(name: str, why: str) -> None:
+    say(f"batch {name!r} stays: {WHY_IT_STAYS[why]}", "warning")
 
 
 def _record(batch: EndedBatch) -> dict[str, object]:

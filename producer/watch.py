@@ -13,7 +13,7 @@ from rich.console import Console
 
 from jobs.errors import LedgerUnavailable, RenderError
 from jobs.ledger.reconcile import Reconciled, reconcile, take_back
-from jobs.ledger.records import Counts, EngineSets, Heartbeat
+from jobs.ledger.records import BatchInfo, Counts, EngineSets, Heartbeat
 from producer.console import count, people, place, say
 from producer.display import Display, display_for, sentence
 from producer.engine_sets import say_engine_sets
@@ -119,7 +119,7 @@ class _Counting:
     session: Session
     batch: str
     _most: int = 0
-    _output: str | None = None
+    _info: BatchInfo | None = None
 
     def counts(self) -> Counts:
         """Ask for the newest counts.
@@ -128,12 +128,11 @@ class _Counting:
             LedgerUnavailable: Redis does not answer.
             CommandFailed: Redis lost the batch, and storage does not bring it back; or the batch was deleted.
         """
-        if self._output is None:
-            info = self.session.ledger.batch(self.batch)
-            self._output = info.output if info else None
+        if self._info is None:
+            self._info = self.session.ledger.batch(self.batch)
         counts = self.session.ledger.counts(self.batch)
         if counts.total < self._most:
-            if self.session.ledger.deleted_at(self.batch) is not None:
+            if self._is_deleted():
                 raise CommandFailed(Exit.NOT_FOUND, f"batch {self.batch!r} was deleted")
             self._rebuild()
             counts = self.session.ledger.counts(self.batch)
@@ -141,16 +140,22 @@ class _Counting:
         self._most = max(self._most, counts.total)
         return counts
 
+    def _is_deleted(self) -> bool:
+        """Even where another batch was submitted under its name already."""
+        ledger = self.session.ledger
+        return ledger.deleted_at(self.batch) is not None if self._info is None else ledger.was_deleted(self._info)
+
     def _rebuild(self) -> None:
         say(f"Redis came back with less of batch {self.batch!r} than it had", "warning")
         try:
-            rebuilt = rebuild(self.session, self.batch, self._output) if self._output else None
+            rebuilt = rebuild(self.session, self.batch, self._info.output) if self._info else None
         except LedgerUnavailable:
             raise
         except RenderError as error:
             raise CommandFailed(Exit.STORAGE, f"{error}\n{SUBMIT_AGAIN}") from error
         if rebuilt is None:
             raise CommandFailed(Exit.NO_REDIS, f"Nothing in storage says what the batch held. {SUBMIT_AGAIN}")
+        self._info = None  # it was registered anew
 
 
 Pass = Callable[[Callable[[float], object]], Reconciled]  # takes the function that it shall sleep with

@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from jobs.ledger.records import Counts
+from jobs.ledger.records import BatchInfo, Counts
 from producer.batch_table import Counted, batch_list
 from producer.console import people, say
 from producer.display import REFRESHES_A_SECOND, Display, Pace, display_for, sentence
@@ -34,7 +34,7 @@ def watch_all(session: Session, look: Callable[[], list[Counted]], *, only_unfin
         KeyboardInterrupt: after a sentence that says so.
     """
     console = people()
-    watched = _Watched(look, session.ledger.deleted_at, only_unfinished=only_unfinished)
+    watched = _Watched(look, session.ledger.was_deleted, only_unfinished=only_unfinished)
     watched.counts()
     if not watched.batches:
         say("Nothing is queued or running.", "good")
@@ -59,12 +59,12 @@ class _Watched:
     def __init__(
         self,
         look: Callable[[], list[Counted]],
-        deleted_at: Callable[[str], float | None],
+        was_deleted: Callable[[BatchInfo], bool],
         *,
         only_unfinished: bool,
     ) -> None:
         self._look = look
-        self._deleted_at = deleted_at
+        self._was_deleted = was_deleted
         self._only_unfinished = only_unfinished
         self._names: set[str] = set()
         self._most = 0
@@ -83,10 +83,10 @@ class _Watched:
         return total
 
     def _leave_out_deleted(self, jobs: Mapping[str, int]) -> None:
-        """Where a batch was deleted, Redis lost nothing."""
+        """Where a batch was deleted, Redis lost nothing. One that was submitted under its name since is another one."""
         for each in self.batches:
             name, before = each.info.name, each.counts.total
-            if jobs.get(name, 0) < before and self._deleted_at(name) is not None:
+            if jobs.get(name, 0) < before and self._was_deleted(each.info):
                 self._names.discard(name)
                 self._most -= before
 

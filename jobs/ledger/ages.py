@@ -9,8 +9,7 @@ from typing import NamedTuple
 from jobs.errors import LedgerUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo, Counts
-
-WRONG_TYPE = "WRONGTYPE"  # somebody put another thing into the place of a hash; one such batch must not stop the others
+from jobs.ledger.redis_client import is_wrong_type
 
 
 class EndedBatch(NamedTuple):
@@ -37,11 +36,20 @@ def ended_before(ledger: Ledger, infos: Iterable[BatchInfo], time: float) -> Ite
             counts = ledger.counts(info.name)
             ended_at = None if counts.queued + counts.running else _last_end(ledger, info, time)
         except (LedgerUnavailable, ValueError) as error:
-            if isinstance(error, LedgerUnavailable) and WRONG_TYPE not in str(error.__cause__):
+            if isinstance(error, LedgerUnavailable) and not is_wrong_type(error):
                 raise
             continue
         if ended_at is not None:
             yield EndedBatch(info, counts, ended_at)
+
+
+def is_still_old(ledger: Ledger, info: BatchInfo, time: float) -> bool:
+    """Whether a batch that `ended_before` gave is still the same one, and no job of it has been queued or ended since.
+
+    Raises:
+        LedgerUnavailable: Redis does not answer.
+    """
+    return ledger.batch(info.name) == info and any(ended_before(ledger, [info], time))
 
 
 def _last_end(ledger: Ledger, info: BatchInfo, time: float) -> float | None:
@@ -55,7 +63,7 @@ def _last_end(ledger: Ledger, info: BatchInfo, time: float) -> float | None:
 
 
 def _finished_at(text: str) -> float:
-    """Of a result as JSON; 0 where it does not say so: early versions did not, and anybody may write to Redis."""
+    """Of a result as JSON; 0 where it does not say so. All versions do, but anybody may write to Redis."""
     try:
         value = json.loads(text).get("finished_at")
     except (ValueError, AttributeError):

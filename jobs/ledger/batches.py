@@ -171,6 +171,10 @@ class Batches:
             text = cast("str | None", self.client.hget(batch_key(batch, "states"), job_id))
         return parse_state(job_id, text) if text else None
 
+    def ids(self, batch: str) -> Iterator[str]:
+        """The ids of all jobs, in no order, also of those whose lines are damaged."""
+        return (id_ for id_, _ in scanned(self.client, batch_key(batch, "states")))
+
     def states(self, batch: str, *, only: tuple[State, ...] = ()) -> Iterator[JobState]:
         """Every job's line, or those in some states, in no order, without loading the batch into memory."""
         for id_, text in scanned(self.client, batch_key(batch, "states")):

@@ -12,7 +12,7 @@ from jobs.errors import LedgerUnavailable
 from jobs.job import BATCH_NAME, RenderJob
 from jobs.ledger.batches import Batches
 from jobs.ledger.chunks import chunks
-from jobs.ledger.keys import BATCHES, DELETED, WORKER_PREFIX, batch_keys, delayed_key
+from jobs.ledger.keys import BATCHES, DELETED, WORKER_PREFIX, batch_key, batch_keys, delayed_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
 from jobs.ledger.redis_client import SCAN_COUNT, answering, is_away
@@ -66,6 +66,11 @@ class Delayed(Batches):
         if refusal is not None:
             raise refusal
         return fed
+
+    def drop_delayed(self, batch: str, ids: Sequence[str], *, unfinished: bool) -> int:
+        """Remove the entries of a batch's jobs that have ended, or are not known; with `unfinished`, of all jobs."""
+        keys = [delayed_key(self.queue), batch_key(batch, "states")]
+        return int(self._scripts.run("drop_delayed", keys=keys, arguments=[int(unfinished), *ids]))
 
     def delayed(self) -> int:
         """How many jobs of this queue wait for their time."""

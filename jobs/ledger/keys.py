@@ -17,7 +17,8 @@
     batch:<name>:failures   list   ids of the jobs that failed last, newest first: at most 2 * NEWEST. In both lists an
                                    id may stand twice, and the job may have been queued again or superseded since
     batch:<name>:refusals   hash   job id -> list of Refusal as JSON, until the job ends
-    deleting                hash   batch -> '<token> <since>', while its files and then its ledger are deleted
+    deleting                hash   batch -> '<token> <since>', while its files and then its ledger are deleted;
+                                   '<token> <since> gone' once all files of its jobs are
     deleted                 sorted set  batches that were deleted, by that time; for DELETED_SECONDS
     delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message shall be queued
     sifted:<queue>          string how often messages were taken out of the queue's middle, or moved within it

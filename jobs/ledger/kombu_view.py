@@ -8,13 +8,13 @@ one Redis database share these two keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import redis
 
-from jobs.ledger.keys import sifted_key
+from jobs.ledger.keys import batch_key, sifted_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 
@@ -80,6 +80,11 @@ class KombuView:
                 together.zrem(UNACKED_INDEX, *tags)
                 together.hdel(UNACKED, *tags)
                 together.execute()
+
+    def drop_delivered(self, tags: Sequence[str], *, batches: Iterable[str], unfinished: bool) -> int:
+        """The same with those that are of some batches' ended jobs now, or with `unfinished` of any job of them."""
+        keys = [UNACKED, UNACKED_INDEX, *(batch_key(batch, "states") for batch in batches)]
+        return int(self._scripts.run("drop_delivered", keys=keys, arguments=[int(unfinished), *tags]))
 
     def queued_ids(self) -> Iterator[str]:
         """The ids of the jobs whose messages wait in the queue, tail first. Items that are not messages are skipped.

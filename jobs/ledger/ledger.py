@@ -138,7 +138,10 @@ class Ledger(Refusals, Deletions):
         if not set(states) <= {"failed", "cancelled"}:
             raise ValueError(f"only failed and cancelled jobs can be retried, not {sorted(states)}")
         lines = (line for line in self.states(batch) if line.state in states)
-        return self.requeue(batch, lines, attempts=0, to="tail")
+        moved = self.requeue(batch, lines, attempts=0, to="tail")
+        if self.is_being_deleted(batch):  # since then, so that none or some were queued
+            raise self.why_deleted(batch)
+        return moved
 
     def cancel(self, batch: str, job_id: str | None = None) -> Counts:
         """End queued jobs at once and mark running ones; counts by the state in which each job was.
@@ -169,10 +172,10 @@ class Ledger(Refusals, Deletions):
         """Queue those jobs again that are still exactly as `lines` saw them; returns how many that were.
 
         The jobs count `attempts` from then on; None keeps what they have. The job's JSON goes into the message as its
-        producer wrote it, so jobs of a newer version are requeued too.
+        producer wrote it, so jobs of a newer version are requeued too. Nothing moves in a batch that is being deleted.
         """
         keys = [*batch_keys(batch, "states", "counts"), self.queue, *batch_keys(batch, "results", "refusals")]
-        keys.append(delayed_key(self.queue))
+        keys += [delayed_key(self.queue), DELETING]
         moved = 0
         for chunk in chunks(lines):
             arguments = [

@@ -27,6 +27,8 @@ ScriptName = Literal[
     "oldest",
     "left_over",
     "drop",
+    "drop_delivered",
+    "drop_delayed",
     "sift",
     "forget",
 ]

@@ -5,11 +5,12 @@ All batches share these places, so each is read once for many batches, a stretch
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
 
 from jobs.ledger.chunks import chunks
 from jobs.ledger.keys import delayed_key
-from jobs.ledger.kombu_view import UNACKED, UNACKED_INDEX, message_id
+from jobs.ledger.kombu_view import UNACKED, message_id
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 
@@ -27,31 +28,33 @@ def take_messages(ledger: Ledger, batches: Sequence[str], *, unfinished: bool = 
     taken = 0
     for some in chunks(batches, BATCHES_AT_ONCE):
         taken += ledger.sift(*some, unfinished=unfinished)
-        _take_delivered(ledger, some)
-    _take_delayed(ledger, set(batches))
+        _take_delivered(ledger, some, unfinished=unfinished)
+    _take_delayed(ledger, set(batches), unfinished=unfinished)
     return taken
 
 
-def _take_delivered(ledger: Ledger, batches: Sequence[str]) -> None:
+def _take_delivered(ledger: Ledger, batches: Sequence[str], *, unfinished: bool) -> None:
     """Those that consumers have not acknowledged: of workers that died, kombu would put them back into the queue.
 
     A live worker that acknowledges or returns a message that is not there any more does nothing.
     """
-    delivered = [(tag, id_) for tag, text in scanned(ledger.client, UNACKED) if (id_ := message_id(text))]
-    ids = [id_ for _, id_ in delivered]
-    ours = {line.id for batch in batches for line in ledger.states_of(batch, ids)} if ids else set()
-    tags = [tag for tag, id_ in delivered if id_ in ours and "\ufffd" not in tag]
-    for some in chunks(tags, SCAN_COUNT):
-        with answering(), ledger.client.pipeline() as together:
-            together.hdel(UNACKED, *some)
-            together.zrem(UNACKED_INDEX, *some)
-            together.execute()
+    tags = (tag for tag, text in scanned(ledger.client, UNACKED) if message_id(text) and "\ufffd" not in tag)
+    for some in chunks(tags):
+        ledger.kombu.drop_delivered(some, batches=batches, unfinished=unfinished)
 
 
-def _take_delayed(ledger: Ledger, batches: Collection[str]) -> None:
-    key = delayed_key(ledger.queue)
+def _take_delayed(ledger: Ledger, batches: Collection[str], *, unfinished: bool) -> None:
     with answering():
-        entries = ledger.client.zscan_iter(key, count=SCAN_COUNT)
-        ours = (member for member, _ in entries if member.partition(" ")[0] in batches)
-        for some in chunks(ours, SCAN_COUNT):
-            ledger.client.zrem(key, *some)
+        entries = ledger.client.zscan_iter(delayed_key(ledger.queue), count=SCAN_COUNT)
+        for some in chunks((member for member, _ in entries), SCAN_COUNT):
+            for batch, ids in _by_batch(some).items():
+                if batch in batches:
+                    ledger.drop_delayed(batch, ids, unfinished=unfinished)
+
+
+def _by_batch(members: Iterable[str]) -> dict[str, list[str]]:
+    ids: dict[str, list[str]] = defaultdict(list)
+    for member in members:
+        batch, _, id_ = member.partition(" ")
+        ids[batch].append(id_)
+    return ids

@@ -43,6 +43,11 @@ def is_away(error: LedgerUnavailable) -> bool:
     return isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError))
 
 
+def is_wrong_type(error: LedgerUnavailable) -> bool:
+    """Whether somebody put another thing into the place of a key. A batch damaged so must not stop the others."""
+    return "WRONGTYPE" in str(error.__cause__)
+
+
 def scanned(client: redis.Redis, key: str) -> Iterator[tuple[str, str]]:
     """The fields and values of a hash, in no order, without loading all of it into memory."""
     with answering():

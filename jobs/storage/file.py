@@ -32,6 +32,10 @@ LONGEST_NAME = 50  # characters of a file's name in its part's name: up to 200 o
 # The time at which a part was begun is in its name, so that no file server's clock and no stat call is needed.
 _PART = re.compile(r"(\d{10})-[0-9a-f]{16}\.part")
 Progress = Callable[[int], object]  # is called with the bytes of a file that are transferred so far
+# An empty folder does no harm. It stays where it is not empty, is mounted, or may not be taken out of the one above it.
+_FOLDER_STAYS = frozenset(
+    {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR} | {errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS}
+)
 ABANDONED_SECONDS = 3600.0  # no write takes so long; clocks of machines that share a folder differ by less
 CHUNK_BYTES = 2**20
 
@@ -113,7 +117,7 @@ class FileStore:
                 raise output_error(path, error, done="deleted") from error
 
     def delete_empty(self, folder: str) -> None:
-        """Remove the parts of unfinished files, and the folder if it is empty then. A link to a folder stays."""
+        """Remove the parts of unfinished files, and the folder if it is empty then and may go. A link to one stays."""
         path = file_path(folder)
         parts = os.path.join(path, PARTS)
         with output_errors(parts, done="deleted"):
@@ -292,7 +296,7 @@ def _remove_if_empty(folder: str) -> None:
     try:
         os.rmdir(folder)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
+        if error.errno not in _FOLDER_STAYS:
             raise
 
 

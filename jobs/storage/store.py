@@ -101,8 +101,10 @@ class Store(Source, Protocol):
     def delete_empty(self, folder: str) -> None:
         """Remove what writes that were killed left in a folder, and then the folder itself, if nothing else is in it.
 
+        A folder that may not be removed (it is mounted, or that is no right of ours) stays without an error.
+
         Raises:
-            OutputForbidden, OutputUnavailable: it cannot be removed.
+            OutputForbidden, OutputUnavailable: what is in it cannot be removed.
         """
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.errors import OutputUnavailable
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
 from jobs.storage import s3
+from jobs.storage.memory import MemoryStore
 from jobs.storage.store import store_for
 from producer import delete as command
 from producer.batch_files import BatchFiles
@@ -239,7 +241,8 @@ def test_a_deletion_that_broke_off_keeps_the_ledger_and_goes_on(
 
 
 def test_a_killed_deletion_whose_files_are_all_gone_is_ended(run: Run, ledger: Ledger, done: Path) -> None:
-    ledger.begin_deletion("jobs")
+    token, _ = ledger.begin_deletion("jobs")
+    ledger.note_files_gone("jobs", token)
     shutil.rmtree(done)
     assert run("delete", "jobs", "--results", "--yes").code == 0
     assert keys(ledger) == {"jobs.2"}
@@ -250,6 +253,30 @@ def test_a_folder_that_is_not_here_does_not_cost_the_ledger(run: Run, ledger: Le
     ran = run("delete", "jobs", "--results", "--yes")
     assert (ran.code, ledger.counts("jobs").done, ledger.is_being_deleted("jobs")) == (6, 3, False)
     assert f"{done} holds no file of batch 'jobs', which has done jobs: is it on another machine, or not" in ran.stderr
+
+
+def test_nor_does_it_where_an_earlier_deletion_was_killed(run: Run, ledger: Ledger, done: Path) -> None:
+    ledger.begin_deletion("jobs")
+    away = done.parent.parent / "not-mounted"
+    done.rename(away)
+    ran = run("delete", "jobs", "--results", "--yes")
+    assert (ran.code, ledger.counts("jobs").done, ledger.is_being_deleted("jobs")) == (6, 3, True)
+    assert f"{done} holds no file of batch 'jobs', which has done jobs" in ran.stderr
+    away.rename(done)
+    assert (run("delete", "jobs", "--results", "--yes").code, done.exists()) == (0, False)
+
+
+def test_a_deletion_that_broke_off_at_the_manifest_is_ended_without_it(
+    run: Run, ledger: Ledger, done_in_bucket: OddStore
+) -> None:
+    """All files of its jobs were gone, so that none need be there."""
+    refuse = Refusal(403, "AccessDenied")
+    done_in_bucket.refuse = lambda method, path, key: refuse if method == "DELETE" and "/manifest/" in path else None
+    assert run("delete", "jobs", "--results", "--yes").code == 6
+    for path in [path for path in done_in_bucket.objects if path.startswith("/pictures/out/jobs/")]:
+        del done_in_bucket.objects[path]
+    assert run("delete", "jobs", "--results", "--yes").code == 0
+    assert keys(ledger) == {"jobs.2"}
 
 
 def test_of_two_deletions_at_once_the_later_one_goes_on(
@@ -320,6 +347,37 @@ def test_force_waits_for_a_live_worker_to_let_go(
     monkeypatch.setattr("producer.delete.time.sleep", look)
     assert run("delete", "jobs", "--force", "--yes").code == 0
     assert looks == [Counts(running=1)] * 3
+
+
+def test_force_waits_for_what_was_started_since_the_last_heartbeat(
+    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(run, tmp_path, rows="a")
+    (job,) = jobs_of(ledger, "jobs")
+    ledger.beat("w", in_flight=[], lease_seconds=60)
+    ledger.start(job, worker="w")
+    looks: list[Counts] = []
+
+    def look(seconds: float) -> None:
+        looks.append(ledger.counts("jobs"))
+        if len(looks) == 3:
+            ledger.finish(make_result(job, "cancelled"))
+
+    monkeypatch.setattr("producer.delete.time.sleep", look)
+    ran = run("delete", "jobs", "--force", "--yes")
+    assert (ran.code, looks) == (0, [Counts(running=1)] * 3)
+    assert "still hold" not in ran.stderr
+
+
+@pytest.mark.parametrize("part", ["states", "counts", "results", "jobs"])
+def test_a_batch_one_of_whose_keys_is_no_hash_is_deleted_by_force(
+    run: Run, ledger: Ledger, done: Path, part: Any
+) -> None:
+    client: Any = ledger.client
+    client.delete(f"render:batch:jobs:{part}")
+    client.set(f"render:batch:jobs:{part}", "a string")
+    assert run("delete", "jobs", "--force", "--results", "--yes").code == 0
+    assert (keys(ledger), done.exists()) == ({"jobs.2"}, False)
 
 
 def test_force_also_deletes_jobs_of_a_newer_version(run: Run, ledger: Ledger, tmp_path: Path) -> None:
@@ -545,3 +603,50 @@ def test_files_are_deleted_in_any_order_of_the_listing(tmp_path: Path) -> None:
     files.delete(ticks.append)
     assert (files.deleted, len(ticks), ticks[-1], files.foreign) == (30, 30, 30, 30)
     assert {int(path.name[:20], 16) % 2 for path in folder.iterdir()} == {0}
+
+
+class LateStore(MemoryStore):
+    """A store whose listings are late: `habit` makes of what a folder of pictures holds what its nth listing says."""
+
+    def __init__(self, habit: Callable[[int, list[str]], list[str]]) -> None:
+        super().__init__()
+        self._habit = habit
+        self._listings = 0
+
+    def names(self, folder: str) -> Iterator[str]:
+        if folder.endswith("/manifest"):
+            return super().names(folder)
+        self._listings += 1
+        return iter(self._habit(self._listings, sorted(super().names(folder))))
+
+
+PICTURES = [f"{number:020x}_0.png" for number in range(4)]
+
+
+def late_files(habit: Callable[[int, list[str]], list[str]]) -> BatchFiles:
+    store = LateStore(habit)
+    for name in PICTURES:
+        store.write(f"s3://x/out/b/{name}", b"", "image/png")
+    return BatchFiles(store, "s3://x/out", "b", known=[name[:20] for name in PICTURES])
+
+
+def test_a_listing_that_begins_with_what_is_gone_hides_no_other_file() -> None:
+    def habit(listing: int, names: list[str]) -> list[str]:
+        return sorted({PICTURES[0], *(names if listing % 2 else [])})  # every other one leaves the others out
+
+    files = late_files(habit)
+    files.delete()
+    assert list(files.store.names_below("s3://x/out")) == []
+
+
+def test_a_store_that_lists_for_ever_what_is_gone_ends_the_deletion_all_the_same() -> None:
+    files = late_files(lambda listing, _: PICTURES if listing % 2 else PICTURES[::-1])
+    files.delete()
+    assert list(files.store.names_below("s3://x/out")) == []
+
+
+def test_a_file_that_is_there_after_it_was_deleted_keeps_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = late_files(lambda _, names: names)
+    monkeypatch.setattr(files.store, "delete", lambda uri: None)
+    with pytest.raises(OutputUnavailable, match=f"s3://x/out/b/{PICTURES[-1]} was deleted and is still there"):
+        files.delete()

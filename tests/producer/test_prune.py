@@ -14,8 +14,10 @@ from jobs.job import RenderResult
 from jobs.ledger import ages
 from jobs.ledger.keys import BATCHES, batch_key
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.messages_of_batches import take_messages
 from jobs.ledger.records import BatchInfo, Counts
 from jobs.settings import load_settings
+from jobs.storage.store import store_for
 from producer.exits import CommandFailed
 from producer.prune import age_seconds, prune
 from tests.jobs.rows import make_job, make_jobs, make_result
@@ -91,13 +93,18 @@ def test_a_batch_without_times_counts_from_its_beginning(ledger: Ledger, make: M
 
 
 def test_a_damaged_batch_keeps_no_other_from_leaving(ledger: Ledger, make: Make) -> None:
-    for name in ("counts", "results", "old"):
+    for name in ("states", "counts", "results", "old"):
         make(name, ended=[40])
     client: Any = ledger.client
+    client.delete(batch_key("states", "states"))
+    client.set(batch_key("states", "states"), "a string")
     client.hset(batch_key("counts", "counts"), "queued", "many")
     client.delete(batch_key("results", "results"))
     client.set(batch_key("results", "results"), "a string")
-    assert prune(ledger, older_than_days=30) == ["old"]
+    assert sorted(prune(ledger, older_than_days=30)) == [
+        "old",
+        "states",
+    ]  # what is damaged there says nothing of its age
     assert names(ledger) == ["counts", "results"]
 
 
@@ -115,6 +122,29 @@ def test_a_job_that_is_retried_meanwhile_keeps_its_batch(
     monkeypatch.setattr(ages, "_last_end", retry_after_the_look)
     assert prune(ledger, older_than_days=30) == []
     assert ledger.counts("old") == Counts(queued=2)
+
+
+def test_a_job_that_ends_anew_while_others_are_deleted_keeps_its_batch(
+    ledger: Ledger, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("corrected", "retried", "again", "old"):
+        make(name, ended=[40], state="failed")
+
+    def meanwhile(*arguments: Any, **options: Any) -> int:
+        corrected, (again,) = make_job(1, batch="corrected", prompt="another"), make_jobs(1, batch="again")
+        ledger.enqueue([corrected])
+        finish(ledger, make_result(corrected), days=0)
+        ledger.retry("retried")
+        finish(ledger, make_result(make_job(1, batch="retried"), "failed"), days=0)
+        ledger.forget("again")
+        ledger.open_batch("again", output="file:///elsewhere", source="jobs.csv")
+        ledger.enqueue([again])
+        finish(ledger, make_result(again), days=40)
+        return take_messages(*arguments, **options)
+
+    monkeypatch.setattr("producer.prune.take_messages", meanwhile)
+    assert prune(ledger, older_than_days=30) == ["old"]
+    assert names(ledger) == ["again", "corrected", "retried"]
 
 
 def test_a_batch_that_producer_delete_is_deleting_is_left_to_it(ledger: Ledger, make: Make) -> None:
@@ -196,6 +226,28 @@ def test_files_go_with_them_where_asked(run: Run, ledger: Ledger, rendered: Path
     assert "two: 1 done, last ended" in ran.stderr
     assert f", with its files in {rendered}/two\n" in ran.stderr
     assert not (rendered / "two").exists()
+
+
+@pytest.mark.parametrize("results", [[], ["--results"]])
+def test_a_batch_that_is_rendered_anew_while_a_person_is_asked_stays(
+    run: Run, ledger: Ledger, rendered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: list[str]
+) -> None:
+    def render_meanwhile(question: str, **_: Any) -> None:
+        write(tmp_path, "image,prompt\na.png,x\nb.png,fresh\n", name="one.csv")
+        assert run("submit", "one.csv").record["enqueued"] == 1
+        (line,) = ledger.states("one", only=("queued",))
+        job = ledger.job("one", line.id)
+        assert job is not None
+        store_for(job.output).write(job.sample_uri(0), b"fresh", "image/png")
+        finish(ledger, make_result(job), days=0)
+
+    monkeypatch.setattr("producer.prune.confirm", render_meanwhile)
+    ran = run("prune", "--older-than", "0h", *results)
+    assert (ran.code, names(ledger), ledger.is_being_deleted("one")) == (0, ["one"], False)
+    assert {record["batch"]: record["deleted"] for record in ran.records} == {"one": False, "two": True}
+    assert "batch 'one' stays: a job of it has been queued or has ended meanwhile" in ran.stderr
+    assert len(list((rendered / "one").glob("*.png"))) == 3
+    assert (rendered / "two").exists() is not bool(results)
 
 
 def test_one_batch_that_cannot_be_deleted_keeps_no_other_from_it(run: Run, ledger: Ledger, rendered: Path) -> None:

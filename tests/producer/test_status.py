@@ -176,8 +176,9 @@ def test_jobs_that_redis_lost_end_the_watch(
     assert (ran.code, "producer reconcile --from-storage" in ran.stderr) == (4, True)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "and-submitted-again"])
 def test_batches_that_are_deleted_meanwhile_are_watched_no_more(
-    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
 ) -> None:
     monkeypatch.setattr(watch_module, "REFRESH_SECONDS", 0.01)
     enter(ledger, tmp_path, "one", jobs=5)
@@ -189,13 +190,17 @@ def test_batches_that_are_deleted_meanwhile_are_watched_no_more(
         looks.append(wanted)
         if len(looks) == 2:
             ledger.forget("one", unfinished=True)
+            if again:  # with fewer jobs; that batch is watched
+                enter(ledger, tmp_path, "one")
         if len(looks) == 4:
             ledger.cancel("two")
+            ledger.cancel("one")
         return real(self, wanted)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(ledger), "overviews", overviews)
     ran = run("status", "--watch")
-    assert (ran.code, [record["batch"] for record in ran.records]) == (1, ["two"])
+    watched = {record["batch"]: record["counts"]["cancelled"] for record in ran.records}
+    assert (ran.code, watched) == (1, {"two": 2} | ({"one": 2} if again else {}))
     assert len(looks) >= 4
 
 

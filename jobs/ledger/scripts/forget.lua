@@ -1,14 +1,17 @@
 -- Forget a batch, in one step. Redis frees long keys in a thread of its own (UNLINK), so a million jobs take no longer
 -- than one.
 -- KEYS batches deleted deleting counts, and the other keys of the batch
--- ARGV batch, token of the deletion ('' where none was begun), 1 to forget jobs that have not ended as well, and for how
--- many seconds the deletion is remembered
--- Returns 'forgotten'; 'active' where a job has not ended; 'taken' where another deletion of the batch was begun.
+-- ARGV batch, token of the deletion ('' where none was begun), 1 to forget jobs that have not ended as well, for how many
+-- seconds the deletion is remembered, and 1 to forget only what is left of a batch that is not registered
+-- Returns 'forgotten'; 'active' where a job has not ended, or the counts are damaged; 'taken' where another deletion of
+-- the batch was begun, or it is registered and only its remains were meant.
 local batch, token = ARGV[1], ARGV[2]
 local begun = redis.call('HGET', KEYS[3], batch)
 if (begun and split(begun)[1] or '') ~= token then return 'taken' end
-local unfinished = 0
-for _, number in ipairs(redis.call('HMGET', KEYS[4], 'queued', 'running')) do
+if ARGV[5] == '1' and redis.call('HEXISTS', KEYS[1], batch) == 1 then return 'taken' end
+local numbers = redis.pcall('HMGET', KEYS[4], 'queued', 'running')
+local unfinished = numbers.err and 1 or 0
+for _, number in ipairs(numbers) do
   unfinished = unfinished + (tonumber(number or 0) or 1)
 end
 if unfinished > 0 and ARGV[3] ~= '1' then return 'active' end

@@ -73,13 +73,14 @@ local function id_of(item)
   local id = at and string.match(item, '^ ?"(%x+)"', at + #key)
   return id and #id == 20 and id or nil
 end
--- Whether a queue item is the message of a job that has ended, of one of the batches whose lines are in KEYS from `first`
--- on. Nobody needs it: a retry writes a new one. With `any` '1', also of one that has not ended.
+-- Whether a message is that of a job that has ended, of one of the batches whose lines are in KEYS from `first` on. Nobody
+-- needs it: a retry writes a new one. With `any` '1', also of one that has not ended. Of a batch whose lines are no hash,
+-- which somebody else must have done, no job is known; that must not stop what is done for other batches.
 local function is_left_over(item, first, any)
   local id = id_of(item)
   for i = first, id and #KEYS or 0 do
-    local line = redis.call('HGET', KEYS[i], id)
-    if line then return any == '1' or terminal[split(line)[1]] or false end
+    local line = redis.pcall('HGET', KEYS[i], id)
+    if type(line) == 'string' then return any == '1' or terminal[split(line)[1] or ''] or false end
   end
   return false
 end

@@ -1,9 +1,10 @@
--- Queue a job again, if its line is still exactly as the caller saw it.
--- KEYS states counts queue results refusals delayed
+-- Queue a job again, if its line is still exactly as the caller saw it and its batch is not being deleted.
+-- KEYS states counts queue results refusals delayed deleting
 -- ARGV id, expected line, new line, message or '', end of the queue ('head' or 'tail')
 -- Returns 1 if the job moved.
 local id = ARGV[1]
 if redis.call('HGET', KEYS[1], id) ~= ARGV[2] then return 0 end
+if redis.call('HEXISTS', KEYS[7], batch_of(KEYS[1])) == 1 then return 0 end
 move(KEYS[1], KEYS[2], id, ARGV[2], ARGV[3])
 redis.call('HDEL', KEYS[4], id)
 redis.call('ZREM', KEYS[6], entry(KEYS[1], id))

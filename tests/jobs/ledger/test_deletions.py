@@ -178,6 +178,57 @@ def test_nothing_is_added_to_a_batch_while_it_is_deleted(ledger: Ledger) -> None
     assert enqueue(ledger, [first, second]).added == 2
 
 
+def test_a_retry_that_looked_before_the_deletion_was_begun_queues_nothing(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(ledger, make_jobs(2))
+    ledger.cancel("b")
+    ledger.client.delete(ledger.queue)
+    states = ledger.states
+
+    def begin_meanwhile(*arguments: Any, **options: Any) -> Any:
+        lines = list(states(*arguments, **options))
+        ledger.begin_deletion("b")
+        return iter(lines)
+
+    monkeypatch.setattr(ledger, "states", begin_meanwhile)
+    with pytest.raises(BatchDeleted, match="batch 'b' is being deleted; wait until that has ended"):
+        ledger.retry("b")
+    assert (ledger.counts("b"), ledger.queue_length()) == (Counts(cancelled=2), 0)
+
+
+def test_that_the_files_are_gone_is_known_to_whoever_resumes(ledger: Ledger) -> None:
+    enqueue(ledger, make_jobs(1))
+    first, _ = ledger.begin_deletion("b")
+    assert not ledger.files_are_gone("b")
+    second, _ = ledger.begin_deletion("b")
+    ledger.note_files_gone("b", first)  # another one goes on with it
+    assert not ledger.files_are_gone("b")
+    for _ in range(2):
+        ledger.note_files_gone("b", second)
+    assert ledger.files_are_gone("b")
+    token, resumes = ledger.begin_deletion("b")
+    assert (resumes, ledger.files_are_gone("b"), ledger.goes_on("b", token)) == (True, True, True)
+    assert ledger.forget("b", token=token, unfinished=True) == "forgotten"
+    assert not ledger.files_are_gone("b")
+    ledger.note_files_gone("b", token)
+    assert not ledger.is_being_deleted("b")
+
+
+def test_a_batch_of_the_same_name_is_another_one(ledger: Ledger) -> None:
+    jobs = make_jobs(1)
+    enqueue(ledger, jobs)
+    info = ledger.batch("b")
+    assert info is not None
+    assert not ledger.was_deleted(info)
+    ledger.forget("b", unfinished=True)
+    assert ledger.was_deleted(info)
+    enqueue(ledger, jobs)
+    new = ledger.batch("b")
+    assert new is not None
+    assert (ledger.was_deleted(info), ledger.was_deleted(new), ledger.deleted_at("b")) == (True, False, None)
+
+
 def test_a_deletion_that_has_done_nothing_is_given_up(ledger: Ledger) -> None:
     jobs = make_jobs(1)
     enqueue(ledger, jobs)
@@ -246,6 +297,32 @@ def test_what_came_of_the_same_name_since_is_not_forgotten(ledger: Ledger, late:
     assert ledger.counts("b").queued == 1
 
 
+def test_a_batch_that_is_submitted_again_meanwhile_is_none_of_the_remains(
+    ledger: Ledger, late: RenderJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client: Any = ledger.client
+    client.hset(batch_key("b", "states"), late.id, "done 1")
+    run = ledger._scripts.run
+
+    def run_after_a_submission(name: Any, **options: Any) -> Any:
+        if name == "forget":
+            ledger.open_batch("b", output="file:///out", source="jobs.csv")
+        return run(name, **options)
+
+    monkeypatch.setattr(ledger._scripts, "run", run_after_a_submission)
+    assert ledger.forget_remains() == []
+    assert (ledger.has_keys("b"), ledger.batch("b") is None) == (True, False)
+
+
+def test_the_mark_of_a_rebuild_is_none_of_the_remains(ledger: Ledger, late: RenderJob) -> None:
+    """It is set before the batch is registered."""
+    ledger.begin_rebuilding("b")
+    assert ledger.forget_remains() == []
+    ledger.client.hset(batch_key("b", "states"), late.id, "done 1")
+    assert ledger.forget_remains() == ["b"]
+    assert (ledger.is_rebuilding("b"), keys_of(ledger, "batch:b:")) == (True, [batch_key("b", "rebuilding")])
+
+
 def test_messages_leave_every_place_where_they_are(ledger: Ledger) -> None:
     jobs, others = make_jobs(6), make_jobs(6, batch="other")
     third = make_jobs(2, batch="b.b")
@@ -271,6 +348,81 @@ def test_messages_leave_every_place_where_they_are(ledger: Ledger) -> None:
     )
     assert set(ledger.delayed_ids()) == {others[1].id}
     assert take_messages(ledger, ["b"]) == 0
+
+
+@pytest.fixture
+def live(ledger: Ledger) -> dict[str, RenderJob]:
+    """A batch of three jobs that have not ended: one waits in the queue, a worker has one, and one is delayed."""
+    jobs = dict(zip(("queued", "delivered", "delayed"), make_jobs(3), strict=True))
+    enqueue(ledger, list(jobs.values()))
+    client: Any = ledger.client
+    client.delete(ledger.queue)
+    client.lpush(ledger.queue, celery_message(jobs["queued"], queue="render"))
+    delivered(ledger, jobs["delivered"])
+    for name in ("delivered", "delayed"):
+        ledger.start(jobs[name], worker="w")
+    ledger.defer(jobs["delayed"], worker="w", seconds=60, refund=True)
+    return jobs
+
+
+def delivered(ledger: Ledger, job: RenderJob) -> None:
+    client: Any = ledger.client
+    text = json.dumps([json.loads(celery_message(job, queue="render")), "", "render"])
+    client.hset(UNACKED, f"tag-{job.id}", text)
+    client.zadd(UNACKED_INDEX, {f"tag-{job.id}": 1.0})
+
+
+def messages(ledger: Ledger) -> list[int]:
+    """How many are in the queue, with consumers, and delayed."""
+    return [ledger.queue_length(), ledger.kombu.unacknowledged(), ledger.delayed()]
+
+
+def test_messages_of_jobs_that_have_not_ended_stay_where_they_are(ledger: Ledger, live: dict[str, RenderJob]) -> None:
+    ledger.client.zadd("render:delayed:render", {f"b {'0' * 20}": 9e9})  # of a job that nobody knows
+    assert take_messages(ledger, ["b"]) == 0
+    assert messages(ledger) == [1, 1, 1]
+    assert set(ledger.delayed_ids()) == {live["delayed"].id}
+    assert take_messages(ledger, ["b"], unfinished=True) == 1
+    assert messages(ledger) == [0, 0, 0]
+
+
+def test_a_job_that_was_retried_after_the_look_keeps_its_message(
+    ledger: Ledger, live: dict[str, RenderJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a job has ended is asked in the same step in which its message is removed."""
+    ledger.cancel("b")
+    ledger.finish(make_result(live["delivered"], "cancelled"))
+    drop = ledger.kombu.drop_delivered
+
+    def drop_after_a_retry(*arguments: Any, **options: Any) -> int:
+        assert ledger.retry("b") == 3
+        return drop(*arguments, **options)
+
+    monkeypatch.setattr(ledger.kombu, "drop_delivered", drop_after_a_retry)
+    take_messages(ledger, ["b"])
+    assert (ledger.kombu.unacknowledged(), ledger.counts("b")) == (1, Counts(queued=3))
+
+
+@pytest.mark.parametrize("few", [0, 500], ids=["moved-around", "one-by-one"])
+def test_a_batch_whose_keys_are_damaged_keeps_no_other_from_leaving(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr("jobs.ledger.sift.ONE_BY_ONE", few)
+    client: Any = ledger.client
+    for name in ("bad", "good"):
+        jobs = make_jobs(3, batch=name)
+        enqueue(ledger, jobs)
+        ledger.cancel(name)
+        delivered(ledger, jobs[0])
+        client.zadd("render:delayed:render", {f"{name} {jobs[1].id}": 9e9})
+    for part in ("states", "counts", "results", "rows"):
+        client.delete(batch_key("bad", part))
+        client.set(batch_key("bad", part), "not a hash")
+    assert take_messages(ledger, ["bad", "good"]) == 3
+    assert messages(ledger) == [3, 1, 0]
+    assert (ledger.forget("bad"), ledger.forget("good")) == ("active", "forgotten")
+    assert ledger.forget("bad", unfinished=True) == "forgotten"
+    assert keys_of(ledger, "batch:bad:") == []
 
 
 def test_messages_of_many_batches_leave_together(ledger: Ledger) -> None:

@@ -14,6 +14,7 @@ from jobs.errors import (
     InvalidJob,
     OutputForbidden,
     OutputFull,
+    OutputUnavailable,
     SourceForbidden,
     SourceNotFound,
     SourceTooLarge,
@@ -175,3 +176,30 @@ def test_a_folder_that_is_not_there_is_reported_by_the_files_own_name(tmp_path: 
     with pytest.raises(FileNotFoundError) as caught:
         write_whole(tmp_path / "gone" / "a.csv", b"")
     assert caught.value.filename == str(tmp_path / "gone" / "a.csv")
+
+
+@pytest.mark.parametrize("reason", [errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTEMPTY])
+def test_an_empty_folder_that_may_not_be_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    """It is a mount, or nothing may be removed from the folder above it: every file in it could be deleted."""
+    parts = tmp_path / "b" / ".part"
+    parts.mkdir(parents=True)
+    part = parts / f"1700000000-{'0' * 16}.part"
+    part.touch()
+
+    def refuse(path: str) -> None:
+        raise OSError(reason, os.strerror(reason), path)
+
+    monkeypatch.setattr(os, "rmdir", refuse)
+    FileStore().delete_empty((tmp_path / "b").as_uri())
+    assert (parts.is_dir(), part.exists()) == (True, False)
+
+
+def test_a_folder_on_a_broken_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(path: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    monkeypatch.setattr(os, "rmdir", break_down)
+    with pytest.raises((OutputForbidden, OutputUnavailable)):
+        FileStore().delete_empty(tmp_path.as_uri())
