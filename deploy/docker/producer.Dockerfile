@@ -18,23 +18,19 @@ COPY --from=requirements /requirements.txt /source/requirements.txt
 RUN /opt/pip/bin/pip install --no-compile -r /source/requirements.txt
 COPY deploy/docker/slim.py /source/
 RUN /opt/venv/bin/python /source/slim.py "$(echo /opt/venv/lib/python3*/site-packages)"
-COPY pyproject.toml README.md LICENSE /source/
-COPY jobs/ /source/jobs/
-COPY producer/ /source/producer/
-COPY engines/ /source/engines/
-COPY worker/ /source/worker/
-COPY deploy/docker/container_start.py deploy/docker/healthcheck.py /source/
+# .dockerignore lets in what is installed, and nothing else.
+COPY . /source/
 RUN /opt/pip/bin/pip install --no-compile --no-deps /source \
     && site="$(echo /opt/venv/lib/python3*/site-packages)" \
-    && cp /source/container_start.py "${site}" && echo 'import container_start' > "${site}/container_start.pth" \
-    && mkdir /opt/render && cp /source/healthcheck.py /opt/render/ \
+    && cp /source/deploy/docker/container_start.py "${site}" && echo 'import container_start' > "${site}/container_start.pth" \
+    && mkdir /opt/render && cp /source/deploy/docker/healthcheck.py /opt/render/ \
     && /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash "${site}/container_start.py" \
        "${site}/jobs" "${site}/producer" "${site}/engines" "${site}/worker"
 
 FROM ${BASE}
 RUN echo 'render:x:10001:10001:batch-renderer:/cache/home:/usr/sbin/nologin' >> /etc/passwd \
     && echo 'render:x:10001:' >> /etc/group \
-    && mkdir -p /work /cache && chown 10001:10001 /cache
+    && mkdir -p /work /cache && chown 10001:10001 /cache && chmod 1777 /cache
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/render /opt/render
 # One writable mount, /cache; everything else works on a read-only file system.

@@ -91,7 +91,7 @@ class Cluster:
                 document["spec"]["replicas"] = 1
         path = self._containers.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump_all(chosen))
-        self._containers.podman("kube", "play", "--network", self._containers.network, path)
+        self._containers.podman("kube", "play", "--log-driver", "k8s-file", "--network", self._containers.network, path)
         return Container(self._containers, self._main_container(name))
 
     def start_again(self, container: Container) -> None:
@@ -128,9 +128,8 @@ class Cluster:
         finally:
             connection.close()
 
-    def wait_until_ready(self, container: Container) -> float:
-        """Ask /readyz as the kubelet does; returns the seconds that it took."""
-        began = time.monotonic()
+    def wait_until_ready(self, container: Container) -> None:
+        """Ask /readyz as the kubelet does, until it answers 200."""
 
         def ready() -> bool:
             time.sleep(0.1)
@@ -138,7 +137,6 @@ class Cluster:
             return self.status(container, "/readyz") == 200
 
         eventually(ready, seconds=START_SECONDS, what=f"{container.name} is ready")
-        return time.monotonic() - began
 
     def address(self, container: Container) -> str:
         """The pod's address: the network is that of podman's own container in the pod."""

@@ -205,6 +205,11 @@ class Container:
         """What it has printed, stdout and stderr together."""
         return self._containers.command("sh", "-c", 'podman logs "$1" 2>&1', "logs", self.name, check=False)
 
+    def wait(self, *, seconds: float = 600) -> None:
+        """Wait until it ends by itself, with exit code 0."""
+        code = self._containers.podman("wait", self.name, seconds=seconds)
+        assert code == "0", f"{self.name} ended with {code}:\n{self.logs()[-3000:]}"
+
     def stop(self, *, seconds: int) -> int:
         """SIGTERM, and SIGKILL after `seconds`; returns the exit code."""
         self._containers.podman("stop", "--time", str(seconds), self.name, seconds=seconds + 60)

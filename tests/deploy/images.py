@@ -61,8 +61,8 @@ class Images:
             self._containers.command(
                 "buildah", "bud", "--format", "docker", "--isolation", "chroot", "--tag", name,
                 "--build-arg", f"BASE={self._debian('services', SERVICE_PACKAGES)}",
-                "--file", ROOT / "tests" / "deploy" / "services.Dockerfile", ROOT,
-                "--ignorefile", ROOT / "tests" / "deploy" / "services.dockerignore", seconds=BUILD_SECONDS,
+                "--file", ROOT / "tests" / "deploy" / "services.Dockerfile",
+                "--ignorefile", ROOT / "tests" / "deploy" / "services.dockerignore", ROOT, seconds=BUILD_SECONDS,
             )  # fmt: skip
         return name
 
