@@ -77,10 +77,11 @@ class Project:
         self.compose("down", "--volumes", "--timeout", "5", check=False)
 
     def compose(self, *arguments: str, seconds: float = 900, check: bool = True) -> str:
-        """Run podman-compose with the profile `cpu`; returns its stdout."""
+        """Run podman-compose with the profiles `cpu` and `submit`; returns its stdout."""
         path = installed(COMPOSE)
         command = ("env", f"PYTHONPATH={path}", sys.executable, "-m", "podman_compose", "--project-name", self.name,
-                   "--file", str(FILE), "--env-file", str(self._env_file), "--profile", "cpu")  # fmt: skip
+                   "--file", str(FILE), "--env-file", str(self._env_file), "--profile", "cpu",
+                   "--profile", "submit")  # fmt: skip
         return self._containers.command(*command, *arguments, seconds=seconds, check=check)
 
     def container(self, service: str) -> Container:
