@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from worker.render.loop import RenderLoop
     from worker.renderer import Renderer
 
-STAGES = ("fetch", "prepare", "render", "encode", "upload")
 STAGE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -65,8 +64,6 @@ class JobMetrics:
             self.jobs.labels(state=state, kind=kind)
         for kind in REFUSAL_KINDS:
             self.refusals.labels(kind=kind)
-        for stage in STAGES:
-            self.stage_seconds.labels(stage=stage)
         for direction in ("in", "out"):
             self.image_bytes.labels(direction=direction)
 
