@@ -30,7 +30,10 @@ def without_links(folder: Path) -> Path:
 
     `engines pull` may lead a link to another set at any time: whoever reads a set file by file must keep to one.
     """
-    real = folder.resolve()
+    try:
+        real = folder.resolve()
+    except (OSError, RuntimeError):  # a link that leads to itself: whoever reads it says so
+        return folder
     return folder if real == folder.absolute() else real
 
 

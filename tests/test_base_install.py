@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engines.stored import toy_set
 from tools.import_graph import ROOT
 
 PACKAGES = ("jobs", "producer", "worker", "engines")
@@ -90,3 +91,17 @@ def test_the_producer_works_from_another_folder(environment: Path, redis_url: st
     assert json.loads(producer("status", "b", "--json"))["counts"]["queued"] == 2
     producer("gallery", "b", "--out", "gallery")
     assert (tmp_path / "gallery" / "index.html").read_text().startswith("<!doctype html>")
+
+
+def test_sets_are_pushed_and_listed_without_torch(environment: Path, tmp_path: Path) -> None:
+    def engines(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [str(environment / "bin" / "engines"), *map(str, arguments)]
+        return subprocess.run(command, env=plain(), capture_output=True, text=True, timeout=120, check=False)
+
+    folder, root = toy_set(tmp_path / "set"), tmp_path / "root"
+    assert engines("push", folder, root).returncode == 0
+    (listed,) = json.loads(engines("list", root).stdout)["sets"]
+    assert listed["why_not"].startswith("the set needs the package onnxruntime (")
+    refused = engines("pull", root, "--into", tmp_path / "sets")
+    assert refused.returncode == 8
+    assert "which is not installed" in refused.stderr

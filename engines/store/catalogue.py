@@ -13,7 +13,7 @@ from engines.store.bucket import Bucket
 from engines.store.layout import LEVELS, RECORD, Record, is_part, parts_of
 
 REQUESTS = 16  # at the same time: listings and manifests are small
-LARGEST_MANIFEST = 64 * 2**20
+LARGEST_MANIFEST, LARGEST_RECORD = 64 * 2**20, 2**20  # bytes
 LONG_AGO = datetime.min.replace(tzinfo=UTC)  # of a set whose record is gone: the others come before it
 
 
@@ -104,7 +104,8 @@ def _read(bucket: Bucket, place: str) -> StoredSet | LeftOut:
     missing = [name for name in manifest.files if name not in sizes]
     if missing:
         return LeftOut(place, f"{missing[0]} is missing: the manifest lists it; push the set again")
-    record = Record.of(bucket.read(f"{place}/{RECORD}") if RECORD in sizes else None)
+    small = sizes.get(RECORD, LARGEST_RECORD + 1) <= LARGEST_RECORD
+    record = Record.of(bucket.read(f"{place}/{RECORD}") if small else None)
     return StoredSet(place, manifest, data, sizes, record.built_at)
 
 

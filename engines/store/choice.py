@@ -91,7 +91,8 @@ def _build_command(judged: Sequence[Judged], root: str) -> str:
     if not judged:
         return f"engines build --model MODEL --controlnet CONTROLNET --shape 512x512 --out {OUT} && {push}"
     # A set that is only of another version or architecture names the backend to use; else this machine's best one.
-    near = [each for each in judged if isinstance(each.why_not, EngineSetRefused)]
+    known = [each for each in judged if each.stored.manifest.backend in registry.names()]
+    near = [each for each in known if isinstance(each.why_not, EngineSetRefused)]
     manifest = (near or judged)[-1].stored.manifest
     return f"{(manifest if near else _for_this_machine(manifest)).build_command(OUT)} && {push}"
 

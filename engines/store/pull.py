@@ -118,8 +118,15 @@ class _Pull:
         return sum(sizes.values())
 
     def _fetch_file(self, part: Path, name: str, progress: Progress) -> None:
-        source = f"{self._stored.place}/{name}"
-        actual, expected = self._bucket.fetch(source, part / name, progress), self._wanted[name]
+        source, largest = f"{self._stored.place}/{name}", self._stored.sizes[name]
+
+        def bounded(done: int) -> None:
+            if done > largest:  # room was checked for so much
+                shown = self._bucket.place(source)
+                raise EngineSetRefused(f"{shown} is larger than the {largest:,} bytes that the store lists")
+            progress(done)
+
+        actual, expected = self._bucket.fetch(source, part / name, bounded), self._wanted[name]
         if actual != expected:
             (part / name).unlink(missing_ok=True)
             raise EngineSetRefused(

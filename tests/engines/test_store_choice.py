@@ -13,6 +13,7 @@ import torch
 
 from engines.manifest import MANIFEST, load_manifest
 from tests.engines.conftest import Ended
+from tests.engines.sets import edit_manifest
 from tests.engines.stored import digest_of, place_of, toy_set
 
 GPU_SET: dict[str, Any] = {"architecture": "sm89", "backend": "inductor", "runtime": "torch"}
@@ -116,6 +117,21 @@ def test_without_torch_the_package_is_named(
     ended = engines("pull", tmp_path / "root", "--into", tmp_path / "sets")
     assert ended.code == 8
     assert "the package torch is not installed" in ended.err
+
+
+def test_a_backend_that_this_version_lacks_is_not_advised(engines: Callable[..., Ended], tmp_path: Path) -> None:
+    folder = toy_set(tmp_path / "set")
+    assert engines("push", folder, tmp_path / "root").code == 0
+    before = place_of(folder, tmp_path / "root")
+    edit_manifest(before, lambda manifest: manifest.update(backend="openvino"))
+    place = place_of(before, tmp_path / "root")
+    place.parent.mkdir(parents=True)
+    before.rename(place)
+    ended = engines("pull", tmp_path / "root", "--into", tmp_path / "sets")
+    assert ended.code == 8
+    assert "(openvino, any machine): " in ended.err
+    assert "is not valid at backend: Input should be" in ended.err
+    assert "--backend onnxruntime" in ended.err
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -96,6 +96,22 @@ def test_a_manifest_of_gigabytes_is_not_read(engines: Callable[..., Ended], toy:
     assert "manifest.json is not an engine set's manifest: it has 4,294,967,296 bytes" in ended.err
 
 
+def test_a_file_that_does_not_end_is_left(
+    engines: Callable[..., Ended], toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines("push", toy, tmp_path / "root")
+    sizes = door.Bucket.sizes
+
+    def smaller(self: door.Bucket, name: str) -> dict[str, int]:
+        return {each: 3 if each == "unet.onnx" else size for each, size in sizes(self, name).items()}
+
+    monkeypatch.setattr(door.Bucket, "sizes", smaller)
+    ended = engines("pull", tmp_path / "root", "--into", tmp_path / "sets")
+    assert ended.code == 6
+    assert "unet.onnx is larger than the 3 bytes that the store lists" in ended.err
+    assert not list((tmp_path / "sets").rglob("*unet*"))
+
+
 # -- what is pushed -------------------------------------------------------------------------------------------------
 
 
