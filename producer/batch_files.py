@@ -9,11 +9,13 @@ killed could not be repeated where Redis knows nothing of the batch.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 from jobs.errors import InvalidJob, SourceForbidden, SourceNotFound
@@ -57,6 +59,7 @@ class BatchFiles:
     _others: set[str] = field(default_factory=set)  # manifests of other batches that were put here
     _proven: dict[str, bool] = field(default_factory=dict)  # ids that neither ledger nor manifest knows
     _tick: Tick = lambda _: None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def folder(self) -> str:
@@ -99,24 +102,27 @@ class BatchFiles:
         self.foreign = sum(name not in _FOLDERS for name in self.store.names(self.folder))
 
     def _delete_jobs(self, pool: ThreadPoolExecutor, is_meant: Callable[[str, str], bool]) -> None:
-        """Delete the files that are meant, by id and end, until a listing has none, or no fewer than the one before."""
+        """Delete the files that are meant, by id and end, until a listing has none, or begins with one that is gone."""
         before = None
         for _ in range(ROUNDS):
             matches = filter(None, map(_OF_A_JOB.fullmatch, self.store.names(self.folder)))
-            deleted = self._delete(pool, (f"{self.folder}/{m[0]}" for m in matches if is_meant(m[1], m[2])))
-            if not deleted or deleted == before:
+            uris = (f"{self.folder}/{match[0]}" for match in matches if is_meant(match[1], match[2]))
+            first = next(uris, None)
+            if first is None or first == before:
                 return
-            before = deleted
+            self._delete(pool, chain([first], uris))
+            before = first
 
-    def _delete(self, pool: ThreadPoolExecutor, uris: Iterable[str]) -> int:
-        deleted = 0
+    def _delete(self, pool: ThreadPoolExecutor, uris: Iterable[str]) -> None:
         for some in chunks(uris, CHUNK):
             self.check()
-            for _ in pool.map(lambda uri: _tried(partial(self.store.delete, uri)), some):
-                deleted += 1
-                self._tick(self.deleted + deleted)
-        self.deleted += deleted
-        return deleted
+            for _ in pool.map(self._delete_one, some):
+                self._tick(self.deleted)
+
+    def _delete_one(self, uri: str) -> None:
+        _tried(partial(self.store.delete, uri))
+        with self._lock:  # counted here, so that nothing is missed where another file's deletion fails
+            self.deleted += 1
 
     def _proves(self, id_: str) -> bool:
         """Whether the sidecar of an id says that it is a job of this batch."""

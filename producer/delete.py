@@ -43,7 +43,7 @@ def delete(batch: str, *, results: bool, force: bool, yes: bool, output: str | N
     """
     session = open_session()
     where = _output(session, batch, output, results=results)
-    counts = session.ledger.counts(batch)
+    counts = _counts(session.ledger, batch)
     if not force:
         _check_ended(batch, counts)
     if not yes:
@@ -65,7 +65,7 @@ def delete_batch(session: Session, batch: str, output: str | None, *, force: boo
     """
     ledger = session.ledger
     with _deletion(ledger, batch, output) as (files, token):
-        counts = ledger.counts(batch)
+        counts = _counts(ledger, batch)
         if force:
             _stop(session, batch)
         else:
@@ -137,7 +137,7 @@ def _taken_over(batch: str) -> CommandFailed:
 
 def _check_files_are_here(ledger: Ledger, files: BatchFiles) -> None:
     """A share that is not mounted, or a wrong bucket, must not cost the ledger, which knows what is there."""
-    if ledger.counts(files.batch).done and not files.any():
+    if _counts(ledger, files.batch).done and not files.any():
         raise CommandFailed(
             Exit.STORAGE,
             f"{place(files.folder)} holds no file of batch {files.batch!r}, which has done jobs: is it on another "
@@ -169,6 +169,14 @@ def _output(session: Session, batch: str, output: str | None, *, results: bool) 
     return uri
 
 
+def _counts(ledger: Ledger, batch: str) -> Counts:
+    """Counts that are not numbers, which somebody else must have written, are those of one job that has not ended."""
+    try:
+        return ledger.counts(batch)
+    except ValueError:
+        return Counts(queued=1)
+
+
 def _check_ended(batch: str, counts: Counts) -> None:
     unfinished = counts.queued + counts.running
     if unfinished:
@@ -195,7 +203,9 @@ def _stop(session: Session, batch: str) -> None:
     A worker that does not answer is not waited for longer than its lease.
     """
     ledger, settings = session.ledger, session.settings
-    with suppress(NewerMessage):  # only a newer version can say how its jobs are cancelled; they are forgotten as well
+    # Jobs of a newer version, and those of a damaged batch, cannot be cancelled. They are forgotten all the same.
+    with suppress(NewerMessage, ValueError):
+        ledger.counts(batch)
         ledger.cancel(batch)
     deadline = time.monotonic() + settings.lease_seconds + settings.heartbeat_seconds
     while time.monotonic() < deadline:

@@ -83,8 +83,8 @@ def age_seconds(text: str) -> float:
 
 def _old(session: Session, seconds: float, choice: Choice) -> list[EndedBatch]:
     """The oldest first."""
-    infos = [each.info for each in reversed(choice.counted(session))]
-    return list(ended_before(session.ledger, infos, session.ledger.server_time() - seconds))
+    chosen = choice.infos(session) if choice.state is None else [each.info for each in choice.counted(session)]
+    return list(ended_before(session.ledger, chosen[::-1], session.ledger.server_time() - seconds))
 
 
 def _say_what(batch: EndedBatch, *, results: bool) -> None:

@@ -102,7 +102,7 @@ def _show_one(session: Session, batch: str) -> Exit:
         say_workers(workers)
         if session.ledger.is_being_deleted(batch):
             say(
-                "Its deletion was begun and has not ended: if it was interrupted, run the same producer delete",
+                "Its deletion was begun and has not ended. If it was interrupted, run producer delete again",
                 "warning",
             )
     write_json(record(counted, workers) | waiting_record(waits))

@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from jobs.errors import LedgerUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo, Counts
+
+WRONG_TYPE = "WRONGTYPE"  # somebody put another thing into the place of a hash; one such batch must not stop the others
 
 
 class EndedBatch(NamedTuple):
@@ -21,16 +24,23 @@ class EndedBatch(NamedTuple):
 def ended_before(ledger: Ledger, infos: Iterable[BatchInfo], time: float) -> Iterator[EndedBatch]:
     """Those batches all of whose jobs ended before a time, in seconds since the epoch by Redis' clock.
 
-    A batch without jobs ended when it was registered. A batch that is younger than that costs one look; of an older one
-    the results are read, until one is found that is younger.
+    A batch without jobs ended when it was registered. A batch that was registered later costs no look; of one that has
+    ended the results are read, until one is found that is younger. A batch whose keys are damaged is left out.
 
     Raises:
         LedgerUnavailable: Redis does not answer.
     """
-    older = [info for info in infos if info.created_at < time]
-    for info, overview in zip(older, ledger.overviews(info.name for info in older), strict=True):
-        counts = overview.counts
-        if counts.queued + counts.running == 0 and (ended_at := _last_end(ledger, info, time)) is not None:
+    for info in infos:
+        if info.created_at >= time:
+            continue
+        try:
+            counts = ledger.counts(info.name)
+            ended_at = None if counts.queued + counts.running else _last_end(ledger, info, time)
+        except (LedgerUnavailable, ValueError) as error:
+            if isinstance(error, LedgerUnavailable) and WRONG_TYPE not in str(error.__cause__):
+                raise
+            continue
+        if ended_at is not None:
             yield EndedBatch(info, counts, ended_at)
 
 

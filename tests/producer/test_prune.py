@@ -90,6 +90,17 @@ def test_a_batch_without_times_counts_from_its_beginning(ledger: Ledger, make: M
     assert sorted(prune(ledger, older_than_days=30)) == ["garbage", "timeless"]
 
 
+def test_a_damaged_batch_keeps_no_other_from_leaving(ledger: Ledger, make: Make) -> None:
+    for name in ("counts", "results", "old"):
+        make(name, ended=[40])
+    client: Any = ledger.client
+    client.hset(batch_key("counts", "counts"), "queued", "many")
+    client.delete(batch_key("results", "results"))
+    client.set(batch_key("results", "results"), "a string")
+    assert prune(ledger, older_than_days=30) == ["old"]
+    assert names(ledger) == ["counts", "results"]
+
+
 def test_a_job_that_is_retried_meanwhile_keeps_its_batch(
     ledger: Ledger, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

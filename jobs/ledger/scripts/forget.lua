@@ -9,7 +9,7 @@ local begun = redis.call('HGET', KEYS[3], batch)
 if (begun and split(begun)[1] or '') ~= token then return 'taken' end
 local unfinished = 0
 for _, number in ipairs(redis.call('HMGET', KEYS[4], 'queued', 'running')) do
-  unfinished = unfinished + (tonumber(number) or 0)
+  unfinished = unfinished + (tonumber(number or 0) or 1)
 end
 if unfinished > 0 and ARGV[3] ~= '1' then return 'active' end
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.3f', now() - tonumber(ARGV[4])))

@@ -85,6 +85,18 @@ def test_any_row_becomes_parameters_or_problems(cells: list[str]) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@given(CELLS)
+def test_any_image_of_a_csv_in_a_bucket_is_a_uri_or_a_problem(cell: str) -> None:
+    result = RowChecker(("image", "prompt"), "s3://bucket/a/b/").check(Record(2, 1, [cell, "x"]))
+    if isinstance(result, RenderParameters):
+        assert result.image.startswith(("s3://", "file:///", "http://", "https://"))
+        keys = result.image.removeprefix("s3://bucket/").split("/")
+        assert not result.image.startswith("s3://bucket/") or "://" in cell or not {"..", "."} & set(keys)
+    else:
+        assert all(problem.sentence("s3://bucket/a/b/jobs.csv") for problem in result)
+
+
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(CELLS, min_size=2, max_size=len(COLUMNS)), max_size=5))
 def test_good_rows_come_back_from_the_temporary_file_as_they_were(rows: list[list[str]]) -> None:
     checker = RowChecker(tuple(COLUMNS), BASE)
@@ -97,14 +109,14 @@ def test_good_rows_come_back_from_the_temporary_file_as_they_were(rows: list[lis
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text("ab0._-/ ~%ü:#", min_size=1, max_size=12))
-def test_the_short_cut_for_plain_paths_gives_the_same_uri(cell: str) -> None:
-    result = RowChecker(("image", "prompt"), BASE).check(Record(2, 1, [cell, "x"]))
+@given(st.text("ab0._-/ ~%ü:#", min_size=1, max_size=12), st.sampled_from([BASE, "s3://bucket/a/b/", "s3://bucket/"]))
+def test_the_short_cut_for_plain_paths_gives_the_same_uri(cell: str, base: Path | str) -> None:
+    result = RowChecker(("image", "prompt"), base).check(Record(2, 1, [cell, "x"]))
     if isinstance(result, RenderParameters):
-        assert result.image == resolve_uri(cell.strip(), BASE)
+        assert result.image == resolve_uri(cell.strip(), base)
         return
     try:
-        resolve_uri(cell.strip(), BASE)
+        resolve_uri(cell.strip(), base)
     except (InvalidJob, RuntimeError, ValueError):
         return
     assert not cell.strip()
