@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from jobs.errors import LedgerUnavailable
+from jobs.ledger.failures import DELAYED_JOBS, Failures
 from jobs.ledger.idset import IdSet
 from jobs.ledger.kombu_view import Delivered, QueueMoved
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.left_behind import forget_left_behind
 from jobs.ledger.owners import Owners
-from jobs.ledger.records import TERMINAL, JobState, State
-from jobs.ledger.redis_client import is_away
+from jobs.ledger.records import JobState, State
 
 # The most that one pass repairs; the next one goes on. Keeps a pass over a lost queue of millions flat in memory.
 MAX_REPAIRS = 50_000
 SETTLE_SECONDS = 1.0
 ACTIVE: tuple[State, ...] = ("queued", "running")
-DELAYED_JOBS = "(delayed jobs)"  # no batch has such a name
 
 Sleep = Callable[[float], object]
 
@@ -71,7 +69,7 @@ def reconcile(
     Raises:
         LedgerUnavailable: Redis did not answer; a pass may be repeated at any time.
     """
-    failures = _Failures(only=batch)
+    failures = Failures(only=batch)
     with failures.of(DELAYED_JOBS):
         ledger.feed_delayed()
     names = _active(ledger, batch, failures)
@@ -99,7 +97,7 @@ def take_back(
     Raises:
         LedgerUnavailable: as in `reconcile`.
     """
-    failures = _Failures(only=batch)
+    failures = Failures(only=batch)
     with failures.of(DELAYED_JOBS):
         ledger.feed_delayed()
     stranded = _stranded(ledger, batch, lease_seconds, failures)
@@ -111,29 +109,7 @@ def take_back(
     return _repaired(ledger, stranded, lease_seconds, failures)
 
 
-class _Failures(dict[str, str]):
-    """Why batches could not be reconciled. Of a pass over one batch, its failure is the pass's own."""
-
-    def __init__(self, *, only: str | None) -> None:
-        super().__init__()
-        self._only = only
-
-    @contextmanager
-    def of(self, batch: str) -> Iterator[None]:
-        """Around what is done for one batch. That nobody answers is no fault of a batch."""
-        try:
-            yield
-        except LedgerUnavailable as error:
-            if self._only is not None or is_away(error):
-                raise
-            self[batch] = str(error)
-        except (ValueError, LookupError) as error:  # what reading a line or a number raises
-            if self._only is not None:
-                raise
-            self[batch] = f"what Redis has of it is damaged: {error}"
-
-
-def _active(ledger: Ledger, batch: str | None, failures: _Failures) -> list[str]:
+def _active(ledger: Ledger, batch: str | None, failures: Failures) -> list[str]:
     """The batch, or all of them, without those that have nothing to repair."""
     if batch is not None:
         counts = ledger.counts(batch)
@@ -211,7 +187,7 @@ class _Messages:
         return line.worker is not None or line.id not in self.queued
 
 
-def _orphans(ledger: Ledger, batches: Sequence[str], lease_seconds: float, failures: _Failures) -> dict[str, _Orphans]:
+def _orphans(ledger: Ledger, batches: Sequence[str], lease_seconds: float, failures: Failures) -> dict[str, _Orphans]:
     """By batch. The queue and the workers are read once: they are the same for all batches."""
     if not batches:
         return {}
@@ -224,7 +200,7 @@ def _orphans(ledger: Ledger, batches: Sequence[str], lease_seconds: float, failu
     return found
 
 
-def _stranded(ledger: Ledger, batch: str | None, lease_seconds: float, failures: _Failures) -> dict[str, _Orphans]:
+def _stranded(ledger: Ledger, batch: str | None, lease_seconds: float, failures: Failures) -> dict[str, _Orphans]:
     """The same, only of the jobs that have been delivered."""
     delivered = ledger.kombu.delivered()
     if not delivered:
@@ -237,24 +213,8 @@ def _stranded(ledger: Ledger, batch: str | None, lease_seconds: float, failures:
             lines = (line for line in ledger.states_of(name, delivered) if line.state in ACTIVE)
             found[name] = _orphans_of(lines, owners, messages)
     if batch is None:
-        _forget_left_behind(ledger, delivered, owners, failures)
+        forget_left_behind(ledger, delivered, owners, failures)
     return found
-
-
-def _forget_left_behind(
-    ledger: Ledger, delivered: Mapping[str, Delivered], owners: Owners, failures: _Failures
-) -> None:
-    """Remove messages of jobs that a worker ended before it died without acknowledging them.
-
-    Nobody needs them (a retry writes a new one), and kombu would keep them for the visibility timeout, an hour. Until
-    then they would count as work in hand, and whoever scales workers by that would keep a machine for them.
-    """
-    suspects = [] if owners.forgiving else [id_ for id_, message in delivered.items() if owners.ignore(id_, message)]
-    names = [info.name for info in ledger.batches()] if suspects else []
-    for name in names:
-        with failures.of(name):
-            ended = [line.id for line in ledger.states_of(name, suspects) if line.state in TERMINAL]
-            ledger.kombu.forget([delivered[id_].tag for id_ in ended])
 
 
 def _orphans_of(lines: Iterator[JobState], owners: Owners, messages: _Messages) -> _Orphans:
@@ -275,7 +235,7 @@ def _orphans_of(lines: Iterator[JobState], owners: Owners, messages: _Messages) 
     return orphans
 
 
-def _repaired(ledger: Ledger, orphans: Mapping[str, _Orphans], lease_seconds: float, failures: _Failures) -> Reconciled:
+def _repaired(ledger: Ledger, orphans: Mapping[str, _Orphans], lease_seconds: float, failures: Failures) -> Reconciled:
     restored, requeued = 0, 0
     for name, of_batch in orphans.items():
         with failures.of(name):

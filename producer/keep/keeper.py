@@ -32,6 +32,7 @@ class Keeper:
         self._paces = paces
         # Of quick and of whole passes: batch -> why it could not be reconciled.
         self._failing: dict[bool, dict[str, str]] = {False: {}, True: {}}
+        self._not_pruned: str | None = None  # why old batches did not leave
         self._duties = [Duty(work) for work in self._works()]
 
     def start(self) -> None:
@@ -115,8 +116,11 @@ class Keeper:
         days = self._session.settings.keep_days
         assert days is not None
         deleted = prune(self._session.ledger, older_than_days=days)
+        self._not_pruned = None
         if deleted:
             log.info("batches_pruned", batches=deleted, older_than_days=days)
 
     def _note_not_pruned(self, why: str) -> None:
-        log.warning("not_pruned", error=why)
+        if why != self._not_pruned:
+            log.warning("not_pruned", error=why, consequence="it is tried again")
+        self._not_pruned = why

@@ -23,6 +23,7 @@ from tools.worker_process import WorkerProcess
 pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(600)]
 
 HOSTILE = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>"
+HOSTILE_FILE = HOSTILE.replace("/", "") + ".png"
 JOBS = 30
 FAILING = 3
 
@@ -66,7 +67,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     for number in range(3):
         Image.effect_noise((320, 256), 60 + 40 * number).save(folder / f"{number}.png")
-    (folder / f"{HOSTILE.replace('/', '')}.png").write_text("no picture")
     with EmbeddedRedis() as redis:
         keep = KeepProcess(folder / "keep.log", environment=environment(folder, redis))
         with keep.until_ready():
@@ -158,8 +158,10 @@ def test_it_follows_a_batch_without_being_loaded_again(
 def hostile(site: Site) -> None:
     """A batch with failures, whose prompts and errors would be scripts if they were not escaped."""
     rows = [(f"{number}.png", HOSTILE) for number in range(3)]
-    rows += [(f"{HOSTILE.replace('/', '')}.png", f"row {number}") for number in range(FAILING)]
+    rows += [(HOSTILE_FILE, f"row {number}") for number in range(FAILING)]
+    (site.folder / HOSTILE_FILE).write_text("no picture")
     site.submit("hostile", rows)
+    (site.folder / HOSTILE_FILE).unlink()  # now the error names it
     with site.worker("other"):
         eventually(lambda: site.ledger.counts("hostile").finished == len(rows), seconds=180)
     assert site.ledger.counts("hostile").failed == FAILING
@@ -174,7 +176,8 @@ def test_failures_and_hostile_texts(
     eventually(lambda: pictures(browser) == 3, seconds=120, what="three pictures")
     assert HOSTILE in text(browser, "#picture-list")
     assert "3 jobs failed" in text(browser, "#chosen-failures")
-    assert "not_an_image: 3 jobs" in text(browser, "#chosen-failures")
+    assert "source_not_found: 3 jobs" in text(browser, "#chosen-failures")
+    assert HOSTILE_FILE in text(browser, "#chosen-failures")
     assert browser.evaluate("document.querySelectorAll('script').length") == 1
     assert browser.evaluate("document.querySelectorAll('[onerror], [onclick], iframe').length") == 0
     assert "owned" not in browser.evaluate("document.title")

@@ -11,10 +11,11 @@ import redis
 
 from jobs.errors import LedgerUnavailable
 from jobs.job import RenderJob
+from jobs.ledger.failures import DELAYED_JOBS
 from jobs.ledger.keys import BATCHES, batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.message import celery_message
-from jobs.ledger.reconcile import DELAYED_JOBS, Reconciled, reconcile, take_back
+from jobs.ledger.reconcile import Reconciled, reconcile, take_back
 from jobs.ledger.records import Counts
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
