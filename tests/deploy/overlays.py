@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +28,7 @@ SECRETS = {
     "batch-renderer-redis": {"RENDER_REDIS_URL": "redis://:secret@redis:6379/0", "REDIS_PASSWORD": "secret"},
     "batch-renderer-s3": {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret"},
 }
+OPTIONAL = ("private-storage", "shared-sets")  # components that no overlay includes
 SUFFIXES = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -54,6 +56,16 @@ def rendered(folder: str | Path) -> tuple[Document, ...]:
     """The documents of a folder below deploy/kubernetes, or of any other."""
     text = run(kubectl(), "kustomize", KUBERNETES / folder)
     return tuple(document for document in yaml.safe_load_all(text) if document)
+
+
+def with_component(folder: Path, component: str, overlay: str = "gpu") -> Path:
+    """A new folder with an overlay and one component more, as a user would write it; returns the folder."""
+    folder.mkdir()
+    base, more = (
+        os.path.relpath(KUBERNETES / part, folder) for part in (f"overlays/{overlay}", f"components/{component}")
+    )
+    (folder / "kustomization.yaml").write_text(f"resources: [{base}]\ncomponents: [{more}]\n")
+    return folder
 
 
 def of_kind(folder: str | Path, *kinds: str) -> list[Document]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deploy.overlays import CLUSTER_OVERLAYS, FOLDERS, JOBS, KUBERNETES, Document, of_kind, pods_of
+from tests.deploy.overlays import CLUSTER_OVERLAYS, FOLDERS, JOBS, Document, of_kind, pods_of, with_component
 from tests.deploy.test_references import COMPONENT, selects
 
 pytestmark = pytest.mark.deploy
@@ -115,14 +114,7 @@ def test_prometheus_gets_in_by_the_ports_that_are_served_and_nobody_else(overlay
 
 
 def test_private_storage_opens_the_way_to_a_private_bucket_alone(tmp_path: Path) -> None:
-    folder = tmp_path / "overlay"
-    folder.mkdir()
-    parts = {
-        name: os.path.relpath(KUBERNETES / name, folder) for name in ("overlays/cpu", "components/private-storage")
-    }
-    (folder / "kustomization.yaml").write_text(
-        f"resources: [{parts['overlays/cpu']}]\ncomponents: [{parts['components/private-storage']}]\n"
-    )
+    folder = with_component(tmp_path / "overlay", "private-storage", "cpu")
     for component in ("worker", "keep", "submit", "build"):
         labels = labels_of(component)
         assert reaches(labels, "10.1.2.3", port=9000, folder=folder)

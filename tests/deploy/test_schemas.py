@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.overlays import CLUSTER_FOLDERS, FOLDERS, KUBERNETES, pods_of, quantity, rendered
+from tests.deploy.overlays import (
+    CLUSTER_FOLDERS,
+    FOLDERS,
+    KUBERNETES,
+    OPTIONAL,
+    pods_of,
+    quantity,
+    rendered,
+    with_component,
+)
 from tests.deploy.tools import kubernetes_validate
 
 pytestmark = pytest.mark.deploy
@@ -49,16 +58,16 @@ def test_every_folder_with_a_kustomization_is_tested_or_part_of_one_that_is() ->
         parts = {(folder / part).resolve() for part in listed.get("resources", []) + listed.get("components", [])}
         waiting += [part for part in parts - used if part.is_dir()]
         used |= {part for part in parts if part.is_dir()}
-    optional = {KUBERNETES / "components" / "private-storage"}  # test_network.py builds it
+    optional = {KUBERNETES / "components" / name for name in OPTIONAL}
     assert {path.parent for path in KUBERNETES.rglob("kustomization.yaml")} - used == optional
 
 
 def test_every_document_is_valid(tmp_path: Path) -> None:
     files, expected = [], 0
-    for folder in FOLDERS:
+    for folder in (*FOLDERS, *(with_component(tmp_path / name, name) for name in OPTIONAL)):
         known = [document for document in rendered(folder) if not document["apiVersion"].startswith(CUSTOM)]
         expected += len(known) * len(VERSIONS)
-        files.append(tmp_path / f"{folder.replace('/', '-')}.yaml")
+        files.append(tmp_path / f"{str(folder).replace('/', '-')}.yaml")
         files[-1].write_text(yaml.safe_dump_all(known))
     code, lines = validated(files)
     assert [line for line in lines.splitlines() if " passed for resource " not in line] == []

@@ -29,7 +29,7 @@ from tests.deploy.tools import ROOT
 pytestmark = pytest.mark.deploy
 
 KNOWN = {f"RENDER_{name.upper()}" for name in Settings.model_fields}
-OURS = {"ENGINE_SETS", "ENGINE_DIGESTS", "REDIS_PASSWORD", "REDISCLI_AUTH"}  # of deploy/kubernetes alone
+OURS = {"ENGINE_SETS", "ENGINE_DIGESTS", "SETS_FOLDER", "REDIS_PASSWORD", "REDISCLI_AUTH"}  # of deploy/kubernetes alone
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY|REDIS_URL|AUTH")
 WITH_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
 

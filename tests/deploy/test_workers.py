@@ -20,9 +20,11 @@ from tests.deploy.overlays import (
     of_kind,
     pods_of,
     rendered,
+    with_component,
     worker_of,
     workload,
 )
+from tests.deploy.pod_security import violations
 from tests.producer.keep.process import KeepProcess
 from worker.observe.health import HealthServer, Probes, Verdict
 
@@ -152,18 +154,40 @@ def test_other_digests_replace_the_workers_and_the_earlier_ones_bring_the_earlie
 
 
 @pytest.mark.parametrize(
-    ("digests", "options"),
-    [("", []), ("abcd1234", ["--digest", "abcd1234"]), ("ab12 cd34", ["--digest", "ab12", "--digest", "cd34"])],
+    ("variables", "options"),
+    [
+        ({"ENGINE_DIGESTS": ""}, ["/sets", "--link", "/sets/current"]),
+        ({"ENGINE_DIGESTS": "ab12"}, ["/sets", "--link", "/sets/current", "--digest", "ab12"]),
+        ({"ENGINE_DIGESTS": "ab12 cd34"}, ["/sets", "--link", "/sets/current", "--digest", "ab12", "--digest", "cd34"]),
+        ({"ENGINE_DIGESTS": "", "SETS_FOLDER": "/shared"}, ["/shared", "--link", "/sets/current"]),
+    ],
 )
-def test_the_init_container_names_every_digest(digests: str, options: list[str], tmp_path: Path) -> None:
+def test_the_init_container_names_every_digest(variables: dict[str, str], options: list[str], tmp_path: Path) -> None:
     """Its shell's commands run here, with an `engines` that prints its arguments."""
     (tmp_path / "engines").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     (tmp_path / "engines").chmod(0o755)
     pull = next(each for each in workload("overlays/gpu", WORKER).spec["initContainers"] if each["name"] == "pull")
-    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ENGINE_SETS": "s3://a b/sets", "ENGINE_DIGESTS": digests}
-    done = subprocess.run([*pull["command"], *pull["args"]], env=variables, capture_output=True, text=True, check=True)
-    expected = ["pull", "s3://a b/sets", "--into", "/sets", "--link", "/sets/current", *options]
-    assert done.stdout.splitlines() == expected
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ENGINE_SETS": "s3://a b/sets", **variables}
+    words = [*pull["command"], *pull["args"]]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["pull", "s3://a b/sets", "--into", *options]
+
+
+def test_a_shared_volume_holds_the_sets_and_each_pod_its_own_link(tmp_path: Path) -> None:
+    folder = with_component(tmp_path / "overlay", "shared-sets")
+    pods = workload(folder, WORKER)
+    (claim,) = of_kind(folder, "PersistentVolumeClaim")
+    volumes = {volume["name"]: volume for volume in pods.spec["volumes"]}
+    assert volumes["shared-sets"]["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert "emptyDir" in volumes["sets"]
+    assert violations(pods.spec) == []
+    pull, worker = pods.containers
+    assert environment_of(folder, pull)["SETS_FOLDER"] == "/shared-sets"
+    for container in (pull, worker):  # at the same path, since the link is followed by both
+        mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+        assert mounts["shared-sets"]["mountPath"] == "/shared-sets"
+        assert mounts["shared-sets"].get("readOnly", False) is (container is worker)
+        assert mounts["sets"]["mountPath"] == "/sets"
 
 
 def test_podman_gets_what_it_can_run() -> None:
