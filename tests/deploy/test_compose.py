@@ -210,7 +210,7 @@ def test_redis_keeps_the_batch_when_it_starts_again(containers: Containers, proj
     assert redis.exec("sh", "-c", "redis-cli ping") == "NOAUTH Authentication required."
 
     def keys() -> str:
-        command = 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli --scan --pattern "batch:b:*" | wc -l'
+        command = 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli --scan --pattern "render:batch:b:*" | wc -l'
         return redis.exec("sh", "-c", command, check=False)
 
     eventually(lambda: int(keys() or 0) > 0, what="the batch is still in Redis")
