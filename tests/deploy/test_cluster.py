@@ -187,7 +187,7 @@ def ledger(running: Running) -> Iterator[Ledger]:
 
 def unacknowledged(ledger: Ledger) -> int:
     """Messages that workers hold."""
-    return int(cast("int", ledger.client.hlen(UNACKED)))
+    return cast("int", ledger.client.hlen(UNACKED))
 
 
 def test_a_worker_that_is_stopped_gives_everything_back_and_one_that_is_killed_loses_nothing(

@@ -175,7 +175,7 @@ def test_the_health_check_fails_where_nothing_answers(containers: Containers, im
 
 
 def test_an_unknown_extra_is_refused_with_those_that_exist() -> None:
-    command = [sys.executable, requirements.__file__, ROOT / "pyproject.toml", "gpus"]
+    command = [sys.executable, str(requirements.__file__), str(ROOT / "pyproject.toml"), "gpus"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("EXTRAS: pyproject.toml has no extra 'gpus'; it has cpu, ")
