@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,7 +187,7 @@ def ledger(running: Running) -> Iterator[Ledger]:
 
 def unacknowledged(ledger: Ledger) -> int:
     """Messages that workers hold."""
-    return cast("int", ledger.client.hlen(UNACKED))
+    return ledger.client.hlen(UNACKED)
 
 
 def test_a_worker_that_is_stopped_gives_everything_back_and_one_that_is_killed_loses_nothing(
