@@ -18,8 +18,11 @@ for program in "${!packages[@]}"; do
   command -v "$program" >/dev/null || missing+=("$program")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
-  read -ra wanted <<<"${missing[*]/#/}"
-  list=(); for program in "${wanted[@]}"; do read -ra each <<<"${packages[$program]}"; list+=("${each[@]}"); done
+  list=()
+  for program in "${missing[@]}"; do
+    read -ra each <<<"${packages[$program]}"
+    list+=("${each[@]}")
+  done
   if [ -n "${CI:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # Debian starts a server with its package, and nothing here needs one.
     get=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends "${list[@]}")

@@ -6,6 +6,8 @@ import http.client
 import json
 import re
 import secrets
+import subprocess
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,6 @@ from typing import Any
 import pytest
 import yaml
 
-from examples.photos import package_data
 from jobs.settings import Settings
 from tests.deploy import compose
 from tests.deploy.compose import Project, free_port
@@ -126,7 +127,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "image,prompt,image_resolution,ddim_steps,seed\n"
         + "".join(f"cat.png,a cat in the colours of day {row},256,4,{row}\n" for row in range(ROWS))
     )
-    (made / "cat.png").write_bytes((package_data() / "chelsea.png").read_bytes())
+    subprocess.run([sys.executable, ROOT / "examples" / "photos.py", "--out", made], check=True, capture_output=True)
     return made
 
 
