@@ -24,6 +24,11 @@ class Answer(NamedTuple):
     headers: dict[str, str]
 
 
+def _hear_ctrl_c() -> None:
+    """A shell that starts the tests in the background has Ctrl-C ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class KeepProcess:
     """Killed at the end, if it still runs."""
 
@@ -33,7 +38,7 @@ class KeepProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "producer", "keep", "--port", "0", *arguments],
                 cwd=ROOT, env={**os.environ, "RENDER_RECONCILE_SECONDS": "0.2", **environment},
-                stdout=output, stderr=subprocess.STDOUT,
+                stdout=output, stderr=subprocess.STDOUT, preexec_fn=_hear_ctrl_c,
             )  # fmt: skip
         eventually(lambda: self.events("keep_started") or self._process.poll() is not None)
         assert self._process.poll() is None, log.read_text()
