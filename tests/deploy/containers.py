@@ -156,10 +156,14 @@ class Containers:
         found: list[dict[str, Any]] = json.loads(self.podman(kind, "inspect", name))
         return found[0]
 
-    def remove_all(self) -> None:
-        """Remove containers, pods, volumes, secrets and networks of this storage: nobody else uses it."""
+    def remove_containers(self) -> None:
+        """Remove what runs and what has run, so that the next tests may use the names again."""
         self.podman("pod", "rm", "--all", "--force", check=False)
         self.podman("rm", "--all", "--force", "--volumes", check=False)
+
+    def remove_all(self) -> None:
+        """Remove containers, pods, volumes, secrets and networks of this storage: nobody else uses it."""
+        self.remove_containers()
         self.podman("volume", "rm", "--all", "--force", check=False)
         for name in self.podman("secret", "ls", "--format", "{{.Name}}", check=False).split():
             self.podman("secret", "rm", name, check=False)

@@ -64,6 +64,7 @@ def running(containers: Containers, images: Images) -> Iterator[Running]:
     keep, worker = pods[KEEP], pods[WORKER]
     measured["keep_memory"], measured["worker_memory_idle"] = cluster.memory(keep), cluster.memory(worker)
     yield Running(cluster, keep, worker, measured)
+    containers.remove_containers()
     path = containers.folder / "measured.json"
     path.write_text(json.dumps(measured, indent=2) + "\n")
     say(f"{path}: {json.dumps(measured)}")

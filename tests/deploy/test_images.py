@@ -27,8 +27,9 @@ DOCKERFILES = sorted((ROOT / "deploy" / "docker").glob("*.Dockerfile"))
 
 
 @pytest.fixture(scope="module")
-def redis_service(containers: Containers, images: Images) -> RedisService:
-    return start_redis(containers, images.services())
+def redis_service(containers: Containers, images: Images) -> Iterator[RedisService]:
+    yield start_redis(containers, images.services())
+    containers.remove_containers()
 
 
 @pytest.fixture(params=["worker", "producer"])
