@@ -1,8 +1,8 @@
 """A small HTTP server for probes, metrics and a page: read only, with bounded threads, bytes and times.
 
-It answers GET and HEAD, one request a connection. At most `connections` of them are open at once. If one more comes,
-the connection that has been sending its request for longest is closed: a client that sends slowly, or nothing, keeps
-no probe out.
+It answers GET and HEAD, one request per connection. At most `connections` are open at once. If one more comes, the
+server closes the connection that has been sending its request for longest, so clients that send slowly, or nothing,
+keep no probe out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from http.client import LineTooLong
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,7 +30,7 @@ REQUEST_SECONDS = 10.0  # from the connection to the end of the request
 REPLY_SECONDS = 60.0  # for the whole connection
 HEADER_BYTES = 32 * 2**10  # of all header lines of a request together
 POLL_SECONDS = 0.1
-# Nothing here is for other sites, and nothing is worth keeping in a cache. Pages may say more.
+# Nothing here is for other sites, and nothing is worth caching. A reply may add headers.
 SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 
@@ -44,7 +44,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked: the path without its query, as it was sent, and the headers by their names in lower case."""
+    """What a client asked: the path as it was sent, without its query, and the headers by their names in lower case."""
 
     path: str
     headers: Mapping[str, str]
@@ -61,7 +61,7 @@ class Reply:
 
     @classmethod
     def of(cls, verdict: Verdict) -> Reply:
-        """200 where it holds, or else 503, with its sentence."""
+        """200 if the verdict is good, or else 503, with its sentence."""
         return cls.text(HTTPStatus.OK if verdict.ok else HTTPStatus.SERVICE_UNAVAILABLE, verdict.why)
 
     @classmethod
@@ -97,7 +97,7 @@ class HttpServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Close the port. Requests under way are not waited for."""
+        """Close the port. This does not wait for requests under way."""
         if self._thread.is_alive():
             self._server.shutdown()
         self._server.server_close()
@@ -107,13 +107,13 @@ class HttpServer:
 class _Connection:
     socket: socket.socket
     since: float = field(default_factory=time.monotonic)
-    is_sending: bool = True  # its request has not come whole
+    is_sending: bool = True  # its request has not arrived whole
 
     def is_late(self, now: float) -> bool:
         return now - self.since > (REQUEST_SECONDS if self.is_sending else REPLY_SECONDS)
 
     def close(self) -> None:
-        """End it from another thread: the one that serves it gets an error, and ends."""
+        """End it from another thread: the thread that serves it gets an error and ends."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 
@@ -160,7 +160,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def _make_room(self) -> bool:
-        """Close the connection that has been sending its request for longest. False where there is none."""
+        """Close the connection that has been sending its request for longest. False if none is sending."""
         sending = [connection for connection in self._open.values() if connection.is_sending]
         if not sending:
             return False
@@ -177,7 +177,7 @@ class _Server(ThreadingHTTPServer):
                 self._open.pop(id(request), None)
 
     def note_request(self, request: Any) -> None:
-        """The request of a connection has come whole."""
+        """The whole request of a connection has arrived."""
         with self._lock:
             if connection := self._open.get(id(request)):
                 connection.is_sending = False
@@ -211,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def parse_request(self) -> bool:
-        """Called when the first line is read. The base class would take 100 more of 64 KiB, and copies all of them."""
+        """Called after the first line. The base class would read 100 more of 64 KiB each, and copy each of them."""
         self.rfile = _Headers(self.rfile)
         return super().parse_request()
 
@@ -228,9 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def _refuse(self) -> None:
-        allowed = {"Allow": "GET, HEAD"}
         refusal = Reply.text(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD: nothing can be changed here")
-        self._send(Reply(refusal.status, refusal.body, headers=allowed))
+        self._send(replace(refusal, headers={"Allow": "GET, HEAD"}))
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
 
@@ -246,7 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(reply.body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """What the base class says of a request that it cannot read: a line of text instead of a page."""
+        """The base class calls this for a request that it cannot read. A line of text goes out instead of a page."""
         self.close_connection = True
         self.request_version = "HTTP/1.0"  # the base class may not have read it; before 1.0, replies had no status
         self._send(Reply.text(HTTPStatus(code), HTTPStatus(code).phrase.lower()))

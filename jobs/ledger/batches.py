@@ -268,6 +268,8 @@ def _counts(answer: dict[str, str] | Exception) -> Counts | None:
     if isinstance(answer, Exception):
         return None
     try:
-        return Counts(**{state: int(number) for state, number in answer.items()})
+        numbers = {state: int(number) for state, number in answer.items()}
     except ValueError:
         return None
+    is_counted = all(abs(number) < 2**63 for number in numbers.values())  # Redis counts no further, and floats end too
+    return Counts(**numbers) if is_counted else None

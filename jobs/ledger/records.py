@@ -29,6 +29,11 @@ class BatchInfo(_Record):
     source: str
     created_at: float
 
+    @property
+    def folder(self) -> str:
+        """`<output>/<name>`, where the files of its jobs go."""
+        return f"{self.output.rstrip('/')}/{self.name}"
+
     def row_prefix(self, source: str) -> str:
         """What to put before a row's number, so that rows of another file do not replace those of the first one."""
         return "" if source == self.source else hashlib.sha256(source.encode()).hexdigest()[:8] + ":"

@@ -1,1 +1,1 @@
-"""`producer keep`: the service that reconciles for ever, and says over HTTP how things are."""
+"""`producer keep`: the service that reconciles for ever and shows over HTTP how the batches go."""

@@ -1,4 +1,4 @@
-"""Board: what the duties found last, for those who ask over HTTP. Nobody who asks waits for Redis."""
+"""Board: what the duties found last. HTTP requests read it without waiting for Redis."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.ledger.reconcile import Reconciled
 from producer.keep.observation import Observation
 
 VIEWED_SECONDS = 10.0  # since somebody asked for the page's data last
-ANSWER_SECONDS = 10.0  # a look that takes longer is one without an answer, long before its connection gives up
+ANSWER_SECONDS = 10.0  # a look that takes longer counts as unanswered, long before its connection gives up
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Board:
 
     @property
     def observation(self) -> Observation | None:
-        """The last one, however old it is: `redis` says whether it is the present."""
+        """The last one, however old it is; `redis` says whether it is current."""
         return self._observation
 
     @property
     def redis(self) -> Redis:
-        """As of the last look, or of the one under way if that has no answer for long."""
+        """As of the last look, or of the one under way if that has waited longer than ANSWER_SECONDS."""
         since = self._looking
         if since is not None and time.monotonic() - since > ANSWER_SECONDS:
             return Redis(False, f"Redis has not answered for more than {ANSWER_SECONDS:.0f} s")
@@ -63,12 +63,12 @@ class Board:
 
     @property
     def reconcile_age_seconds(self) -> float:
-        """Since a whole pass ended last; since the start where none has."""
+        """Since a whole pass last ended, or since the start if none has."""
         return time.monotonic() - (self.started if self._passed is None else self._passed)
 
     @property
     def reconcile_pass_seconds(self) -> float:
-        """How long the last whole pass took; 0 where none has ended."""
+        """How long the last whole pass took; 0 if none has ended."""
         return self._pass_seconds
 
     @property
@@ -89,10 +89,10 @@ class Board:
         self._looking = None
         self._observation, self._redis = observation, Redis(True, "Redis answers, and jobs are kept")
 
-    def note_away(self, why: str) -> None:
-        """Redis did not answer."""
-        self._looking = None
-        self._redis = Redis(False, why)
+    def note_away(self, why: str) -> bool:
+        """Redis did not answer. True if that is news: at the look before, it answered or gave another reason."""
+        before, self._looking, self._redis = self._redis, None, Redis(False, why)
+        return before != self._redis
 
     def note_pass(self, repaired: Reconciled, *, whole: bool, seconds: float = 0.0) -> None:
         """A pass over all batches ended. `seconds` is what a whole one took."""

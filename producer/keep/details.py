@@ -1,21 +1,25 @@
 """What the page shows of the chosen batch: its newest pictures, why jobs failed, and why others wait. JSON.
 
-It is read from the ledger when somebody asks, in a bounded number of commands whatever the batch's size.
+Each request reads the ledger, in a bounded number of commands whatever the batch's size.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from jobs.job import RenderResult
+from jobs.ledger.failures import Failures
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import BatchInfo, Counts
 from jobs.redaction import without_secrets
 from producer.console import place
+from producer.keep.observation import BatchCounts
+from producer.keep.overview import of_batch
 from producer.waiting import Reason, waiting
 
 SHOWN_PICTURES = 36
@@ -24,30 +28,38 @@ SHOWN_REASONS = 8  # of each kind of failure
 SHOWN_ROWS = 6  # of each reason
 MOST_REFUSED = 5_000  # jobs whose refusals are read
 
+Item = TypeVar("Item")
 
-def details(ledger: Ledger, info: BatchInfo, counts: Counts) -> dict[str, object]:
-    """Of one batch.
+
+def details(ledger: Ledger, batch: BatchCounts) -> dict[str, object]:
+    """The details of one batch. What is damaged in Redis is left out, and `damaged` says why.
 
     Raises:
         LedgerUnavailable: Redis does not answer.
     """
-    done = _newest(ledger, info.name, failed=False, there_are=counts.done, wanted=SHOWN_PICTURES)
-    failed = _newest(ledger, info.name, failed=True, there_are=counts.failed, wanted=None)
+    name, counts, failures = batch.info.name, batch.counts, Failures(only=None)
+
+    def unless_damaged(read: Callable[[], list[Item]]) -> list[Item]:
+        with failures.of(name):
+            return read()
+        return []
+
+    newest = partial(_newest, ledger, name)
+    done = unless_damaged(partial(newest, failed=False, there_are=counts.done, wanted=SHOWN_PICTURES))
+    failed = unless_damaged(partial(newest, failed=True, there_are=counts.failed, wanted=None))
+    waits = unless_damaged(partial(_waits, ledger, name))
     return {
-        "name": info.name,
-        "source": place(info.source),
-        "output": place(info.output),
-        "created_at": info.created_at,
-        "counts": counts.model_dump(),
+        **of_batch(batch),
         "pictures": list(islice(_pictures(done), SHOWN_PICTURES)),
         "failures": _failures(failed),
         "failures_looked_at": len(failed),
-        "waits": _waits(ledger, info.name),
+        "waits": waits,
+        "damaged": failures.get(name),
     }
 
 
 def _newest(ledger: Ledger, batch: str, *, failed: bool, there_are: int, wanted: int | None) -> list[RenderResult]:
-    """The newest first. Where they were not noted, as by workers of an earlier version: those found by a short look."""
+    """The newest results first. Workers of an earlier version did not note them: then the first LOOKED_THROUGH tell."""
     if not there_are:
         return []
     noted = ledger.newest(batch, failed=failed) if wanted is None else ledger.newest(batch, failed=failed, limit=wanted)
@@ -87,7 +99,7 @@ def _pictures(results: Sequence[RenderResult]) -> Iterator[dict[str, object]]:
 
 
 def _failures(failed: Sequence[RenderResult]) -> list[dict[str, object]]:
-    """By kind, and in each kind by what was said; most jobs first."""
+    """Failures by kind, and within a kind by error text; those of most jobs first."""
     kinds: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for result in failed:
         kinds[result.error_kind or "error"][without_secrets(result.error or "no reason was given")].append(result.row)
@@ -107,7 +119,7 @@ def _reasons(said: dict[str, list[int]]) -> list[dict[str, object]]:
 
 
 def _waits(ledger: Ledger, batch: str) -> list[dict[str, object]]:
-    """Why queued jobs are not rendered: what workers said that refused them."""
+    """Why queued jobs are not rendered: what the workers that refused them said."""
     if ledger.refused_jobs(batch) > MOST_REFUSED:
         return []
     return [_wait(reason) for reason in waiting(ledger, batch).reasons[:SHOWN_REASONS]]

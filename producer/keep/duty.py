@@ -1,4 +1,4 @@
-"""Duty: one thing that is done again and again in a thread of its own, whatever becomes of it."""
+"""Duty: work that a thread of its own repeats until it is stopped, whether the work succeeds or fails."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from jobs.redis_errors import why_unavailable
 log = structlog.get_logger(__name__)
 
 LONGEST_BACKOFF_SECONDS = 15.0
-REST = 9  # times as long as a turn kept Redis busy: a duty takes at most a tenth of the time
+REST = 9  # a pause is at least so many times as long as the turn kept Redis busy: a tenth of the time at most
 
 Sleep = Callable[[float], object]
 
 
 class Stopped(Exception):
-    """The process ends: a turn that sleeps is given up."""
+    """The process is ending, so a turn that sleeps is given up."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a duty does. `turn` takes the function that it shall sleep with, and may take `turn_seconds`.
+    """What a duty does. `turn` is called with the function that it must use to sleep, and may last `turn_seconds`.
 
     `pause_seconds` is the least time between two turns. `failed` is told why a turn failed.
     """
@@ -60,7 +60,7 @@ class Duty:
         self._stop.set()
 
     def join(self, seconds: float) -> None:
-        """Wait for the turn that is under way, for at most so long."""
+        """Wait for the turn that is under way, at most so many seconds."""
         self._thread.join(seconds)
 
     def trouble(self) -> str | None:
@@ -83,7 +83,7 @@ class Duty:
             self._stop.wait(pause)
 
     def _take_turn(self, since: float) -> float:
-        """Returns how long to pause after it."""
+        """Take one turn. Returns how long to pause after it, in seconds."""
         try:
             self._work.turn(self._sleep)
         except (LedgerUnavailable, RedisError) as error:
@@ -105,7 +105,7 @@ class Duty:
         return min(backoff, LONGEST_BACKOFF_SECONDS) * random.uniform(0.75, 1.0)
 
     def _sleep(self, seconds: float) -> None:
-        """A shorter sleep would be a wrong answer: the reconciler looks twice, so far apart."""
+        """Never ends early: the reconciler compares two looks, and needs all of this time between them."""
         begun = time.monotonic()
         if self._stop.wait(seconds):
             raise Stopped

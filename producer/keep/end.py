@@ -16,7 +16,7 @@ class Terminated(BaseException):
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Around a command's body, as soon as it is known: process 1 of a container ignores signals without a handler."""
+    """Wrap a command's body, as early as possible: process 1 of a container ignores signals without a handler."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         yield

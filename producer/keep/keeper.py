@@ -1,8 +1,9 @@
-"""Keeper: the duties of `producer keep`. It looks, takes back what dead workers hold, and reconciles all batches."""
+"""Keeper: the duties of `producer keep`. They look, take back what dead workers hold, and reconcile all batches."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -17,7 +18,7 @@ from producer.session import Session
 
 log = structlog.get_logger(__name__)
 
-TURN_SECONDS = 180.0  # no turn of these takes so long, whatever the batches' size
+TURN_SECONDS = 180.0  # longer than a look or a quick pass takes, whatever the batches' size
 WHOLE_PASS_SECONDS = 3600.0  # a million jobs take half a minute
 VIEWED_PAUSE_SECONDS = 2.0  # between two looks while somebody looks at the page
 PRUNE_SECONDS = 3600.0
@@ -33,7 +34,7 @@ class Keeper:
         self._paces = paces
         # Of quick and of whole passes: batch -> why it could not be reconciled.
         self._failing: dict[bool, dict[str, str]] = {False: {}, True: {}}
-        self._not_pruned: str | None = None  # why old batches did not leave
+        self._not_pruned: str | None = None  # why old batches were not deleted
         self._duties = [Duty(work) for work in self._works()]
 
     def start(self) -> None:
@@ -50,7 +51,7 @@ class Keeper:
             duty.join(max(0.0, until - time.monotonic()))
 
     def live(self) -> Verdict:
-        """False when only a restart helps. Redis may be away for as long as it likes."""
+        """False if only a restart helps. It stays true while Redis is away."""
         troubles = [trouble for duty in self._duties if (trouble := duty.trouble()) is not None]
         return Verdict(not troubles, "; ".join(troubles) or "alive")
 
@@ -86,22 +87,20 @@ class Keeper:
         return min(pause, VIEWED_PAUSE_SECONDS) if self._board.is_viewed else pause
 
     def _note_away(self, why: str) -> None:
-        if self._board.redis.why != why:
+        if self._board.note_away(why):
             log.warning("redis_away", error=why, consequence="it is asked again until it answers")
-        self._board.note_away(why)
 
     def _take_back(self, sleep: Sleep) -> None:
-        settings, ledger = self._session.settings, self._session.ledger
-        repaired = take_back(ledger, lease_seconds=settings.lease_seconds, sleep=sleep)
-        self._board.note_pass(repaired, whole=False)
-        self._report(repaired, whole=False)
+        self._pass(take_back, sleep, whole=False)
 
     def _reconcile(self, sleep: Sleep) -> None:
-        settings, ledger = self._session.settings, self._session.ledger
+        self._pass(reconcile, sleep, whole=True)
+
+    def _pass(self, repair: Callable[..., Reconciled], sleep: Sleep, *, whole: bool) -> None:
         begun = time.monotonic()
-        repaired = reconcile(ledger, lease_seconds=settings.lease_seconds, sleep=sleep)
-        self._board.note_pass(repaired, whole=True, seconds=time.monotonic() - begun)
-        self._report(repaired, whole=True)
+        repaired = repair(self._session.ledger, lease_seconds=self._session.settings.lease_seconds, sleep=sleep)
+        self._board.note_pass(repaired, whole=whole, seconds=time.monotonic() - begun)
+        self._report(repaired, whole=whole)
 
     def _report(self, repaired: Reconciled, *, whole: bool) -> None:
         if repaired.restored:
@@ -110,7 +109,7 @@ class Keeper:
             log.warning("jobs_requeued", jobs=repaired.requeued, reason="their messages were lost")
         for batch, why in repaired.failures.items():
             if self._failing[whole].get(batch) != why:
-                log.error("batch_not_reconciled", batch=batch, error=why, consequence="the others are")
+                log.error("batch_not_reconciled", batch=batch, error=why, consequence="the other batches are")
         self._failing[whole] = dict(repaired.failures)
 
     def _note_failed(self, why: str) -> None:

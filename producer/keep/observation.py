@@ -32,10 +32,10 @@ class BatchCounts:
 class Observation:
     """What was seen at one time (`at`, seconds since the epoch by Redis' clock).
 
-    `oldest_seconds` is how long the message waits that has waited longest: 0 where none waits, None where that is not
-    known (see KombuView.oldest_queued_at). `batches` are all batches, newest first, without those in `damaged`, whose
-    counts are not numbers. `exits` are the workers that ended by themselves, by why. `held` has the batch of each job
-    that workers have, if somebody asked for it; of large installations a part.
+    `oldest_seconds` is how long the oldest message has waited: 0 if none waits, None if that is not known (see
+    KombuView.oldest_queued_at). `batches` are all batches, newest first, without those in `damaged`, whose
+    counts are not numbers. `exits` counts the workers that ended by themselves, by reason. `held` has the batch of each
+    job that workers have, if the caller asked for it; in large installations, of some of these jobs only.
     """
 
     at: float
@@ -52,14 +52,14 @@ class Observation:
 
     @property
     def open_batches(self) -> list[BatchCounts]:
-        """Those with a job that is queued or running, newest first."""
+        """The batches with a job that is queued or running, newest first."""
         return [batch for batch in self.batches if batch.is_open]
 
 
 def observe(ledger: Ledger, *, with_held: bool = False) -> Observation:
-    """Look. It costs a dozen commands, one more a batch, and what SCAN takes over all keys of the database.
+    """Look. This takes a dozen commands, one more for each batch, and a SCAN of all keys of the database.
 
-    `with_held` asks for the batches of the jobs that workers have, one command a batch that is being rendered.
+    `with_held` asks for the batches of the jobs that workers have, one command for each batch that is being rendered.
 
     Raises:
         LedgerUnavailable: Redis does not answer.
@@ -85,7 +85,7 @@ def observe(ledger: Ledger, *, with_held: bool = False) -> Observation:
 
 
 def _held(ledger: Ledger, workers: Mapping[str, Heartbeat], batches: Sequence[BatchCounts]) -> dict[str, str]:
-    """Job id -> batch. A heartbeat names jobs only. Of a batch whose lines are damaged it is not known."""
+    """Job id -> batch, which heartbeats do not name. Jobs of a batch whose lines are damaged are left out."""
     ids = list(islice((id_ for beat in workers.values() for id_ in beat.in_flight), MOST_HELD))
     rendered = [batch.info.name for batch in batches if batch.counts.running][:MOST_RENDERED]
     held: dict[str, str] = {}

@@ -20,7 +20,7 @@ SHOWN_JOBS = 16  # ids of what a worker holds
 
 
 def overview(board: Board, paces: Paces) -> dict[str, object]:
-    """The newest look, or what there was before Redis went away."""
+    """The newest look; while Redis is away, the last one before that."""
     seen, redis = board.observation, board.redis
     record: dict[str, object] = {
         "redis": {"up": redis.is_up, "why": redis.why},
@@ -55,19 +55,22 @@ def _seen(seen: Observation, paces: Paces) -> dict[str, object]:
     }
 
 
-def _batch(batch: BatchCounts, paces: Paces) -> dict[str, object]:
-    info, counts, pace = batch.info, batch.counts, paces.of(batch.info.name)
+def of_batch(batch: BatchCounts) -> dict[str, object]:
+    """What the list of batches and the details of one both say."""
     return {
-        "name": info.name,
-        "source": place(info.source),
-        "output": place(info.output),
-        "created_at": info.created_at,
-        "counts": counts.model_dump(),
-        "total": counts.total,
+        "name": batch.info.name,
+        "source": place(batch.info.source),
+        "folder": place(batch.info.folder),
+        "created_at": batch.info.created_at,
+        "counts": batch.counts.model_dump(),
+        "total": batch.counts.total,
         "open": batch.is_open,
-        "pictures_a_second": pace.pictures_a_second,
-        "seconds_left": pace.seconds_left,
     }
+
+
+def _batch(batch: BatchCounts, paces: Paces) -> dict[str, object]:
+    pace = paces.of(batch.info.name)
+    return {**of_batch(batch), "pictures_a_second": pace.pictures_a_second, "seconds_left": pace.seconds_left}
 
 
 def _worker(beat: Heartbeat, seen: Observation) -> dict[str, object]:
@@ -88,6 +91,6 @@ def _worker(beat: Heartbeat, seen: Observation) -> dict[str, object]:
 
 
 def _held(ids: Sequence[str], seen: Observation) -> list[dict[str, object]]:
-    """Of which batches the jobs are, as far as that is known."""
+    """How many of the jobs are of each batch, as far as that is known."""
     jobs = Counter(seen.held[id_] for id_ in ids if id_ in seen.held)
     return [{"batch": batch, "jobs": number} for batch, number in jobs.most_common()]

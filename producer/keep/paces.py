@@ -11,7 +11,7 @@ from jobs.ledger.records import Counts
 from producer.keep.observation import Observation
 from producer.progress_times import Rate
 
-COUNTED_SECONDS = 300.0  # for which the number of pictures a job is taken to stay the same
+COUNTED_SECONDS = 300.0  # for which the counted number of pictures per job is used
 COUNTED_JOBS = 20
 
 
@@ -32,7 +32,7 @@ class _Tracked:
 
 
 class Paces:
-    """Notes every look. One thread notes; what it found before may be read by any."""
+    """Notes every look. One thread calls `note`; any thread may call `of`."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger

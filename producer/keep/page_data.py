@@ -21,21 +21,21 @@ from producer.keep.paces import Paces
 FRESH_SECONDS = 2.0  # between two reads of a batch that changes
 OLD_SECONDS = 15.0  # the same of one whose counts do not change
 KEPT_BATCHES = 32
-WAIT_SECONDS = 10.0  # for somebody else's read
+WAIT_SECONDS = 10.0  # for the read of another request
 
 _NOT_A_NUMBER = re.compile("NaN|Infinity")
 
 
 @dataclass(frozen=True)
 class Document:
-    """JSON, and a tag that changes with it."""
+    """JSON, and a tag (ETag) that changes with it."""
 
     body: bytes
     tag: str
 
     @classmethod
     def of(cls, record: dict[str, object]) -> Document:
-        """Half of a surrogate pair becomes a question mark, and what is no number null: JSON has neither."""
+        """Half of a surrogate pair becomes a question mark, and NaN and infinity become null: JSON has none of them."""
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
         if _NOT_A_NUMBER.search(text):
             numbers = json.loads(text, parse_constant=lambda _: None)
@@ -52,7 +52,7 @@ class _Read:
     seconds: float
 
     def serves(self, counts: Counts) -> bool:
-        """Reads of one batch take at most a tenth of the time."""
+        """Whether it is recent enough. Reads of one batch take at most a tenth of the time."""
         age = time.monotonic() - self.at
         return age < max(FRESH_SECONDS, 9 * self.seconds) or (age < OLD_SECONDS and counts == self.counts)
 
@@ -69,7 +69,7 @@ class PageData:
         self._reading = threading.Lock()
 
     def overview(self) -> Document:
-        """Of everything, as of the last look."""
+        """Everything, as of the last look."""
         self._board.note_view()
         state = (self._board.observation, self._board.redis, self._board.totals)
         known = self._overview
@@ -79,7 +79,7 @@ class PageData:
         return known[1]
 
     def details(self, name: str) -> Document | None:
-        """Of one batch; None where there is none of that name, or Redis is too slow for all who ask.
+        """One batch; None if there is none of that name, or if Redis is too slow for all who ask.
 
         Raises:
             LedgerUnavailable: Redis does not answer.
@@ -100,7 +100,7 @@ class PageData:
 
     def _newly_read(self, batch: BatchCounts) -> Document:
         begun = time.monotonic()
-        document = Document.of(details(self._ledger, batch.info, batch.counts))
+        document = Document.of(details(self._ledger, batch))
         now = time.monotonic()
         self._read[batch.info.name] = _Read(document, batch.counts, now, now - begun)
         self._read.move_to_end(batch.info.name)

@@ -48,14 +48,14 @@ class Copy:
 
 
 class Busy(Exception):
-    """Too many pictures are asked for at once: ask again."""
+    """Too many pictures are requested at once: ask again."""
 
 
 class Pictures:
-    """Only pictures that the ledger names are read: a request names a job, never a URI. Safe from many threads.
+    """Reads only pictures that the ledger names: a request names a job, never a URI. Safe from many threads.
 
-    Whoever can write to Redis can name any file as a result, so only what a worker with these settings might have
-    written is shown.
+    Whoever can write to Redis can name any file as a result, so this shows only what a worker with these settings might
+    have written.
     """
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
@@ -93,7 +93,7 @@ class Pictures:
         if info is None or sample >= len(samples):
             return Copy(problem="there is no such picture")
         uri = samples[sample]
-        if not is_within(uri, f"{info.output.rstrip('/')}/{batch}"):
+        if not is_within(uri, info.folder):
             return Copy(problem="the ledger names a picture that is not in its batch's output: it is not read")
         try:
             self._policy.check_output(uri)

@@ -60,9 +60,9 @@ class Site:
         self._readers = threading.BoundedSemaphore(READERS)
 
     def answering(self, hosts: Hosts) -> Callable[[Request], Reply]:
-        """What answers requests that call this server by one of its names.
+        """A function that answers requests in which the client calls this server by one of its names.
 
-        What probes and Prometheus ask for names no batch and no prompt: they may use any name.
+        Probes and Prometheus may use any name: no batch and no prompt is in what they get.
         """
 
         def answer(request: Request) -> Reply:
@@ -98,7 +98,7 @@ class Site:
         return NOT_FOUND
 
     def _read(self, answer: Callable[[], Reply]) -> Reply:
-        """For what waits for Redis or storage."""
+        """The reply to a request that waits for Redis or storage."""
         redis = self._board.redis
         if not redis.is_up:
             return Reply.text(HTTPStatus.SERVICE_UNAVAILABLE, redis.why)

@@ -12,8 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import pytest
-
+from tests.deploy.tools import missing
 from tests.eventually import eventually
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -26,17 +25,11 @@ FLAGS = (
 
 def chromium() -> str:
     """The browser's path. Skips at a desk without one; fails in CI."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        reason = "no Chromium: apt-get install chromium"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return next(filter(None, map(shutil.which, NAMES)), None) or missing("no Chromium: apt-get install chromium")
 
 
 def _high(ends: tuple[int, int]) -> tuple[int, int]:
-    """The same pipe under numbers above 9: a shell names no others when it passes one on as 3 or 4."""
+    """The same pipe under numbers above 9: the shell that passes one end on as 3 or 4 must not overwrite another."""
     high = tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
     for end in ends:
         os.close(end)
@@ -44,7 +37,7 @@ def _high(ends: tuple[int, int]) -> tuple[int, int]:
 
 
 class Browser:
-    """One browser with one page. `problems` has errors of its scripts, and what its security policy refused."""
+    """One browser with one page. `problems` has its scripts' errors, and what the page's security policy refused."""
 
     def __init__(self, folder: Path) -> None:
         """`folder` takes its profile and its log."""
@@ -97,7 +90,7 @@ class Browser:
         eventually(lambda: self._is_true(there), seconds=120, what=url)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression in the page; promises are waited for."""
+        """The value of a JavaScript expression in the page; of a promise, its result."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in result, (expression, result["exceptionDetails"])
         return result["result"].get("value")

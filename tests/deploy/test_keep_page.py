@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.redis_client import connected
 from producer.cli import app
@@ -113,6 +114,7 @@ def test_an_empty_redis_says_what_to_do(site: Site, browser: Browser) -> None:
     until(browser, "document.querySelector('#status-text').textContent === 'Live'")
     assert "producer submit jobs.csv" in text(browser, "#no-batch")
     assert "celery -A worker worker" in text(browser, "#no-worker")
+    assert (text(browser, "#label-workers"), text(browser, "#label-waiting")) == ("workers", "jobs waiting")
     assert text(browser, "#chosen") == ""
     assert_fits(browser)
 
@@ -129,6 +131,7 @@ def followed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         before = text(browser, "#batch-list .percent")
         with site.worker("gpu"):
             until(browser, "document.querySelectorAll('#worker-list li').length === 1")
+            assert text(browser, "#label-workers") == "worker"
             until(browser, "document.querySelectorAll('#picture-list img').length >= 2")
             between = browser.evaluate("document.querySelectorAll('#picture-list li').length")
             eventually(lambda: pictures(browser) > between, seconds=120, what="newer pictures")
@@ -185,6 +188,41 @@ def test_failures_and_hostile_texts(
     assert (dark == "rgb(19, 20, 22)") == (scheme == "dark")
     assert_fits(browser)
     browser.screenshot(tmp_path / f"hostile-{width}-{scheme}.png")
+
+
+def test_a_batch_that_is_damaged_shows_the_rest(site: Site, browser: Browser, hostile: None) -> None:
+    failures = batch_key("hostile", "failures")
+    kept = site.ledger.client.lrange(failures, 0, -1)
+    site.ledger.client.delete(failures)
+    site.ledger.client.set(failures, "text")
+    try:
+        browser.show(f"{site.keep.url}?damaged#batch=hostile", width=400)
+        until(browser, "document.querySelector('#chosen-state').textContent.includes('WRONGTYPE')")
+        eventually(lambda: pictures(browser) == 3, seconds=120, what="three pictures")
+        assert text(browser, "#chosen-failures") == ""
+        assert_fits(browser)
+    finally:
+        site.ledger.client.delete(failures)
+        site.ledger.client.rpush(failures, *kept)
+
+
+def test_a_batch_that_cannot_be_read_does_not_look_like_the_one_before(
+    site: Site, browser: Browser, hostile: None
+) -> None:
+    browser.show(f"{site.keep.url}?busy#batch=hostile", width=1300)
+    eventually(lambda: pictures(browser) == 3, seconds=120, what="three pictures")
+    browser.evaluate(
+        "(real => { window.fetch = (path, ...rest) => path.startsWith('api/batches/') ? "
+        "Promise.resolve(new Response('ask again', { status: 503 })) : real(path, ...rest); })(window.fetch)"
+    )
+    browser.evaluate("poll()")
+    assert text(browser, "#chosen-title") == "hostile"
+    assert pictures(browser) == 3  # what is known of the batch stays
+    browser.evaluate("location.hash = '#batch=other'")
+    until(browser, "document.querySelector('#chosen-title').textContent === 'other'")
+    assert text(browser, "#chosen-state") == "ask again"
+    assert pictures(browser) == 0
+    assert browser.evaluate("document.title") == "other"
 
 
 def test_keys_alone_choose_a_batch_and_open_a_picture(site: Site, browser: Browser, hostile: None) -> None:

@@ -43,7 +43,8 @@ function keep(list, records, key, create, update) {
 }
 
 const number = (value) => value.toLocaleString("en");
-const plural = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+const numbered = (value, noun, nouns = `${noun}s`) => (value === 1 ? noun : nouns);
+const plural = (value, noun, nouns) => `${number(value)} ${numbered(value, noun, nouns)}`;
 
 function rate(value) {
   return value.toLocaleString("en", value >= 10 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 2 });
@@ -117,7 +118,9 @@ async function pollBatch(overview) {
     if (name === chosen(overview)) showBatch(record, overview);
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
-    if (error.status === 404) showNoBatch(name);
+    // If this batch is shown already, that stays. Another batch must not stay in its place.
+    if (error.status === 404) showNoBatch(name, "there is no batch of this name");
+    else if (byId("chosen").dataset.batch !== name) showNoBatch(name, error.message);
   }
 }
 
@@ -161,11 +164,12 @@ function showTrouble(text) {
 
 let lastAnswer = null;
 
+const asOf = (date) => ` The page shows what was known at ${date.toLocaleTimeString()}.`;
+
 function showLost(error) {
-  const since = lastAnswer === null ? "" : ` What is shown is of ${lastAnswer.toLocaleTimeString()}.`;
   showStatus("bad", "Not connected");
   const why = error instanceof Refused ? error.message : "producer keep does not answer.";
-  showTrouble(`${why}${since}`);
+  showTrouble(`${why}${lastAnswer === null ? "" : asOf(lastAnswer)}`);
 }
 
 function showOverview(overview) {
@@ -177,8 +181,7 @@ function showOverview(overview) {
     showTrouble(damaged.length ? `What Redis has of ${damaged.join(", ")} is damaged.` : null);
   } else {
     showStatus("bad", "Redis is away");
-    const since = overview.looked ? ` What is shown is of ${new Date(overview.at * 1000).toLocaleTimeString()}.` : "";
-    showTrouble(`${overview.redis.why}.${since}`);
+    showTrouble(`${overview.redis.why}.${overview.looked ? asOf(new Date(overview.at * 1000)) : ""}`);
   }
   if (!overview.looked) return;
   showFigures(overview);
@@ -197,10 +200,12 @@ function showFigures(overview) {
   say(byId("figure-rate"), overview.pictures_a_second ? rate(overview.pictures_a_second) : "–");
   const delayed = queue.delayed ? make("small", {}, ` +${number(queue.delayed)} later`) : null;
   byId("figure-waiting").replaceChildren(number(queue.waiting), ...(delayed ? [delayed] : []));
+  say(byId("label-waiting"), `${numbered(queue.waiting, "job")} waiting`);
   say(byId("figure-held"), number(queue.unacknowledged));
   say(byId("figure-oldest"), queue.oldest_seconds === null || !queue.waiting ? "–" : span(queue.oldest_seconds));
   const paused = overview.workers_paused ? make("small", {}, ` ${number(overview.workers_paused)} paused`) : null;
   byId("figure-workers").replaceChildren(number(overview.workers_total), ...(paused ? [paused] : []));
+  say(byId("label-workers"), numbered(overview.workers_total, "worker"));
 }
 
 function stateOf(batch) {
@@ -222,7 +227,7 @@ function showBatches(overview) {
   byId("no-batch").hidden = batches.length > 0;
   const hidden = overview.batches_total - batches.length;
   byId("more-batches").hidden = hidden <= 0;
-  say(byId("more-batches"), `and ${plural(hidden, "batch").replace(/batchs$/, "batches")} more: producer status`);
+  say(byId("more-batches"), `and ${plural(hidden, "more batch", "more batches")}: producer status`);
 }
 
 function makeBatch(batch) {
@@ -246,10 +251,10 @@ function updateBatch(item, batch, current) {
   item.querySelector(".percent").classList.toggle("bad", !batch.open && counts.failed > 0);
   const bar = item.querySelector(".bar");
   bar.setAttribute("aria-valuenow", String(percent));
-  bar.setAttribute("aria-label", `${batch.name}: ${number(finished)} of ${number(total)} jobs finished`);
+  bar.setAttribute("aria-label", `${batch.name}: ${number(finished)} of ${plural(total, "job")} finished`);
   for (const part of bar.children) part.style.width = total ? `${(100 * counts[part.className]) / total}%` : "0";
   const failed = counts.failed ? make("span", { class: "bad" }, ` · ${number(counts.failed)} failed`) : "";
-  item.querySelector(".progress").replaceChildren(`${number(finished)} / ${number(total)} jobs`, failed);
+  item.querySelector(".progress").replaceChildren(`${number(finished)} / ${plural(total, "job")}`, failed);
   say(item.querySelector(".pace"), batch.open ? paceOf(batch) : `begun ${ago(batch.created_at)}`);
 }
 
@@ -265,33 +270,34 @@ function paceOf(batch) {
 function showBatch(record, overview) {
   const section = byId("chosen");
   const batch = (overview.batches ?? []).find((one) => one.name === record.name);
+  const { counts, total } = batch ?? record; // the list's are newer
   const isOther = section.dataset.batch !== record.name;
   section.dataset.batch = record.name;
   section.hidden = false;
   say(byId("chosen-title"), record.name);
   const state = batch ? [stateOf(batch), ...(batch.open ? [paceOf(batch)] : [])] : [];
+  if (record.damaged) state.push(record.damaged);
   say(byId("chosen-state"), [...new Set(state)].join(" · "));
-  say(byId("chosen-where"), `from ${record.source} to ${record.output}/${record.name} · begun ${ago(record.created_at)}`);
-  showCounts(batch ? batch.counts : record.counts);
+  say(byId("chosen-where"), `from ${record.source} to ${record.folder} · begun ${ago(record.created_at)}`);
+  showCounts(counts);
   showFailures(record);
   showWaits(record.waits);
   showPictures(record, isOther);
-  const counts = batch ? batch.counts : record.counts;
-  const total = STATES.reduce((sum, name) => sum + counts[name], 0);
   document.title = total ? `${Math.floor((100 * finishedOf(counts)) / total)} % · ${record.name}` : record.name;
 }
 
-function showNoBatch(name) {
+function showNoBatch(name, why) {
   const section = byId("chosen");
   section.hidden = false;
   section.dataset.batch = name;
   say(byId("chosen-title"), name);
-  say(byId("chosen-state"), "there is no batch of this name");
+  say(byId("chosen-state"), why);
   say(byId("chosen-where"), "");
   byId("chosen-counts").replaceChildren();
   byId("chosen-failures").hidden = byId("chosen-waits").hidden = true;
   byId("picture-list").replaceChildren();
   byId("no-picture").hidden = byId("pictures-title").hidden = true;
+  document.title = name;
 }
 
 function showCounts(counts) {
@@ -314,7 +320,7 @@ function showFailures(record) {
   const { failures, counts } = record;
   box.hidden = failures.length === 0;
   const looked = record.failures_looked_at;
-  const title = counts.failed > looked ? `${plural(counts.failed, "job")} failed; these are the last ${number(looked)}`
+  const title = counts.failed > looked ? `${plural(counts.failed, "job")} failed; the list has the last ${number(looked)}`
     : `${plural(looked, "job")} failed`;
   redraw(box, [record.name, title, failures], () => [make("h3", {}, title), ...failures.flatMap(failureGroup)]);
 }
@@ -322,10 +328,10 @@ function showFailures(record) {
 function failureGroup(group) {
   const items = group.reasons.map((reason) => {
     const more = reason.jobs > reason.rows.length ? ", …" : "";
-    const rows = `${reason.jobs === 1 ? "row" : "rows"} ${reason.rows.join(", ")}${more}`;
+    const rows = `${numbered(reason.jobs, "row")} ${reason.rows.join(", ")}${more}`;
     return make("li", {}, reason.text, " ", make("small", {}, `(${rows})`));
   });
-  if (group.more_reasons) items.push(make("li", {}, `and ${number(group.more_reasons)} more texts: producer results`));
+  if (group.more_reasons) items.push(make("li", {}, `and ${plural(group.more_reasons, "more text")}: producer results`));
   return [make("p", { class: "kind" }, `${group.kind}: ${plural(group.jobs, "job")}`), make("ul", {}, ...items)];
 }
 
@@ -346,8 +352,7 @@ function showPictures(record, isOther) {
   keep(list, record.pictures, (picture) => picture.path, (picture) => makePicture(picture, !isFirst), () => {});
   byId("pictures-title").hidden = false;
   byId("no-picture").hidden = record.pictures.length > 0;
-  const open = record.counts.queued + record.counts.running > 0;
-  say(byId("no-picture"), open ? "No picture yet: they appear here as they are rendered." : "No picture was rendered.");
+  say(byId("no-picture"), record.open ? "No picture yet: they appear here as they are rendered." : "No picture was rendered.");
 }
 
 function makePicture(picture, isFresh) {

@@ -9,8 +9,10 @@ import pytest
 from jobs.job import RenderJob
 from jobs.ledger.keys import BatchPart, batch_key
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Refusal, WorkerFacts
 from jobs.ledger.redis_client import connected
 from producer.keep import paces as paces_module
+from producer.keep.details import details
 from producer.keep.observation import observe
 from producer.keep.paces import Paces
 from tests.eventually import eventually
@@ -70,6 +72,40 @@ def test_the_newest_of_a_batch_that_goes_on(ledger: Ledger, monkeypatch: pytest.
     damage(ledger, "newest")
     paces.note(observe(ledger))
     assert paces.of("bad").pictures_a_second is not None
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("results", {"waits"}),
+        ("newest", {"failures", "waits"}),
+        ("failures", {"pictures", "waits"}),
+        ("refusals", {"pictures", "failures"}),
+    ],
+)
+def test_the_page_has_of_a_damaged_batch_what_can_be_read(ledger: Ledger, key: BatchPart, shown: set[str]) -> None:
+    jobs = running(ledger, "bad")
+    ledger.finish(make_result(jobs[0]).model_copy(update={"samples": ("s3://bucket/out/bad/a.png",)}))
+    ledger.finish(make_result(jobs[1], "failed"))
+    ledger.beat("other", in_flight=[], lease_seconds=60, facts=WorkerFacts(settings="x"))
+    ledger.refuse(jobs[2], Refusal(by="bad", worker="bad", kind="k", text="t", at=1.0), facts=WorkerFacts())
+    (batch,) = observe(ledger).batches
+    assert details(ledger, batch)["damaged"] is None
+    damage(ledger, key)
+    record = details(ledger, batch)
+    assert {part for part in ("pictures", "failures", "waits") if record[part]} == shown
+    assert "WRONGTYPE" in str(record["damaged"])
+
+
+def test_the_page_of_a_batch_with_refusals_of_a_line_that_cannot_be_read(ledger: Ledger) -> None:
+    jobs = running(ledger, "bad")
+    ledger.finish(make_result(jobs[0], "failed"))
+    ledger.client.hset(batch_key("bad", "refusals"), jobs[1].id, "garbage")
+    ledger.client.hset(batch_key("bad", "states"), jobs[1].id, "running")
+    (batch,) = observe(ledger).batches
+    record = details(ledger, batch)
+    assert record["failures"]
+    assert "damaged" in str(record["damaged"])
 
 
 def test_keep_is_ready_while_somebody_looks(redis_url: str, tmp_path: Path) -> None:

@@ -37,6 +37,13 @@ def test_names_that_only_this_network_knows_and_those_of_the_settings(hosts: Hos
     assert hosts.refusal(header) is None
 
 
+def test_a_name_of_the_settings_may_end_in_a_dot() -> None:
+    hosts = Hosts.of(Settings(keep_names=("renders.example.org.",)), "0.0.0.0")
+    assert hosts.refusal("renders.example.org:9808") is None
+    assert hosts.refusal("renders.example.org.") is None
+    assert hosts.refusal("other.example.org.") is not None
+
+
 @pytest.mark.parametrize(
     "header",
     [

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
+from jobs.errors import LedgerUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
+from producer.keep import board as board_module
 from producer.keep import keeper as module
 from producer.keep.board import Board
 from producer.keep.keeper import Keeper
@@ -84,6 +87,25 @@ def test_a_turn_that_takes_minutes_is_stuck(ledger: Ledger, monkeypatch: pytest.
     with keeping(ledger, Settings(reconcile_seconds=0.01)) as (keeper, _):
         eventually(lambda: not keeper.live().ok)
         assert "'observe' has taken more than" in keeper.live().why
+
+
+def test_redis_that_is_away_is_logged_once_also_where_it_keeps_its_clients_waiting(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a look waits, the board gives another reason than the one with which the look ends."""
+    looks: list[str] = []
+
+    def wait(*_: object, **__: object) -> None:
+        looks.append("look")
+        raise LedgerUnavailable("Redis does not answer (TimeoutError)")
+
+    monkeypatch.setattr(board_module, "ANSWER_SECONDS", -1.0)
+    monkeypatch.setattr(module, "observe", wait)
+    with capture_logs() as lines, keeping(ledger, Settings(reconcile_seconds=0.01)):
+        eventually(lambda: len(looks) > 3)
+    assert [line["error"] for line in lines if line["event"] == "redis_away"] == [
+        "Redis does not answer (TimeoutError)"
+    ]
 
 
 def test_rate_and_time_left_of_a_batch_that_is_rendered(ledger: Ledger) -> None:

@@ -177,6 +177,18 @@ def test_why_jobs_wait(page: Page, ledger: Ledger) -> None:
     assert wait == {"jobs": 1, "worker": "w", "kind": "source_forbidden", "text": "token=*** is refused"}
 
 
+@pytest.mark.parametrize("output", ["s3://bucket/out", "s3://bucket/out/"])
+def test_list_and_details_say_the_same_of_a_batch(page: Page, ledger: Ledger, output: str) -> None:
+    enqueue(ledger, [make_job(1, output=output)])
+    (listed,) = page.overview()["batches"]
+    record = page.details()
+    assert listed["folder"] == "s3://bucket/out/b"
+    assert {name: value for name, value in listed.items() if name in record} == {
+        name: value for name, value in record.items() if name in listed
+    }
+    assert listed["counts"]["queued"] == listed["total"] == 1
+
+
 def test_a_batch_that_is_not_there(page: Page) -> None:
     page.look()
     assert page.data.details("none") is None
