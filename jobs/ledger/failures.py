@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jobs.errors import LedgerUnavailable
-from jobs.ledger.redis_client import is_away
+from jobs.ledger.redis_client import DAMAGED, is_away
 
 DELAYED_JOBS = "(delayed jobs)"  # no batch has such a name
 
@@ -27,7 +27,7 @@ class Failures(dict[str, str]):
             if self._only is not None or is_away(error):
                 raise
             self[batch] = str(error)
-        except (ValueError, LookupError) as error:  # what reading a line or a number raises
+        except DAMAGED as error:
             if self._only is not None:
                 raise
             self[batch] = f"what Redis has of it is damaged: {error}"

@@ -400,6 +400,28 @@ def test_a_damaged_batch_is_deleted_by_force(run: Run, ledger: Ledger, tmp_path:
     assert keys(ledger) == set()
 
 
+@pytest.mark.parametrize("line", ["running", "", "running one w 1", "running 1 w soon"])
+def test_a_batch_with_a_damaged_line_is_deleted_by_force(run: Run, ledger: Ledger, tmp_path: Path, line: str) -> None:
+    submit(run, tmp_path)
+    client: Any = ledger.client
+    client.hset("render:batch:jobs:states", next(ledger.ids("jobs")), line)
+    ran = run("delete", "jobs", "--force", "--yes")
+    assert (ran.code, keys(ledger)) == (0, set()), ran.stderr
+
+
+def test_a_batch_whose_registration_is_damaged_is_deleted_and_submitted_again(
+    run: Run, ledger: Ledger, done: Path
+) -> None:
+    client: Any = ledger.client
+    client.hset("render:batches", "jobs", '{"name": "jobs"}')
+    assert "there is no batch 'jobs'" in run("status", "jobs").stderr
+    assert run("submit", "jobs.csv", "--n-prompt", "fog").record["already"]["done"] == 3
+    assert run("status", "jobs").code == 0
+    client.hset("render:batches", "jobs", "garbage")
+    assert run("delete", "jobs", "--results", "--yes").record == {"batch": "jobs", "jobs": 4, "files": 14}
+    assert (done.exists(), keys(ledger)) == (False, {"jobs.2"})
+
+
 def test_a_person_may_stop_a_deletion(run: Run, ledger: Ledger, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("producer.batch_files.CHUNK", 2)
     looks = iter(range(100))
