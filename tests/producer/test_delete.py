@@ -16,7 +16,6 @@ from jobs.errors import OutputUnavailable
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
-from jobs.storage import s3
 from jobs.storage.memory import MemoryStore
 from jobs.storage.store import store_for
 from producer import delete as command
@@ -24,37 +23,13 @@ from producer.batch_files import BatchFiles
 from producer.confirm import confirm
 from producer.exits import CommandFailed
 from tests.jobs.rows import make_result
-from tests.odd_s3_store import OddStore, Refusal, odd_store
+from tests.odd_s3_store import OddStore, Refusal
 from tests.producer.conftest import Ran, Run
 from tests.producer.renderer import render_batch
 from tests.producer.tables import write
 from tests.producer.terminal import on_terminal
 
 ROWS = "abcd"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[OddStore]:
-    """One server, and one client of boto3, for all tests: making a client takes a second."""
-    with odd_store() as store, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL_S3", store.url)
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.delenv("AWS_PROFILE", raising=False)
-        s3.forget_client()
-        yield store
-    s3.forget_client()
-
-
-@pytest.fixture
-def bucket(server: OddStore, monkeypatch: pytest.MonkeyPatch) -> OddStore:
-    """An empty bucket, into which batches are written."""
-    url = server.url
-    vars(server).update(vars(OddStore()) | {"url": url})
-    monkeypatch.setenv("RENDER_OUTPUT_URI", "s3://pictures/out")
-    monkeypatch.setenv("RENDER_HEARTBEAT_SECONDS", "0.01")
-    return server
 
 
 def submit(run: Run, folder: Path, batch: str = "jobs", rows: str = ROWS) -> None:
@@ -74,16 +49,20 @@ def done(run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
-def done_in_bucket(run: Run, ledger: Ledger, tmp_path: Path, bucket: OddStore) -> OddStore:
+def done_in_bucket(
+    run: Run, ledger: Ledger, tmp_path: Path, empty_store: OddStore, monkeypatch: pytest.MonkeyPatch
+) -> OddStore:
     """The same in a bucket."""
+    monkeypatch.setenv("RENDER_OUTPUT_URI", "s3://pictures/out")
+    monkeypatch.setenv("RENDER_HEARTBEAT_SECONDS", "0.01")
     for batch in ("jobs", "jobs.2"):
         submit(run, tmp_path, batch)
         for job in jobs_of(ledger, batch):
             ledger.start(job, worker="w")
             for uri in (*map(job.sample_uri, range(2)), job.canny_uri, job.sidecar_uri):
-                bucket.objects[uri.removeprefix("s3:/")] = make_result(job).model_dump_json().encode()
+                empty_store.objects[uri.removeprefix("s3:/")] = make_result(job).model_dump_json().encode()
             ledger.finish(make_result(job))
-    return bucket
+    return empty_store
 
 
 def jobs_of(ledger: Ledger, batch: str) -> list[RenderJob]:
