@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from jobs.errors import LedgerUnavailable, NewerMessage
+from jobs.errors import InvalidJob, LedgerUnavailable, NewerMessage
 from jobs.job import BATCH_NAME
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.messages_of_batches import take_messages
@@ -223,7 +223,7 @@ def _stop(session: Session, batch: str) -> None:
     """
     ledger, settings = session.ledger, session.settings
     # Jobs of a newer version, and those of a damaged batch, cannot be cancelled. They are forgotten all the same.
-    with suppress(NewerMessage), passing_over_damage():
+    with suppress(NewerMessage, InvalidJob), passing_over_damage():
         ledger.counts(batch)
         ledger.cancel(batch)
     deadline = time.monotonic() + settings.lease_seconds + settings.heartbeat_seconds
