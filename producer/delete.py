@@ -138,7 +138,7 @@ def _files(ledger: Ledger, batch: str, output: str) -> BatchFiles:
 
 
 def _ids(ledger: Ledger, batch: str) -> Iterator[str]:
-    """Those that the ledger knows: of a damaged batch none, whose files its manifest and sidecars name."""
+    """The ids that the ledger knows; none of a damaged batch, whose files its manifest and sidecars name."""
     with passing_over_damage():
         yield from ledger.ids(batch)
 
@@ -189,7 +189,7 @@ def _output(session: Session, batch: str, output: str | None, *, results: bool) 
 
 
 def _counts(ledger: Ledger, batch: str) -> Counts:
-    """Counts that are not numbers, which somebody else must have written, are those of one job that has not ended."""
+    """The counts of a batch. Damaged ones count as one job that has not ended: only --force deletes such a batch."""
     counts = Counts(queued=1)
     with passing_over_damage():
         counts = ledger.counts(batch)

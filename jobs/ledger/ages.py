@@ -22,8 +22,8 @@ class EndedBatch(NamedTuple):
 def ended_before(ledger: Ledger, infos: Iterable[BatchInfo], time: float) -> Iterator[EndedBatch]:
     """Those batches all of whose jobs ended before a time, in seconds since the epoch by Redis' clock.
 
-    A batch without jobs ended when it was registered. A batch that was registered later costs no look; of one that has
-    ended the results are read, until one is found that is younger. A batch whose keys are damaged is left out.
+    A batch without jobs ended when it was registered. A batch that was registered after that time is not looked at. The
+    results of one that has ended are read until a younger one is found. A batch whose keys are damaged is left out.
 
     Raises:
         LedgerUnavailable: Redis does not answer.
@@ -65,7 +65,7 @@ def _last_end(ledger: Ledger, info: BatchInfo, time: float) -> float | None:
 
 
 def _finished_at(text: str) -> float:
-    """Of a result as JSON; 0 where it does not say so. All versions do, but anybody may write to Redis."""
+    """When a job ended, by its result as JSON; 0 where that does not say. Anybody may write to Redis."""
     try:
         value = json.loads(text).get("finished_at")
         return float(value) if isinstance(value, (int, float)) else 0.0

@@ -20,7 +20,7 @@ class Failures(dict[str, str]):
 
     @contextmanager
     def of(self, batch: str) -> Iterator[None]:
-        """Around what is done for one batch. That nobody answers is no fault of a batch."""
+        """Around what is done for one batch. Where Redis does not answer, no batch is at fault: the error passes."""
         try:
             yield
         except LedgerUnavailable as error:

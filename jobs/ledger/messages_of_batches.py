@@ -34,7 +34,7 @@ def take_messages(ledger: Ledger, batches: Sequence[str], *, unfinished: bool = 
 
 
 def _take_delivered(ledger: Ledger, batches: Sequence[str], *, unfinished: bool) -> None:
-    """Those that consumers have not acknowledged: of workers that died, kombu would put them back into the queue.
+    """Take those that consumers have not acknowledged: kombu would put those of dead workers back into the queue.
 
     A live worker that acknowledges or returns a message that is not there any more does nothing.
     """

@@ -77,8 +77,8 @@ local function id_of(item)
   return id and #id == 20 and id or nil
 end
 -- Whether a message is that of a job that has ended, of one of the batches whose lines are in KEYS from `first` on. Nobody
--- needs it: a retry writes a new one. With `any` '1', also of one that has not ended. Of a batch whose lines are no hash,
--- which somebody else must have done, no job is known; that must not stop what is done for other batches.
+-- needs it: a retry writes a new one. With `any` '1', also of one that has not ended. Where a batch's lines are no hash,
+-- because somebody else wrote there, none of its jobs is known; that must not stop what is done for other batches.
 local function is_left_over(item, first, any)
   local id = id_of(item)
   for i = first, id and #KEYS or 0 do
