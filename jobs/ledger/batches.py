@@ -269,8 +269,12 @@ def _readable(texts: Iterable[str]) -> Iterator[BatchInfo]:
             yield BatchInfo.model_validate_json(text)
 
 
-def _counts(numbers: dict[str, str]) -> Counts:
-    return Counts(**{state: int(number) for state, number in numbers.items()})
+def _counts(texts: dict[str, str]) -> Counts:
+    """Raises ValueError where the counts are damaged."""
+    numbers = {state: int(number) for state, number in texts.items()}
+    if any(abs(number) >= 2**63 for number in numbers.values()):  # Redis counts no further, and floats end too
+        raise ValueError("a count is larger than Redis counts")
+    return Counts(**numbers)
 
 
 def _counts_unless_damaged(answer: dict[str, str] | Exception) -> Counts | None:

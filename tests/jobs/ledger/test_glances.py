@@ -71,9 +71,11 @@ def test_counts_of_many_batches_and_of_damaged_ones(ledger: Ledger) -> None:
     enqueue(ledger, make_jobs(2, batch="good"))
     ledger.client.set(batch_key("text", "counts"), "text")
     ledger.client.hset(batch_key("words", "counts"), "queued", "many")
-    names = ["good", "text", "words", "none", *(f"none-{i}" for i in range(250))]
+    ledger.client.hset(batch_key("endless", "counts"), "done", "9" * 400)
+    ledger.client.hset(batch_key("largest", "counts"), "done", str(2**63 - 1))
+    names = ["good", "text", "words", "endless", "largest", "none", *(f"none-{i}" for i in range(250))]
     counts = list(ledger.counts_of(names))
-    assert counts[:4] == [Counts(queued=2), None, None, Counts()]
+    assert counts[:6] == [Counts(queued=2), None, None, None, Counts(done=2**63 - 1), Counts()]
     assert len(counts) == len(names)
 
 
