@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from jobs.errors import LedgerUnavailable, NewerMessage
+from jobs.errors import InvalidJob, LedgerUnavailable, NewerMessage
 from jobs.job import BATCH_NAME
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.messages_of_batches import take_messages
 from jobs.ledger.owners import Owners
 from jobs.ledger.records import Counts
-from jobs.ledger.redis_client import is_wrong_type
+from jobs.ledger.redis_client import passing_over_damage
 from jobs.storage.store import store_for
 from producer.batch_files import BatchFiles
 from producer.confirm import confirm
@@ -138,21 +138,9 @@ def _files(ledger: Ledger, batch: str, output: str) -> BatchFiles:
 
 
 def _ids(ledger: Ledger, batch: str) -> Iterator[str]:
-    """Those that the ledger knows: of a damaged batch none, whose files its manifest and sidecars name."""
-    with _damage_suppressed():
+    """The ids that the ledger knows; none of a damaged batch, whose files its manifest and sidecars name."""
+    with passing_over_damage():
         yield from ledger.ids(batch)
-
-
-@contextmanager
-def _damage_suppressed() -> Iterator[None]:
-    """Around what a batch must be sound for: what somebody else wrote into its keys must not keep it from leaving."""
-    try:
-        yield
-    except ValueError:
-        pass
-    except LedgerUnavailable as error:
-        if not is_wrong_type(error):
-            raise
 
 
 def _check_goes_on(ledger: Ledger, batch: str, token: str) -> None:
@@ -183,15 +171,15 @@ def _output(session: Session, batch: str, output: str | None, *, results: bool) 
         CommandFailed: neither the ledger nor, with --results, the output knows the batch; or it writes elsewhere.
     """
     info = session.ledger.batch(batch)
-    uri = None if info is not None and output is None else output_uri(session.settings, output)
-    if info is not None:
-        if uri not in (None, info.output):
-            raise CommandFailed(
-                Exit.USAGE,
-                f"batch {batch!r} writes to {place(info.output)}, not to {place(uri or '')}; leave --output out",
-            )
+    if info is not None and output is None:
         return info.output
-    assert uri is not None
+    uri = output_uri(session.settings, output)
+    if info is not None and uri != info.output:
+        raise CommandFailed(
+            Exit.USAGE, f"batch {batch!r} writes to {place(info.output)}, not to {place(uri)}; leave --output out"
+        )
+    if info is not None:
+        return uri
     is_there = session.ledger.has_keys(batch)
     if results and BATCH_NAME.fullmatch(batch) and not is_there:
         is_there = BatchFiles(store_for(uri), uri, batch, known=()).any()
@@ -201,9 +189,9 @@ def _output(session: Session, batch: str, output: str | None, *, results: bool) 
 
 
 def _counts(ledger: Ledger, batch: str) -> Counts:
-    """Counts that are not numbers, which somebody else must have written, are those of one job that has not ended."""
+    """The counts of a batch. Damaged ones count as one job that has not ended: only --force deletes such a batch."""
     counts = Counts(queued=1)
-    with _damage_suppressed():
+    with passing_over_damage():
         counts = ledger.counts(batch)
     return counts
 
@@ -235,7 +223,7 @@ def _stop(session: Session, batch: str) -> None:
     """
     ledger, settings = session.ledger, session.settings
     # Jobs of a newer version, and those of a damaged batch, cannot be cancelled. They are forgotten all the same.
-    with suppress(NewerMessage), _damage_suppressed():
+    with suppress(NewerMessage, InvalidJob), passing_over_damage():
         ledger.counts(batch)
         ledger.cancel(batch)
     deadline = time.monotonic() + settings.lease_seconds + settings.heartbeat_seconds
@@ -250,7 +238,7 @@ def _stop(session: Session, batch: str) -> None:
 def _held(session: Session, batch: str, ids: Iterable[str]) -> list[str]:
     """Those jobs that live workers have: also what they started since their last heartbeat, which does not name it."""
     held: list[str] = []
-    with _damage_suppressed():
+    with passing_over_damage():
         lines = [line for line in session.ledger.states_of(batch, ids) if line.state == "running"]
         owners = Owners.of(session.ledger, session.settings.lease_seconds)
         held = [line.id for line in lines if owners.hold(line)]

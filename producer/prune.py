@@ -35,7 +35,7 @@ class _Younger(Exception):
 
 
 def prune(ledger: Ledger, *, older_than_days: float) -> list[str]:
-    """Delete from the ledger, and from nowhere else, the batches whose last job ended so long ago; returns their names.
+    """Delete the batches whose last job ended so long ago from the ledger, and no files; returns their names.
 
     Raises:
         LedgerUnavailable: Redis does not answer. What is deleted stays so.
@@ -59,7 +59,7 @@ def prune_old(
     """Run the command: list the old batches, ask, delete them.
 
     Raises:
-        CommandFailed: an age that is none, or nobody said yes.
+        CommandFailed: the age cannot be read, or nobody said yes.
         LedgerUnavailable: Redis does not answer.
     """
     seconds = age_seconds(older_than)
@@ -115,7 +115,7 @@ def _confirm(number: int, *, results: bool) -> None:
 
 
 def _delete(session: Session, old: Sequence[EndedBatch], *, before: float, results: bool) -> Exit:
-    """Delete them one by one; one that cannot be deleted keeps no other from it."""
+    """Delete them one by one. One that cannot be deleted does not stop the others."""
     if not results:
         take_messages(session.ledger, [batch.info.name for batch in old])  # the queue is read once for many
     session.ledger.forget_remains()
@@ -146,7 +146,7 @@ def _delete_one(session: Session, batch: EndedBatch, *, before: float, results: 
 
 
 def _forget(ledger: Ledger, info: BatchInfo, *, before: float) -> Forgotten | Literal["younger"]:
-    """Forget a batch that is still old: since it was found so, others may have taken long, or a person to say yes."""
+    """Forget a batch if it is still old: others were deleted since the look, or a person took long to say yes."""
     return ledger.forget(info.name) if is_still_old(ledger, info, before) else "younger"
 
 

@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from jobs.errors import LedgerUnavailable
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo, Counts
-from jobs.ledger.redis_client import is_wrong_type
+from jobs.ledger.redis_client import passing_over_damage
 
 
 class EndedBatch(NamedTuple):
@@ -23,8 +22,8 @@ class EndedBatch(NamedTuple):
 def ended_before(ledger: Ledger, infos: Iterable[BatchInfo], time: float) -> Iterator[EndedBatch]:
     """Those batches all of whose jobs ended before a time, in seconds since the epoch by Redis' clock.
 
-    A batch without jobs ended when it was registered. A batch that was registered later costs no look; of one that has
-    ended the results are read, until one is found that is younger. A batch whose keys are damaged is left out.
+    A batch without jobs ended when it was registered. A batch that was registered after that time is not looked at. The
+    results of one that has ended are read until a younger one is found. A batch whose keys are damaged is left out.
 
     Raises:
         LedgerUnavailable: Redis does not answer.
@@ -32,15 +31,11 @@ def ended_before(ledger: Ledger, infos: Iterable[BatchInfo], time: float) -> Ite
     for info in infos:
         if info.created_at >= time:
             continue
-        try:
-            counts = ledger.counts(info.name)
-            ended_at = None if counts.queued + counts.running else _last_end(ledger, info, time)
-        except (LedgerUnavailable, ValueError) as error:
-            if isinstance(error, LedgerUnavailable) and not is_wrong_type(error):
-                raise
-            continue
-        if ended_at is not None:
-            yield EndedBatch(info, counts, ended_at)
+        ended = None
+        with passing_over_damage():
+            ended = _ended(ledger, info, time)
+        if ended is not None:
+            yield ended
 
 
 def is_still_old(ledger: Ledger, info: BatchInfo, time: float) -> bool:
@@ -50,6 +45,13 @@ def is_still_old(ledger: Ledger, info: BatchInfo, time: float) -> bool:
         LedgerUnavailable: Redis does not answer.
     """
     return ledger.batch(info.name) == info and any(ended_before(ledger, [info], time))
+
+
+def _ended(ledger: Ledger, info: BatchInfo, time: float) -> EndedBatch | None:
+    """The batch, or None where a job of it has not ended, or has not ended before `time`."""
+    counts = ledger.counts(info.name)
+    ended_at = None if counts.queued + counts.running else _last_end(ledger, info, time)
+    return None if ended_at is None else EndedBatch(info, counts, ended_at)
 
 
 def _last_end(ledger: Ledger, info: BatchInfo, time: float) -> float | None:
@@ -63,9 +65,9 @@ def _last_end(ledger: Ledger, info: BatchInfo, time: float) -> float | None:
 
 
 def _finished_at(text: str) -> float:
-    """Of a result as JSON; 0 where it does not say so. All versions do, but anybody may write to Redis."""
+    """When a job ended, by its result as JSON; 0 where that does not say. Anybody may write to Redis."""
     try:
         value = json.loads(text).get("finished_at")
-    except (ValueError, AttributeError):
+        return float(value) if isinstance(value, (int, float)) else 0.0
+    except (ValueError, AttributeError, OverflowError, RecursionError):
         return 0.0
-    return float(value) if isinstance(value, (int, float)) else 0.0

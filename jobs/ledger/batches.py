@@ -55,14 +55,20 @@ class Batches:
             raise being_deleted(name)
         info = BatchInfo(name=name, output=output, source=source, created_at=time.time())
         with answering():
-            self.client.hsetnx(BATCHES, name, info.model_dump_json())
-            return BatchInfo.model_validate_json(cast(str, self.client.hget(BATCHES, name)))
+            if self.client.hsetnx(BATCHES, name, info.model_dump_json()):
+                return info
+        known = self.batch(name)
+        if known is not None:
+            return known
+        with answering():
+            self.client.hset(BATCHES, name, info.model_dump_json())  # in the place of what is no registration
+        return info
 
     def batch(self, name: str) -> BatchInfo | None:
-        """What was registered under a name, or None."""
+        """What was registered under a name, or None; also where somebody put another thing there, as in `batches`."""
         with answering():
             text = cast("str | None", self.client.hget(BATCHES, name))
-        return BatchInfo.model_validate_json(text) if text else None
+        return next(_readable([text] if text else []), None)
 
     def batches(self) -> list[BatchInfo]:
         """All batches, oldest first. Other things that somebody put there are passed over."""
@@ -112,8 +118,7 @@ class Batches:
     def counts(self, batch: str) -> Counts:
         """Jobs by state, in O(1)."""
         with answering():
-            numbers = cast("dict[str, str]", self.client.hgetall(batch_key(batch, "counts")))
-        return Counts(**{state: int(number) for state, number in numbers.items()})
+            return _counts(cast("dict[str, str]", self.client.hgetall(batch_key(batch, "counts"))))
 
     def counts_of(self, batches: Iterable[str]) -> Iterator[Counts | None]:
         """The same of many batches, in their order, a hundred a round trip; None where a batch's counts are damaged.
@@ -129,7 +134,7 @@ class Batches:
                 found = together.execute(raise_on_error=False)
                 if all(isinstance(answer, redis.ResponseError) for answer in found):
                     raise found[0]
-            yield from map(_counts, found)
+            yield from map(_counts_unless_damaged, found)
 
     def engine_sets(self, batch: str, *, read_up_to: int | None = READ_UP_TO) -> EngineSets:
         """Which engine sets drew the done jobs, in O(1) where all of them were counted.
@@ -161,7 +166,7 @@ class Batches:
                     together.hgetall(batch_key(name, "counts"))
                 found = cast("list[dict[str, str]]", together.execute())
             for counters, numbers in zip(found[::2], found[1::2], strict=True):
-                counts = Counts(**{state: int(number) for state, number in numbers.items()})
+                counts = _counts(numbers)
                 sets = engine_sets(counters, done=counts.done)
                 yield Overview(counts, EngineSets(unknown=counts.done) if sets is None else sets)
 
@@ -264,12 +269,16 @@ def _readable(texts: Iterable[str]) -> Iterator[BatchInfo]:
             yield BatchInfo.model_validate_json(text)
 
 
-def _counts(answer: dict[str, str] | Exception) -> Counts | None:
-    if isinstance(answer, Exception):
-        return None
+def _counts(texts: dict[str, str]) -> Counts:
+    """Raises ValueError where the counts are damaged."""
+    numbers = {state: int(number) for state, number in texts.items()}
+    if any(abs(number) >= 2**63 for number in numbers.values()):  # Redis counts no further, and floats end too
+        raise ValueError("a count is larger than Redis counts")
+    return Counts(**numbers)
+
+
+def _counts_unless_damaged(answer: dict[str, str] | Exception) -> Counts | None:
     try:
-        numbers = {state: int(number) for state, number in answer.items()}
+        return None if isinstance(answer, Exception) else _counts(answer)
     except ValueError:
         return None
-    is_counted = all(abs(number) < 2**63 for number in numbers.values())  # Redis counts no further, and floats end too
-    return Counts(**numbers) if is_counted else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import redis
 
@@ -18,6 +18,15 @@ from jobs.ledger.message import message_for
 from jobs.ledger.redis_client import SCAN_COUNT, answering, is_away
 
 _ENTRY = re.compile(rf"({BATCH_NAME.pattern}) ([0-9a-f]{{20}})", re.ASCII)
+
+
+def ids_by_batch(entries: Iterable[str]) -> dict[str, list[str]]:
+    """The job ids of entries of the delayed jobs, by batch."""
+    by_batch: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        batch, _, id_ = entry.partition(" ")
+        by_batch[batch].append(id_)
+    return by_batch
 
 
 class Delayed(Batches):
@@ -51,12 +60,8 @@ class Delayed(Batches):
         Every heartbeat and every pass of the reconciler calls it; any number of callers may do so at once.
         """
         due = self._scripts.run("due", keys=[delayed_key(self.queue)], arguments=[limit])
-        by_batch: dict[str, list[str]] = defaultdict(list)
-        for member in due:
-            batch, _, id_ = member.partition(" ")
-            by_batch[batch].append(id_)
         fed, refusal = 0, None
-        for batch, ids in by_batch.items():
+        for batch, ids in ids_by_batch(due).items():
             try:
                 fed += sum(self._feed(batch, chunk) for chunk in chunks(ids))
             except LedgerUnavailable as error:

@@ -84,9 +84,9 @@ class Deletions(Batches):
         return None if is_known else at
 
     def was_deleted(self, info: BatchInfo) -> bool:
-        """Whether a batch was deleted since it was registered so, even if one of its name was submitted since.
+        """Whether the batch of this registration was deleted, even if another one was submitted under its name since.
 
-        As `deleted_at`, for a week.
+        A deletion is remembered for a week.
         """
         with answering():
             is_remembered = self.client.zscore(DELETED, info.name) is not None
@@ -109,7 +109,7 @@ class Deletions(Batches):
     def forget_remains(self) -> list[str]:
         """Forget what workers of an earlier version brought back of deleted batches; returns the batches' names.
 
-        Whoever brings a batch back marks it as being rebuilt before it is registered, so that mark is none of it.
+        Whoever brings a batch back marks it as being rebuilt before it is registered, so the mark is not counted.
         """
         with answering():
             names = cast("list[str]", self.client.zrange(DELETED, 0, -1))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jobs.errors import LedgerUnavailable
-from jobs.ledger.redis_client import is_away
+from jobs.ledger.redis_client import DAMAGED, is_away
 
 DELAYED_JOBS = "(delayed jobs)"  # no batch has such a name
 
@@ -20,14 +20,14 @@ class Failures(dict[str, str]):
 
     @contextmanager
     def of(self, batch: str) -> Iterator[None]:
-        """Around what is done for one batch. That nobody answers is no fault of a batch."""
+        """Around what is done for one batch. Where Redis does not answer, no batch is at fault: the error passes."""
         try:
             yield
         except LedgerUnavailable as error:
             if self._only is not None or is_away(error):
                 raise
             self[batch] = str(error)
-        except (ValueError, LookupError) as error:  # what reading a line or a number raises
+        except DAMAGED as error:
             if self._only is not None:
                 raise
             self[batch] = f"what Redis has of it is damaged: {error}"

@@ -60,12 +60,12 @@ class KombuView:
             return self._client.llen(self._queue)
 
     def unacknowledged(self) -> int:
-        """Messages that consumers have, of whatever queue."""
+        """Messages that consumers have, of all queues."""
         with answering():
             return self._client.hlen(UNACKED)
 
     def oldest_queued_at(self) -> float | None:
-        """When the message that waits longest was queued (seconds since the epoch), of OLDEST_OF at each end.
+        """When the message that waits longest, among OLDEST_OF at each end, was queued: seconds since the epoch.
 
         A job that is given back by its worker keeps the time; one that the ledger queues again has a new one. None
         where no message says it: the queue is empty, or an earlier version queued them.
@@ -82,7 +82,10 @@ class KombuView:
                 together.execute()
 
     def drop_delivered(self, tags: Sequence[str], *, batches: Iterable[str], unfinished: bool) -> int:
-        """The same with those that are of some batches' ended jobs now, or with `unfinished` of any job of them."""
+        """`forget` those whose jobs are in some batches and have ended; returns how many.
+
+        With `unfinished`, the messages of these batches' other jobs as well.
+        """
         keys = [UNACKED, UNACKED_INDEX, *(batch_key(batch, "states") for batch in batches)]
         return int(self._scripts.run("drop_delivered", keys=keys, arguments=[int(unfinished), *tags]))
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import redis
 
+from jobs.errors import InvalidJob, NewerMessage
 from jobs.job import RenderJob, RenderResult
 from jobs.ledger.chunks import chunks
 from jobs.ledger.deletions import Deletions
@@ -148,14 +149,23 @@ class Ledger(Refusals, Deletions):
 
         Raises:
             NewerMessage: a newer version of this program submitted one of the jobs.
+            InvalidJob: one of the jobs is damaged. In both cases, the others are cancelled.
         """
         ids = iter([job_id]) if job_id else (line.id for line in self.states(batch) if line.state not in TERMINAL)
         keys = [*batch_keys(batch, "states", "counts", "results", "cancels", "refusals"), delayed_key(self.queue)]
         total = Counter[str]()
+        unreadable: NewerMessage | InvalidJob | None = None
         for chunk in chunks(ids):
-            jobs = [RenderJob.from_json(text) for text in self._job_texts(batch, chunk) if text]
-            arguments = [part for job in jobs for part in (job.id, _record(cancelled_result(job)))]
+            arguments: list[str] = []
+            for text in filter(None, self._job_texts(batch, chunk)):
+                try:
+                    job = RenderJob.from_json(text)
+                    arguments += (job.id, _record(cancelled_result(job)))
+                except (NewerMessage, InvalidJob) as error:
+                    unreadable = error
             total.update(_tally(self._scripts.run("cancel", keys=keys, arguments=arguments)))
+        if unreadable is not None:
+            raise unreadable
         return Counts(**total)
 
     def sift(self, *batches: str, unfinished: bool = False) -> int:

@@ -5,10 +5,10 @@ All batches share these places, so each is read once for many batches, a stretch
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from jobs.ledger.chunks import chunks
+from jobs.ledger.delayed import ids_by_batch
 from jobs.ledger.keys import delayed_key
 from jobs.ledger.kombu_view import UNACKED, message_id
 from jobs.ledger.ledger import Ledger
@@ -34,7 +34,7 @@ def take_messages(ledger: Ledger, batches: Sequence[str], *, unfinished: bool = 
 
 
 def _take_delivered(ledger: Ledger, batches: Sequence[str], *, unfinished: bool) -> None:
-    """Those that consumers have not acknowledged: of workers that died, kombu would put them back into the queue.
+    """Take those that consumers have not acknowledged: kombu would put those of dead workers back into the queue.
 
     A live worker that acknowledges or returns a message that is not there any more does nothing.
     """
@@ -47,14 +47,6 @@ def _take_delayed(ledger: Ledger, batches: Collection[str], *, unfinished: bool)
     with answering():
         entries = ledger.client.zscan_iter(delayed_key(ledger.queue), count=SCAN_COUNT)
         for some in chunks((member for member, _ in entries), SCAN_COUNT):
-            for batch, ids in _by_batch(some).items():
+            for batch, ids in ids_by_batch(some).items():
                 if batch in batches:
                     ledger.drop_delayed(batch, ids, unfinished=unfinished)
-
-
-def _by_batch(members: Iterable[str]) -> dict[str, list[str]]:
-    ids: dict[str, list[str]] = defaultdict(list)
-    for member in members:
-        batch, _, id_ = member.partition(" ")
-        ids[batch].append(id_)
-    return ids

@@ -11,6 +11,7 @@ from jobs.errors import LedgerUnavailable
 from jobs.redis_errors import why_unavailable
 
 SCAN_COUNT = 1000  # items that one request reads of a long hash, list or key space
+DAMAGED = (ValueError, LookupError)  # what reading a line or a number that somebody else wrote raises
 
 
 def connected(url: str) -> redis.Redis:
@@ -43,9 +44,19 @@ def is_away(error: LedgerUnavailable) -> bool:
     return isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError))
 
 
-def is_wrong_type(error: LedgerUnavailable) -> bool:
-    """Whether somebody put another thing into the place of a key. A batch damaged so must not stop the others."""
-    return "WRONGTYPE" in str(error.__cause__)
+@contextmanager
+def passing_over_damage() -> Iterator[None]:
+    """End the block without an error where somebody else wrote into the keys that it reads, or put other things there.
+
+    One damaged batch must not stop what is done for the others, and must not keep itself from being deleted.
+    """
+    try:
+        yield
+    except DAMAGED:
+        pass
+    except LedgerUnavailable as error:
+        if "WRONGTYPE" not in str(error.__cause__):
+            raise
 
 
 def scanned(client: redis.Redis, key: str) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from jobs.ledger.keys import WORKER_PREFIX, exits_key
 from jobs.ledger.records import Exit, Heartbeat, WorkerFacts
-from jobs.ledger.redis_client import SCAN_COUNT, answering
+from jobs.ledger.redis_client import SCAN_COUNT, answering, passing_over_damage
 
 NO_FACTS = WorkerFacts()
 
@@ -51,13 +51,9 @@ class Workers:
 
     def exits(self) -> dict[Exit, int]:
         """How many workers of this queue ended by themselves, by why, since Redis was last empty."""
-        with answering():
-            try:
-                numbers = cast("dict[str, str]", self.client.hgetall(exits_key(self.queue)))
-            except redis.ResponseError as error:
-                if "WRONGTYPE" not in str(error):
-                    raise
-                numbers = {}  # whoever can write to Redis can put anything there
+        numbers: dict[str, str] = {}
+        with passing_over_damage(), answering():
+            numbers = cast("dict[str, str]", self.client.hgetall(exits_key(self.queue)))
         return {why: int(number) if (number := numbers.get(why, "0")).isdecimal() else 0 for why in get_args(Exit)}
 
     def workers(self) -> dict[str, Heartbeat]:

@@ -45,7 +45,7 @@ class AccessPolicy:
         return cls(tuple(str(path_of(folder)) for folder in folders), settings.allow_buckets, output)
 
     def source_path(self, uri: str) -> str:
-        """The real path of a file:// source; text, as jobs.uri.file_path says why.
+        """The real path of a file:// source, as text for the reason that jobs.uri.file_path gives.
 
         Raises:
             SourceForbidden: it is in none of the folders. The sentence does not tell whether it exists.

@@ -50,7 +50,7 @@ def checked_addresses(host: str, port: int, *, allow_hosts: Collection[str]) -> 
 
     Raises:
         SourceForbidden: one address is not public (the worker's fault: others may allow it), or it is no host name.
-        SourceNotFound: no such host, says this machine's resolver (the worker's fault: another may know the name).
+        SourceNotFound: this machine's resolver knows no such host (the worker's fault: another may know the name).
         SourceUnavailable: the resolver does not answer.
     """
     try:

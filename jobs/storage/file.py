@@ -117,7 +117,7 @@ class FileStore:
                 raise output_error(path, error, done="deleted") from error
 
     def delete_empty(self, folder: str) -> None:
-        """Remove the parts of unfinished files, and the folder if it is empty then and may go. A link to one stays."""
+        """Remove the parts of unfinished files, and the folder if it is empty then and may go. A link stays."""
         path = file_path(folder)
         parts = os.path.join(path, PARTS)
         with output_errors(parts, done="deleted"):
@@ -282,12 +282,12 @@ def _whole_file(path: str, part: str, *, durable: bool) -> Iterator[BinaryIO]:
 
 
 def _make_folder(folder: str) -> None:
-    """With those above it. Most writes find it there."""
+    """Make a folder and those above it. Most writes find it there."""
     try:
         os.mkdir(folder)
     except FileNotFoundError:
         os.makedirs(folder, exist_ok=True)
-    except OSError:  # whatever the reason, if it is there
+    except OSError:  # the reason does not matter if the folder is there
         if not os.path.isdir(folder):
             raise
 

@@ -52,7 +52,7 @@ def current() -> Made:
 
 
 def client() -> Any:
-    """As `current`, without what is known of it."""
+    """The boto3 client of `current`."""
     return current().client
 
 

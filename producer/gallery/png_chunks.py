@@ -66,7 +66,7 @@ def content_name(data: bytes, chunks: Sequence[Chunk] | None) -> str:
 
 
 def without_extras(data: bytes, chunks: Sequence[Chunk]) -> bytes:
-    """The PNG without colour profiles, and without texts but short ones of ours: what Pillow needs to be given."""
+    """The PNG as Pillow is given it: without colour profiles, and with no texts but short ones of ours."""
     kept = [chunk for chunk in chunks if not _is_extra(chunk)]
     return data if len(kept) == len(chunks) else SIGNATURE + b"".join(chunk.whole for chunk in kept)
 

@@ -1,9 +1,9 @@
-"""The command line against a real, empty Redis."""
+"""The command line against a real, empty Redis, and a bucket of our own."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from jobs.storage import s3
 from producer.cli import app
+from tests.odd_s3_store import OddStore, odd_store
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,24 @@ def run(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         return Ran(result.exit_code, result.stdout, result.stderr)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def store_of_module() -> Iterator[OddStore]:
+    """One server, and one client of boto3, for all tests of a module: making a client takes a second."""
+    with odd_store() as store, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", store.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.delenv("AWS_PROFILE", raising=False)
+        s3.forget_client()
+        yield store
+    s3.forget_client()
+
+
+@pytest.fixture
+def empty_store(store_of_module: OddStore) -> OddStore:
+    """The store without objects, and with the habits of a new one."""
+    vars(store_of_module).update(vars(OddStore()) | {"url": store_of_module.url})
+    return store_of_module

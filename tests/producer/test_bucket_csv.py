@@ -6,17 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
-from jobs.storage import s3
 from producer.bucket_csv import local_or_bucket
 from producer.exits import CommandFailed
-from tests.odd_s3_store import OddStore, Refusal, odd_store
+from tests.odd_s3_store import OddStore, Refusal
 from tests.producer.conftest import Run
 from tests.producer.tables import write
 
@@ -25,28 +23,12 @@ PATH = "/pictures/in/spring/jobs.csv"
 GOOD = "image,prompt,seed\na.png,a cat,1\nmore/b.png,a dog,2\n/srv/c.png,a bird,3\n"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[OddStore]:
-    """One server, and one client of boto3, for all tests: making a client takes a second."""
-    with odd_store() as store, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL_S3", store.url)
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.delenv("AWS_PROFILE", raising=False)
-        s3.forget_client()
-        yield store
-    s3.forget_client()
-
-
 @pytest.fixture
-def store(server: OddStore, monkeypatch: pytest.MonkeyPatch) -> OddStore:
-    """An empty bucket, with one CSV in it."""
-    url = server.url
-    vars(server).update(vars(OddStore()) | {"url": url})
+def store(empty_store: OddStore, monkeypatch: pytest.MonkeyPatch) -> OddStore:
+    """A bucket with one CSV in it."""
     monkeypatch.setattr("producer.bucket_csv.TRIES", 2)
-    server.objects[PATH] = GOOD.encode()
-    return server
+    empty_store.objects[PATH] = GOOD.encode()
+    return empty_store
 
 
 def images(ledger: Ledger, batch: str = "jobs") -> set[str]:

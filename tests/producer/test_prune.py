@@ -89,6 +89,7 @@ def test_a_batch_without_times_counts_from_its_beginning(ledger: Ledger, make: M
         ledger.finish(make_result(job))
     client: Any = ledger.client
     client.hset(batch_key("garbage", "results"), mapping={"a": "no json", "b": '{"finished_at": "soon"}', "c": "[]"})
+    client.hset(batch_key("garbage", "results"), mapping={"d": f'{{"finished_at": {10**400}}}', "e": "[" * 100_000})
     assert sorted(prune(ledger, older_than_days=30)) == ["garbage", "timeless"]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import re
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from jobs.job import RenderJob, RenderParameters
+from jobs.ledger.batches import Overview
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Refusal, WorkerFacts
 from producer import watch as watch_module
@@ -20,6 +22,8 @@ from tests.producer.renderer import render_batch
 from tests.producer.terminal import on_terminal
 
 LONG = "nightly-of-a-name-that-is-much-longer-than-a-narrow-terminal-is-wide-0123456789"
+
+BeforeLooks = Callable[[Mapping[int, Callable[[], object]]], list[object]]
 
 
 def enter(ledger: Ledger, tmp_path: Path, batch: str, *, jobs: int = 2, done: bool = False, failing: int = 0) -> None:
@@ -118,25 +122,32 @@ def test_names_are_whole_on_narrow_terminals(run: Run, ledger: Ledger, tmp_path:
     assert "2 done" in shown.text
 
 
-def test_watching_several_ends_when_nothing_is_left(
-    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def before_looks(monkeypatch: pytest.MonkeyPatch) -> BeforeLooks:
+    """`before_looks({3: act})`: call `act` before a watch looks at its batches a third time; returns the looks."""
     monkeypatch.setattr(watch_module, "REFRESH_SECONDS", 0.01)
+    looks: list[object] = []
+    real = Ledger.overviews
+
+    def before_looks(acts: Mapping[int, Callable[[], object]]) -> list[object]:
+        def overviews(self: Ledger, wanted: Iterable[str]) -> Iterator[Overview]:
+            looks.append(wanted)
+            acts.get(len(looks), lambda: None)()
+            return real(self, wanted)
+
+        monkeypatch.setattr(Ledger, "overviews", overviews)
+        return looks
+
+    return before_looks
+
+
+def test_watching_several_ends_when_nothing_is_left(
+    run: Run, ledger: Ledger, tmp_path: Path, before_looks: BeforeLooks
+) -> None:
     enter(ledger, tmp_path, "old", done=True, failing=2)
     enter(ledger, tmp_path, "one")
     enter(ledger, tmp_path, "two")
-    looks = []
-    real = type(ledger).overviews
-
-    def overviews(self: Ledger, wanted: object) -> object:
-        looks.append(wanted)
-        if len(looks) == 3:
-            render_batch(ledger, "one")
-        if len(looks) == 5:
-            render_batch(ledger, "two")
-        return real(self, wanted)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(ledger), "overviews", overviews)
+    before_looks({3: lambda: render_batch(ledger, "one"), 5: lambda: render_batch(ledger, "two")})
     ran = run("status", "--watch")
     assert ran.code == 0  # what failed before counts for nothing
     assert {record["batch"]: record["counts"]["done"] for record in ran.records} == {"one": 2, "two": 2}
@@ -158,46 +169,31 @@ def test_watching_nothing_ends_at_once(run: Run, ledger: Ledger, tmp_path: Path)
 
 
 def test_jobs_that_redis_lost_end_the_watch(
-    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, ledger: Ledger, tmp_path: Path, before_looks: BeforeLooks
 ) -> None:
-    monkeypatch.setattr(watch_module, "REFRESH_SECONDS", 0.01)
     enter(ledger, tmp_path, "one")
-    looks = []
-    real = type(ledger).overviews
-
-    def overviews(self: Ledger, wanted: object) -> object:
-        looks.append(wanted)
-        if len(looks) == 2:
-            ledger.client.flushall()
-        return real(self, wanted)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(ledger), "overviews", overviews)
+    before_looks({2: ledger.client.flushall})
     ran = run("status", "--watch")
     assert (ran.code, "producer reconcile --from-storage" in ran.stderr) == (4, True)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["deleted", "and-submitted-again"])
 def test_batches_that_are_deleted_meanwhile_are_watched_no_more(
-    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+    run: Run, ledger: Ledger, tmp_path: Path, before_looks: BeforeLooks, again: bool
 ) -> None:
-    monkeypatch.setattr(watch_module, "REFRESH_SECONDS", 0.01)
     enter(ledger, tmp_path, "one", jobs=5)
     enter(ledger, tmp_path, "two")
-    looks = []
-    real = type(ledger).overviews
 
-    def overviews(self: Ledger, wanted: object) -> object:
-        looks.append(wanted)
-        if len(looks) == 2:
-            ledger.forget("one", unfinished=True)
-            if again:  # with fewer jobs; that batch is watched
-                enter(ledger, tmp_path, "one")
-        if len(looks) == 4:
-            ledger.cancel("two")
-            ledger.cancel("one")
-        return real(self, wanted)  # type: ignore[arg-type]
+    def delete() -> None:
+        ledger.forget("one", unfinished=True)
+        if again:  # with fewer jobs; that batch is watched
+            enter(ledger, tmp_path, "one")
 
-    monkeypatch.setattr(type(ledger), "overviews", overviews)
+    def cancel() -> None:
+        ledger.cancel("two")
+        ledger.cancel("one")
+
+    looks = before_looks({2: delete, 4: cancel})
     ran = run("status", "--watch")
     watched = {record["batch"]: record["counts"]["cancelled"] for record in ran.records}
     assert (ran.code, watched) == (1, {"two": 2} | ({"one": 2} if again else {}))

@@ -3,13 +3,11 @@
 -- KEYS queue
 -- ARGV how many to look at, at each end
 -- Returns seconds since the epoch by the clock of whoever queued it; nothing where no message says it, as those of
--- earlier versions do not.
-local key = '"delivery_tag":'
+-- earlier versions do not. The tags of Celery's own messages are UUIDs, which have more hyphens.
 local oldest
 local function look(first, last)
   for _, item in ipairs(redis.call('LRANGE', KEYS[1], first, last)) do
-    local at = string.find(item, key, -600, true) or string.find(item, key, 1, true)
-    local digits = at and string.match(item, '^ ?"(%x%x%x%x%x%x%x%x)%-', at + #key)
+    local digits = value_behind('"delivery_tag":', item, '^ ?"(%x%x%x%x%x%x%x%x)%-%x+"')
     local queued = digits and tonumber(digits, 16)
     if queued and (not oldest or queued < oldest) then oldest = queued end
   end

@@ -65,17 +65,20 @@ local function is_deleted(states, batches, deleted)
   local batch = batch_of(states)
   return redis.call('ZSCORE', deleted, batch) and redis.call('HEXISTS', batches, batch) == 0
 end
--- The job id of a queue item; nil where the item is not a message.
-local function id_of(item)
-  local key = '"correlation_id":'
+-- What a pattern captures of the value behind a key of a queue item; nil where the key is missing or the value differs.
+local function value_behind(key, item, pattern)
   -- Near the end of what the producer and kombu write; anywhere in what others do. In a prompt, its quotes are escaped.
   local at = string.find(item, key, -600, true) or string.find(item, key, 1, true)
-  local id = at and string.match(item, '^ ?"(%x+)"', at + #key)
+  return at and string.match(item, pattern, at + #key)
+end
+-- The job id of a queue item; nil where the item is not a message.
+local function id_of(item)
+  local id = value_behind('"correlation_id":', item, '^ ?"(%x+)"')
   return id and #id == 20 and id or nil
 end
 -- Whether a message is that of a job that has ended, of one of the batches whose lines are in KEYS from `first` on. Nobody
--- needs it: a retry writes a new one. With `any` '1', also of one that has not ended. Of a batch whose lines are no hash,
--- which somebody else must have done, no job is known; that must not stop what is done for other batches.
+-- needs it: a retry writes a new one. With `any` '1', also of one that has not ended. Where a batch's lines are no hash,
+-- because somebody else wrote there, none of its jobs is known; that must not stop what is done for other batches.
 local function is_left_over(item, first, any)
   local id = id_of(item)
   for i = first, id and #KEYS or 0 do

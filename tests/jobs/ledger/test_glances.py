@@ -50,6 +50,9 @@ def test_messages_of_earlier_versions_and_garbage_say_nothing(ledger: Ledger) ->
     earlier["properties"]["delivery_tag"] = "0123456789abcdef0123456789abcdef"
     ledger.client.lpush(ledger.queue, json.dumps(earlier), "", "garbage", '"delivery_tag": 5', '"delivery_tag": "1234')
     assert ledger.kombu.oldest_queued_at() is None
+    celerys = earlier | {"properties": earlier["properties"] | {"delivery_tag": "00000001-89ab-4def-8123-456789abcdef"}}
+    ledger.client.lpush(ledger.queue, json.dumps(celerys))
+    assert ledger.kombu.oldest_queued_at() is None
 
 
 def test_a_prompt_cannot_say_when_its_message_was_queued(ledger: Ledger) -> None:
@@ -86,6 +89,14 @@ def test_what_is_no_batch_is_passed_over(ledger: Ledger) -> None:
     enqueue(ledger, make_jobs(1))
     ledger.client.hset(BATCHES, mapping={"x": "garbage", "y": "{}"})
     assert [info.name for info in ledger.batches()] == ["b"]
+    assert ledger.batch("x") is ledger.batch("y") is None
+
+
+def test_a_batch_is_registered_in_the_place_of_what_is_no_registration(ledger: Ledger) -> None:
+    ledger.client.hset(BATCHES, "x", "garbage")
+    info = ledger.open_batch("x", output="file:///out", source="jobs.csv")
+    assert ledger.batch("x") == info
+    assert ledger.open_batch("x", output="file:///other", source="other.csv") == info
 
 
 def test_what_ended_last_comes_first(ledger: Ledger) -> None:

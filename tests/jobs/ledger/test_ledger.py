@@ -10,9 +10,10 @@ from typing import get_args
 import pytest
 import redis
 
-from jobs.errors import LedgerUnavailable, NewerMessage
+from jobs.errors import InvalidJob, LedgerUnavailable, NewerMessage, RenderError
 from jobs.job import MESSAGE_VERSION
 from jobs.ledger import lua
+from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
@@ -162,6 +163,22 @@ def test_cancelling_ends_queued_jobs_at_once_and_marks_running_ones(ledger: Ledg
     assert ledger.start(jobs[2], worker="w").decision == "cancelled"
     ledger.finish(make_result(jobs[0], "cancelled"))
     assert ledger.cancels("b") == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [('{"version": 99}', NewerMessage), ("garbage", InvalidJob), ("{}", InvalidJob)]
+)
+def test_a_job_that_cannot_be_read_keeps_no_other_from_being_cancelled(
+    ledger: Ledger, text: str, error: type[RenderError]
+) -> None:
+    jobs = make_jobs(600)  # more than one chunk
+    enqueue(ledger, jobs)
+    ledger.start(jobs[1], worker="w")
+    ledger.client.hset(batch_key("b", "jobs"), jobs[0].id, text)
+    with pytest.raises(error):
+        ledger.cancel("b")
+    assert ledger.counts("b") == Counts(queued=1, running=1, cancelled=598)
+    assert ledger.cancels("b") == {jobs[1].id}
 
 
 def test_a_cancellation_outlives_the_worker_that_should_have_seen_it(ledger: Ledger) -> None:
