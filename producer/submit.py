@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.errors import LedgerUnavailable, RenderError
+from jobs.errors import InvalidJob, LedgerUnavailable, RenderError
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.chunks import chunks
 from jobs.ledger.enqueue import enqueue
@@ -116,7 +116,11 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     options = prompts_to_keep(ledger, store, known, request)  # before the batch is entered: it may be refused
     if known is None:  # first, so that an interrupt from here on does not hide what storage knows from the next try
         ledger.begin_rebuilding(request.batch)
-    info = ledger.open_batch(request.batch, output=request.output, source=request.origin)
+    try:
+        info = ledger.open_batch(request.batch, output=request.output, source=request.origin)
+    except InvalidJob as error:
+        ledger.end_rebuilding(request.batch)
+        raise CommandFailed(Exit.USAGE, str(error)) from error
     _check_same_batch(info, request)
     options = keep_prompts(ledger, options, request)
     request = replace(request, engine_set=options.prompts.get("engine_set"))

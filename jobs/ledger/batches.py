@@ -50,6 +50,7 @@ class Batches:
 
         Raises:
             BatchDeleted: its deletion was begun and has not ended.
+            InvalidJob: something else than a batch is registered under the name.
         """
         if self.is_being_deleted(name):
             raise being_deleted(name)
@@ -58,11 +59,12 @@ class Batches:
             if self.client.hsetnx(BATCHES, name, info.model_dump_json()):
                 return info
         known = self.batch(name)
-        if known is not None:
-            return known
-        with answering():
-            self.client.hset(BATCHES, name, info.model_dump_json())  # in the place of what is no registration
-        return info
+        if known is None:  # of a newer version, perhaps, so it is not replaced
+            raise InvalidJob(
+                f"batch {name!r} is registered in a form that this version cannot read: choose another name, or remove "
+                f"it with producer delete {name}"
+            )
+        return known
 
     def batch(self, name: str) -> BatchInfo | None:
         """What was registered under a name, or None; also where somebody put another thing there, as in `batches`."""

@@ -388,15 +388,16 @@ def test_a_batch_with_a_damaged_line_is_deleted_by_force(run: Run, ledger: Ledge
     assert (ran.code, keys(ledger)) == (0, set()), ran.stderr
 
 
-def test_a_batch_whose_registration_is_damaged_is_deleted_and_submitted_again(
+def test_a_batch_whose_registration_cannot_be_read_is_not_added_to_and_can_be_deleted(
     run: Run, ledger: Ledger, done: Path
 ) -> None:
     client: Any = ledger.client
     client.hset("render:batches", "jobs", '{"name": "jobs"}')
     assert "there is no batch 'jobs'" in run("status", "jobs").stderr
-    assert run("submit", "jobs.csv", "--n-prompt", "fog").record["already"]["done"] == 3
-    assert run("status", "jobs").code == 0
-    client.hset("render:batches", "jobs", "garbage")
+    refused = run("submit", "jobs.csv", "--n-prompt", "fog")
+    assert (refused.code, "or remove it with producer delete jobs" in refused.stderr) == (2, True)
+    assert client.hget("render:batches", "jobs") == '{"name": "jobs"}'
+    assert not ledger.is_rebuilding("jobs")
     assert run("delete", "jobs", "--results", "--yes").record == {"batch": "jobs", "jobs": 4, "files": 14}
     assert (done.exists(), keys(ledger)) == (False, {"jobs.2"})
 

@@ -9,7 +9,7 @@ import time
 import pytest
 import redis
 
-from jobs.errors import LedgerUnavailable
+from jobs.errors import InvalidJob, LedgerUnavailable
 from jobs.job import RenderJob
 from jobs.ledger.failures import DELAYED_JOBS
 from jobs.ledger.keys import BATCHES, batch_key
@@ -92,11 +92,11 @@ def test_what_is_no_batch_is_passed_over(ledger: Ledger) -> None:
     assert ledger.batch("x") is ledger.batch("y") is None
 
 
-def test_a_batch_is_registered_in_the_place_of_what_is_no_registration(ledger: Ledger) -> None:
+def test_what_else_is_registered_under_a_name_is_not_replaced(ledger: Ledger) -> None:
     ledger.client.hset(BATCHES, "x", "garbage")
-    info = ledger.open_batch("x", output="file:///out", source="jobs.csv")
-    assert ledger.batch("x") == info
-    assert ledger.open_batch("x", output="file:///other", source="other.csv") == info
+    with pytest.raises(InvalidJob, match="registered in a form that this version cannot read"):
+        ledger.open_batch("x", output="file:///out", source="jobs.csv")
+    assert ledger.client.hget(BATCHES, "x") == "garbage"
 
 
 def test_what_ended_last_comes_first(ledger: Ledger) -> None:
