@@ -3,9 +3,8 @@
     python -m benchmarks.celery_events [--jobs 400] [--idle-seconds 20] [--monitors 0]
 
 One real worker whose engines take no time (`fake:`) is watched twice, without events and with them: while it is idle,
-and while it works through the jobs. The figures are differences of Redis's own counters. Those per job are without what
-an idle worker causes in the same time. `--monitors` receivers of events listen meanwhile: Redis sends each of them a
-copy.
+and while it works through the jobs. The figures are differences of Redis's own counters. Those per job leave out what
+an idle worker causes in the same time. `--monitors` receivers listen to the events, and Redis sends a copy to each.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from celery import Celery
 from celery.events.receiver import EventReceiver
 from PIL import Image
 
-from benchmarks.measuring import versions
+from benchmarks.measuring import positive, versions
+from benchmarks.site import Site
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.ledger import Ledger
 from tools.embedded_redis import EmbeddedRedis
-from tools.worker_process import WorkerProcess
 
 BATCH = "events"
 SETTLE_SECONDS = 2.0
@@ -50,13 +49,13 @@ def measure(options: argparse.Namespace, *, events: bool) -> dict[str, float]:
         redis.Redis.from_url(server.url, decode_responses=True) as client,
         monitors(client, server.url, options.monitors if events else 0),
     ):
-        others, variables = len(client.client_list()), environment(Path(name), server.url, events=events)
-        with WorkerProcess(environment=variables, log=Path(name) / "worker.log") as worker:
-            worker.wait_until_started(seconds=120)
+        others = len(client.client_list())
+        settings = {"RENDER_CELERY_EVENTS": str(events).lower()}
+        site = Site(Path(name), server.url, engines=Path("fake:"), settings=settings)
+        with site.worker():
             time.sleep(SETTLE_SECONDS)
             connections = len(client.client_list()) - others
-            idle, busy = watch(client, Path(name), options)
-            worker.stop()
+            idle, busy = watch(client, site, options)
     a_job = {key: (busy[key] - idle[key] * busy["at"]) / options.jobs for key in COUNTERS}
     return {
         **{f"idle_{key}_per_second": round(idle[key], 2) for key in COUNTERS},
@@ -65,27 +64,15 @@ def measure(options: argparse.Namespace, *, events: bool) -> dict[str, float]:
     }
 
 
-def watch(client: redis.Redis, folder: Path, options: argparse.Namespace) -> tuple[Figures, Figures]:
+def watch(client: redis.Redis, site: Site, options: argparse.Namespace) -> tuple[Figures, Figures]:
     """What an idle worker causes in a second, and what it causes while it works through the jobs."""
     begun = figures(client)
     time.sleep(options.idle_seconds)
     idle = a_second(begun, figures(client))
-    ledger = Ledger(client)
-    enqueue(ledger, folder, options.jobs)
+    enqueue(site.ledger, site.folder, options.jobs)
     begun = figures(client)
-    wait_until_done(ledger, options.jobs)
+    wait_until_done(site.ledger, options.jobs)
     return idle, difference(begun, figures(client))
-
-
-def environment(folder: Path, url: str, *, events: bool) -> dict[str, str]:
-    """The worker's settings: the defaults, but for what a benchmark needs."""
-    return {
-        "RENDER_REDIS_URL": url,
-        "RENDER_ENGINE_DIR": "fake:",
-        "RENDER_OUTPUT_URI": str(folder / "out"),
-        "RENDER_ALLOW_FOLDERS": str(folder),
-        "RENDER_CELERY_EVENTS": str(events).lower(),
-    }
 
 
 def enqueue(ledger: Ledger, folder: Path, number: int) -> None:
@@ -104,9 +91,15 @@ def enqueue(ledger: Ledger, folder: Path, number: int) -> None:
 
 
 def wait_until_done(ledger: Ledger, number: int) -> None:
-    """Until all are; each look is two commands of ours, so they are few."""
-    while ledger.counts(BATCH).done < number:
+    """Look once a second, since each look is commands of ours.
+
+    Raises:
+        SystemExit: a job failed.
+    """
+    while (counts := ledger.counts(BATCH)).finished < number:
         time.sleep(1.0)
+    if counts.failed:
+        raise SystemExit(f"{counts.failed} of {number} jobs failed")
 
 
 def figures(client: redis.Redis) -> Figures:
@@ -116,24 +109,24 @@ def figures(client: redis.Redis) -> Figures:
 
 
 def difference(begun: Figures, ended: Figures) -> Figures:
-    """What was added between two looks."""
+    """What was added between two readings."""
     return {key: ended[key] - begun[key] for key in ended}
 
 
 def a_second(begun: Figures, ended: Figures) -> Figures:
-    """The same by the second."""
+    """What was added in each second between two readings."""
     added = difference(begun, ended)
     return {key: value / added["at"] for key, value in added.items()}
 
 
 @contextmanager
 def monitors(client: redis.Redis, url: str, number: int) -> Iterator[None]:
-    """Receivers of events, as `celery events --dump` is one, from the moment that they listen."""
+    """Run so many receivers of events, each like `celery events --dump`; begins once all of them listen."""
     stop = threading.Event()
     threads = [threading.Thread(target=receive, args=(url, stop), daemon=True) for _ in range(number)]
     for thread in threads:
         thread.start()
-    while threads and not client.pubsub_numpat():
+    while len(client.client_list(_type="pubsub")) < number:
         time.sleep(0.1)
     try:
         yield
@@ -157,8 +150,10 @@ def receive(url: str, stop: threading.Event) -> None:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Measure what RENDER_CELERY_EVENTS costs Redis; one JSON line.")
-    parser.add_argument("--jobs", type=int, default=400)
-    parser.add_argument("--idle-seconds", type=float, default=20.0, help="how long the idle worker is watched")
+    parser.add_argument("--jobs", type=positive(int), default=400)
+    parser.add_argument(
+        "--idle-seconds", type=positive(float), default=20.0, help="how long the idle worker is watched"
+    )
     parser.add_argument("--monitors", type=int, default=0, help="receivers of events that listen")
     options = parser.parse_args()
     measured = {name: measure(options, events=events) for name, events in (("off", False), ("on", True))}

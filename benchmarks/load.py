@@ -24,22 +24,20 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from kombu import Connection, Consumer, Queue
+from kombu import Consumer, Queue
 
 from benchmarks.measuring import versions
-from jobs.job import RenderJob, RenderParameters, RenderResult
+from benchmarks.queue_client import connect
+from benchmarks.sample_jobs import enqueue, result_of
+from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from tools.embedded_redis import EmbeddedRedis
-from worker.celery import transport as broker
-from worker.celery.app import broker_url, configuration
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, QUEUE = "load", "render"
 PROCESSES = 4
-CHUNK = 250
 IDLE_SECONDS = 5.0
-OUTPUT = "s3://bucket/renders"
 
 
 class SimulatedWorker(threading.Thread):
@@ -56,8 +54,7 @@ class SimulatedWorker(threading.Thread):
 
     def run(self) -> None:
         """Take, start, pause, finish and acknowledge jobs until `stop` is set."""
-        options = configuration(self._settings)["broker_transport_options"]
-        with Connection(broker_url(self._settings.redis_url), transport_options=options) as connection:
+        with connect(self._settings) as connection:
             consumer = Consumer(connection, [Queue(QUEUE)], callbacks=[self._take], accept=["json"])
             consumer.qos(prefetch_count=self._settings.jobs_in_flight)
             with consumer:
@@ -95,49 +92,13 @@ class SimulatedWorker(threading.Thread):
             self._next_beat = time.monotonic() + self._settings.heartbeat_seconds
 
 
-def result_of(job: RenderJob, worker: str) -> RenderResult:
-    """A record as long as real ones."""
-    stages = ("fetch", "prepare", "render", "encode", "upload")
-    return RenderResult(
-        id=job.id,
-        batch=job.batch,
-        row=job.row,
-        state="done",
-        image=job.parameters.image,
-        prompt=job.parameters.prompt,
-        seed=job.seed,
-        samples=(job.sample_uri(0),),
-        canny=job.canny_uri,
-        width=512,
-        height=512,
-        attempts=1,
-        worker=f"a-host-of-some-length-{worker}",
-        engine_set="0123456789abcdef" * 4,
-        finished_at=time.time(),
-        seconds=dict.fromkeys(stages, 0.1234),
-    )
-
-
 def serve(numbers: range, settings: Settings, job_seconds: float, stop: Any) -> None:
     """Run a process of simulated workers."""
-    broker.register()
     workers = [SimulatedWorker(number, settings, job_seconds, stop) for number in numbers]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-
-
-def enqueue(ledger: Ledger, jobs: int) -> None:
-    """Enqueue jobs with prompts and paths of a usual length."""
-    ledger.open_batch(BATCH, output=OUTPUT, source="file:///load.csv")
-    for begin in range(1, jobs + 1, CHUNK):
-        chunk = []
-        for row in range(begin, min(begin + CHUNK, jobs + 1)):
-            prompt = f"a painting of thing number {row}, oil on canvas, soft light"
-            parameters = RenderParameters(image=f"s3://bucket/photos/{row:07d}.png", prompt=prompt)
-            chunk.append(RenderJob.create(parameters, batch=BATCH, row=row, output=OUTPUT))
-        ledger.enqueue(chunk)
 
 
 def figures(client: redis.Redis) -> dict[str, float]:
@@ -187,7 +148,7 @@ def run(client: redis.Redis, settings: Settings, options: argparse.Namespace) ->
     """Enqueue the jobs and work them off."""
     ledger = Ledger(client)
     empty = figures(client)
-    enqueue(ledger, options.jobs)
+    enqueue(ledger, BATCH, options.jobs)
     queued = figures(client)
     with simulated_workers(settings, options):
         wait_for_done(ledger, options.jobs // 20)

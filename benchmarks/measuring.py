@@ -1,11 +1,13 @@
-"""Shared by the benchmarks: quantiles, the likeness of pictures, and what a benchmark ran on."""
+"""Shared by the benchmarks: quantiles, the likeness of pictures, what a benchmark ran on, a type of options."""
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -38,3 +40,16 @@ def versions(*packages: str) -> dict[str, str]:
 def cpu() -> dict[str, object]:
     """The processor's name and its cores."""
     return {"cpu": cpu_name(), "cores": os.cpu_count()}
+
+
+def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """A type for argparse: a finite number above zero."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not (value > 0 and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert

@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu import Connection
 
-from benchmarks.load import result_of
+from benchmarks.sample_jobs import result_of
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
 from benchmarks.line_chart import line_chart, stacked
-from benchmarks.measuring import cpu, quantiles, versions
+from benchmarks.measuring import cpu, positive, quantiles, versions
 from benchmarks.scaled_object import ScaledObject
 from benchmarks.simulated_gpus import Gpu
-from benchmarks.simulated_scaling import Counting, Outcome, Plan, ScalingSimulation
-from benchmarks.submissions import Submission, day
+from benchmarks.simulated_scaling import Counting, JobsDoNotEnd, Outcome, Plan, ScalingSimulation
+from benchmarks.submissions import day
 from jobs.settings import Settings
 from tools.embedded_redis import EmbeddedRedis
 from tools.progress import say
@@ -98,13 +97,13 @@ def steps(points: Sequence[tuple[float, float]], *, begin: float, end: float, un
 
 def plot(results: Sequence[tuple[Plan, Outcome]]) -> str:
     """GPUs over the day, and GPUs and jobs after the largest submission."""
-    largest = largest_submission(results[0][0].submissions)
+    largest = max(results[0][0].submissions, key=lambda submission: submission.jobs)
     last = max(outcome.record.gpus[-1][0] for _, outcome in results)
     close_up = {"begin": largest.at, "end": largest.at + CLOSE_UP_MINUTES * 60, "unit": 60.0}
-    names = {id(plan): f"target {plan.scaled.target:,}" for plan, _ in results}
-    day_long = {names[id(plan)]: steps(o.record.gpus, begin=0.0, end=last, unit=3600.0) for plan, o in results}
-    gpus = {names[id(plan)]: steps(o.record.gpus, **close_up) for plan, o in results}
-    jobs = {names[id(plan)]: steps(o.backlog, **close_up) for plan, o in results}
+    outcomes = {f"target {plan.scaled.target:,}": outcome for plan, outcome in results}
+    day_long = {name: steps(each.record.gpus, begin=0.0, end=last, unit=3600.0) for name, each in outcomes.items()}
+    gpus = {name: steps(each.record.gpus, **close_up) for name, each in outcomes.items()}
+    jobs = {name: steps(each.backlog, **close_up) for name, each in outcomes.items()}
     after = f"minutes after the largest submission, of {largest.jobs:,} jobs"
     return stacked(
         [
@@ -132,24 +131,6 @@ def run(options: argparse.Namespace) -> list[tuple[Plan, Outcome]]:
         print(json.dumps(line | {"hardware": cpu(), "versions": versions("redis", "kombu")}), flush=True)
         results.append((plan, outcome))
     return results
-
-
-def largest_submission(submissions: Sequence[Submission]) -> Submission:
-    """The one with the most jobs."""
-    return max(submissions, key=lambda submission: submission.jobs)
-
-
-def positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """A type for argparse: a finite number above zero."""
-
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not (value > 0 and math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
-        return value
-
-    convert.__name__ = kind.__name__
-    return convert
 
 
 def targets(text: str) -> list[int]:
@@ -196,7 +177,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.jobs < options.submissions:
         parser().error("--jobs must be at least --submissions: each submission has a job")
-    results = run(options)
+    if options.plot is not None and (options.plot.is_dir() or not options.plot.parent.is_dir()):
+        parser().error(f"--plot must name a file in a folder that exists, not {options.plot}")
+    try:
+        results = run(options)
+    except JobsDoNotEnd as error:
+        sys.exit(str(error))
     if options.plot is not None:
         options.plot.write_text(plot(results))
     return 0

@@ -58,38 +58,28 @@ def recommended(metric: float, target: float, *, pods: int, tolerance: float = T
     return math.ceil(metric / target)
 
 
-def most_allowed(pods: int, changes: Iterable[Change], *, now: float, rules: Rules) -> int:
+def most_allowed(pods: int, changes: Sequence[Change], *, now: float, rules: Rules) -> int:
     """The most pods that the policies for scaling up allow now."""
-    if rules.select == "Disabled":
-        return pods
-    allowed = []
-    for policy in rules.policies:
-        before = _at_start_of_period(pods, changes, now - policy.period_seconds)
-        if policy.kind == "Pods":
-            allowed.append(before + policy.value)
-        else:
-            allowed.append(math.ceil(before * (100 + policy.value) / 100))
-    choose = min if rules.select == "Min" else max
-    return max(pods, choose(allowed))
+    return pods + _allowed(pods, changes, now=now, rules=rules, sign=1)
 
 
-def least_allowed(pods: int, changes: Iterable[Change], *, now: float, rules: Rules) -> int:
+def least_allowed(pods: int, changes: Sequence[Change], *, now: float, rules: Rules) -> int:
     """The fewest pods that the policies for scaling down allow now."""
+    return pods - _allowed(pods, changes, now=now, rules=rules, sign=-1)
+
+
+def _allowed(pods: int, changes: Sequence[Change], *, now: float, rules: Rules, sign: Literal[1, -1]) -> int:
+    """How many pods may still be added (sign 1) or removed (sign -1) now."""
     if rules.select == "Disabled":
-        return pods
+        return 0
     allowed = []
     for policy in rules.policies:
-        before = _at_start_of_period(pods, changes, now - policy.period_seconds)
-        if policy.kind == "Pods":
-            allowed.append(before - policy.value)
-        else:
-            allowed.append(before * (100 - policy.value) // 100)
-    choose = max if rules.select == "Min" else min  # the smallest change leaves the most pods
-    return min(pods, choose(allowed))
-
-
-def _at_start_of_period(pods: int, changes: Iterable[Change], start: float) -> int:
-    return pods - sum(change.pods for change in changes if change.at > start)
+        changed = sum(change.pods for change in changes if change.at > now - policy.period_seconds)
+        before = pods - changed  # at the start of the period: percentages are of these
+        step = policy.value if policy.kind == "Pods" else before * policy.value / 100
+        allowed.append(math.ceil(step - sign * changed))
+    choose = min if rules.select == "Min" else max
+    return max(0, choose(allowed))
 
 
 @dataclass

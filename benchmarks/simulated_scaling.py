@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -9,27 +10,29 @@ from typing import Literal
 from kombu import Connection
 
 from benchmarks.queue_client import QueueClient, connect
+from benchmarks.sample_jobs import enqueue
 from benchmarks.scaled_object import Counts, ScaledObject
 from benchmarks.scaling_rules import SYNC_SECONDS
 from benchmarks.simulated_gpus import Gpu, Record, SimulatedDeployment, World
-from benchmarks.submissions import Submission
+from benchmarks.submissions import DAY_SECONDS, Submission
 from benchmarks.virtual_clock import VirtualClock
-from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.keys import delayed_key
 from jobs.ledger.kombu_view import UNACKED
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reconcile import take_back
 from jobs.settings import Settings
 
-OUTPUT = "s3://bucket/renders"
-CHUNK = 250
-LATEST_SECONDS = 7 * 86_400.0  # a day's work that takes longer will never end
+LATEST_SECONDS = 7 * DAY_SECONDS  # a day's work that takes longer will never end
 
 # What the autoscaler counts. `sum` is what we deploy; the others show what goes wrong.
 #   sum      one metric: jobs that wait, and those that workers hold
 #   largest  two metrics: the HPA takes the larger wish of the two, not that of their sum
 #   queued   jobs that wait only: the last worker is stopped with work in its hands
 Counting = Literal["sum", "largest", "queued"]
+
+
+class JobsDoNotEnd(RuntimeError):
+    """A plan whose GPUs are too few or too slow for its jobs."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,6 @@ class Outcome:
     submitted: dict[str, float] = field(default_factory=dict)
     batches: list[list[str]] = field(default_factory=list)
     backlog: list[tuple[float, int]] = field(default_factory=lambda: [(0.0, 0)])
-    end: float = 0.0
 
     @property
     def waits(self) -> list[float]:
@@ -89,8 +91,13 @@ class ScalingSimulation:
         """Until all jobs are done and no pod is left.
 
         Raises:
-            RuntimeError: the jobs do not end in a week of virtual time.
+            JobsDoNotEnd: not within a week of virtual time.
         """
+        with self._connection, closing(self._ledger):
+            self._run()
+        return self.outcome
+
+    def _run(self) -> None:
         for number, submission in enumerate(self._plan.submissions):
             self._clock.at(submission.at, partial(self._submit, number, submission.jobs))
         self._clock.every(self._plan.scaled.polling_seconds, self._poll, until=LATEST_SECONDS)
@@ -98,12 +105,11 @@ class ScalingSimulation:
         self._clock.run(self._plan.submissions[-1].at)
         while self._deployment.pods or len(self.outcome.record.done) < len(self.outcome.submitted):
             if self._clock.now > LATEST_SECONDS:
-                raise RuntimeError(f"{len(self.outcome.record.done)} of {len(self.outcome.submitted)} jobs ended")
+                raise JobsDoNotEnd(
+                    f"{len(self.outcome.record.done)} of {len(self.outcome.submitted)} jobs ended in "
+                    f"{LATEST_SECONDS / DAY_SECONDS:g} days of virtual time; take fewer jobs, or more or faster GPUs"
+                )
             self._clock.run(self._clock.now + 600)
-        self.outcome.end = self._clock.now
-        self._connection.release()
-        self._ledger.close()
-        return self.outcome
 
     def counts(self) -> Counts:
         """What KEDA's redis triggers read: LLEN, HLEN and ZCARD."""
@@ -114,13 +120,7 @@ class ScalingSimulation:
             return Counts(*pipe.execute())
 
     def _submit(self, number: int, jobs: int) -> None:
-        batch = f"batch-{number:04d}"
-        self._ledger.open_batch(batch, output=OUTPUT, source=f"file:///{batch}.csv")
-        ids: list[str] = []
-        for begin in range(1, jobs + 1, CHUNK):
-            chunk = [job_of(batch, row) for row in range(begin, min(begin + CHUNK, jobs + 1))]
-            self._ledger.enqueue(chunk)
-            ids += [job.id for job in chunk]
+        ids = enqueue(self._ledger, f"batch-{number:04d}", jobs)
         self.outcome.batches.append(ids)
         self.outcome.submitted.update(dict.fromkeys(ids, self._clock.now))
         self._deployment.feed()
@@ -159,10 +159,3 @@ class ScalingSimulation:
             pod.beat()
         take_back(self._ledger, lease_seconds=0.0, sleep=lambda _: None)
         self._deployment.feed()
-
-
-def job_of(batch: str, row: int) -> RenderJob:
-    """A job whose message is as long as real ones."""
-    prompt = f"a painting of thing number {row}, oil on canvas, soft light"
-    parameters = RenderParameters(image=f"s3://bucket/photos/{row:07d}.png", prompt=prompt)
-    return RenderJob.create(parameters, batch=batch, row=row, output=OUTPUT)

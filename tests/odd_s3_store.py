@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
 
 # What every S3 client has sent from the beginning of signature version 4.
 KNOWN_HEADERS = frozenset({"x-amz-content-sha256", "x-amz-date", "x-amz-security-token"})
@@ -207,11 +208,10 @@ class Handler(BaseHTTPRequestHandler):
         end = begin + self.odd.page
         more = f"<NextContinuationToken>{end}</NextContinuationToken>" if end < len(keys) else ""
         contents = "".join(self._listed(root, key) for key in keys[begin:end])
-        return (
-            f"<ListBucketResult><IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}{contents}</ListBucketResult>"
-        )
+        truncated = str(bool(more)).lower()
+        return f"<ListBucketResult><IsTruncated>{truncated}</IsTruncated>{more}{contents}</ListBucketResult>"
 
     def _listed(self, root: str, key: str) -> str:
         if key.endswith("/") and root + key not in self.odd.objects:
-            return f"<CommonPrefixes><Prefix>{key}</Prefix></CommonPrefixes>"
-        return f"<Contents><Key>{key}</Key><Size>{len(self.odd.objects[root + key])}</Size></Contents>"
+            return f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
+        return f"<Contents><Key>{escape(key)}</Key><Size>{len(self.odd.objects[root + key])}</Size></Contents>"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scaling
+from benchmarks import scaling, simulated_scaling
 from benchmarks.queue_client import QueueClient, connect
+from benchmarks.sample_jobs import job_of
 from benchmarks.scaled_object import Counts, ScaledObject
 from benchmarks.simulated_gpus import Gpu
-from benchmarks.simulated_scaling import Counting, Outcome, Plan, ScalingSimulation, job_of
+from benchmarks.simulated_scaling import Counting, Outcome, Plan, ScalingSimulation
 from benchmarks.submissions import DAY_SECONDS, Submission, day
 from benchmarks.virtual_clock import VirtualClock
 from jobs.ledger.ledger import Ledger
@@ -170,10 +171,21 @@ def test_the_command_prints_a_line_a_target_and_draws_them(
 @pytest.mark.parametrize(
     "options",
     [["--jobs", "3", "--submissions", "4"], ["--targets", "0"], ["--jobs-per-second", "0"], ["--cold-start", "-1"],
-     ["--max", "x"], ["--targets", "16,x"], ["--jobs-per-second", "nan"], ["--cooldown", "inf"]],
+     ["--max", "x"], ["--targets", "16,x"], ["--jobs-per-second", "nan"], ["--cooldown", "inf"],
+     ["--plot", "no/such/folder/scaling.svg"], ["--plot", "."]],
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         scaling.main(options)
     assert error.value.code == 2
     assert options[-2] in capsys.readouterr().err
+
+
+def test_jobs_that_do_not_end_in_the_time_of_a_simulation_are_a_sentence(
+    redis_server: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulated_scaling, "LATEST_SECONDS", DAY_SECONDS)
+    options = ["--jobs", "20", "--submissions", "1", "--targets", "16", "--jobs-per-second", "0.00002"]
+    with pytest.raises(SystemExit) as error:
+        scaling.main(options)
+    assert "of 20 jobs ended in 1 days of virtual time; take fewer jobs" in str(error.value.code)

@@ -14,8 +14,8 @@ import redis
 import yaml
 
 from benchmarks.queue_client import QueueClient, connect
+from benchmarks.sample_jobs import job_of
 from benchmarks.scaled_object import FORMULA, Counts
-from benchmarks.simulated_scaling import job_of
 from jobs.ledger.keys import delayed_key
 from jobs.ledger.kombu_view import UNACKED
 from jobs.ledger.ledger import Ledger

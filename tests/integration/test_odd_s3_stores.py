@@ -95,6 +95,13 @@ def test_a_store_that_refuses_unknown_headers_is_written_read_listed_and_emptied
     assert store.objects == {}
 
 
+def test_names_with_the_characters_of_xml_are_listed(store: OddStore) -> None:
+    names = ["a&b/<1>.png", 'say "é".png']
+    for name in names:
+        store.objects[f"/bucket/out/{name}"] = SMALL
+    assert list(store_for(URI).names_below("s3://bucket/out")) == names
+
+
 @pytest.mark.parametrize(
     ("data", "variable"),
     [(SMALL, "environment"), (LARGE, "environment"), (SMALL, "file")],
