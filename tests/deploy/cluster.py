@@ -12,15 +12,13 @@ from typing import Any
 
 import yaml
 
-from tests.deploy import tools
 from tests.deploy.containers import HARDENED, Container, Containers
 from tests.deploy.images import Images
+from tests.deploy.overlays import rendered
 from tests.deploy.services import RedisService, S3Service, start_redis, start_s3
 from tests.eventually import eventually
 from tools.demo import MODEL, SHAPES
-from tools.worker_process import ROOT
 
-OVERLAY = ROOT / "deploy" / "kubernetes" / "overlays" / "podman"
 WORKER, KEEP = "batch-renderer-worker", "batch-renderer-keep"
 METRICS_PORT, KEEP_PORT = 9807, 9808
 START_SECONDS = 180.0
@@ -100,8 +98,7 @@ class Cluster:
 
     def _rendered(self) -> list[dict[str, Any]]:
         """The overlay's documents, with this cluster's addresses in the ConfigMap."""
-        text = tools.run(tools.kubectl(), "kustomize", OVERLAY)
-        documents = [document for document in yaml.safe_load_all(text) if document]
+        documents = copy.deepcopy(list(rendered("overlays/podman")))
         for document in documents:
             if document["kind"] == "ConfigMap":
                 document["data"].update(self._settings)
