@@ -18,8 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytest
-
+from tests.deploy.tools import missing
 from tools.worker_process import ROOT
 
 FOLDER = ROOT / "build" / "deploy"
@@ -27,7 +26,8 @@ PROGRAMS = ("podman", "buildah", "runc", "conmon", "netavark", "aardvark-dns", "
 PACKAGES = (
     "buildah podman runc conmon netavark aardvark-dns iptables catatonit mmdebstrap golang-github-containers-common"
 )
-# `resource limits` may not be raised everywhere, crun refuses some machines' control groups, and there is no systemd.
+# Not every machine lets a container raise its limits, crun refuses some machines' control groups, and there may be no
+# systemd.
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -55,7 +55,7 @@ class ContainerFailed(AssertionError):
     """A command of podman or buildah failed; the text holds the command and what it said."""
 
 
-def missing() -> str | None:
+def lacking() -> str | None:
     """What this machine lacks for containers, as a sentence; None where it lacks nothing."""
     absent = [name for name in PROGRAMS if not _found(name)]
     if absent:
@@ -67,11 +67,8 @@ def missing() -> str | None:
 
 def require_containers() -> None:
     """Skip at a desk that cannot run containers; fail in CI."""
-    reason = missing()
-    if reason and os.environ.get("CI"):
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
+    if sentence := lacking():
+        missing(sentence)
 
 
 def _found(program: str) -> bool:

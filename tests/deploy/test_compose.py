@@ -18,10 +18,11 @@ import yaml
 
 from jobs.settings import Settings
 from tests.deploy import compose
-from tests.deploy.compose import Project, free_port
+from tests.deploy.compose import Project
 from tests.deploy.containers import Containers
 from tests.deploy.images import Images
 from tests.eventually import eventually
+from tools.embedded_redis import free_port
 from tools.worker_process import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3000)]
