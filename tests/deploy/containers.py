@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import http.client
 import json
 import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -167,6 +168,24 @@ class Containers:
         for name in self.podman("network", "ls", "--format", "{{.Name}}", check=False).split():
             if name != "podman":
                 self.podman("network", "rm", "--force", name, check=False)
+
+
+def flags(name: str, values: Mapping[str, str]) -> tuple[str, ...]:
+    """An option for each pair: `--env NAME=value`, `--build-arg NAME=value`."""
+    return tuple(word for pair in values.items() for word in (name, "=".join(pair)))
+
+
+def get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """A GET: status and body; 0 where nothing answers."""
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()
 
 
 class Container:

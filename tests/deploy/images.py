@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.deploy.containers import Containers
+from tests.deploy.containers import Containers, flags
 from tools.progress import say
 from tools.worker_process import ROOT
 
@@ -89,10 +89,10 @@ class Images:
         began = time.monotonic()
         say(f"image {name}")
         given = {"BASE": self.base(), "REVISION": _revision(), **arguments}
-        words = [word for pair in given.items() for word in ("--build-arg", "=".join(pair))]
         self._containers.command(
             "buildah", "bud", "--layers", "--format", "docker", "--isolation", "chroot", "--network", "host",
-            *words, *self._pip_configuration(), "--tag", name, "--file", ROOT / "deploy" / "docker" / dockerfile, ROOT,
+            *flags("--build-arg", given), *self._pip_configuration(),
+            "--tag", name, "--file", ROOT / "deploy" / "docker" / dockerfile, ROOT,
             seconds=BUILD_SECONDS,
         )  # fmt: skip
         say(f"image {name}: {time.monotonic() - began:.0f} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
 import secrets
@@ -19,7 +18,7 @@ import yaml
 from jobs.settings import Settings
 from tests.deploy import compose
 from tests.deploy.compose import Project
-from tests.deploy.containers import Containers
+from tests.deploy.containers import Containers, get
 from tests.deploy.images import Images
 from tests.eventually import eventually
 from tools.embedded_redis import free_port
@@ -171,16 +170,8 @@ def project(
 
 
 def asked(port: str, path: str) -> tuple[int, bytes]:
-    """A GET on a published port: status and body; 0 where nothing answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=5)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except OSError:
-        return 0, b""
-    finally:
-        connection.close()
+    """A GET on a published port; see `get`."""
+    return get("127.0.0.1", int(port), path)
 
 
 def test_a_csv_is_rendered(containers: Containers, project: Project, ports: dict[str, str]) -> None:

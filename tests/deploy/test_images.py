@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from deploy.docker import requirements, slim
-from tests.deploy.containers import HARDENED, Container, ContainerFailed, Containers
+from tests.deploy.containers import HARDENED, Container, ContainerFailed, Containers, flags
 from tests.deploy.images import Images
 from tests.deploy.services import RedisService, start_redis
 from tests.deploy.tools import hadolint
@@ -153,8 +153,8 @@ def worker(containers: Containers, images: Images, redis_service: RedisService) 
     with redis.Redis.from_url(redis_service.url_here) as client:
         client.flushall()
     environment = {"RENDER_REDIS_URL": redis_service.url, "RENDER_ENGINE_DIR": "fake:", "RENDER_OUTPUT_URI": "/cache/o"}
-    options = [word for pair in environment.items() for word in ("--env", "=".join(pair))]
-    container = containers.run(images.worker(), name="worker", options=(*HARDENED, *options))
+    given = (*HARDENED, *flags("--env", environment))
+    container = containers.run(images.worker(), name="worker", options=given)
     yield container
     containers.podman("rm", "--force", container.name)
 
