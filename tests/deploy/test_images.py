@@ -224,7 +224,7 @@ def project() -> dict[str, object]:
     return table
 
 
-@pytest.mark.parametrize("extras", [[], ["cpu"], ["gpu"], ["engines", "cpu"], ["engines", "gpu"]])
+@pytest.mark.parametrize("extras", [[], ["cpu"], ["gpu"], ["engines", "cpu"], ["engines", "gpu"], ["local", "gpu"]])
 def test_every_requirement_of_an_image_is_a_package(extras: list[str]) -> None:
     lines = requirements.requirements(project(), extras)
     assert len(lines) == len(set(lines))
