@@ -41,7 +41,7 @@ def schema() -> dict[str, Any]:
 
 
 def problems(document: dict[str, Any]) -> list[str]:
-    """What the schema has against a compose file: a path and a sentence for each problem."""
+    """What the schema finds wrong in a compose file: a path and a sentence for each problem."""
     code = (
         "import json, sys, warnings; warnings.simplefilter('ignore'); import jsonschema;"
         "schema, document = json.load(sys.stdin);"
