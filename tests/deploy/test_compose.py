@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 
@@ -21,6 +23,7 @@ from tests.deploy.compose import Project
 from tests.deploy.containers import Containers, get
 from tests.deploy.images import Images
 from tests.eventually import eventually
+from tests.s3_server import s3_server
 from tools.embedded_redis import free_port
 from tools.worker_process import ROOT
 
@@ -113,6 +116,21 @@ def test_every_mounted_file_exists(document: dict[str, Any]) -> None:
         for volume in service.get("volumes", []):
             source = re.sub(r"^\$\{[A-Z_]+:-(.*?)\}", r"\1", volume).split(":")[0]
             assert not source.startswith(".") or (ROOT / source).exists(), source
+
+
+def test_the_bucket_is_made_where_there_is_none_and_left_where_there_is_one(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    python, *arguments = document["services"]["bucket"]["entrypoint"]
+    assert python == "python"
+    with s3_server(tmp_path) as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**store, "BUCKET": f"render-{secrets.token_hex(4)}"}.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3")
+        subprocess.run([sys.executable, *arguments], check=True)
+        client.put_object(Bucket=os.environ["BUCKET"], Key="a", Body=b"b")
+        subprocess.run([sys.executable, *arguments], check=True)
+        assert client.get_object(Bucket=os.environ["BUCKET"], Key="a")["Body"].read() == b"b"
 
 
 # -- brought up ---------------------------------------------------------------------------------------------------
