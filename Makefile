@@ -1,7 +1,7 @@
 # make demo    render examples/jobs.csv on this machine: installs, builds the demo engines, starts Redis and a worker
 # make test    every test that needs neither a GPU nor containers
-# make test-deploy  those of images, Compose, Kubernetes and monitoring (docs/operations.md says what they need)
-# make test-fast  those without processes, sleeps and heavy builds, in under a minute: between two edits
+# make test-deploy  the tests of images, Compose, Kubernetes and monitoring (deploy/README.md says what they need)
+# make test-fast  the tests without processes, sleeps and heavy builds, in under a minute: between two edits
 # make check   ruff and mypy
 # make stress  the tests ten times beside busy processes, and as another user: STRESS="--minutes 50" (tools/stress.py)
 # make chaos   break a running batch on purpose and check that nothing is lost: RUNS=10 SEED=1 (docs/operations.md)

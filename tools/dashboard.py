@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from string import ascii_uppercase
 from typing import Any
 
 import yaml
@@ -89,7 +90,9 @@ class Panel:
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
             "fieldConfig": {"defaults": self._defaults(), "overrides": []},
             "options": self._options(),
-            "targets": [query.json(letter, self.kind) for letter, query in zip("ABCDEF", self.queries, strict=False)],
+            "targets": [
+                query.json(letter, self.kind) for letter, query in zip(ascii_uppercase, self.queries, strict=False)
+            ],
         }
         if self.kind == "table":
             hidden = dict.fromkeys(NOT_IN_TABLES, True)

@@ -87,7 +87,7 @@ class EmbeddedRedis:
         binary = redis_server_binary()
         self._folder.mkdir(parents=True, exist_ok=True)
         ports = [self._wanted_port or self.port] if (self._wanted_port or self.port) else []
-        for port in ports or (_free_port() for _ in range(PORT_TRIES)):
+        for port in ports or (free_port() for _ in range(PORT_TRIES)):
             self._process = self._launch(binary, port)
             if self._answers(port):
                 self.port = port
@@ -156,7 +156,8 @@ class EmbeddedRedis:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-10:]) if self._log.is_file() else ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

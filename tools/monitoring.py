@@ -67,11 +67,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; say which files would change")
     check = parser.parse_args().check
-    changed = [path for path, text in made().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    for path in changed:
+    changed = {
+        path: text for path, text in made().items() if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in changed.items():
         print(path.relative_to(ROOT), "would change" if check else "written", file=sys.stderr)
         if not check:
-            path.write_text(made()[path], encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     return 1 if check and changed else 0
 
 

@@ -7,15 +7,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${VENV:-.venv}/bin
 
-# Program -> the packages that bring it. podman's list has what Debian only recommends: without it no container starts.
+# Program -> the packages that bring it. A podman that is there may lack what Debian only recommends, or have crun in
+# place of runc: without these programs no container of the tests starts.
 declare -A packages=(
-  [podman]="podman runc conmon netavark aardvark-dns iptables catatonit golang-github-containers-common"
+  [podman]="podman iptables catatonit golang-github-containers-common"
+  [runc]="runc" [conmon]="conmon" [netavark]="netavark" [aardvark-dns]="aardvark-dns"
   [buildah]="buildah" [mmdebstrap]="mmdebstrap" [promtool]="prometheus" [amtool]="prometheus-alertmanager"
   [chromium]="chromium" [npm]="npm"
 )
+helpers=/usr/lib/podman:/usr/libexec/podman  # netavark and aardvark-dns are on no PATH
 missing=()
 for program in "${!packages[@]}"; do
-  command -v "$program" >/dev/null || missing+=("$program")
+  PATH=$PATH:$helpers command -v "$program" >/dev/null || missing+=("$program")
 done
 if [ "${#missing[@]}" -gt 0 ]; then
   list=()

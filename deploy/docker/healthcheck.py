@@ -16,11 +16,14 @@ SECONDS = 5
 def main() -> int:
     """The command. It asks this container only, whatever the proxy variables say."""
     variable = sys.argv[1]
-    port = os.environ.get(variable, "")
-    if not port.isdecimal() or port == "0":
+    try:
+        port = int(os.environ.get(variable, ""))  # " 9807 " and "+9807" are ports to the settings, too
+    except ValueError:
+        port = 0
+    if port <= 0:
         print(f"{variable} names no port: health is not served")
         return 0
-    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=SECONDS)
     try:
         connection.request("GET", "/healthz")
         answer = connection.getresponse()

@@ -6,8 +6,8 @@
 #
 # FLAVOUR      cpu or cuda
 # BASE         a Debian with python3 (3.11 to 3.13) and its venv module; by digest in production
-# EXTRAS       extras of pyproject.toml, comma-separated (default: cpu or gpu, as the flavour says). With `engines` the
-#              image also runs `engines build`
+# EXTRAS       extras of pyproject.toml beside cpu or gpu, as the flavour says; comma-separated. With `engines` the image
+#              also runs `engines build`
 # TORCH        the torch to install
 # TORCH_INDEX  the package index that torch comes from (default: torch's own CPU index, or pip's index for cuda);
 #              `pip` stands for the index that pip is configured with
@@ -21,8 +21,7 @@ ARG EXTRAS=
 COPY deploy/docker/requirements.py pyproject.toml /source/
 RUN case "${FLAVOUR}" in cpu) usual=cpu ;; cuda) usual=gpu ;; \
       *) echo "FLAVOUR is ${FLAVOUR}: it must be cpu or cuda" >&2; exit 1 ;; esac \
-    && case "${EXTRAS}" in *engines*) more=",${usual}" ;; *) more= ;; esac \
-    && python3 /source/requirements.py /source/pyproject.toml "${EXTRAS:-${usual}}${more}" > /requirements.txt
+    && python3 /source/requirements.py /source/pyproject.toml "${EXTRAS},${usual}" > /requirements.txt
 
 FROM ${BASE} AS build
 ARG FLAVOUR

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import http.client
 import json
 import secrets
 import time
@@ -12,15 +11,13 @@ from typing import Any
 
 import yaml
 
-from tests.deploy import tools
-from tests.deploy.containers import HARDENED, Container, Containers
+from tests.deploy.containers import HARDENED, Container, Containers, flags, get
 from tests.deploy.images import Images
+from tests.deploy.overlays import rendered
 from tests.deploy.services import RedisService, S3Service, start_redis, start_s3
 from tests.eventually import eventually
 from tools.demo import MODEL, SHAPES
-from tools.worker_process import ROOT
 
-OVERLAY = ROOT / "deploy" / "kubernetes" / "overlays" / "podman"
 WORKER, KEEP = "batch-renderer-worker", "batch-renderer-keep"
 METRICS_PORT, KEEP_PORT = 9807, 9808
 START_SECONDS = 180.0
@@ -75,8 +72,8 @@ class Cluster:
             "OMP_NUM_THREADS": "2",
             **self.s3.environment(),
         }
-        given = [word for pair in environment.items() for word in ("--env", "=".join(pair))]
-        return self._containers.once(image, *arguments, options=(*HARDENED, *given, *options), seconds=seconds)
+        given = (*HARDENED, *flags("--env", environment), *options)
+        return self._containers.once(image, *arguments, options=given, seconds=seconds)
 
     # -- the overlay --------------------------------------------------------------------------------------------
 
@@ -100,8 +97,7 @@ class Cluster:
 
     def _rendered(self) -> list[dict[str, Any]]:
         """The overlay's documents, with this cluster's addresses in the ConfigMap."""
-        text = tools.run(tools.kubectl(), "kustomize", OVERLAY)
-        documents = [document for document in yaml.safe_load_all(text) if document]
+        documents = copy.deepcopy(list(rendered("overlays/podman")))
         for document in documents:
             if document["kind"] == "ConfigMap":
                 document["data"].update(self._settings)
@@ -119,14 +115,7 @@ class Cluster:
     def status(self, container: Container, path: str) -> int:
         """The status that a pod's probe answers; 0 where nothing answers."""
         port = KEEP_PORT if KEEP in container.name else METRICS_PORT
-        connection = http.client.HTTPConnection(self.address(container), port, timeout=5)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
+        return get(self.address(container), port, path)[0]
 
     def wait_until_ready(self, container: Container) -> None:
         """Ask /readyz as the kubelet does, until it answers 200."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -42,7 +41,7 @@ def schema() -> dict[str, Any]:
 
 
 def problems(document: dict[str, Any]) -> list[str]:
-    """What the schema has against a compose file: a path and a sentence for each problem."""
+    """What the schema finds wrong in a compose file: a path and a sentence for each problem."""
     code = (
         "import json, sys, warnings; warnings.simplefilter('ignore'); import jsonschema;"
         "schema, document = json.load(sys.stdin);"
@@ -87,10 +86,3 @@ class Project:
     def container(self, service: str) -> Container:
         """The container of a service."""
         return Container(self._containers, f"{self.name}_{service}_1")
-
-
-def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

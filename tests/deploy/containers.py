@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import http.client
 import json
 import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytest
-
+from tests.deploy.tools import missing
 from tools.worker_process import ROOT
 
 FOLDER = ROOT / "build" / "deploy"
@@ -27,7 +27,8 @@ PROGRAMS = ("podman", "buildah", "runc", "conmon", "netavark", "aardvark-dns", "
 PACKAGES = (
     "buildah podman runc conmon netavark aardvark-dns iptables catatonit mmdebstrap golang-github-containers-common"
 )
-# `resource limits` may not be raised everywhere, crun refuses some machines' control groups, and there is no systemd.
+# Not every machine lets a container raise its limits, crun refuses some machines' control groups, and there may be no
+# systemd.
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
@@ -55,7 +56,7 @@ class ContainerFailed(AssertionError):
     """A command of podman or buildah failed; the text holds the command and what it said."""
 
 
-def missing() -> str | None:
+def lacking() -> str | None:
     """What this machine lacks for containers, as a sentence; None where it lacks nothing."""
     absent = [name for name in PROGRAMS if not _found(name)]
     if absent:
@@ -67,11 +68,8 @@ def missing() -> str | None:
 
 def require_containers() -> None:
     """Skip at a desk that cannot run containers; fail in CI."""
-    reason = missing()
-    if reason and os.environ.get("CI"):
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
+    if sentence := lacking():
+        missing(sentence)
 
 
 def _found(program: str) -> bool:
@@ -170,6 +168,24 @@ class Containers:
         for name in self.podman("network", "ls", "--format", "{{.Name}}", check=False).split():
             if name != "podman":
                 self.podman("network", "rm", "--force", name, check=False)
+
+
+def flags(name: str, values: Mapping[str, str]) -> tuple[str, ...]:
+    """An option for each pair: `--env NAME=value`, `--build-arg NAME=value`."""
+    return tuple(word for pair in values.items() for word in (name, "=".join(pair)))
+
+
+def get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """A GET: status and body; 0 where nothing answers."""
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()
 
 
 class Container:

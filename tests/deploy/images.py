@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.deploy.containers import Containers
+from tests.deploy.containers import Containers, flags
 from tools.progress import say
 from tools.worker_process import ROOT
 
@@ -23,6 +23,7 @@ SUITE = "bookworm"
 BASE_PACKAGES = "ca-certificates,python3,python3-venv,usr-is-merged"
 # Redis, Ceph's S3 gateway (for tools/s3server) and Prometheus.
 SERVICE_PACKAGES = "ca-certificates,ceph-common,ceph-mon,ceph-osd,prometheus,python3,radosgw,redis-server"
+SERVICE_FILES = ("tools/s3server", "tests/deploy/s3_service.sh", "tests/deploy/services.Dockerfile")
 MERGED_USR = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
 BUILD_SECONDS = 2400
 
@@ -56,7 +57,8 @@ class Images:
 
     def services(self) -> str:
         """Debian with the servers that ours need, and tools/s3server."""
-        name = f"localhost/render-services:{_digest(SERVICE_PACKAGES, (ROOT / 'tools' / 's3server').read_text())}"
+        files = [(ROOT / file).read_text() for file in SERVICE_FILES]
+        name = f"localhost/render-services:{_digest(SERVICE_PACKAGES, *files)}"
         if not self._exists(name):
             self._containers.command(
                 "buildah", "bud", "--format", "docker", "--isolation", "chroot", "--tag", name,
@@ -87,10 +89,10 @@ class Images:
         began = time.monotonic()
         say(f"image {name}")
         given = {"BASE": self.base(), "REVISION": _revision(), **arguments}
-        words = [word for pair in given.items() for word in ("--build-arg", "=".join(pair))]
         self._containers.command(
             "buildah", "bud", "--layers", "--format", "docker", "--isolation", "chroot", "--network", "host",
-            *words, *self._pip_configuration(), "--tag", name, "--file", ROOT / "deploy" / "docker" / dockerfile, ROOT,
+            *flags("--build-arg", given), *self._pip_configuration(),
+            "--tag", name, "--file", ROOT / "deploy" / "docker" / dockerfile, ROOT,
             seconds=BUILD_SECONDS,
         )  # fmt: skip
         say(f"image {name}: {time.monotonic() - began:.0f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -124,6 +125,19 @@ def _value(variable: Document, container: Document) -> str:
     for part in field["resource"].split("."):
         amount = amount[part]
     return str(math.ceil(quantity(amount)))  # as the kubelet rounds with the divisor 1
+
+
+def pull_command(container: Document, folder: Path, variables: dict[str, str]) -> list[str]:
+    """The command that the shell of an init container `pull` comes to, word by word.
+
+    The shell runs here. `folder` takes the program that it calls, an `engines` that prints its arguments.
+    """
+    program = folder / "engines"
+    program.write_text("#!/bin/sh\nprintf '%s\\n' engines \"$@\"\n")
+    program.chmod(0o755)
+    words = [*container["command"], *container["args"]]
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", **variables}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def quantity(text: str | int) -> float:

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import urlopen
 
-import pytest
 import yaml
 
+from tests.deploy.tools import debian, run
 from tests.eventually import eventually
 from tests.pages import ROOT
+from tools.embedded_redis import free_port
 
 FOLDER = ROOT / "deploy" / "monitoring"
 
 
 def program(name: str) -> str:
-    """`prometheus` or `promtool`. Skips at a desk that has neither; fails in CI."""
-    return shutil.which(name) or _missing(f"no {name}: `apt-get install prometheus` brings it")
-
-
-def _missing(sentence: str) -> NoReturn:
-    if os.environ.get("CI"):
-        pytest.fail(sentence, pytrace=False)
-    pytest.skip(sentence)
+    """`prometheus` or `promtool`."""
+    return debian(name, package="prometheus")
 
 
 def promtool(*arguments: str | Path, text: str | None = None) -> str:
@@ -41,10 +34,7 @@ def promtool(*arguments: str | Path, text: str | None = None) -> str:
     Raises:
         AssertionError: it found something wrong.
     """
-    command = [program("promtool"), *map(str, arguments)]
-    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
-    return done.stdout
+    return run(program("promtool"), *arguments, text=text)
 
 
 class Prometheus:
@@ -53,7 +43,7 @@ class Prometheus:
     def __init__(self, folder: Path, targets: Mapping[str, list[str]]) -> None:
         """`targets`: addresses by job; jobs of the configuration that are not named are left out."""
         self._folder = folder
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
@@ -104,9 +94,3 @@ class Prometheus:
                 return bool(reply.status == 200)
         except (URLError, OSError):
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import http.client
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -13,15 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 
 from jobs.settings import Settings
 from tests.deploy import compose
-from tests.deploy.compose import Project, free_port
-from tests.deploy.containers import Containers
+from tests.deploy.compose import Project
+from tests.deploy.containers import Containers, get
 from tests.deploy.images import Images
 from tests.eventually import eventually
+from tests.s3_server import s3_server
+from tools.embedded_redis import free_port
 from tools.worker_process import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3000)]
@@ -115,6 +118,21 @@ def test_every_mounted_file_exists(document: dict[str, Any]) -> None:
             assert not source.startswith(".") or (ROOT / source).exists(), source
 
 
+def test_the_bucket_is_made_where_there_is_none_and_left_where_there_is_one(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    python, *arguments = document["services"]["bucket"]["entrypoint"]
+    assert python == "python"
+    with s3_server(tmp_path) as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**store, "BUCKET": f"render-{secrets.token_hex(4)}"}.items():
+            patch.setenv(name, value)
+        client = boto3.client("s3")
+        subprocess.run([sys.executable, *arguments], check=True)
+        client.put_object(Bucket=os.environ["BUCKET"], Key="a", Body=b"b")
+        subprocess.run([sys.executable, *arguments], check=True)
+        assert client.get_object(Bucket=os.environ["BUCKET"], Key="a")["Body"].read() == b"b"
+
+
 # -- brought up ---------------------------------------------------------------------------------------------------
 
 
@@ -170,16 +188,8 @@ def project(
 
 
 def asked(port: str, path: str) -> tuple[int, bytes]:
-    """A GET on a published port: status and body; 0 where nothing answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=5)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    except OSError:
-        return 0, b""
-    finally:
-        connection.close()
+    """A GET on a published port; see `get`."""
+    return get("127.0.0.1", int(port), path)
 
 
 def test_a_csv_is_rendered(containers: Containers, project: Project, ports: dict[str, str]) -> None:

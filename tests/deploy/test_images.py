@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -11,14 +12,16 @@ from pathlib import Path
 
 import pytest
 import redis
+from prometheus_client import CollectorRegistry
 
-from deploy.docker import requirements, slim
-from tests.deploy.containers import HARDENED, Container, ContainerFailed, Containers
+from deploy.docker import healthcheck, requirements, slim
+from tests.deploy.containers import HARDENED, Container, ContainerFailed, Containers, flags
 from tests.deploy.images import Images
 from tests.deploy.services import RedisService, start_redis
 from tests.deploy.tools import hadolint
 from tests.eventually import eventually
 from tools.worker_process import ROOT
+from worker.observe.health import HealthServer, Probes, Verdict
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3000)]
 
@@ -153,8 +156,8 @@ def worker(containers: Containers, images: Images, redis_service: RedisService) 
     with redis.Redis.from_url(redis_service.url_here) as client:
         client.flushall()
     environment = {"RENDER_REDIS_URL": redis_service.url, "RENDER_ENGINE_DIR": "fake:", "RENDER_OUTPUT_URI": "/cache/o"}
-    options = [word for pair in environment.items() for word in ("--env", "=".join(pair))]
-    container = containers.run(images.worker(), name="worker", options=(*HARDENED, *options))
+    given = (*HARDENED, *flags("--env", environment))
+    container = containers.run(images.worker(), name="worker", options=given)
     yield container
     containers.podman("rm", "--force", container.name)
 
@@ -173,6 +176,23 @@ def test_the_health_check_fails_where_nothing_answers(containers: Containers, im
     with pytest.raises(ContainerFailed):
         containers.podman("healthcheck", "run", container.name)
     containers.podman("rm", "--force", "--time", "0", container.name)
+
+
+@pytest.mark.parametrize(("written", "said"), [
+    ("{}", "200: "), (" {} ", "200: "), ("+{}", "200: "), ("", "PORT names no port"), (" 0 ", "PORT names no port"),
+])  # fmt: skip
+def test_the_health_check_reads_a_port_as_the_settings_do(written: str, said: str) -> None:
+    yes = Probes(*([lambda: Verdict(True, "yes")] * 3))
+    server = HealthServer("127.0.0.1", 0, probes=yes, registry=CollectorRegistry())
+    server.start()
+    try:
+        command = [sys.executable, healthcheck.__file__, "PORT"]
+        environment = os.environ | {"PORT": written.format(server.port)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finally:
+        server.stop()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(said)
 
 
 def test_an_unknown_extra_is_refused_with_those_that_exist() -> None:
@@ -204,7 +224,7 @@ def project() -> dict[str, object]:
     return table
 
 
-@pytest.mark.parametrize("extras", [[], ["cpu"], ["gpu"], ["engines", "cpu"], ["engines", "gpu"]])
+@pytest.mark.parametrize("extras", [[], ["cpu"], ["gpu"], ["engines", "cpu"], ["engines", "gpu"], ["local", "gpu"]])
 def test_every_requirement_of_an_image_is_a_package(extras: list[str]) -> None:
     lines = requirements.requirements(project(), extras)
     assert len(lines) == len(set(lines))

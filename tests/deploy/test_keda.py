@@ -21,7 +21,8 @@ from jobs.ledger.kombu_view import UNACKED
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from tests.deploy.crds import SCALERS, document_problems, folder, schemas, trigger_names, trigger_problems
-from tests.deploy.tools import ROOT, kubectl, run
+from tests.deploy.overlays import rendered
+from tests.deploy.tools import ROOT
 from tests.pages import blocks
 from tools.embedded_redis import EmbeddedRedis
 
@@ -54,7 +55,7 @@ def triggers(spec: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {trigger["name"]: trigger["metadata"] for trigger in spec["triggers"]}
 
 
-def rendered(
+def with_worker(
     path: Path, *, replicas: dict[str, int], queue: str = "render", more: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, dict[str, Any]]:
     """What kustomize makes of a worker, its settings and the component, by kind. `more` joins the kustomization."""
@@ -68,8 +69,7 @@ def rendered(
         **more,
     }
     (path / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    text = run(kubectl(), "kustomize", "--load-restrictor", "LoadRestrictionsNone", path)
-    return {each["kind"]: each for each in yaml.safe_load_all(text)}
+    return {each["kind"]: each for each in rendered(path)}
 
 
 LABELS = {"app.kubernetes.io/component": "worker"}
@@ -86,7 +86,7 @@ WORKER: dict[str, Any] = {
 
 @pytest.mark.parametrize("replicas", [{"replicas": 2}, {}], ids=["with replicas", "without"])
 def test_the_deployment_keeps_no_replicas_and_everything_else(tmp_path: Path, replicas: dict[str, int]) -> None:
-    documents = rendered(tmp_path, replicas=replicas)
+    documents = with_worker(tmp_path, replicas=replicas)
     assert set(documents) == {"ConfigMap", "Deployment", "ScaledObject", "TriggerAuthentication"}
     assert documents["Deployment"] == WORKER
     assert documents["ScaledObject"] == document("scaledobject.yaml")
@@ -94,14 +94,14 @@ def test_the_deployment_keeps_no_replicas_and_everything_else(tmp_path: Path, re
 
 
 def test_another_queue_of_the_settings_is_the_one_that_is_counted(tmp_path: Path) -> None:
-    spec = rendered(tmp_path, replicas={}, queue="night.posters-2")["ScaledObject"]["spec"]
+    spec = with_worker(tmp_path, replicas={}, queue="night.posters-2")["ScaledObject"]["spec"]
     names = {name: metadata["listName"] for name, metadata in triggers(spec).items()}
     assert names == {"queued": "night.posters-2", "held": UNACKED, "delayed": delayed_key("night.posters-2")}
 
 
 def test_the_patch_on_the_page_sets_the_most_gpus_and_the_target(tmp_path: Path) -> None:
     (patches,) = [body for _, body in blocks(SCALING_PAGE) if body.startswith("patches:")]
-    spec = rendered(tmp_path, replicas={}, more=yaml.safe_load(patches))["ScaledObject"]["spec"]
+    spec = with_worker(tmp_path, replicas={}, more=yaml.safe_load(patches))["ScaledObject"]["spec"]
     assert spec["maxReplicaCount"] == 12
     assert spec["advanced"]["scalingModifiers"]["target"] == "432"
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from tests.deploy.prometheus import FOLDER, Prometheus, program, promtool
 from tests.eventually import eventually
 from tests.models import tiny_engine_set
 from tests.pages import ROOT
-from tests.worker_process import WorkerProcess, log_events
+from tests.producer.keep.process import KeepProcess
+from tests.worker_process import WorkerProcess
 from tools.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.deploy
 
 WORKERS, KEEP = "batch-renderer-worker", "batch-renderer-keep"
+ENGINES = "RENDER_ENGINE_DIR"
 GOOD_ROWS = 12
 FIRST_ROWS = 4
 DASHBOARD: list[dict[str, Any]] = json.loads((FOLDER / "dashboard.json").read_text())["panels"]
@@ -62,14 +65,10 @@ def test_grafana_is_told_where_its_prometheus_and_its_dashboard_are() -> None:
 # -- a real system ----------------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class System:
     """Two workers, one of them with a real engine set, keep, and the Prometheus that scrapes them."""
 
-    folder: Path
-    redis_url: str
-    workers: list[WorkerProcess]
-    keep_log: Path
     addresses: dict[str, list[str]]
     prometheus: Prometheus
 
@@ -78,74 +77,63 @@ class System:
             return str(reply.read().decode())
 
 
-def environment(redis_url: str, folder: Path, **settings: Any) -> dict[str, str]:
-    values = {
-        "redis_url": redis_url, "output_uri": folder / "out", "allow_folders": folder, "metrics_port": 0,
-        "keep_port": 0, "jobs_in_flight": 4, "heartbeat_seconds": 0.2, "reconcile_seconds": 0.5, **settings,
-    }  # fmt: skip
-    return {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
-
-
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """Started, scraped when little had happened yet, and then given work of which some fails."""
     program("prometheus")
     folder = tmp_path_factory.mktemp("monitoring")
+    rows = _rows(folder)
+    with EmbeddedRedis() as redis_server, ExitStack() as processes:
+        settings = environment(redis_server.url, folder)
+        addresses = _started(processes, settings, folder)
+        # A stage has a time only once a job has reached it, and a rate needs one from before the work.
+        _submit(folder / "first.csv", rows[:FIRST_ROWS], settings=settings, code=0)
+        with Prometheus(folder, addresses) as prometheus:
+            scraped = "count(count_over_time(render_heartbeat_failures_total[1m]) >= 2)"
+            eventually(lambda: prometheus.number(scraped) == len(addresses[WORKERS]), what="two scrapes of each worker")
+            of_keep = "count_over_time(render_worker_exits_total[1m]) >= 2"
+            eventually(lambda: prometheus.query(of_keep), what="two scrapes of keep")
+            _work(rows, prometheus, settings=settings, folder=folder)
+            yield System(addresses, prometheus)
+
+
+def environment(redis_url: str, folder: Path) -> dict[str, str]:
+    values = {
+        "redis_url": redis_url, "output_uri": folder / "out", "allow_folders": folder, "metrics_port": 0,
+        "jobs_in_flight": 4, "heartbeat_seconds": 0.2, "reconcile_seconds": 0.5,
+    }  # fmt: skip
+    return {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
+
+
+def _started(processes: ExitStack, settings: dict[str, str], folder: Path) -> dict[str, list[str]]:
+    """Start two workers and keep; returns where each job's metrics are."""
     sets = ("fake:step_ms=5,max_batch=4", str(tiny_engine_set()))
-    with EmbeddedRedis() as redis_server, (folder / "keep.log").open("wb") as keep_log:
-        settings = [environment(redis_server.url, folder, engine_dir=engines) for engines in sets]
-        workers = [
-            WorkerProcess(environment=each, log=folder / f"worker-{number}.log", name=f"w{number}")
-            for number, each in enumerate(settings)
-        ]
-        keep = subprocess.Popen(
-            [sys.executable, "-m", "producer", "keep"], cwd=ROOT, env=os.environ | settings[0], stderr=keep_log
+    workers = [
+        processes.enter_context(
+            WorkerProcess(environment={**settings, ENGINES: engines}, log=folder / f"{name}.log", name=name)
         )
-        try:
-            yield from _watched(System(folder, redis_server.url, workers, folder / "keep.log", {}, None))  # type: ignore[arg-type]
-        finally:
-            for worker in workers:
-                worker.kill()
-            keep.kill()
-            keep.wait()
-
-
-def _watched(system: System) -> Iterator[System]:
-    for worker in system.workers:
+        for name, engines in zip(("w0", "w1"), sets, strict=True)
+    ]
+    keep = processes.enter_context(KeepProcess(folder / "keep.log", environment=settings))
+    for worker in workers:
         worker.wait_until_started(seconds=120)
-    eventually(lambda: _port(system.keep_log, "keep_started"), what="keep started")
-    ports = [_port(worker.log, "health_listens") for worker in system.workers]
-    system.addresses = {
-        WORKERS: [f"127.0.0.1:{port}" for port in ports],
-        KEEP: [f"127.0.0.1:{_port(system.keep_log, 'keep_started')}"],
-    }
-    # A stage has a time only once a job has reached it, and a rate needs one from before the work.
-    _submit(system, output=system.folder / "out", rows=_rows(system.folder)[:FIRST_ROWS], batch="first", code=0)
-    with Prometheus(system.folder, system.addresses) as prometheus:
-        system.prometheus = prometheus
-        scraped = "count(count_over_time(render_heartbeat_failures_total[1m]) >= 2)"
-        eventually(lambda: prometheus.number(scraped) == len(ports), what="two scrapes of both workers")
-        eventually(lambda: prometheus.query("count_over_time(render_worker_exits_total[1m]) >= 2"), what="two of keep")
-        _work(system)
-        yield system
+    ports = [worker.events("health_listens")[0]["port"] for worker in workers]
+    return {WORKERS: [f"127.0.0.1:{port}" for port in ports], KEEP: [f"127.0.0.1:{keep.port}"]}
 
 
-def _port(log: Path, event: str) -> int | None:
-    return next((int(each["port"]) for each in log_events(log) if each["event"] == event), None)
-
-
-def _work(system: System) -> None:
+def _work(rows: list[dict[str, str]], prometheus: Prometheus, *, settings: dict[str, str], folder: Path) -> None:
     """Jobs that are rendered, that fail and that are refused; and a worker that refuses its engine set."""
-    _submit(system, output=system.folder / "out", rows=_rows(system.folder), batch="work")
+    _submit(folder / "work.csv", rows, settings=settings)
     # A folder that no worker may write to: each refuses, and then the job fails.
-    _submit(system, output=system.folder.parent / "elsewhere", rows=_rows(system.folder)[:1], batch="refused")
-    refuses = environment(system.redis_url, system.folder, engine_dir=system.folder / "no-such-set")
-    with WorkerProcess(environment=refuses, log=system.folder / "refuses.log", name="w9") as worker:
+    elsewhere = {**settings, "RENDER_OUTPUT_URI": str(folder.parent / "elsewhere")}
+    _submit(folder / "refused.csv", rows[:1], settings=elsewhere)
+    refuses = {**settings, ENGINES: str(folder / "no-such-set")}
+    with WorkerProcess(environment=refuses, log=folder / "refuses.log", name="w9") as worker:
         assert worker.exit_code(seconds=120) == 4
     seen = 'render_worker_exits_total{reason="engines_refused"} == 1'
-    eventually(lambda: system.prometheus.query(seen), what="the exit in Prometheus")
+    eventually(lambda: prometheus.query(seen), what="the exit in Prometheus")
     scraped, evaluated = time.time(), "timestamp(job:render_jobs_failed:ratio15m)"
-    eventually(lambda: (system.prometheus.number(evaluated) or 0) > scraped + 2, what="two more rounds of rules")
+    eventually(lambda: (prometheus.number(evaluated) or 0) > scraped + 2, what="two more rounds of rules")
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -159,17 +147,15 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     ]  # fmt: skip
 
 
-def _submit(system: System, *, output: Path, rows: list[dict[str, str]], batch: str, code: int = 1) -> None:
-    """Submit, and wait for the end. `code` 1: some jobs fail, as they should."""
-    path = system.folder / f"{batch}.csv"
+def _submit(path: Path, rows: list[dict[str, str]], *, settings: dict[str, str], code: int = 1) -> None:
+    """Submit a batch of the file's name, and wait for its end. `code` 1: some jobs fail, as they should."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    command = [sys.executable, "-m", "producer", "submit", str(path), "--batch", batch, "--output", str(output)]
     done = subprocess.run(
-        [*command, "--wait"], cwd=ROOT, env=os.environ | environment(system.redis_url, system.folder),
-        capture_output=True, text=True, check=False, timeout=250,
+        [sys.executable, "-m", "producer", "submit", str(path), "--batch", path.stem, "--wait"],
+        cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, check=False, timeout=250,
     )  # fmt: skip
     assert done.returncode == code, done.stderr
     counts = json.loads(done.stdout)["counts"]

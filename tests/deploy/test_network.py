@@ -14,8 +14,9 @@ from tests.deploy.test_references import COMPONENT, selects
 pytestmark = pytest.mark.deploy
 
 PUBLIC = ("93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c")
-PRIVATE = ("10.0.0.1", "172.31.255.254", "192.168.1.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "fd00:ec2::254",
-           "fe80::1", "::1")  # fmt: skip
+PRIVATE = ("10.0.0.1", "172.31.255.254", "192.168.1.1", "100.64.0.1", "127.0.0.1", "169.254.169.254", "168.63.129.16",
+           "192.0.0.192", "198.18.0.1", "240.0.0.1", "fd00:ec2::254", "fe80::1", "fec0::1", "64:ff9b:1::1",
+           "::1")  # fmt: skip
 
 
 def policies_for(labels: dict[str, str], folder: str | Path, direction: str) -> list[Document]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.overlays import FOLDERS, KUBERNETES, of_kind, pods_of, rendered, settings_of
+from tests.deploy.overlays import FOLDERS, KUBERNETES, of_kind, pods_of, pull_command, rendered, settings_of
 from tests.deploy.tools import ROOT
 
 pytestmark = pytest.mark.deploy
@@ -81,17 +81,10 @@ def command_lines(folder: str, scratch: Path) -> list[list[str]]:
         for container in pods.containers:
             words = [*container.get("command", []), *container.get("args", [])]
             if words[:1] == ["sh"] and container["name"] == "pull":
-                words = pulled(words, scratch)
+                variables = {"ENGINE_SETS": "s3://sets", "ENGINE_DIGESTS": "abcd1234"}
+                words = pull_command(container, scratch, variables)
             elif "batch-renderer-producer" in container["image"]:
                 words = ["producer", *words]
             if words[:1] in (["engines"], ["producer"]):
                 found.append([word.replace("$(ENGINE_SETS)", settings_of(folder)["ENGINE_SETS"]) for word in words])
     return found
-
-
-def pulled(words: list[str], scratch: Path) -> list[str]:
-    """The command that an init container's shell comes to."""
-    (scratch / "engines").write_text("#!/bin/sh\nprintf '%s\\n' engines \"$@\"\n")
-    (scratch / "engines").chmod(0o755)
-    variables = {"PATH": f"{scratch}:{os.environ['PATH']}", "ENGINE_SETS": "s3://sets", "ENGINE_DIGESTS": "abcd1234"}
-    return subprocess.run(words, env=variables, capture_output=True, text=True, check=True).stdout.splitlines()

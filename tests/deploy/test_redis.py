@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import redis
 
 from tests.deploy.overlays import Document, workload
 from tests.eventually import eventually
-from tools.embedded_redis import redis_server_binary
+from tools.embedded_redis import free_port, redis_server_binary
 
 pytestmark = pytest.mark.deploy
 
@@ -48,8 +47,7 @@ def container() -> Document:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     # Only the folder and the port are this machine's.
     words = [
         *container()["command"],

@@ -138,5 +138,5 @@ def secret_references(value: Any) -> list[dict[str, str]]:
         return [reference for item in value for reference in secret_references(item)]
     if not isinstance(value, dict):
         return []
-    own = [value[name] for name in ("secretKeyRef",) if name in value] + list(value.get("secretTargetRef", []))
+    own = [value["secretKeyRef"]] if "secretKeyRef" in value else value.get("secretTargetRef", [])
     return own + [reference for item in value.values() for reference in secret_references(item)]

