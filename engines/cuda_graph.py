@@ -61,7 +61,7 @@ class Graphed:
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile (a copy to the host): only this thread's calls are captured.
         with (
-            _no_garbage_collection(),
+            no_garbage_collection(),
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
         ):
             outputs = self._function(static)
@@ -69,8 +69,8 @@ class Graphed:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """The collector might find an old graph, and to destroy one in the thread that captures breaks the capture."""
+def no_garbage_collection() -> Iterator[None]:
+    """For a capture: the collector might find an old graph, and to destroy one in this thread breaks the capture."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +20,7 @@ class FileCheck:
         Raises:
             EngineSetRefused: naming the first file that is missing.
         """
-        for path in (folder / name for name in files):
-            if not path.is_file():
-                raise EngineSetRefused(f"{path} is missing: the manifest lists it")
+        check_present(folder, files)
         self._folder, self._files = folder, files
         threads = ThreadPoolExecutor(thread_name_prefix="hash")
         self._hashes = threads.map(file_sha256, [folder / name for name in files])
@@ -42,6 +41,13 @@ class FileCheck:
             path = self._folder / name
             if actual != expected:
                 raise changed(path, actual, expected)
+
+
+def check_present(folder: Path, names: Iterable[str]) -> None:
+    """Raises EngineSetRefused, naming the first of a manifest's files that is missing."""
+    for path in (folder / name for name in names):
+        if not path.is_file():
+            raise EngineSetRefused(f"{path} is missing: the manifest lists it")
 
 
 def changed(path: Path, actual: str, expected: str) -> EngineSetRefused:

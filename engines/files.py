@@ -26,13 +26,14 @@ def file_sha256(path: Path) -> str:
 
 
 def without_links(folder: Path) -> Path:
-    """The folder that a path leads to; the path as it was written where no symbolic link is on its way.
+    """The folder that a path leads to; the path as it was written if it has no symbolic links.
 
-    `engines pull` may lead a link to another set at any time: whoever reads a set file by file must keep to one.
+    `engines pull` may point a link to another set at any time. Code that reads a set's files one by one follows the
+    link once, so that all files are of one set.
     """
     try:
         real = folder.resolve()
-    except (OSError, RuntimeError):  # a link that leads to itself: whoever reads it says so
+    except (OSError, RuntimeError):  # a link that leads to itself: reading it will say so
         return folder
     return folder if real == folder.absolute() else real
 

@@ -5,8 +5,8 @@
     refuted    another worker finished a job that this one had refused
 
 The check of the output is in output_check.py. A refutation cannot be checked again: its pause ends by itself, and each
-that follows soon is twice as long. What the worker refused before its last pause ended says nothing of it any more. A
-source that is refused never stops a worker by itself, nor does storage that is away: then all workers wait alike.
+that follows soon is twice as long. Jobs that it refused before its last pause ended no longer count. A source that is
+refused never stops a worker by itself, nor does storage that is away: then all workers wait alike.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Fitness:
             self._redis_clock_told = True
 
     def refute(self, refutation: Refutation) -> None:
-        """Another worker finished a job that this one had refused. Ignored if it refused it before it last resumed."""
+        """Another worker finished a job that this one had refused. Refusals before it last resumed do not count."""
         now = time.monotonic()
         with self._lock:
             if refutation.refused_at is not None and refutation.refused_at < self._resumed_at:

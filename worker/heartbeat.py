@@ -18,11 +18,11 @@ from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from worker.fitness import Fitness, is_far
 from worker.in_flight import InFlightJobs
+from worker.ledger_client import FED_AT_ONCE
 from worker.observe.metrics import JobMetrics
 
 log = structlog.get_logger(__name__)
 
-FED_AT_ONCE = 200  # delayed jobs: a beat must not be late because thousands are due
 STOP_SECONDS = 5.0  # for a beat that is under way
 
 

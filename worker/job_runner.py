@@ -145,7 +145,7 @@ class JobRunner:
 
     @contextmanager
     def _decide(self, job: RenderJob) -> Iterator[Start | None]:
-        """Start the job in the ledger. Its last allowed start is alone, within the block; None: another job's is.
+        """Start the job in the ledger. A last allowed start runs alone, in the block; None while another job's runs.
 
         A job that kills its worker also kills the jobs beside it, and all of them come back together. If they also
         started for the last time together, its innocent neighbours would be quarantined with it. So one such job runs
@@ -216,7 +216,7 @@ class JobRunner:
         return result
 
     def _probe(self, job: RenderJob) -> None:
-        """Write to the batch's output, if that was not done before, or if only that tells whether storage is away."""
+        """Write to the batch's output if this process has not yet, or if only a write tells whether storage is away."""
         probe, asks_storage = self.fitness.probe, self._sources.is_failing(job)
         if probe is None:
             return

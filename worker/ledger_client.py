@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 Value = TypeVar("Value")
 
 PAUSE_SECONDS = 2.0
-FED_AT_ONCE = 200  # delayed jobs; the rest is left to heartbeats
+FED_AT_ONCE = 200  # delayed jobs: a beat, or a job that is given back, must not be late because thousands are due
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class LedgerClient:
         return self.count(result.state, result.error_kind or "", Outcome.ENDED)
 
     def count(self, state: str, kind: str, outcome: Outcome) -> Outcome:
-        """Count an outcome, tell who watches, and pass it on."""
+        """Count an outcome, note it for monitors, and pass it on."""
         self.metrics.jobs.labels(state=state, kind=kind).inc()
         ending.set(Ending(state, kind))
         return outcome

@@ -18,7 +18,7 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class Ending:
-    """The same for people who watch: the state in which the job left this process, and the kind of its error."""
+    """The outcome for monitors: the state in which the job left this process, and the kind of its error."""
 
     state: str  # done, failed, cancelled, requeued or invalid; ended: it was over before, or another worker has it
     kind: str = ""
@@ -33,5 +33,5 @@ class Ending:
         return f"{self.state}: {self.kind}" if self.kind else self.state
 
 
-# Of the job of this thread. LedgerClient sets it, and the Celery task, which runs the job, reads it.
+# How this thread's job ended. LedgerClient sets it, and the Celery task, which runs the job, reads it.
 ending: ContextVar[Ending | None] = ContextVar("ending", default=None)

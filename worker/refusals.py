@@ -147,7 +147,7 @@ class Refusals:
 def failure(refusals: Iterable[Refusal]) -> Failure:
     """The kind that most refusals have, and one sentence with what each said, workers that said the same together.
 
-    Where some of the refusals are about the job itself, its kind is one of theirs.
+    If some of the refusals are about the job itself, only their kinds count.
     """
     in_order = sorted(refusals, key=lambda refusal: refusal.at)
     workers: dict[str, list[Refusal]] = {}

@@ -83,7 +83,7 @@ class Sources:
         return min(pause, LONGEST_PAUSE_SECONDS)
 
     def _blamed(self, job: RenderJob, error: TransientError) -> TransientError:
-        if error.fault != "store" or error.blameless:  # blameless: storage throttles, and the file is well
+        if error.fault != "store" or error.blameless:  # blameless: storage throttles; nothing is wrong with the file
             return error
         image = job.parameters.image
         if image.partition("://")[0] != job.output.partition("://")[0]:

@@ -78,7 +78,7 @@ class Backend(ABC):
         """
 
     def check(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
-        """Refuse a set that `open` would refuse here for what this machine lacks. It reads no file of the set.
+        """Refuse a set that `open` would refuse here for what this machine lacks. No file of the set is read.
 
         `folder` is for sentences: `engines pull` asks before there is one. Versions and architecture were checked.
 

@@ -1,6 +1,6 @@
 """The folder or bucket that sets are pushed to and pulled from: the engines' one door to the storage of jobs/.
 
-Every request is tried several times. What fails then is a StoreRefused; a StoreRefused is never a fault of a set.
+Every request is tried several times. If it still fails, it raises StoreRefused, which is never the fault of a set.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jobs.storage.retry import MAX_PAUSE_SECONDS, with_backoff
 from jobs.storage.store import Progress, Store, store_for
 from jobs.uri import path_of, redacted, resolve_uri
 
-__all__ = ["Bucket", "Progress", "is_no_root"]
+__all__ = ["Bucket", "Progress", "why_no_root"]
 
 Value = TypeVar("Value")
 
@@ -39,8 +39,8 @@ CONTENT_TYPES = {".json": "application/json"}
 ANY_CONTENT = "application/octet-stream"
 
 
-def is_no_root(text: str) -> str | None:
-    """Why `text` names no folder or bucket to keep sets in, as a sentence; None if it does."""
+def why_no_root(text: str) -> str | None:
+    """Why `text` names no folder or bucket to keep sets in, as a sentence; None if it names one."""
     try:
         uri = resolve_uri(text, Path.cwd(), for_output=True)
         store_for(uri)
@@ -55,7 +55,7 @@ class Bucket:
     """One root with the sets below it. Names are relative to it, with '/' between their parts."""
 
     def __init__(self, root: str) -> None:
-        """`root`: a path, file:// or s3://bucket/prefix, for which `is_no_root` is None."""
+        """`root`: a path, file:// or s3://bucket/prefix, for which `why_no_root` is None."""
         self._root = resolve_uri(root, Path.cwd(), for_output=True).rstrip("/")
         self._store: Store = store_for(self._root)
 
@@ -66,7 +66,7 @@ class Bucket:
 
     @property
     def weights(self) -> str | None:
-        """The digest of the weights that the root's own name is; None where it is another name."""
+        """The digest of the weights that the root is named for; None where its name is no digest."""
         name = self._root.rpartition("/")[2]
         return name if is_digest(name) else None
 
@@ -131,7 +131,7 @@ class Bucket:
                 raise DiskRefused(str(error)) from error
 
     def sha256(self, name: str, progress: Progress) -> str:
-        """The SHA-256 of a file, which is read for it."""
+        """The SHA-256 of a file, which is fetched to hash it."""
         with tempfile.TemporaryDirectory(prefix="engine-set-") as folder:
             return self.fetch(name, Path(folder) / "file", progress)
 

@@ -1,4 +1,4 @@
-"""The sets below a root. One whose manifest is missing, torn or another's is no set, and is left out with a reason."""
+"""The sets below a root. A folder whose manifest is missing, torn or another set's is left out, with a reason."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from engines.store.layout import LEVELS, RECORD, Record, is_part, parts_of
 
 REQUESTS = 16  # at the same time: listings and manifests are small
 LARGEST_MANIFEST, LARGEST_RECORD = 64 * 2**20, 2**20  # bytes
-LONG_AGO = datetime.min.replace(tzinfo=UTC)  # of a set whose record is gone: the others come before it
+LONG_AGO = datetime.min.replace(tzinfo=UTC)  # stands in where the record is gone: such a set counts as the oldest
 
 
 @dataclass(frozen=True)
 class StoredSet:
-    """A whole set in a bucket: the folder that it is in, its manifest, also as it is written there, and the bytes of
-    every file in the folder.
+    """A whole set in a bucket. `place` is its folder, and `sizes` has the bytes of every file in it.
+
+    `manifest_data` is the manifest as it is written there.
     """
 
     place: str
@@ -43,7 +44,7 @@ class StoredSet:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A folder that looks like a set's and holds none; `why` is a sentence."""
+    """A folder with the name of a set's that holds no whole set; `why` is a sentence."""
 
     place: str
     why: str
@@ -71,7 +72,10 @@ def read_catalogue(bucket: Bucket) -> Catalogue:
 
 
 def stored_manifest(bucket: Bucket, place: str, size: int | None) -> Manifest | None:
-    """The manifest in a folder, if it is whole and the folder's own; `size` is its object's, None if there is none."""
+    """The manifest in a folder; None unless it is whole and that folder's own.
+
+    `size`: the bytes of the manifest in a listing, None if it is not there.
+    """
     try:
         return None if size is None else _manifest(bucket, place, size)[0]
     except EngineSetRefused:

@@ -14,7 +14,7 @@ from engines.fit import placement_for
 from engines.manifest import Manifest
 from engines.store.catalogue import Catalogue, StoredSet
 
-LONGEST_LIST = 20  # sets that the sentence about none that fits explains
+LONGEST_LIST = 20  # sets that the message of NoSetFits explains
 OUT = Path("engine-set")
 SHORT = 12  # characters of a digest, for people
 

@@ -19,16 +19,16 @@ _PIN = re.compile(r"[0-9a-f]{4,64}")
 
 
 def _known_root(text: str) -> str:
-    from engines.store.bucket import is_no_root
+    from engines.store.bucket import why_no_root
 
-    problem = is_no_root(text)
+    problem = why_no_root(text)
     if problem is not None:
         raise typer.BadParameter(problem)
     return text
 
 
 def _known_digests(values: list[str] | None) -> list[str]:
-    """One text may hold several, so that one variable of a container can; an empty one pins nothing."""
+    """One text may hold several, since a container may pass them in one variable. An empty text pins nothing."""
     pins = [pin for value in values or [] for pin in re.split(r"[,\s]+", value) if pin]
     for pin in pins:
         if not _PIN.fullmatch(pin):
@@ -40,7 +40,7 @@ Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="S
 Root = Annotated[
     str,
     typer.Argument(
-        help="s3://bucket/prefix or a folder that all sets are kept below; also with the weights' digest behind it.",
+        help="s3://bucket/prefix or a folder below which all sets are kept. The weights' digest may follow.",
         metavar="ROOT",
         callback=_known_root,
     ),

@@ -21,10 +21,10 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*")
 
 
 class Record(BaseModel):
-    """pushed.json: what a manifest does not say, and older versions of this program would refuse in one.
+    """pushed.json: what the manifest does not say. Older versions of this program refuse a manifest with new fields.
 
-    `built_at` is when the set was built. `sizes` has each file's bytes, by which a pulled set is checked quickly; in a
-    bucket it is empty, as a listing has them.
+    `built_at` is when the set was built. `sizes` has each file's bytes, by which a pulled set is checked quickly. In a
+    bucket `sizes` is empty: a listing has them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,9 +32,14 @@ class Record(BaseModel):
     built_at: AwareDatetime | None = None
     sizes: dict[str, int] = {}
 
+    @property
+    def data(self) -> bytes:
+        """The record as it is written."""
+        return self.model_dump_json().encode() + b"\n"
+
     @classmethod
     def of(cls, data: bytes | None) -> Record:
-        """The record in `data`; an empty one where it is missing, torn or not ours: nothing depends on it alone."""
+        """The record in `data`. It is empty where `data` is missing, torn or not ours: nothing depends on it alone."""
         try:
             return cls() if data is None else cls.model_validate_json(data)
         except ValidationError:
@@ -62,8 +67,9 @@ def parts_of(manifest: Manifest) -> tuple[str, ...]:
     for level, part in enumerate(parts):
         if not is_part(part, level):
             raise EngineSetRefused(f"the set's manifest says {part[:80]!r}, which is no part of a folder's name")
-    if RECORD in manifest.files | manifest.exports:
-        raise EngineSetRefused(f"the set has a file {RECORD}, a name that is kept for `engines push`; build it again")
+    for name in manifest.files | manifest.exports:
+        if name.partition("/")[0] == RECORD:
+            raise EngineSetRefused(f"the set has a file {name}, a name that is kept for `engines push`; build it again")
     return parts
 
 
@@ -73,5 +79,5 @@ def says_the_same(one: Manifest, other: Manifest) -> bool:
 
 
 def wanted_files(manifest: Manifest, *, with_exports: bool) -> dict[str, str]:
-    """The files of a set that are copied, with their SHA-256: what loading reads, and nothing else without exports."""
+    """The files of a set to copy, with their SHA-256: those that loading reads, and on request the exports."""
     return manifest.files | manifest.exports if with_exports else manifest.files

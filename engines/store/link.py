@@ -10,10 +10,10 @@ from engines.store.shelf import disk_errors
 
 
 def check_link(link: Path, folder: Path) -> None:
-    """Refuse what cannot become a link, before anything is downloaded; `folder` is where the set will be.
+    """Refuse a path that cannot become a link, before anything is downloaded; `folder` is where the set will be.
 
     Raises:
-        DiskRefused: something else is there, or the set itself will be.
+        DiskRefused: a file or a folder is there, or the link would be in the set's own folder.
     """
     if link == folder or folder in link.parents:
         raise DiskRefused(f"{link} is in the set's own folder; name another place with --link")
@@ -24,12 +24,12 @@ def check_link(link: Path, folder: Path) -> None:
 
 
 def switch(link: Path, folder: Path) -> None:
-    """Make `link` point to `folder`, or leave it if it does: then nothing is written.
+    """Make `link` point to `folder`. If the link already does, nothing is written.
 
-    Beside the set it is relative, so that it holds wherever the folder of sets is mounted.
+    A link beside the set is relative, so that it holds wherever the folder of sets is mounted.
 
     Raises:
-        DiskRefused: it cannot be made.
+        DiskRefused: the link cannot be made.
     """
     check_link(link, folder)
     target = folder.name if link.parent == folder.parent else str(folder)

@@ -61,7 +61,10 @@ def pull(bucket: Bucket, request: PullRequest, people: Console) -> Pulled:
 
 
 def _pinned(shelf: Shelf, request: PullRequest) -> str | None:
-    """A set that is named by its whole digest, is there and fits: the bucket need not be asked, nor be reachable."""
+    """The pin, where it is the whole digest of a set that is there and fits.
+
+    Then the bucket is not asked, and need not be reachable.
+    """
     if len(request.pins) != 1 or not is_digest(request.pins[0]):
         return None
     (digest,) = request.pins
@@ -70,7 +73,7 @@ def _pinned(shelf: Shelf, request: PullRequest) -> str | None:
     try:
         placement_here(load_manifest(shelf.path(digest)))
     except EngineError:
-        return None  # the way over the bucket says why
+        return None  # choosing from the bucket will say why
     return digest
 
 
@@ -110,9 +113,8 @@ class _Pull:
         part, kept = self._shelf.begin(digest, self._wanted)
         sizes = {name: stored.sizes[name] for name in self._wanted if name not in kept}
         self._shelf.check_space(sum(sizes.values()))
-        largest_first = sorted(sizes, key=lambda name: -sizes[name])  # so that none is left alone at the end
         with metered(self._people, "pull", sizes) as meter:
-            for_each(largest_first, lambda name, progress: self._fetch_file(part, name, progress), meter)
+            for_each(meter, lambda name, progress: self._fetch_file(part, name, progress))
         lengths = {name: (part / name).stat().st_size for name in self._wanted}
         self._shelf.publish(digest, stored.manifest_data, Record(built_at=stored.built_at, sizes=lengths))
         return sum(sizes.values())
@@ -121,7 +123,7 @@ class _Pull:
         source, largest = f"{self._stored.place}/{name}", self._stored.sizes[name]
 
         def bounded(done: int) -> None:
-            if done > largest:  # room was checked for so much
+            if done > largest:  # check_space counted on no more
                 shown = self._bucket.place(source)
                 raise EngineSetRefused(f"{shown} is larger than the {largest:,} bytes that the store lists")
             progress(done)

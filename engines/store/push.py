@@ -11,7 +11,7 @@ from rich.console import Console
 
 from engines.backends.registry import backend_of
 from engines.errors import EngineSetRefused
-from engines.file_check import changed
+from engines.file_check import changed, check_present
 from engines.files import file_sha256
 from engines.manifest import MANIFEST, Manifest, parse_manifest, read_manifest
 from engines.store.bucket import Bucket, Progress
@@ -45,7 +45,7 @@ def push(bucket: Bucket, folder: Path, people: Console, *, with_exports: bool = 
 
 
 def place_below(bucket: Bucket, manifest: Manifest) -> str:
-    """The folder that a set is pushed to. A root that is named for the set's weights is not extended by them again.
+    """The folder that a set is pushed to. Where the root is named for the set's weights, the folder leaves them out.
 
     Raises:
         EngineSetRefused: the root is named for other weights.
@@ -78,8 +78,7 @@ class _Push:
         missing = {name: sizes[name] for name in wanted if name not in there}
         if missing or theirs is None or not says_the_same(self._manifest, theirs):
             self._send(missing, wanted)
-            record = Record(built_at=_built_at(self._folder))
-            self._bucket.write(f"{self._place}/{RECORD}", record.model_dump_json().encode() + b"\n")
+            self._bucket.write(f"{self._place}/{RECORD}", Record(built_at=_built_at(self._folder)).data)
             self._bucket.write(f"{self._place}/{MANIFEST}", data)
         return Pushed(self._manifest.digest, self._place, len(missing), sum(missing.values()))
 
@@ -94,13 +93,12 @@ class _Push:
     def _verified(self, sizes: Mapping[str, int], wanted: Mapping[str, str]) -> set[str]:
         with metered(self._people, "check", sizes) as meter:
             place = self._place
-            hashes = for_each(list(sizes), lambda name, each: self._bucket.sha256(f"{place}/{name}", each), meter)
+            hashes = for_each(meter, lambda name, progress: self._bucket.sha256(f"{place}/{name}", progress))
         return {name for name, sha in hashes.items() if sha == wanted[name]}
 
     def _send(self, sizes: Mapping[str, int], wanted: Mapping[str, str]) -> None:
-        largest_first = sorted(sizes, key=lambda name: -sizes[name])  # so that none is left alone at the end
         with metered(self._people, "push", sizes) as meter:
-            for_each(largest_first, lambda name, progress: self._send_file(name, wanted[name], progress), meter)
+            for_each(meter, lambda name, progress: self._send_file(name, wanted[name], progress))
 
     def _send_file(self, name: str, expected: str, progress: Progress) -> None:
         """Hash, send, and compare what was sent: a changed file under the right name would spoil later pushes too."""
@@ -115,9 +113,7 @@ class _Push:
 
 
 def _sizes(folder: Path, wanted: Mapping[str, str]) -> dict[str, int]:
-    for path in (folder / name for name in wanted):
-        if not path.is_file():
-            raise EngineSetRefused(f"{path} is missing: the manifest lists it")
+    check_present(folder, wanted)
     return {name: (folder / name).stat().st_size for name in wanted}
 
 

@@ -100,7 +100,8 @@ class Shelf:
     def begin(self, digest: str, wanted: Mapping[str, str]) -> tuple[Path, set[str]]:
         """The part folder, and the names of `wanted` files (name -> SHA-256) that are in it and intact.
 
-        They are left from an interrupted pull, or linked from a set that is damaged elsewhere. All else is removed.
+        An interrupted pull left them, or they are linked from the set in place, whose other files are damaged. All else
+        is removed from the part.
         """
         part = self._hidden(digest, "part")
         with disk_errors(part):
@@ -131,7 +132,7 @@ class Shelf:
         """Write record and manifest into the part, and put it in the set's place, flushed to disk."""
         part, target, retired = self._hidden(digest, "part"), self.path(digest), self._hidden(digest, "retired")
         with disk_errors(part):
-            _write(part / RECORD, record.model_dump_json().encode() + b"\n")
+            _write(part / RECORD, record.data)
             _write(part / MANIFEST, manifest)
             if record.built_at is not None:
                 built_at = record.built_at.timestamp()
@@ -178,7 +179,7 @@ def _size(path: Path) -> int | None:
 
 
 def _sweep(part: Path, wanted: Mapping[str, str]) -> None:
-    """Remove what is no wanted file: half files of a pull that was killed, links, a manifest."""
+    """Remove everything but wanted files: half files of a pull that was killed, links, a manifest."""
     for folder, below, files in os.walk(part, topdown=False):
         for name in [*files, *below]:
             path = Path(folder, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
@@ -24,10 +24,10 @@ class _Stopped(Exception):
 
 
 class Meter:
-    """Bytes of all files so far. On a terminal it moves a bar, elsewhere each finished file is a line."""
+    """Counts the bytes of all files. On a terminal it moves a bar, elsewhere it prints a line for each file."""
 
     def __init__(self, console: Console, verb: str, sizes: Mapping[str, int]) -> None:
-        self._console, self._verb, self._sizes = console, verb, sizes
+        self._console, self._verb, self.sizes = console, verb, sizes
         self._done = dict.fromkeys(sizes, 0)
         self._finished = 0
         self._lock = threading.Lock()
@@ -42,10 +42,10 @@ class Meter:
 
     def finish(self, name: str) -> None:
         """A file is done."""
-        self.advance(name, self._sizes[name])
+        self.advance(name, self.sizes[name])
         with self._lock:
             self._finished += 1
-            line = f"{name} {self._verb}ed, {decimal(self._sizes[name])} ({self._finished} of {len(self._sizes)})"
+            line = f"{name} {self._verb}ed, {decimal(self.sizes[name])} ({self._finished} of {len(self.sizes)})"
             if not self._console.is_terminal:
                 self._console.print(line, markup=False)
 
@@ -68,8 +68,8 @@ def metered(console: Console, verb: str, sizes: Mapping[str, int]) -> Iterator[M
         yield meter
 
 
-def for_each(names: Sequence[str], do: Callable[[str, Progress], Result], meter: Meter) -> dict[str, Result]:
-    """`do(name, progress)` for every name, AT_ONCE at a time; the results by name.
+def for_each(meter: Meter, do: Callable[[str, Progress], Result]) -> dict[str, Result]:
+    """`do(name, progress)` for every file of the meter, AT_ONCE at a time; the results by name.
 
     Raises:
         What the first one to fail raises, once the others have stopped.
@@ -88,7 +88,8 @@ def for_each(names: Sequence[str], do: Callable[[str, Progress], Result], meter:
 
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="transfer")
     try:
-        futures = {name: pool.submit(run, name) for name in names}
+        largest_first = sorted(meter.sizes, key=lambda name: -meter.sizes[name])  # so none is left alone at the end
+        futures = {name: pool.submit(run, name) for name in largest_first}
         _wait(futures.values())
         return {name: future.result() for name, future in futures.items()}
     finally:

@@ -33,9 +33,7 @@ LONGEST_NAME = 50  # characters of a file's name in its part's name: up to 200 o
 _PART = re.compile(r"(\d{10})-[0-9a-f]{16}\.part")
 Progress = Callable[[int], object]  # is called with the bytes of a file that are transferred so far
 # An empty folder does no harm. It stays where it is not empty, is mounted, or may not be taken out of the one above it.
-_FOLDER_STAYS = frozenset(
-    {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR} | {errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS}
-)
+_FOLDER_STAYS = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.EACCES, errno.EPERM, errno.EROFS})
 ABANDONED_SECONDS = 3600.0  # no write takes so long; clocks of machines that share a folder differ by less
 CHUNK_BYTES = 2**20
 
@@ -296,7 +294,7 @@ def _remove_if_empty(folder: str) -> None:
     try:
         os.rmdir(folder)
     except OSError as error:
-        if error.errno not in _FOLDER_STAYS:
+        if not is_missing(error) and error.errno not in _FOLDER_STAYS:
             raise
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from engines import cli, console
-from jobs.storage import s3
-from tests.odd_s3_store import OddStore, odd_store
+from tests.odd_s3_store import OddStore
+from tests.own_s3_store import own_odd_store
 
 
 class Ended(NamedTuple):
@@ -43,20 +42,5 @@ def engines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[OddStore]:
     """A store that this process and those that it starts use."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    with odd_store() as store:
-        variables = {
-            "AWS_ENDPOINT_URL_S3": store.url,
-            "AWS_ACCESS_KEY_ID": "id",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": str(tmp_path / "none"),
-            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        }
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        s3.forget_client()
+    with own_odd_store(monkeypatch, tmp_path) as store:
         yield store
-    s3.forget_client()

@@ -28,6 +28,14 @@ def umask() -> Iterator[Callable[[int], int]]:
     os.umask(before)
 
 
+def pushed_and_pulled(engines: Callable[..., Ended], tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A toy set, the root that it was pushed to, and the folder of sets that it was pulled into."""
+    folder, root, sets = toy_set(tmp_path / "set"), tmp_path / "root", tmp_path / "sets"
+    engines("push", folder, root)
+    engines("pull", root, "--into", sets)
+    return folder, root, sets
+
+
 def test_a_set_is_laid_out_by_digests_with_the_files_that_loading_needs(
     engines: Callable[..., Ended], tmp_path: Path
 ) -> None:
@@ -113,9 +121,7 @@ def test_what_is_there_is_neither_pushed_nor_pulled_again(engines: Callable[...,
 def test_a_set_that_is_pinned_by_its_whole_digest_needs_no_bucket_once_it_is_there(
     engines: Callable[..., Ended], tmp_path: Path
 ) -> None:
-    folder, root, sets = toy_set(tmp_path / "set"), tmp_path / "root", tmp_path / "sets"
-    engines("push", folder, root)
-    engines("pull", root, "--into", sets)
+    folder, root, sets = pushed_and_pulled(engines, tmp_path)
     root.rename(tmp_path / "away")
     pinned = engines("pull", root, "--into", sets, "--digest", digest_of(folder), "--link", tmp_path / "now")
     assert (pinned.code, json.loads(pinned.out)["downloaded_bytes"]) == (0, 0)
@@ -124,9 +130,7 @@ def test_a_set_that_is_pinned_by_its_whole_digest_needs_no_bucket_once_it_is_the
 
 
 def test_a_damaged_set_is_mended_by_the_next_pull(engines: Callable[..., Ended], tmp_path: Path) -> None:
-    folder, root, sets = toy_set(tmp_path / "set"), tmp_path / "root", tmp_path / "sets"
-    engines("push", folder, root)
-    engines("pull", root, "--into", sets)
+    folder, root, sets = pushed_and_pulled(engines, tmp_path)
     digest = digest_of(folder)
     (sets / digest / "unet.onnx").unlink()
     ended = engines("pull", root, "--into", sets)
@@ -139,9 +143,7 @@ def test_a_damaged_set_is_mended_by_the_next_pull(engines: Callable[..., Ended],
 
 
 def test_verify_finds_a_byte_that_sizes_do_not_tell(engines: Callable[..., Ended], tmp_path: Path) -> None:
-    folder, root, sets = toy_set(tmp_path / "set"), tmp_path / "root", tmp_path / "sets"
-    engines("push", folder, root)
-    engines("pull", root, "--into", sets)
+    folder, root, sets = pushed_and_pulled(engines, tmp_path)
     spoilt = sets / digest_of(folder) / "unet.onnx"
     spoilt.write_bytes(bytes(len(spoilt.read_bytes())))
     assert json.loads(engines("pull", root, "--into", sets).out)["downloaded_bytes"] == 0
@@ -171,9 +173,7 @@ def test_a_manifest_that_says_more_takes_the_place_of_the_old_one(
     engines: Callable[..., Ended], tmp_path: Path
 ) -> None:
     """A set's digest covers neither the keys of its kernels nor SD1.5's schedule."""
-    folder, root, sets = toy_set(tmp_path / "set"), tmp_path / "root", tmp_path / "sets"
-    engines("push", folder, root)
-    engines("pull", root, "--into", sets)
+    folder, root, sets = pushed_and_pulled(engines, tmp_path)
     edit_manifest(folder, lambda manifest: manifest.update(kernels={"a_kernel": "its key"}))
     assert json.loads(engines("push", folder, root).out)["files"] == 0
     assert json.loads(engines("pull", root, "--into", sets).out)["downloaded_bytes"] == 0

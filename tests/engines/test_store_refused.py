@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ from tests.engines.conftest import Ended
 from tests.engines.sets import edit_manifest
 from tests.engines.stored import contents, digest_of, place_of, stages_of, toy_set
 from tests.odd_s3_store import OddStore, Refusal
+from tests.small_disk import small_file_system
 
 S3 = "s3://bucket/sets"
 
@@ -76,6 +75,8 @@ def test_a_manifest_that_leads_out_of_its_folder_is_no_sets(
         (lambda manifest: manifest.update(architecture=".."), "'..', which is no part of a folder's name"),
         (lambda manifest: manifest.update(backend="openvino"), "is not valid at backend: Input should be"),
         (lambda manifest: manifest.update(runtime="torch_99"), "it has no version of the runtime, torch_99"),
+        (lambda manifest: manifest["tokenizer"]["files"].update({"pushed.json": "0"}), "has a file pushed.json, a"),
+        (lambda manifest: manifest["tokenizer"]["files"].update({"pushed.json/x": "0"}), "has a file pushed.json/x, a"),
     ],
 )  # fmt: skip
 def test_a_set_that_has_no_place_is_not_pushed(
@@ -225,17 +226,8 @@ def test_a_refused_upload_leaves_no_set(engines: Callable[..., Ended], store: Od
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 64 kB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root mounts a small file system")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"no small file system here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "disk", size="64k") as folder:
+        yield folder
 
 
 def test_a_full_disk_ends_with_7_and_is_said_before_the_download(

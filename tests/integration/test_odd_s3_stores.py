@@ -26,7 +26,8 @@ from jobs.storage.store import read_bytes, store_for
 from tests.eventually import eventually
 from tests.integration.conftest import Site
 from tests.jobs.rows import enqueue, make_job
-from tests.odd_s3_store import OddStore, Refusal, md5, odd_store
+from tests.odd_s3_store import OddStore, Refusal, md5
+from tests.own_s3_store import own_odd_store
 
 SMALL = os.urandom(100_000)
 LARGE = os.urandom(s3.SINGLE_PUT_BYTES + 1)  # in three parts
@@ -44,25 +45,10 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[OddStore]
     authority.cert_pem.write_to_path(tmp_path / "authority.pem")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    with odd_store(tls=context) as store:
-        variables = {
-            "AWS_ENDPOINT_URL_S3": store.url,
-            "AWS_CA_BUNDLE": str(tmp_path / "authority.pem"),
-            "AWS_ACCESS_KEY_ID": "id",
-            "AWS_SECRET_ACCESS_KEY": "secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": str(tmp_path / "none"),
-            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        }
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-        s3.forget_client()
+    authority_file = str(tmp_path / "authority.pem")
+    with own_odd_store(monkeypatch, tmp_path, tls=context, AWS_CA_BUNDLE=authority_file) as store:
         yield store
-        s3.forget_client()
-        _OTHER_ETAGS.clear()
+    _OTHER_ETAGS.clear()
 
 
 def write(data: bytes, uri: str = URI) -> None:

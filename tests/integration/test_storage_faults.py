@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from jobs.storage.store import read_bytes, store_for
 from tests.eventually import eventually
 from tests.integration.conftest import Site
 from tests.jobs.rows import enqueue, make_job
+from tests.small_disk import small_file_system
 from tests.tcp_proxy import TcpProxy
 from tests.worker_process import ROOT
 
@@ -213,15 +213,8 @@ def site_job(site: Site, row: int, output: str) -> RenderJob:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root mounts a small file system; the limit on a file's size is tested without")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no small file system here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_file_system(tmp_path / "disk", size="1m") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_an_error_and_keeps_what_was_whole(small_disk: Path) -> None:

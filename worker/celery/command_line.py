@@ -138,7 +138,7 @@ class CommandLine:
     def _name_node(self, context: click.Context) -> None:
         """Celery calls all workers of a host alike, and monitors would take them for one. The ledger's name is unique.
 
-        Without monitors nobody sees the name but `%n` in the name of a log file.
+        Without monitors, the name shows only where a log file's name has `%n`.
         """
         if self._settings.celery_events and not _is_given(context, "hostname"):
             context.params["hostname"] = f"{self._app.service.name}@{gethostname()}"

@@ -75,7 +75,7 @@ class Inspection:
 
     @property
     def beat_seconds(self) -> float:
-        """Between two of these events: as between two heartbeats in the ledger."""
+        """Seconds between two of these events: as between two heartbeats in the ledger."""
         return float(self._app.service.settings.heartbeat_seconds)
 
     def forward_clock(self) -> int:

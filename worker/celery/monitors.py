@@ -82,8 +82,8 @@ class Monitors(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, consumer: Any) -> None:
         """Listen, and say that the worker is there."""
         consumer.event_dispatcher.outbox.start()
-        self._listen(consumer)
         inspection = Inspection(consumer)
+        self._listen(consumer, inspection)
         inspection.beat("worker-online")
         self._timer = consumer.timer.call_repeatedly(inspection.beat_seconds, inspection.beat)
 
@@ -102,8 +102,7 @@ class Monitors(bootsteps.StartStopStep):  # type: ignore[misc]
         """A cold shutdown drains too."""
         self.stop(consumer)
 
-    def _listen(self, consumer: Any) -> None:
-        inspection = Inspection(consumer)
+    def _listen(self, consumer: Any, inspection: Inspection) -> None:
         channel = consumer.connection.channel()
         self._mailbox = Consumer(  # type: ignore[no-untyped-call]
             channel,

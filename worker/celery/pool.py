@@ -141,7 +141,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         """Called by Request.cancel in Consumer.cancel_active_requests, which only a cold shutdown does here.
 
         Threads cannot be killed. The jobs are requeued instead, outside the signal handler that this may be called
-        from. All of them: so whoever else calls this, to end one job, must not be obeyed.
+        from. This requeues all of them, so a caller that wants to end one job is not obeyed.
         """
         if self._shutdowns_asked or self._drain_begun or state.should_stop is not None:
             self._insist()

@@ -32,7 +32,7 @@ class RenderRequest(Request):  # type: ignore[misc]
         Celery knows whether the task returned, and reports that as success. The ledger knows how the job ended, and
         jobs end in ways that no exception tells.
         """
-        if self._eventer is None or type == "task-cancelled":  # all are, in a cold shutdown, and then requeued
+        if self._eventer is None or type == "task-cancelled":  # a cold shutdown cancels all, and requeues them
             return
         if type == "task-succeeded":
             type, fields = _as_it_ended(Ending.parse(str(fields["result"]).strip("'")), fields)
@@ -57,6 +57,6 @@ def _batch_and_row(args: Any) -> dict[str, Any]:
     try:
         job = json.loads(args[0])
         batch, row = job["batch"], int(job["row"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return {}
     return {"batch": batch, "row": row} if isinstance(batch, str) and BATCH_NAME.fullmatch(batch) else {}

@@ -127,9 +127,9 @@ class TolerantChannel(kombu_redis.Channel):
     # -- monitors -------------------------------------------------------------------------------------------------
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        """Called for each queue that a consumer declares. The notes of fanout exchanges and of replies have no reader.
+        """Called for each queue that a consumer declares. Nobody reads the notes of fanout exchanges and of replies.
 
-        To a fanout exchange kombu publishes, and a worker puts a reply into the list that the request names.
+        kombu publishes to a fanout exchange without them, and a worker puts a reply into the list that a request names.
         """
         if self.typeof(exchange).type == "fanout":  # type: ignore[no-untyped-call]
             self._fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
@@ -137,10 +137,10 @@ class TolerantChannel(kombu_redis.Channel):
             super()._queue_bind(exchange, routing_key, pattern, queue)  # type: ignore[no-untyped-call]
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        """Put a message into a list. A reply expires, and so do the notes that monitors made.
+        """Put a message into a list. A reply expires, and the notes of the monitor that asked are removed later.
 
-        They make some without our part: Flower does, where it runs with kombu as it comes, and is killed. A monitor's
-        note is not removed at once: workers of other programs in the same database look there for where to reply.
+        A monitor that uses kombu as it comes, such as Flower, makes notes, and a kill leaves them behind. They are not
+        removed at once: workers of other programs in the same database look there for where to reply.
         """
         if not queue.endswith(f".{REPLIES}"):
             super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
@@ -154,7 +154,7 @@ class TolerantChannel(kombu_redis.Channel):
         self._answered[note] = time.monotonic()
 
     def _put_fanout(self, *args: Any, **kwargs: Any) -> None:
-        """Called for each event, so at least with each heartbeat."""
+        """Called for each event, so at least with each heartbeat. Removes the notes of monitors that ask no more."""
         super()._put_fanout(*args, **kwargs)  # type: ignore[no-untyped-call]
         now = time.monotonic()
         if silent := [note for note, at in self._answered.items() if now - at > NOTE_SECONDS]:
@@ -163,7 +163,7 @@ class TolerantChannel(kombu_redis.Channel):
             self._answered = {note: at for note, at in self._answered.items() if note not in silent}
 
     def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:
-        """Called for whatever arrives there. kombu logs what is no JSON with a traceback, and all that it holds."""
+        """Called for each message that was published. kombu would log all of one that is not JSON, with a traceback."""
         payload: dict[str, Any] = super()._handle_message(client, response)  # type: ignore[no-untyped-call]
         is_message = payload["type"] in (b"message", b"pmessage", "message", "pmessage")
         if is_message and not _is_object(payload["data"]):
@@ -175,7 +175,7 @@ class TolerantChannel(kombu_redis.Channel):
         """Called for each message that was published, inside the event loop, as `_brpop_read`.
 
         Without this, a connection that only monitors need, once lost, would end those that jobs need: their messages
-        would go back to the queue. If Redis itself is away, the others notice. kombu before 5.7 cannot do without.
+        would go back to the queue. If Redis itself is away, the others notice. kombu before 5.7 cannot reconnect it.
         """
         try:
             return super()._receive_one(client)  # type: ignore[no-untyped-call]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 STAGE_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
-# Of jobs that fail, and of those that a worker gives to others. Prometheus does not see the increase of a counter that
-# first appears with a value, so it would miss the first failures: each counter exists from the start.
+# Errors of jobs that fail, and of jobs that a worker gives to others. Prometheus does not see the increase of a counter
+# that first appears with a value, so it would miss the first failures: each counter exists from the start.
 FAILURES: tuple[type[RenderError], ...] = (*PermanentError.__subclasses__(), SourceUnavailable)
 FAILURE_KINDS = (*(error.kind for error in FAILURES), "unexpected")
 REFUSAL_KINDS = (*(error.kind for error in FAILURES if error.fault != "job"), "unexpected")

@@ -17,6 +17,7 @@ from torch import Tensor
 from engines.backends.protocol import Engine, Runtime
 from engines.backends.tensorrt.package import cuda_runtime, tensorrt_module
 from engines.backends.tensorrt.plan import PlanLog, planned
+from engines.cuda_graph import no_garbage_collection
 from engines.device import Placement, cuda_value, dtype_of
 from engines.errors import EngineSetRefused
 from engines.manifest import Manifest
@@ -146,11 +147,12 @@ class CapturedCall:
         self._runtime = runtime = cuda_runtime()
         # Other threads may use the device meanwhile: only this thread's calls are captured.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._value(runtime.cudaStreamBeginCapture(stream, mode))
-        try:
-            call()
-        finally:
-            graph = self._value(runtime.cudaStreamEndCapture(stream))
+        with no_garbage_collection():
+            self._value(runtime.cudaStreamBeginCapture(stream, mode))
+            try:
+                call()
+            finally:
+                graph = self._value(runtime.cudaStreamEndCapture(stream))
         self._executable = self._value(runtime.cudaGraphInstantiate(graph, 0))
         self._value(runtime.cudaGraphDestroy(graph))
 

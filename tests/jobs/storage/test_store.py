@@ -196,6 +196,12 @@ def test_an_empty_folder_that_may_not_be_removed_stays(
     assert (parts.is_dir(), part.exists()) == (True, False)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30)], ids=["long name", "long path"])
+def test_a_folder_that_cannot_exist_needs_no_removal(tmp_path: Path, name: str) -> None:
+    """All jobs of such a batch failed to write, and `producer delete` must still end."""
+    FileStore().delete_empty((tmp_path / name).as_uri())
+
+
 def test_a_folder_on_a_broken_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def break_down(path: str) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), path)

@@ -7,6 +7,7 @@ import json
 import threading
 from typing import Any
 
+import pytest
 import redis
 from kombu import Connection
 
@@ -16,6 +17,7 @@ from tests.jobs.rows import enqueue
 from tests.worker.monitor import REPLIES, Monitor
 from tools.embedded_redis import EmbeddedRedis
 from worker.celery.outbox import LIMIT, Letter, Outbox
+from worker.celery.request import _batch_and_row
 
 BEGIN = ["task-received", "task-started"]
 
@@ -66,6 +68,11 @@ def strange_message() -> str:
             },
         }
     )
+
+
+@pytest.mark.parametrize("row", ["1e400", "NaN", '"castle"', "[]", "9" * 5000, "[" * 100_000])
+def test_a_row_that_is_no_number_is_not_shown_and_left_to_the_task_to_refuse(row: str) -> None:
+    assert _batch_and_row([f'{{"batch": "b", "row": {row}}}']) == {}
 
 
 def test_a_cancelled_job_is_revoked_for_monitors(site: Site) -> None:
