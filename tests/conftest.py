@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -37,6 +38,16 @@ def no_proxy_variables() -> Iterator[None]:
         for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(autouse=True)
+def model_libraries_log_to_this_stderr() -> None:
+    """What the model libraries log goes to stderr as it is now.
+
+    Their own handlers keep the stderr of whoever imported them first. That may have been a test whose stderr is closed.
+    """
+    for name in ("diffusers", "transformers"):
+        logging.getLogger(name).handlers.clear()  # logging.lastResort takes their place
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,15 @@ class Site:
         enqueue(self.ledger, jobs)
         return jobs
 
+    @property
+    def until_finished(self) -> str:
+        """The prompt of a job whose samples are finished once `finish` was called."""
+        return f"until {self.folder / 'finished'}"
+
+    def finish(self) -> None:
+        """Let the samples of `until_finished` be finished."""
+        (self.folder / "finished").touch()
+
     def start(self, app: str = STUB, *, arguments: Sequence[str] = (), **settings: Any) -> WorkerProcess:
         """Start a worker with frequent heartbeats; `settings` override, `arguments` are options of `celery worker`."""
         values = {

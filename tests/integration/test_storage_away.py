@@ -21,8 +21,9 @@ def bring_back(proxy: TcpProxy) -> None:
 
 
 def jobs_for(site: Site, bucket: str, number: int) -> list[RenderJob]:
+    """Rows whose samples are finished when the test says so, with `site.finish()`."""
     jobs = [
-        make_job(row, output=f"s3://{bucket}/out", image=site.picture.as_uri(), prompt="takes 1 s")
+        make_job(row, output=f"s3://{bucket}/out", image=site.picture.as_uri(), prompt=site.until_finished)
         for row in range(1, number + 1)
     ]
     enqueue(site.ledger, jobs)
@@ -38,6 +39,7 @@ def test_finished_pictures_wait_in_memory_until_storage_answers(site: Site, buck
     site.start(jobs_in_flight=4, metrics_port=0)
     site.wait_until_in_the_loop(4)  # the probe was written before
     take_away(proxy)
+    site.finish()
     wait_until_uploads_wait(site, 4)
     tried = proxy.cut
     eventually(lambda: proxy.cut > tried + 12, what="each upload was tried again and again")
@@ -69,6 +71,7 @@ def test_a_worker_that_ends_while_storage_is_away_loses_nothing(
     worker = site.start(jobs_in_flight=4, metrics_port=0, grace_seconds=0.5)
     site.wait_until_in_the_loop(4)
     take_away(proxy)
+    site.finish()
     wait_until_uploads_wait(site, 4)
     if is_killed:
         worker.kill()

@@ -111,10 +111,12 @@ def test_a_supervisor_that_asks_again_and_again_reads_no_crash_in_the_exit_code(
 
 
 def test_sigterm_finishes_what_runs_within_the_grace_period(site: Site) -> None:
-    site.enqueue(8, seconds=2)
+    enqueue(site.ledger, [site.job(row, prompt=site.until_finished) for row in range(1, 9)])
     worker = site.start(jobs_in_flight=4, grace_seconds=300, metrics_port=0)
     site.wait_until_in_the_loop(4)
     worker.terminate()
+    eventually(lambda: site.events("draining"))
+    site.finish()
     assert worker.exit_code() == 0
     assert (site.ledger.counts("b").done, site.ledger.counts("b").queued) == (4, 4)
     assert (site.held, site.ledger.queue_length()) == (0, 4)

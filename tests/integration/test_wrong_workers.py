@@ -42,6 +42,8 @@ def start_both(site: Site, **wrong: Any) -> None:
     site.start(output_uri=out, metrics_port=0)
     site.start(**{"output_uri": out} | wrong)
     eventually(lambda: len(site.ledger.workers()) == 2, what="both workers live")
+    # A worker says this after its first heartbeat. One that a test kills between them would never say it.
+    eventually(lambda: len(site.events("worker_started")) == 2, what="both workers have started")
 
 
 def test_a_worker_that_may_read_no_folder_gives_its_jobs_back_and_pauses_when_it_is_refuted(site: Site) -> None:
@@ -87,7 +89,10 @@ def test_a_job_fails_once_workers_with_different_settings_have_refused_it_with_w
     job = site.job(1, image=other.as_uri())
     site.started[1].kill()
     site.start(allow_folders=other.parent, output_uri=site.folder / "out", fetch_max_bytes=3)
-    eventually(lambda: len(site.ledger.workers()) == 2 and len(site.events("worker_started")) == 3)
+    eventually(
+        lambda: len(site.ledger.workers()) == 2 and len(site.events("worker_started")) == 3,
+        what="the first and the third worker live",
+    )
     enqueue(site.ledger, [job])
     eventually(lambda: site.ledger.counts("b").failed == 1)
     (result,) = site.ledger.results("b")

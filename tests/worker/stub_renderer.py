@@ -1,4 +1,6 @@
-"""A Renderer without engines and without torch: a job's prompt says how long a sample takes, or what it breaks.
+"""A Renderer without engines and without torch: a job's prompt says when a sample is finished, or what it breaks.
+
+"takes 2.5 s" is finished after so many seconds, "until /a/file" once that file exists.
 
 This is the one stub besides worker.fake. It is the real scheduler around a clock. It exists because worker processes
 start without torch: importing torch takes 3 seconds of processor time, and the tests start a hundred such processes.
@@ -14,6 +16,7 @@ import time
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -36,18 +39,20 @@ SIDE = 8
 @dataclass(frozen=True, eq=False)
 class StubSpec(ImageSpec):
     seconds: float = 0.0
+    until: Path | None = None
     fault: str = ""  # KILLS, BREAKS, or the sentence of the error that the sample ends with
 
 
 @dataclass(frozen=True)
 class Clock:
-    """A trajectory that is finished at a time."""
+    """A trajectory that is finished at a time, or once a file exists."""
 
     ends: float
+    until: Path | None
 
     @property
     def finished(self) -> bool:
-        return time.monotonic() >= self.ends
+        return self.until.exists() if self.until else time.monotonic() >= self.ends
 
 
 class StubLoop:
@@ -112,7 +117,7 @@ class StubLoop:
         spec = cast(StubSpec, request.spec)
         if spec.fault == KILLS:
             os.kill(os.getpid(), signal.SIGKILL)
-        request.start(cast(Any, Clock(time.monotonic() + spec.seconds)))
+        request.start(cast(Any, Clock(time.monotonic() + spec.seconds, spec.until)))
         if spec.fault == BREAKS:
             self.broken = DeviceLost("the device is gone")
         elif spec.fault:
@@ -122,6 +127,7 @@ class StubLoop:
 def prepare(job: RenderJob, picture: bytes) -> SimpleNamespace:
     prompt = job.parameters.prompt
     match = re.search(r"([0-9.]+) s$", prompt)
+    until = re.search(r"^until (.+)$", prompt)
     ids = np.zeros(77, np.int64)
     specs = [
         StubSpec(
@@ -138,6 +144,7 @@ def prepare(job: RenderJob, picture: bytes) -> SimpleNamespace:
             uncond_control_scales=(),
             # A sample that breaks something must not end before the loop has noticed.
             seconds=float(match.group(1)) if match else 60.0 * (prompt == BREAKS),
+            until=Path(until.group(1)) if until else None,
             fault=prompt if prompt in (KILLS, BREAKS) else "",
         )
         for sample in range(job.parameters.num_samples)
