@@ -23,10 +23,11 @@ from pydantic import (
 from jobs.errors import InvalidJob, NewerMessage
 
 # The newest message that this program reads. A job carries the oldest version that can say what it asks for, so workers
-# of before read all jobs that use nothing new: 2 has `engine_set`.
-MESSAGE_VERSION: Final = 2
+# of before read all jobs that use nothing new: 2 has `engine_set`, 3 the parameters that are not in ALWAYS_IN_ID.
+MESSAGE_VERSION: Final = 3
 BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 ENGINE_SET = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SEED_MAX = 2**32 - 1  # what image tools accept; torch.Generator takes more
 
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
@@ -45,7 +46,13 @@ class RenderParameters(BaseModel):
     """The parameters of ControlNet's canny2image `process()`, by the same names; one CSV row.
 
     To add a parameter, give it a default and leave ALWAYS_IN_ID as it is: rows that do not use the new parameter keep
-    their ids (see job_id), so a batch that was submitted before can still be resumed.
+    their ids (see job_id), so a batch that was submitted before can still be resumed. Where such a parameter has its
+    default it is left out of the JSON too, because earlier versions refuse keys that they do not know.
+
+    `model` names one of the engine sets that a worker holds. `control` says how the hint is made: from the picture's
+    edges, or not at all because the picture is one. `control_image` is the hint's own picture, beside `image`.
+    `format` and `quality` are those of the rendered pictures. `long_prompts` says what becomes of tokens after the
+    77th, and `prompt_syntax` whether (word:1.3) is text or a weight.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -64,6 +71,32 @@ class RenderParameters(BaseModel):
     eta: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     low_threshold: Annotated[int, Field(ge=0, le=255)] = 100
     high_threshold: Annotated[int, Field(ge=0, le=255)] = 200
+    model: Annotated[str, Field(pattern=f"^{MODEL_NAME.pattern}$")] | None = None
+    control: Literal["canny", "none"] = "canny"
+    control_image: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    format: Literal["png", "jpeg", "webp"] = "png"
+    quality: Annotated[int, Field(ge=1, le=100)] | None = None
+    long_prompts: Literal["cut", "chunk"] = "cut"
+    prompt_syntax: Literal["literal", "weighted"] = "literal"
+
+    @property
+    def uses_later_parameters(self) -> bool:
+        """Whether a parameter that is not in ALWAYS_IN_ID has another value than its default."""
+        return any(getattr(self, name) != default for name, default in _later_defaults(type(self)).items())
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        for name, default in _later_defaults(type(self)).items():
+            if getattr(self, name) == default:
+                values.pop(name, None)
+        return values
+
+    @model_validator(mode="after")
+    def _quality_of_a_lossy_format(self) -> RenderParameters:
+        if self.quality is not None and self.format == "png":
+            raise ValueError("quality goes with format jpeg or webp; a PNG loses nothing")
+        return self
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> RenderParameters:
@@ -109,7 +142,7 @@ class RenderJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1, 2] = 1
+    version: Literal[1, 2, 3] = 1
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
     batch: Annotated[str, Field(pattern=f"^{BATCH_NAME.pattern}$")]
     row: Annotated[int, Field(ge=1)]
@@ -122,6 +155,8 @@ class RenderJob(BaseModel):
     def _version_says_what_is_used(self) -> RenderJob:
         if self.engine_set is not None and self.version < 2:
             raise ValueError("engine_set needs version 2")
+        if self.parameters.uses_later_parameters and self.version < 3:
+            raise ValueError("these parameters need version 3")
         return self
 
     @model_serializer(mode="wrap")
@@ -138,7 +173,7 @@ class RenderJob(BaseModel):
         """Identify and seed one row. `output` is the batch's output URI, without the batch name."""
         id_ = job_id(parameters, batch=batch, row=row, engine_set=engine_set)
         return cls(
-            version=1 if engine_set is None else 2,
+            version=3 if parameters.uses_later_parameters else 1 if engine_set is None else 2,
             id=id_,
             batch=batch,
             row=row,
@@ -231,9 +266,6 @@ def job_id(parameters: RenderParameters, *, batch: str, row: int, engine_set: st
     Parameters that are not in ALWAYS_IN_ID are left out where they have their default.
     """
     values = parameters.model_dump()
-    for name, default in _later_defaults(type(parameters)).items():
-        if getattr(parameters, name) == default:
-            del values[name]
     identity = [batch, row, values] if engine_set is None else [batch, row, values, engine_set]
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -225,5 +225,5 @@ def _lines(store: Store, uri: str) -> Iterator[bytes]:
 def _damaged(uri: str, why: str) -> InvalidJob:
     return InvalidJob(
         f"the manifest {redacted(uri)} is damaged: {why}; submit the batch's CSV again instead (with the same "
-        "--a-prompt, --n-prompt and --engine-set, if it had any)"
+        "options, if it had any)"
     )

@@ -71,6 +71,29 @@ def submit(
         str | None,
         typer.Option("--engine-set", metavar="DIGEST", help="Only workers with this engine set render the batch."),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="What an empty model cell of this file means.")
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option("--control", metavar="KIND", help="What an empty control cell means: canny (default) or none."),
+    ] = None,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="FORMAT", help="What an empty format cell means: png (default), jpeg, webp."),
+    ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option("--quality", metavar="1..100", help="What an empty quality cell of a jpeg or webp row means."),
+    ] = None,
+    long_prompts: Annotated[
+        str | None,
+        typer.Option("--long-prompts", metavar="HOW", help="Prompts of over 77 tokens: cut (default) or chunk."),
+    ] = None,
+    prompt_syntax: Annotated[
+        str | None,
+        typer.Option("--prompt-syntax", metavar="HOW", help="(word:1.3) is literal text (default) or weighted."),
+    ] = None,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave bad rows out; write them, with reasons, to a CSV.")
     ] = False,
@@ -81,20 +104,22 @@ def submit(
     """Check every row of a CSV, then enqueue one job a row.
 
     All mistakes are reported, with file, line, column and what is allowed, before anything is enqueued.
-    Submitting the same file to the same batch again, with the same --a-prompt, --n-prompt and --engine-set, enqueues
+    Submitting the same file to the same batch again, with the same options for its rows, enqueues
     only what the batch does not hold yet, so it is safe to repeat at any time: after a correction, an added row, or a
     doubt. A row that was corrected supersedes its earlier version: that is not rendered any more if it has not been,
     and left out of the results if it has.
 
     Columns: image and prompt (required), a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode,
-    strength, scale, seed, eta, low_threshold, high_threshold. An empty cell takes the default. In prompt, a_prompt and
+    strength, scale, seed, eta, low_threshold, high_threshold, model, control, control_image, format, quality,
+    long_prompts, prompt_syntax. An empty cell takes the default. In prompt, a_prompt and
     n_prompt, the cell <empty> is an empty text.
 
     A relative image is looked for beside the CSV: in its folder, or, for a CSV in a bucket, under its prefix there.
     --skip-invalid writes the bad rows beside the CSV, too.
 
-    --a-prompt and --n-prompt set the default of their column for this file; they become part of the jobs. The batch
-    keeps them: with others, the same file is refused, and needs another --batch.
+    --a-prompt, --n-prompt, --model, --control, --format, --quality, --long-prompts and --prompt-syntax set the default
+    of their column for this file; they become part of the jobs. The batch keeps them: with others, the same file is
+    refused, and needs another --batch.
 
     --engine-set keeps the batch to one engine set, named by its digest or the first 8 or more hex digits of that.
     Workers with another set give the jobs back; a job fails once every live worker has done so. The batch keeps it too.
@@ -109,8 +134,16 @@ def submit(
             file,
             batch=batch,
             output=output,
-            a_prompt=a_prompt,
-            n_prompt=n_prompt,
+            defaults={
+                "a_prompt": a_prompt,
+                "n_prompt": n_prompt,
+                "model": model,
+                "control": control,
+                "format": format,
+                "quality": quality,
+                "long_prompts": long_prompts,
+                "prompt_syntax": prompt_syntax,
+            },
             engine_set=engine_set,
             skip_invalid=skip_invalid,
             dry_run=dry_run,

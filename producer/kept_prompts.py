@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import shlex
 
-from jobs.job import DEFAULT_A_PROMPT, DEFAULT_N_PROMPT
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo, PromptOptions
 from jobs.prompt_options import read_prompt_options
 from jobs.storage.store import Store
 from producer.console import place
 from producer.exits import CommandFailed, Exit
-from producer.prompt_defaults import option
+from producer.row_defaults import UNSAID, option
 from producer.submission import Request
-
-DEFAULTS = {"a_prompt": DEFAULT_A_PROMPT, "n_prompt": DEFAULT_N_PROMPT}
 
 
 def prompts_to_keep(ledger: Ledger, store: Store, info: BatchInfo | None, request: Request) -> PromptOptions:
@@ -86,7 +83,7 @@ def _the_same(kept: PromptOptions, request: Request) -> PromptOptions:
 
 def _parted(options: PromptOptions) -> tuple[dict[str, str], str | None]:
     """What empty cells mean, and the engine set."""
-    prompts = DEFAULTS | options.prompts
+    prompts = UNSAID | options.prompts
     return prompts, prompts.pop("engine_set", None)
 
 

@@ -12,7 +12,7 @@ from jobs.job import RenderParameters
 from jobs.prompt_kinds import PromptKind
 from jobs.prompts import prompt_remarks, remarks_of
 from producer.console import count
-from producer.prompt_defaults import option
+from producer.row_defaults import option
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from jobs.ledger.reconcile import reconcile as reconcile_pass
 from jobs.storage.store import store_for
 from producer.console import count, place, say, write_json
 from producer.exits import CommandFailed, Exit
-from producer.prompt_defaults import SAME_OPTIONS
 from producer.recovery import missing_right, say_unknown
+from producer.row_defaults import SAME_OPTIONS
 from producer.session import Session, open_session
 from producer.submission import output_uri
 

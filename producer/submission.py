@@ -20,8 +20,8 @@ from jobs.uri import path_of, redacted, resolve_uri
 from producer.bucket_csv import beside, downloaded, folder_of, local_or_bucket
 from producer.console import STATES
 from producer.exits import CommandFailed, Exit
-from producer.prompt_defaults import option, prompt_defaults
 from producer.prompt_warnings import PromptWarnings
+from producer.row_defaults import option, row_defaults
 from producer.stream import ORIGIN, STDIN, is_stream, kind, spooled
 from producer.table.pictures import LocalPictures
 from producer.table.problem import Problem
@@ -36,7 +36,7 @@ class Request:
     `origin` is what the ledger calls the source of the rows, `base` the folder where relative image paths start.
     `fingerprint` is the size and time of the file when the command began; None for what is copied before it is read:
     a stream (producer/stream.py), and a CSV in a bucket, which has a `uri` (producer/bucket_csv.py).
-    `prompts` has what empty cells of a_prompt and n_prompt mean in this file, where the command line says so.
+    `defaults` has what empty cells of a column mean in this file, as text, where the command line says so.
     `engine_set` are the first digits of the digest of the one engine set that shall draw the rows, or None.
     """
 
@@ -50,7 +50,7 @@ class Request:
     skip_invalid: bool = False
     dry_run: bool = False
     wait: bool = False
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, str] = field(default_factory=dict)
     engine_set: str | None = None
 
     @classmethod
@@ -64,14 +64,13 @@ class Request:
         skip_invalid: bool = False,
         dry_run: bool = False,
         wait: bool = False,
-        a_prompt: str | None = None,
-        n_prompt: str | None = None,
+        defaults: Mapping[str, str | None] | None = None,
         engine_set: str | None = None,
     ) -> Request:
         """Fill in what the command line left out, and refuse what cannot work.
 
         Raises:
-            CommandFailed: a CSV, a batch name, an output, a prompt or a digest that cannot be used.
+            CommandFailed: a CSV, a batch name, an output, an option for rows or a digest that cannot be used.
             OSError: there is no such file.
         """
         file, uri = local_or_bucket(file)
@@ -90,7 +89,7 @@ class Request:
             skip_invalid=skip_invalid,
             dry_run=dry_run,
             wait=wait,
-            prompts=prompt_defaults({"a_prompt": a_prompt, "n_prompt": n_prompt}),
+            defaults=row_defaults(defaults or {}),
             engine_set=None if engine_set is None else _engine_set(engine_set),
         )
 
@@ -104,7 +103,7 @@ class Request:
     @property
     def options(self) -> dict[str, str]:
         """What the file must be submitted with again, by the names that PromptOptions has."""
-        return dict(self.prompts) | ({} if self.engine_set is None else {"engine_set": self.engine_set})
+        return dict(self.defaults) | ({} if self.engine_set is None else {"engine_set": self.engine_set})
 
     @property
     def again(self) -> str:

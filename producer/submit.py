@@ -7,7 +7,7 @@ a job of it, and `_enqueue` enters that into the ledger, a chunk at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,14 +36,13 @@ def submit(
     *,
     batch: str | None,
     output: str | None,
-    a_prompt: str | None = None,
-    n_prompt: str | None = None,
+    defaults: Mapping[str, str | None] | None = None,
     engine_set: str | None = None,
     skip_invalid: bool,
     dry_run: bool,
     wait: bool,
 ) -> Exit:
-    """Run the command; prints, and returns the exit code.
+    """Run the command; prints, and returns the exit code. `defaults`: what empty cells mean, by column.
 
     Raises:
         CommandFailed, RenderError, OSError: each becomes its number in exits.py.
@@ -57,8 +56,7 @@ def submit(
         skip_invalid=skip_invalid,
         dry_run=dry_run,
         wait=wait,
-        a_prompt=a_prompt,
-        n_prompt=n_prompt,
+        defaults=defaults,
         engine_set=engine_set,
     )
     outcome = _check_and_enqueue(request, session)

@@ -18,8 +18,8 @@ from producer.console import count, people, place, say
 from producer.display import Display, display_for, sentence
 from producer.engine_sets import say_engine_sets
 from producer.exits import CommandFailed, Exit
-from producer.prompt_defaults import SAME_OPTIONS
 from producer.repair import rebuild
+from producer.row_defaults import SAME_OPTIONS
 from producer.session import Session
 
 REFRESH_SECONDS = 0.5

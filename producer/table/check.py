@@ -15,6 +15,7 @@ from jobs.job import RenderParameters
 from jobs.storage.file import whole_file
 from producer.bucket_csv import upload
 from producer.prompt_warnings import PromptWarnings
+from producer.row_defaults import PROMPTS, values_of
 from producer.submission import Outcome, Request
 from producer.table.pictures import LOOKED_FOR
 from producer.table.problem import CsvMistakes, Problem
@@ -33,11 +34,13 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
     Raises:
         OSError: the file cannot be read, or the rejected rows cannot be written.
     """
-    outcome.prompt_warnings = PromptWarnings(request.prompts)
+    outcome.prompt_warnings = PromptWarnings(
+        {name: request.defaults[name] for name in PROMPTS if name in request.defaults}
+    )
     try:
         with request.open() as stream, RejectedRows(request.rejected_to) as rejected, open_table(stream) as table:
             outcome.remarks = tuple(table.remarks)
-            checker = RowChecker(table.columns, request.base, defaults=request.prompts)
+            checker = RowChecker(table.columns, request.base, defaults=values_of(request.defaults))
             for record in table.records:
                 outcome.rows += 1
                 result = _checked(record, checker, outcome)

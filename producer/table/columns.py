@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -48,7 +49,17 @@ OTHER_NAMES = {
     "resolution": "image_resolution",
     "samples": "num_samples",
     "num_images": "num_samples",
+    "checkpoint": "model",
+    "sd_model": "model",
+    "preprocessor": "control",
+    "hint": "control_image",
+    "conditioning_image": "control_image",
+    "file_format": "format",
+    "output_format": "format",
 }
+
+# What a cell may say for a choice, beside its own name.
+OTHER_CHOICES = {"jpg": "jpeg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +121,36 @@ def parse_main_prompt(cell: str) -> str:
     return parse_prompt(cell) or EMPTY_PROMPT
 
 
+def choice_parser(choices: Sequence[str]) -> Callable[[str], Value]:
+    """One of a few words, in any case and with spaces around it."""
+
+    def parse(cell: str) -> str:
+        word = cell.strip().lower()
+        word = OTHER_CHOICES.get(word, word)
+        if word not in choices:
+            raise ValueError("is none of them")
+        return word
+
+    return parse
+
+
+def parse_name(cell: str) -> str:
+    """A name, without the spaces around it."""
+    return cell.strip()
+
+
 PARSERS: dict[Any, Callable[[str], Value]] = {
     str: parse_text,
     int: parse_whole_number,
     float: parse_number,
     bool: parse_boolean,
 }
-PROMPT_PARSERS = {"prompt": parse_main_prompt, "a_prompt": parse_prompt, "n_prompt": parse_prompt}
+OTHER_PARSERS = {
+    "prompt": parse_main_prompt,
+    "a_prompt": parse_prompt,
+    "n_prompt": parse_prompt,
+    "model": parse_name,
+}
 
 
 def meant(name: str, likeness: float = 0.45) -> str | None:
@@ -140,25 +174,38 @@ def _number_text(cell: str) -> str:
     return text
 
 
-def _limits(field: FieldInfo) -> dict[str, Any]:
-    """Field constraints by name: ge, le, multiple_of, min_length, max_length."""
-    names = ("ge", "le", "multiple_of", "min_length", "max_length")
-    return {name: getattr(limit, name) for limit in field.metadata for name in names if hasattr(limit, name)}
+def _kind(field: FieldInfo) -> tuple[Any, dict[str, Any]]:
+    """The type of a field's values, None left out, and its constraints: ge, le, multiple_of, pattern and so on."""
+    kind, metadata = field.annotation, list(field.metadata)
+    if get_origin(kind) in (Union, UnionType):
+        (annotated,) = (each for each in get_args(kind) if each is not type(None))
+        kind, *more = get_args(annotated)
+        metadata += [limit for each in more for limit in each.metadata]
+    names = ("ge", "le", "multiple_of", "min_length", "max_length", "pattern")
+    found = ((name, getattr(limit, name, None)) for limit in metadata for name in names)
+    limits = {name: limit for name, limit in found if limit is not None}
+    return kind, limits
 
 
-def _allowed(field: FieldInfo) -> str:
-    limits = _limits(field)
-    if field.annotation is bool:
+def _allowed(kind: Any, limits: dict[str, Any]) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if kind is bool:
         return "true or false (also 1, 0, yes, no)"
-    if field.annotation is str:
+    if kind is str and "pattern" in limits:
+        return "a name of up to 100 letters, digits, dots, dashes and underscores"
+    if kind is str:
         return f"text of at most {limits['max_length']:,} characters"
-    kind = "a whole number" if field.annotation is int else "a number"
+    number = "a whole number" if kind is int else "a number"
     multiple = f", a multiple of {limits['multiple_of']}" if "multiple_of" in limits else ""
-    return f"{kind} from {limits['ge']:g} to {limits['le']:.12g}{multiple}"
+    return f"{number} from {limits['ge']:g} to {limits['le']:.12g}{multiple}"
 
 
-COLUMNS: dict[str, Column] = {
-    name: Column(name, field.is_required(), PROMPT_PARSERS.get(name, PARSERS[field.annotation]), _allowed(field))
-    for name, field in RenderParameters.model_fields.items()
-}
+def _column(name: str, field: FieldInfo) -> Column:
+    kind, limits = _kind(field)
+    parse = choice_parser(get_args(kind)) if get_origin(kind) is Literal else PARSERS.get(kind, parse_text)
+    return Column(name, field.is_required(), OTHER_PARSERS.get(name, parse), _allowed(kind, limits))
+
+
+COLUMNS: dict[str, Column] = {name: _column(name, field) for name, field in RenderParameters.model_fields.items()}
 REQUIRED = tuple(column.name for column in COLUMNS.values() if column.required)

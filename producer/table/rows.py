@@ -55,6 +55,8 @@ class RowChecker:
                 values[column.name] = self._image(cell) if column.name == "image" else column.parse(cell)
             except (ValueError, InvalidJob) as error:
                 problems.append(self._refused(record, column.name, cell, str(error)))
+        if "quality" in self._defaults and "format" in values and values["format"] == "png":
+            values.pop("quality")  # the option is for the rows that can take it
         try:
             parameters = RenderParameters.model_validate(values)
         except ValidationError as error:

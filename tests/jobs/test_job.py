@@ -101,6 +101,39 @@ def test_a_parameter_that_is_added_later_changes_the_ids_of_rows_that_use_it_alo
     assert len({job().id, later(model="anime"), later(tags=("a",)), later(model="anime", tags=("a",))}) == 4
 
 
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"model": "anime"},
+        {"control": "none"},
+        {"control_image": "file:///hint.png"},
+        {"format": "webp"},
+        {"format": "jpeg", "quality": 90},
+        {"long_prompts": "chunk"},
+        {"prompt_syntax": "weighted"},
+    ],
+)
+def test_a_job_with_a_later_parameter_is_another_job_of_a_newer_version(later: dict[str, object]) -> None:
+    newer = job(**later)  # type: ignore[arg-type]
+    assert (newer.version, job().version) == (3, 1)
+    assert newer.id != job().id
+    assert RenderJob.from_json(newer.model_dump_json()) == newer
+    with pytest.raises(ValidationError, match="need version 3"):
+        RenderJob.model_validate_json(newer.model_dump_json().replace('"version":3', '"version":1'))
+
+
+def test_a_job_without_later_parameters_is_written_as_before() -> None:
+    written = json.loads(job().model_dump_json())
+    assert set(written["parameters"]) == ALWAYS_IN_ID
+    assert job(row=7).id == "64521ab35fb6f2d8f2bb"  # as earlier versions gave it
+    assert job(model=None, format="png", quality=None, control="canny").id == job().id
+
+
+def test_a_png_takes_no_quality() -> None:
+    with pytest.raises(ValidationError, match="quality goes with format jpeg or webp"):
+        job(quality=90)
+
+
 def test_every_parameter_of_the_first_version_is_part_of_the_id() -> None:
     assert set(RenderParameters.model_fields) >= ALWAYS_IN_ID
     assert len(ALWAYS_IN_ID) == 14

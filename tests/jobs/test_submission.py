@@ -89,7 +89,10 @@ def test_a_damaged_part_asks_for_the_csv_with_its_options() -> None:
     writer = written(make_jobs(1))
     (uri,) = writer.objects
     writer.objects[uri] = b""
-    with pytest.raises(InvalidJob, match=r"with the same --a-prompt, --n-prompt and --engine-set, if it had any\)$"):
+    with pytest.raises(
+        InvalidJob,
+        match=r"with the same options, if it had any\)$",
+    ):
         read(writer)
 
 

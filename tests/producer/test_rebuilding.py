@@ -113,7 +113,7 @@ def test_signed_urls_are_brought_back_by_their_csv(run: Run, ledger: Ledger, tmp
     ledger.client.flushall()
     ran = run("reconcile", "jobs")
     assert (ran.code, ran.record["rebuilt"][0]["withheld"]) == (6, 3)
-    assert "Submit the CSV again (with the same --a-prompt, --n-prompt and --engine-set, if it had any)" in ran.stderr
+    assert "Submit the CSV again (with the same options, if it had any)" in ran.stderr
     assert run("submit", "jobs.csv").record["enqueued"] == 3
     assert not ledger.is_rebuilding("jobs")
 

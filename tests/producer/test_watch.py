@@ -134,7 +134,8 @@ def test_a_batch_that_is_lost_for_good_asks_for_the_csv_with_its_options(
 
     end_after(session, monkeypatch, looks=10, on_look=lose)
     with pytest.raises(
-        CommandFailed, match="again \\(with the same --a-prompt, --n-prompt and --engine-set, if it had any\\): what"
+        CommandFailed,
+        match="again \\(with the same options, if it had any\\): what",
     ):
         watch(session, "b")
 
