@@ -41,13 +41,17 @@ def no_proxy_variables() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def model_libraries_log_to_this_stderr() -> None:
-    """What the model libraries log goes to stderr as it is now.
+def logs_go_to_the_stderr_of_their_own_test() -> Iterator[None]:
+    """Take away handlers that keep the stderr of the test that made them, which is closed for those that follow.
 
-    Their own handlers keep the stderr of whoever imported them first. That may have been a test whose stderr is closed.
+    The model libraries make one when they are first imported, and `jobs.logs.configure` makes one in this process where
+    a command runs in it. With CI set, transformers hands its lines to the root logger, too.
     """
     for name in ("diffusers", "transformers"):
         logging.getLogger(name).handlers.clear()  # logging.lastResort takes their place
+    yield
+    root = logging.getLogger()  # this fixture ends after pytest's own `capsys`
+    root.handlers = [each for each in root.handlers if not getattr(getattr(each, "stream", None), "closed", False)]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.05
@@ -19,6 +19,19 @@ POLL_SECONDS = 0.05
 
 class WorkerNotStarted(RuntimeError):
     """The worker ended, or was not ready in time; the text holds the end of its log."""
+
+
+class Process(Protocol):
+    """What is needed of subprocess.Popen."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None, /) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
 
 
 class WorkerProcess:
@@ -44,12 +57,16 @@ class WorkerProcess:
         With a session of its own the worker does not hear the Ctrl-C that is meant for the program that started it.
         """
         self.log = log
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency", "1"]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [*command, *(["-n", f"{name}@%h"] if name else []), *arguments],
+        command = ["-A", app, "worker", "--concurrency", "1", *(["-n", f"{name}@%h"] if name else []), *arguments]
+        self._process = self._start(command, {**os.environ, **environment}, own_session=own_session)
+
+    def _start(self, arguments: Sequence[str], environment: Mapping[str, str], *, own_session: bool) -> Process:
+        """Start `celery <arguments>` with this environment, and its output at the end of the log."""
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "celery", *arguments],
                 cwd=ROOT,
-                env={**os.environ, **environment},
+                env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=own_session,
@@ -114,7 +131,7 @@ class WorkerProcess:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
-            return self._process.returncode
+            return self._process.wait()
 
     def __enter__(self) -> WorkerProcess:
         return self

@@ -21,9 +21,10 @@ from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.s3_server import s3_server
 from tests.tcp_proxy import TcpProxy
-from tests.worker_process import WorkerProcess
+from tests.worker_process import ForkedWorker, WorkerProcess
 
 STUB = "tests.integration.stub_app"  # everything real but the engines, and quick to start
+OTHER_DISK = "tests.integration.other_disk_app"
 REAL = "worker"
 
 
@@ -37,6 +38,7 @@ class Site:
         self.picture = folder / "picture.png"
         self.picture.write_bytes(b"picture")
         self.started: list[WorkerProcess] = []
+        self.afresh = False  # start each worker as a user would, with all of its imports
 
     def job(self, row: int, *, seconds: float = 0.0, **parameters: Any) -> RenderJob:
         """A job that takes the stub so many seconds."""
@@ -71,7 +73,8 @@ class Site:
         } | settings
         environment = {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
         log = self.folder / f"worker-{len(self.started)}.log"
-        worker = WorkerProcess(app, environment=environment, log=log, arguments=arguments)
+        kind = ForkedWorker if app in (STUB, OTHER_DISK) and not self.afresh else WorkerProcess
+        worker = kind(app, environment=environment, log=log, arguments=arguments)
         self.started.append(worker)
         return worker
 

@@ -24,6 +24,13 @@ from worker.celery.options import NO_EFFECT
 WORKER = ("-A", "worker", "worker")
 
 
+@pytest.fixture
+def site(site: Site) -> Site:
+    """Celery reads some of its variables when it is imported."""
+    site.afresh = True
+    return site
+
+
 SOLO = "celery.concurrency.solo:TaskPool"
 
 

@@ -15,6 +15,7 @@ from tests.jobs.rows import enqueue
 
 def test_jobs_are_rendered_recorded_and_acknowledged_and_sigterm_ends_with_0(site: Site) -> None:
     jobs = site.enqueue(20, seconds=0.05)
+    site.afresh = True
     worker = site.start(metrics_port=0)
     site.wait_until_done(20)
     site.assert_all_done_once(jobs)

@@ -10,7 +10,7 @@ import redis
 
 from tests.integration.conftest import site, start_site
 from tests.worker.toy import StartToy, Toy
-from tests.worker_process import WorkerProcess
+from tests.worker_process import ForkedWorker, WorkerProcess
 
 __all__ = ["site", "start_site"]  # fixtures
 
@@ -27,7 +27,7 @@ def start_toy(redis_url: str, tmp_path: Path) -> Iterator[StartToy]:
     def start(*, arguments: Sequence[str] = (), **settings: object) -> WorkerProcess:
         environment = {f"TOY_{name.upper()}": str(value) for name, value in settings.items()}
         environment.setdefault("TOY_URL", redis_url)
-        worker = WorkerProcess(
+        worker = ForkedWorker(
             "tests.worker.toy_app", environment=environment, log=tmp_path / "toy.log", arguments=arguments
         )
         started.append(worker)
