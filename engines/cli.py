@@ -16,6 +16,7 @@ import typer
 from engines.backends import registry
 from engines.console import people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
+from engines.source import AdditionNames
 from engines.store import commands as store
 
 TRACEBACK = "--traceback"
@@ -44,6 +45,26 @@ Config = Annotated[
         help="Single files: their .yaml, such as cldm_v15.yaml. Without: the .yaml of the model's name beside it; else "
         "SD1.5's sizes and noise schedule."
     ),
+]
+Loras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:WEIGHT]",
+        help="A LoRA that is merged into the model, with this weight (1 without). Repeatable.",
+    ),
+]
+Vae = Annotated[str | None, typer.Option(help="Another VAE: a folder, hub id or single file. Without: the model's.")]
+Embeddings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--embedding",
+        metavar="FILE[:WORD]",
+        help="A textual inversion, and its word in prompts. Without a word: the file's own, or its name. Repeatable.",
+    ),
+]
+ClipSkip = Annotated[
+    int, typer.Option(min=1, help="The text encoder's layer that prompts are taken from: 1 the last, 2 the one before.")
 ]
 Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
 
@@ -111,11 +132,19 @@ def build(
     controlnet: Control = None,
     tokenizer: Tokenizer = None,
     original_config: Config = None,
+    lora: Loras = None,
+    vae: Vae = None,
+    embedding: Embeddings = None,
+    clip_skip: ClipSkip = 1,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Images in one batch.")] = 8,
     backend: Backend = registry.AUTO,
     precision: Precision = None,
     compute_capability: Capability = None,
     jobs: Jobs = None,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="A finished set: what is the same in it is taken over, such as kernels. Repeatable."),
+    ] = None,
 ) -> None:
     """Build a set, doing again only what changed; run it at any time.
 
@@ -136,12 +165,16 @@ def build(
         tokenizer=tokenizer,
         original_config=original_config,
         jobs=jobs,
+        additions=_additions(lora, vae, embedding, clip_skip),
+        reuse=tuple(reuse or ()),
     )
     with progress_on(people) as report:
         built = build_set(request, report)
     manifest = built.manifest
     if manifest.schedule is not None and manifest.schedule != SD15:
         people.print(f"noise schedule: {manifest.schedule.differences(SD15)}", markup=False)
+    for embedded in manifest.source.embeddings:
+        people.print(f"in prompts, {embedded.word!r} stands for {embedded.file}", markup=False)
     ended = f"built, {built.steps} stages run" if built.changed else "everything is up to date"
     people.print(f"{out}: {ended}", markup=False)
     print_json({"set": str(out), "backend": manifest.backend, "digest": manifest.digest, "stages_run": built.steps})
@@ -171,6 +204,10 @@ def verify(
     controlnet: Control = None,
     tokenizer: Tokenizer = None,
     original_config: Config = None,
+    lora: Loras = None,
+    vae: Vae = None,
+    embedding: Embeddings = None,
+    clip_skip: ClipSkip = 1,
     within: Annotated[
         float | None,
         typer.Option(min=0, help="Accept errors up to this share of a tensor's largest value, too: 0.01 for fp16."),
@@ -186,7 +223,10 @@ def verify(
 
     weights = None
     if model is not None:
-        weights = find_weights(model, controlnet, tokenizer=tokenizer, original_config=original_config)
+        additions = _additions(lora, vae, embedding, clip_skip)
+        weights = find_weights(
+            model, controlnet, tokenizer=tokenizer, original_config=original_config, additions=additions
+        )
     findings = list(findings_of(path, weights, within=within, device=device))
     people.print(verify_table(findings))
     ok = all(finding.ok for finding in findings)
@@ -251,6 +291,10 @@ def score(
     print_json({"what": "engines score", **sets, **asdict(request), "pictures": compared})
     if at_least is not None and not lowest >= at_least:
         raise typer.Exit(1)
+
+
+def _additions(loras: list[str] | None, vae: str | None, embeddings: list[str] | None, clip_skip: int) -> AdditionNames:
+    return AdditionNames(tuple(loras or ()), vae, tuple(embeddings or ()), clip_skip)
 
 
 def _one_size(shape: str) -> Any:

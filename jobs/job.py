@@ -225,7 +225,7 @@ class RenderJob(BaseModel):
 class RenderResult(BaseModel):
     """What became of a job: the ledger's and the sidecar's record, and a line of `producer results`.
 
-    Only the sidecar has the `parameters`, because a sidecar alone must be enough to render the job again. Fields that a
+    Only the sidecar has `built_with` and the `parameters`, because a sidecar alone must be enough to render the job again. Fields that a
     newer version adds are ignored.
     """
 
@@ -253,6 +253,7 @@ class RenderResult(BaseModel):
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage: fetch, prepare, render, encode, upload
     model_name: str | None = None  # of the engine set, for people: no path and no address
     parameters: RenderParameters | None = None
+    built_with: dict[str, Any] | None = None  # what was added to the set's model: LoRAs, a VAE, embeddings, clip skip
 
     @field_validator("prompt")
     @classmethod
