@@ -225,8 +225,8 @@ class RenderJob(BaseModel):
 class RenderResult(BaseModel):
     """What became of a job: the ledger's and the sidecar's record, and a line of `producer results`.
 
-    Only the sidecar has `built_with` and the `parameters`, because a sidecar alone must be enough to render the job again. Fields that a
-    newer version adds are ignored.
+    Only the sidecar has the `parameters`, because a sidecar alone must be enough to render the job again, and
+    `built_with`. Fields that a newer version adds are ignored.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -137,8 +137,8 @@ def _pair(path: Path, layer: _Layer, weight: Tensor) -> tuple[Tensor, Tensor]:
     if not fits:
         raise ModelRefused(
             f"{path} was made for another model: {layer.names['down']} is {tuple(down.shape)} and the layer's other "
-            f"half {tuple(up.shape)}, for a weight of {tuple(weight.shape[:2])} (a LoRA of SD1.5 is needed: those of SDXL, "
-            "SD 2 and Flux do not fit)"
+            f"half {tuple(up.shape)}, for a weight of {tuple(weight.shape[:2])} (a LoRA "
+            "for SD1.5 is needed: those for SDXL, SD 2 and Flux do not fit)"
         )
     return down.flatten(1), up.flatten(1)
 
