@@ -25,6 +25,28 @@ class Reference:
     def __init__(self, weights: Path) -> None:
         """`weights` holds model/ and controlnet/ in diffusers layout."""
         self._pipeline = _pipeline(weights)
+        self._clip_skip: int | None = None
+
+    def add_loras(self, *loras: tuple[Path, float]) -> None:
+        """Load LoRAs, each with its weight. Needs peft."""
+        names = [f"lora{i}" for i in range(len(loras))]
+        for (path, _), name in zip(loras, names, strict=True):
+            self._pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
+        self._pipeline.set_adapters(names, [weight for _, weight in loras])
+
+    def add_embedding(self, path: Path, word: str) -> None:
+        """Load a textual inversion for a word."""
+        self._pipeline.load_textual_inversion(path.parent, weight_name=path.name, token=word)
+
+    def take_vae(self, folder: Path) -> None:
+        """Decode with another VAE from now on."""
+        import diffusers
+
+        self._pipeline.vae = diffusers.AutoencoderKL.from_pretrained(folder)
+
+    def skip_layers(self, count: int) -> None:
+        """Take prompts from an earlier layer, as many before the last one. diffusers' clip_skip is one less than others'."""
+        self._clip_skip = count
 
     def schedule_from(self, folder: Path) -> None:
         """Take the scheduler_config.json of a folder from now on."""
@@ -57,6 +79,7 @@ class Reference:
             guess_mode=guess,
             latents=latents,
             generator=generator,
+            clip_skip=self._clip_skip,
         )
         return np.asarray(done.images[0])
 

@@ -110,7 +110,7 @@ def test_a_file_that_is_no_vae_is_refused(
 
 
 def test_a_folder_that_is_no_vae_is_refused(original: Original, tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match="holds no VAE .no config.json, and no vae folder with one.: --vae takes"):
+    with pytest.raises(ModelRefused, match=r"holds no VAE .no config.json, and no vae folder with one.: --vae takes"):
         weights_with(original, tmp_path)
     with pytest.raises(ModelRefused, match="describes a network of another class: UNet2DConditionModel"):
         load_network("vae", weights_with(original, original.model / "unet"), torch.float32)
@@ -120,7 +120,7 @@ def test_a_vae_of_another_scale_is_refused(original: Original, tmp_path: Path) -
     folder = changed(original, "vae", tmp_path, lambda _: None)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"scaling_factor": 0.13025}))
-    with pytest.raises(ModelRefused, match="its scaling_factor is 0.13025, that of the model's own VAE is 0.18215"):
+    with pytest.raises(ModelRefused, match=r"its scaling_factor is 0.13025, that of the model's own VAE is 0.18215"):
         load_networks(weights_with(original, folder))
 
 
