@@ -45,7 +45,7 @@ class Reference:
         self._pipeline.vae = diffusers.AutoencoderKL.from_pretrained(folder)
 
     def skip_layers(self, count: int) -> None:
-        """Take prompts from an earlier layer, as many before the last one. diffusers' clip_skip is one less than others'."""
+        """Take prompts from an earlier layer, so many before the last one."""
         self._clip_skip = count
 
     def schedule_from(self, folder: Path) -> None:

@@ -188,7 +188,8 @@ def check_networks(networks: Networks) -> None:
     unet, controlnet, vae = networks.unet.config, networks.controlnet.config, networks.vae.config
     if unet.in_channels != vae.latent_channels:
         raise ModelRefused(
-            f"the U-Net takes {unet.in_channels} channels, the VAE gives {vae.latent_channels}{_kind_of_unet(unet)}"
+            f"the U-Net takes {unet.in_channels} channels, the VAE gives {vae.latent_channels}: they belong to different "
+            f"models; {WANTED}"
         )
     if unet.out_channels != unet.in_channels:
         raise ModelRefused(f"the U-Net takes {unet.in_channels} channels and predicts {unet.out_channels}")
@@ -205,13 +206,6 @@ def check_networks(networks: Networks) -> None:
         raise ModelRefused(f"only SD1.5's graph is built here: {CONTROLS} controls and an x8 VAE; this has {controls}")
     if controlnet.global_pool_conditions or controlnet.controlnet_conditioning_channel_order != "rgb":
         raise ModelRefused("ControlNets with pooled conditions or BGR hints are not supported")
-
-
-def _kind_of_unet(unet: Any) -> str:
-    """The end of a sentence about a U-Net with other inputs."""
-    kinds = {9: "it is an inpainting model", 8: "it is a model for editing pictures", 5: "it is a depth model"}
-    what = kinds.get(unet.in_channels)
-    return "" if what is None else f": {what}, which is not rendered here; {WANTED}"
 
 
 def _check_controlnet(unet: Any, controlnet: Any) -> None:

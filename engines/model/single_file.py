@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engines.errors import ModelRefused
 from engines.model.checkpoint import MAKERS, PREFIXES, SD15, UNET, absent_sizes, read_config
+from engines.model.families import refuse_other_inputs
 from engines.model.fill import Changing, Contents, Named, fill, unchanged
 from engines.model.look_alikes import CHECKPOINT, look_of
 from engines.model.surplus import check_beside
@@ -25,6 +26,7 @@ from engines.model.tensor_files import TensorFile, open_tensors
 _BARE_CONTROLNET = ("input_hint_block.", "zero_convs.", "controlnet_cond_embedding.", "controlnet_down_blocks.")
 _BARE_VAE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss.", "model_ema.")
 _VAE_MARKS = ("decoder.conv_in.weight", "post_quant_conv.weight")
+_FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 _DIFFERENCE = "difference"
 _NORM = re.compile(r"(in_layers\.0|out_layers\.0|resnets\.\d+\.norm\d)\.weight$")
 _NORM_OF_DIFFERENCES = 0.03
@@ -76,6 +78,7 @@ def load_part(
         )
     if part == "unet":
         check_beside(path, file.names, tuple(PREFIXES.values()))
+        _check_inputs(path, tensors)
     original = description.original()
     if part == "controlnet" and description.config is None and description.unet is not None:
         original = {**original, UNET: description.unet}
@@ -88,6 +91,12 @@ def load_part(
         _check_scale(file, network.config.scaling_factor)
     contents = Contents(part, path, named, surplus, description.says(part), strict=True)
     return fill(network, contents, dtype, changing)
+
+
+def _check_inputs(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    first = tensors.get(_FIRST)
+    if first is not None and first.dim() == 4:
+        refuse_other_inputs(path, _FIRST, first.shape[1])
 
 
 def _made(

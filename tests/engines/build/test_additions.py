@@ -94,7 +94,7 @@ def resolved(additions: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_compiled_code_is_shared_by_sets_with_other_weights(lora: Path, embedding: Path) -> None:
-    """Kernels and packages are looked for by this digest: a LoRA leaves them all, an embedding the text encoder's out."""
+    """Kernels and packages are looked for by this digest: embeddings change the text encoder's alone."""
     folder = tiny_model()
 
     def weights(**additions: Any) -> Any:
