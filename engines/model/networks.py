@@ -188,8 +188,8 @@ def check_networks(networks: Networks) -> None:
     unet, controlnet, vae = networks.unet.config, networks.controlnet.config, networks.vae.config
     if unet.in_channels != vae.latent_channels:
         raise ModelRefused(
-            f"the U-Net takes {unet.in_channels} channels, the VAE gives {vae.latent_channels}: they belong to different "
-            f"models; {WANTED}"
+            f"the U-Net takes {unet.in_channels} channels, the VAE gives {vae.latent_channels}: they belong to "
+            f"different models; {WANTED}"
         )
     if unet.out_channels != unet.in_channels:
         raise ModelRefused(f"the U-Net takes {unet.in_channels} channels and predicts {unet.out_channels}")

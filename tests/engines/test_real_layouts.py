@@ -1,4 +1,4 @@
-"""Models in the layouts that people have: each is read as what it is, or refused with a sentence that says what to do."""
+"""Models in the layouts that people have: each is read, or refused with a sentence that says what to do."""
 
 from __future__ import annotations
 
