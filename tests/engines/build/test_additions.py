@@ -20,8 +20,10 @@ from engines.manifest import load_manifest
 from engines.model.locate import find_weights
 from engines.source import AdditionNames
 from engines.spec import Profile
+from jobs.settings import load_settings
 from tests.engines.model.loras import UNET, kohya, random_pairs, save, tiny_network
 from tests.models import tiny_model
+from worker.renderer import load_renderer
 
 TOKENIZER, CLIP, CONTROL, UNET_STAGE, DECODER = "tokenizer", "clip", "controlnet", "unet", "decoder"
 
@@ -125,6 +127,9 @@ def test_manifest_and_verify_know_what_was_added(lora: Path, embedding: Path, tm
     assert [said["vae"]["file"], said["embeddings"][0]["file"], said["clip_skip"]] == ["model", "toy.safetensors", 2]
     command = load_manifest(out).build_command(tmp_path / "again")
     assert f"--lora {lora}:0.5 --vae {vae} --embedding '{embedding}:my word' --clip-skip 2" in command
+    renderer = load_renderer(load_settings(engine_dir=str(out), device="cpu"))
+    renderer.close()
+    assert renderer.built_with == said
     assert all(finding.ok for finding in verify(out))
     with load_engine_set(out) as engines, pytest.raises(EngineSetRefused, match="was built from other weights"):
         load_engine_set(out, weights=find_weights(source.model, source.controlnet).digest)
