@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from engines.addition_options import ClipSkip, Embeddings, Loras, Reuse, Vae, added
 from engines.backends import registry
 from engines.console import people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
-from engines.source import AdditionNames
+from engines.source import NO_ADDITIONS
 from engines.store import commands as store
 
 TRACEBACK = "--traceback"
@@ -45,26 +46,6 @@ Config = Annotated[
         help="Single files: their .yaml, such as cldm_v15.yaml. Without: the .yaml of the model's name beside it; else "
         "SD1.5's sizes and noise schedule."
     ),
-]
-Loras = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--lora",
-        metavar="FILE[:WEIGHT]",
-        help="A LoRA that is merged into the model, with this weight (1 without). Repeatable.",
-    ),
-]
-Vae = Annotated[str | None, typer.Option(help="Another VAE: a folder, hub id or single file. Without: the model's.")]
-Embeddings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--embedding",
-        metavar="FILE[:WORD]",
-        help="A textual inversion, and its word in prompts. Without a word: the file's own, or its name. Repeatable.",
-    ),
-]
-ClipSkip = Annotated[
-    int, typer.Option(min=1, help="The text encoder's layer that prompts are taken from: 1 the last, 2 the one before.")
 ]
 Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
 
@@ -141,10 +122,7 @@ def build(
     precision: Precision = None,
     compute_capability: Capability = None,
     jobs: Jobs = None,
-    reuse: Annotated[
-        list[Path] | None,
-        typer.Option(help="A finished set: what is the same in it is taken over, such as kernels. Repeatable."),
-    ] = None,
+    reuse: Reuse = None,
 ) -> None:
     """Build a set, doing again only what changed; run it at any time.
 
@@ -165,7 +143,7 @@ def build(
         tokenizer=tokenizer,
         original_config=original_config,
         jobs=jobs,
-        additions=_additions(lora, vae, embedding, clip_skip),
+        additions=added(lora, vae, embedding, clip_skip),
         reuse=tuple(reuse or ()),
     )
     with progress_on(people) as report:
@@ -221,9 +199,10 @@ def verify(
     from engines.check.verify import verify as findings_of
     from engines.model.locate import find_weights
 
-    weights = None
+    weights, additions = None, added(lora, vae, embedding, clip_skip)
+    if model is None and additions != NO_ADDITIONS:
+        raise typer.BadParameter("name the model as well; without it, all is taken that the set was built from")
     if model is not None:
-        additions = _additions(lora, vae, embedding, clip_skip)
         weights = find_weights(
             model, controlnet, tokenizer=tokenizer, original_config=original_config, additions=additions
         )
@@ -291,10 +270,6 @@ def score(
     print_json({"what": "engines score", **sets, **asdict(request), "pictures": compared})
     if at_least is not None and not lowest >= at_least:
         raise typer.Exit(1)
-
-
-def _additions(loras: list[str] | None, vae: str | None, embeddings: list[str] | None, clip_skip: int) -> AdditionNames:
-    return AdditionNames(tuple(loras or ()), vae, tuple(embeddings or ()), clip_skip)
 
 
 def _one_size(shape: str) -> Any:
