@@ -199,7 +199,8 @@ def verify(
     from engines.check.verify import verify as findings_of
     from engines.model.locate import find_weights
 
-    weights, additions = None, added(lora, vae, embedding, clip_skip)
+    weights = None
+    additions = added(lora, vae, embedding, clip_skip)
     if model is None and additions != NO_ADDITIONS:
         raise typer.BadParameter("name the model as well; without it, all is taken that the set was built from")
     if model is not None:

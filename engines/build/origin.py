@@ -33,18 +33,23 @@ def _added(names: AdditionNames, found: Additions) -> dict[str, Any]:
     """The additions as the manifest's source has them."""
     vae = None
     if names.vae is not None and found.vae_digest is not None:
-        vae = AddedFile(file=_absolute(names.vae), digest=found.vae_digest)
+        path = Path(names.vae).expanduser()
+        vae = AddedFile(file=_named(path) if path.exists() else names.vae, digest=found.vae_digest)
     return {
         "loras": tuple(
-            AddedLora(file=str(each.path.resolve()), digest=each.digest, weight=each.weight) for each in found.loras
+            AddedLora(file=_named(each.path), digest=each.digest, weight=each.weight) for each in found.loras
         ),
         "vae": vae,
         "embeddings": tuple(
-            AddedEmbedding(file=str(each.path.resolve()), digest=each.digest, word=each.word)
-            for each in found.embeddings
+            AddedEmbedding(file=_named(each.path), digest=each.digest, word=each.word) for each in found.embeddings
         ),
         "clip_skip": found.clip_skip,
     }
+
+
+def _named(path: Path) -> str:
+    """Links are not followed: the hub's cache has files without names behind them."""
+    return str(path.absolute())
 
 
 def _absolute(name: str) -> str:
