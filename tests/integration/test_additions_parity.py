@@ -32,9 +32,12 @@ class Case(NamedTuple):
 
 
 def loras(folder: Path) -> Case:
-    """One in kohya's names with alphas, one as diffusers writes them; both change the text encoder too."""
+    """One in kohya's names with alphas, one as diffusers writes them; both change the text encoder too.
+
+    All layers have one alpha, as trainers write it: diffusers 0.42 loses alphas that differ from layer to layer.
+    """
     networks = {part: tiny_network(part) for part in ("unet", "text_encoder")}
-    first = save(kohya(random_pairs(networks, strength=1.0)), folder / "first.safetensors")
+    first = save(kohya(random_pairs(networks, alphas=1.5, strength=2.0)), folder / "first.safetensors")
     layers = {"unet": UNET[:2], "text_encoder": ("encoder.layers.1.self_attn.out_proj",)}
     second = save(peft(random_pairs(networks, layers, seed=1, alphas=False)), folder / "second.safetensors")
     names = AdditionNames(loras=(f"{first}:0.8", f"{second}:-0.5"))
@@ -45,8 +48,8 @@ def vae(folder: Path) -> Case:
     other = Path(shutil.copytree(tiny_model() / "model" / "vae", folder / "vae"))
     (path,) = other.glob("*.safetensors")
     tensors = load_file(path)
-    name = "decoder.mid_block.resnets.0.conv1.weight"
-    save_file(tensors | {name: tensors[name].flip(0)}, path, metadata={"format": "pt"})
+    name = "decoder.conv_in.weight"
+    save_file(tensors | {name: tensors[name].flip(0).contiguous()}, path, metadata={"format": "pt"})
     return Case(AdditionNames(vae=str(other)), lambda reference: reference.take_vae(other))
 
 

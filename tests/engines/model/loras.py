@@ -67,10 +67,10 @@ def random_pairs(
     layers: Mapping[str, Sequence[str]] = LAYERS,
     *,
     seed: int = 0,
-    alphas: bool = True,
+    alphas: bool | float = True,
     strength: float = 0.5,
 ) -> Pairs:
-    """A LoRA with another rank and alpha in each layer. `strength` is relative to the weights."""
+    """A LoRA with another rank in each layer, and another alpha, one for all, or none. `strength`: beside weights."""
     generator = torch.Generator().manual_seed(seed)
     pairs: Pairs = {}
     for part, names in layers.items():
@@ -79,7 +79,8 @@ def random_pairs(
             rank = 2 + i % 3
             down = torch.randn(rank, weight.shape[1], generator=generator) / weight.shape[1] ** 0.5
             up = torch.randn(weight.shape[0], rank, generator=generator) * strength * float(weight.std())
-            pairs[part, name] = Pair(down, up, 1.0 + i if alphas else None)
+            alpha = 1.0 + i if alphas is True else alphas or None
+            pairs[part, name] = Pair(down, up, alpha)
     return pairs
 
 

@@ -33,7 +33,10 @@ def a1111(vectors: Tensor, param: Any = dict) -> dict[str, Any]:
 
 
 def saved(content: dict[str, Any], path: Path) -> Path:
-    save_file(content, path) if path.suffix == ".safetensors" else torch.save(content, path)
+    if path.suffix == ".safetensors":
+        save_file({name: tensor.clone() for name, tensor in content.items()}, path)
+    else:
+        torch.save(content, path)
     return path
 
 
