@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from engines.model.additions import Additions
 from engines.model.locate import Weights
 from engines.source import AddedEmbedding, AddedFile, AddedLora, AdditionNames, Source
 
-if TYPE_CHECKING:
-    from engines.build.builder import BuildRequest
+
+class Names(Protocol):
+    """What the user named: a BuildRequest has it."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def controlnet(self) -> str | None: ...
+    @property
+    def tokenizer(self) -> str | None: ...
+    @property
+    def additions(self) -> AdditionNames: ...
 
 
-def source_of(request: BuildRequest, weights: Weights, digest: str) -> Source:
+def source_of(request: Names, weights: Weights, digest: str) -> Source:
     """The source of a set that is built as `request` asks; `digest` is that of `weights`."""
     found = weights.original_config
     named = (request.model, request.controlnet, request.tokenizer, None if found is None else str(found))
