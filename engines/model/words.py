@@ -34,10 +34,13 @@ def add_words(backend: Any, words: Sequence[Word]) -> None:
     tokenizers = library("tokenizers")
     normalizers = tokenizers.normalizers
     own = backend.normalizer
+    special = {token.content for token in backend.get_added_tokens_decoder().values()}
     found: dict[str, str] = {}
     tokens = []
     for word in words:
         text = (word.text if own is None else own.normalize_str(word.text)).strip()
+        if word.text in special:
+            raise ModelRefused(f"--embedding: {word.text!r} is a token that the tokenizer has already; write FILE:word")
         if not text or text in found:
             raise ModelRefused(
                 f"--embedding: the tokenizer reads the word {word.text!r} as {text!r}, "

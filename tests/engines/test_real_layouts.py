@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def test_a_model_without_a_vae_is_built_with_one(engines: Callable[..., Ended], 
     command = ("build", "--model", model, "--controlnet", control(), "--shape", "64x64", "--backend", "torch")
     ended = engines(*command, "--vae", vae, "--out", tmp_path / "set")
     assert (ended.code, "decoder: weights done in" in ended.err) == (0, True)
+    shown = json.loads(engines("inspect", tmp_path / "set").out)
+    assert shown["source"]["vae"]["file"] == str(vae)
 
 
 def of(original: Original, *parts: str) -> dict[str, Tensor]:

@@ -161,6 +161,7 @@ def test_several_vectors_count_towards_the_length_of_a_prompt(tmp_path: Path) ->
     [
         ([Word("a  b", 1), Word("A b", 1)], "reads the word 'A b' as 'a b', which another embedding has"),
         ([Word(" ", 1)], "reads the word ' ' as '', which is no word"),
+        ([Word("<|endoftext|>", 1)], "'<|endoftext|>' is a token that the tokenizer has already; write FILE:word"),
     ],
 )
 def test_words_that_are_one_to_the_tokenizer_are_refused(tmp_path: Path, words: list[Word], sentence: str) -> None:
