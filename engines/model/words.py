@@ -36,7 +36,7 @@ def add_words(backend: Any, words: Sequence[Word]) -> None:
     own = backend.normalizer
     special = {token.content for token in backend.get_added_tokens_decoder().values()}
     found: dict[str, str] = {}
-    tokens = []
+    tokens: list[Any] = []
     for word in words:
         text = (word.text if own is None else own.normalize_str(word.text)).strip()
         if word.text in special:
