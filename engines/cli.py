@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from engines.addition_options import ClipSkip, Embeddings, Loras, Reuse, Vae, added
 from engines.backends import registry
 from engines.console import people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
+from engines.source import NO_ADDITIONS
 from engines.store import commands as store
 
 TRACEBACK = "--traceback"
@@ -111,11 +113,16 @@ def build(
     controlnet: Control = None,
     tokenizer: Tokenizer = None,
     original_config: Config = None,
+    lora: Loras = None,
+    vae: Vae = None,
+    embedding: Embeddings = None,
+    clip_skip: ClipSkip = 1,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Images in one batch.")] = 8,
     backend: Backend = registry.AUTO,
     precision: Precision = None,
     compute_capability: Capability = None,
     jobs: Jobs = None,
+    reuse: Reuse = None,
 ) -> None:
     """Build a set, doing again only what changed; run it at any time.
 
@@ -136,12 +143,16 @@ def build(
         tokenizer=tokenizer,
         original_config=original_config,
         jobs=jobs,
+        additions=added(lora, vae, embedding, clip_skip),
+        reuse=tuple(reuse or ()),
     )
     with progress_on(people) as report:
         built = build_set(request, report)
     manifest = built.manifest
     if manifest.schedule is not None and manifest.schedule != SD15:
         people.print(f"noise schedule: {manifest.schedule.differences(SD15)}", markup=False)
+    for embedded in manifest.source.embeddings:
+        people.print(f"in prompts, {embedded.word!r} stands for {embedded.file}", markup=False)
     ended = f"built, {built.steps} stages run" if built.changed else "everything is up to date"
     people.print(f"{out}: {ended}", markup=False)
     print_json({"set": str(out), "backend": manifest.backend, "digest": manifest.digest, "stages_run": built.steps})
@@ -171,6 +182,10 @@ def verify(
     controlnet: Control = None,
     tokenizer: Tokenizer = None,
     original_config: Config = None,
+    lora: Loras = None,
+    vae: Vae = None,
+    embedding: Embeddings = None,
+    clip_skip: ClipSkip = 1,
     within: Annotated[
         float | None,
         typer.Option(min=0, help="Accept errors up to this share of a tensor's largest value, too: 0.01 for fp16."),
@@ -185,8 +200,13 @@ def verify(
     from engines.model.locate import find_weights
 
     weights = None
+    additions = added(lora, vae, embedding, clip_skip)
+    if model is None and additions != NO_ADDITIONS:
+        raise typer.BadParameter("name the model as well; without it, all is taken that the set was built from")
     if model is not None:
-        weights = find_weights(model, controlnet, tokenizer=tokenizer, original_config=original_config)
+        weights = find_weights(
+            model, controlnet, tokenizer=tokenizer, original_config=original_config, additions=additions
+        )
     findings = list(findings_of(path, weights, within=within, device=device))
     people.print(verify_table(findings))
     ok = all(finding.ok for finding in findings)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from engines.errors import EngineSetRefused
 from engines.files import write_whole
 from engines.noise_schedule import SD15, NoiseSchedule
+from engines.source import Source
 from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
 
 FORMAT = 1
@@ -51,16 +52,6 @@ class Component(_Record):
         last = list(self.stages)[-1]
         opened = [stage.files for name, stage in self.stages.items() if name != EXPORT or name == last]
         return {name: sha for files in opened for name, sha in files.items()}
-
-
-class Source(_Record):
-    """Which weights: absolute paths and hub ids as the user named them, and the digest of their files."""
-
-    model: str
-    controlnet: str | None
-    weights: str
-    tokenizer: str | None = None
-    original_config: str | None = None
 
 
 class Manifest(_Record):
@@ -140,14 +131,7 @@ class Manifest(_Record):
 
     def build_command(self, out: Path) -> str:
         """The command line that builds this set again, into `out`."""
-        source = self.source
-        options = {
-            "--model": source.model,
-            "--controlnet": source.controlnet,
-            "--tokenizer": source.tokenizer,
-            "--original-config": source.original_config,
-        }
-        words = [word for option, value in options.items() if value is not None for word in (option, value)]
+        words = self.source.build_words()
         words += [word for profile in self.profiles for word in ("--shape", profile.text)]
         words += ["--max-batch", str(self.max_batch), "--backend", self.backend, "--precision", self.precision]
         return shlex.join(["engines", "build", *words, "--out", str(out)])

@@ -225,8 +225,8 @@ class RenderJob(BaseModel):
 class RenderResult(BaseModel):
     """What became of a job: the ledger's and the sidecar's record, and a line of `producer results`.
 
-    Only the sidecar has the `parameters`, because a sidecar alone must be enough to render the job again. Fields that a
-    newer version adds are ignored.
+    Only the sidecar has the `parameters`, because a sidecar alone must be enough to render the job again, and
+    `built_with`. Fields that a newer version adds are ignored.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -253,6 +253,7 @@ class RenderResult(BaseModel):
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage: fetch, prepare, render, encode, upload
     model_name: str | None = None  # of the engine set, for people: no path and no address
     parameters: RenderParameters | None = None
+    built_with: dict[str, Any] | None = None  # what was added to the set's model: LoRAs, a VAE, embeddings, clip skip
 
     @field_validator("prompt")
     @classmethod

@@ -25,6 +25,33 @@ class Reference:
     def __init__(self, weights: Path) -> None:
         """`weights` holds model/ and controlnet/ in diffusers layout."""
         self._pipeline = _pipeline(weights)
+        self._clip_skip: int | None = None
+
+    def add_loras(self, *loras: tuple[Path, float]) -> None:
+        """Load LoRAs, each with its weight. Needs peft."""
+        names = [f"lora{i}" for i in range(len(loras))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # peft's, of a second adapter
+            for (path, _), name in zip(loras, names, strict=True):
+                self._pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
+        self._pipeline.set_adapters(names, [weight for _, weight in loras])
+
+    def add_embedding(self, path: Path, word: str) -> None:
+        """Load a textual inversion for a word."""
+        self._pipeline.load_textual_inversion(path.parent, weight_name=path.name, token=word)
+
+    def take_vae(self, folder: Path) -> None:
+        """Decode with another VAE from now on."""
+        import diffusers
+
+        self._pipeline.vae = diffusers.AutoencoderKL.from_pretrained(folder)
+
+    def skip_layers(self, count: int) -> None:
+        """Take prompts from an earlier layer, so many before the last one."""
+        self._clip_skip = count
+        encoder = self._pipeline.text_encoder
+        if not hasattr(encoder, "text_model"):  # transformers 5 has a level less than this diffusers looks for
+            object.__setattr__(encoder, "text_model", encoder)
 
     def schedule_from(self, folder: Path) -> None:
         """Take the scheduler_config.json of a folder from now on."""
@@ -46,7 +73,7 @@ class Reference:
         )  # eta draws from the same generator afterwards
         done = self._pipeline(
             f"{row['prompt']}, {row.get('a_prompt') or A_PROMPT}",
-            negative_prompt=row.get("n_prompt") or N_PROMPT,
+            **self._negative(row.get("n_prompt") or N_PROMPT),
             image=Image.fromarray(np.stack([edges] * 3, axis=2)),
             height=height,
             width=width,
@@ -57,8 +84,16 @@ class Reference:
             guess_mode=guess,
             latents=latents,
             generator=generator,
+            clip_skip=self._clip_skip,
         )
         return np.asarray(done.images[0])
+
+    def _negative(self, prompt: str) -> dict[str, Any]:
+        """The negative prompt, from the prompt's layer: diffusers' pipeline takes it from the last one."""
+        if self._clip_skip is None:
+            return {"negative_prompt": prompt}
+        embeds, _ = self._pipeline.encode_prompt(prompt, "cpu", 1, False, clip_skip=self._clip_skip)
+        return {"negative_prompt_embeds": embeds}
 
 
 def _pipeline(weights: Path) -> Any:

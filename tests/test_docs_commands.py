@@ -74,6 +74,10 @@ PARSED = {
     "--controlnet lllyasviel/control_v11p_sd15_canny --shape 512x512 --shape 512x768 --max-batch 8 --out engine-set",
     "engines build --model control_sd15_canny.pth --original-config cldm_v15.yaml "
     "--tokenizer clip-vit-large-patch14 --shape 512x512 --out engine-set",
+    "engines build --model stable-diffusion-v1-5/stable-diffusion-v1-5 "
+    "--controlnet lllyasviel/control_v11p_sd15_canny --lora ink.safetensors:0.8 --lora detail.safetensors:-0.5 "
+    "--vae stabilityai/sd-vae-ft-mse --embedding cat-toy.pt --embedding learned_embeds.bin:toy --clip-skip 2 "
+    "--shape 512x512 --reuse engine-set --out ink-set",
     # They need a GPU.
     ".venv/bin/python -m pytest -m gpu",
     "python -m pytest -m gpu tests/gpu",

@@ -278,7 +278,12 @@ class JobRunner:
     @cached_property
     def _results(self) -> ResultWriter:
         renderer = self.renderer
-        return ResultWriter(self.ledger.worker, engine_set=renderer.digest, model_name=renderer.model_name)
+        return ResultWriter(
+            self.ledger.worker,
+            engine_set=renderer.digest,
+            model_name=renderer.model_name,
+            built_with=renderer.built_with,
+        )
 
     @cached_property
     def _pictures(self) -> Pictures:

@@ -50,6 +50,7 @@ class Renderer:
     encode: Callable[[RenderJob, Prepared, int, np.ndarray], bytes]  # one sample, uint8 [H, W, 3], as PNG
     digest: str  # of the engine set; every result names it
     model_name: str | None = None  # of the engine set, for people
+    built_with: Mapping[str, Any] | None = None  # what was added to its model: LoRAs, a VAE, embeddings, clip skip
     close: Callable[[], None] = lambda: None
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the log
     built: Mapping[str, str] = field(default_factory=dict)  # backend, runtime, precision, architecture
@@ -113,6 +114,7 @@ def _with_facts(renderer: Renderer, engines: EngineSet) -> Renderer:
     return replace(
         renderer,
         close=engines.close,
+        built_with=manifest.source.built_with,
         facts={"device": str(engines.device), "shapes": engines.shapes_text(), "max_batch": engines.max_batch},
         built={
             "backend": manifest.backend,

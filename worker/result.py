@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ class ResultWriter:
     worker: str
     engine_set: str  # digest
     model_name: str | None = None  # the model in it, for people
+    built_with: Mapping[str, Any] | None = None  # what was added to that model
 
     def done(
         self, job: RenderJob, start: Start, prepared: Prepared, *, samples: int, seconds: dict[str, float]
@@ -37,6 +39,7 @@ class ResultWriter:
             height=prepared.height,
             warnings=prepared.warnings,
             seconds=seconds,
+            built_with=self.built_with,
         )
 
     def ended(self, job: RenderJob, start: Start, error: Exception) -> RenderResult:

@@ -19,6 +19,7 @@ from engines.spec import ComponentSpec, Geometry, Profile, component_specs
 if TYPE_CHECKING:
     from engines.model.networks import Networks
     from engines.model.tokenizer import SpecialTokens
+    from engines.model.words import Word
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,20 @@ class BuildContext:
         return read_schedule(self.weights)
 
     def save_tokenizer(self) -> SpecialTokens:
-        """Write tokenizer.json into the folder; the ids of its special tokens."""
+        """Write tokenizer.json, with the embeddings' words, into the folder; the ids of its special tokens."""
         from engines.model.tokenizer import save_tokenizer
 
-        return save_tokenizer(self.weights.tokenizer_folder, self.folder / TOKENIZER)
+        return save_tokenizer(self.weights.tokenizer_folder, self.folder / TOKENIZER, self.words())
+
+    def words(self) -> list[Word]:
+        """The words of the embeddings, with the number of their vectors."""
+        if not self.weights.additions.embeddings:
+            return []
+        from engines.model.embedding import vectors_of
+        from engines.model.words import Word
+
+        room = Geometry().context_length - 2
+        return [Word(each.word, len(vectors_of(each, room))) for each in self.weights.additions.embeddings]
 
     def networks(self) -> Networks:
         """The four networks in the set's precision."""

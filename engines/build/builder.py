@@ -16,13 +16,15 @@ from pydantic import BaseModel
 
 from engines.backends import registry
 from engines.backends.recipe import BuildContext, BuildStage, CompileJob, Recipe
+from engines.build.origin import source_of
 from engines.build.recipe import recipe_for, tokenizer_stage
 from engines.build.staging import PROGRESS, check_target, link, publish, staging
 from engines.errors import EngineSetRefused, ModelRefused
 from engines.files import file_sha256, write_whole
-from engines.manifest import Component, Manifest, Precision, Source, Stage, json_key, load_manifest
-from engines.model.locate import Weights, find_weights
+from engines.manifest import Component, Manifest, Precision, Stage, json_key, load_manifest
+from engines.model.locate import find_weights
 from engines.noise_schedule import NoiseSchedule
+from engines.source import NO_ADDITIONS, AdditionNames
 from engines.spec import COMPONENTS, Geometry, Profile
 
 # Every whole number up to this one is a float16.
@@ -43,6 +45,8 @@ class BuildRequest:
     tokenizer: str | None = None  # for a model without one
     original_config: str | None = None  # of single-file checkpoints; None: SD1.5's
     jobs: int | None = None  # processes that compile; None: half as many as cores
+    additions: AdditionNames = NO_ADDITIONS  # LoRAs, another VAE, embeddings, clip skip
+    reuse: tuple[Path, ...] = ()  # finished sets whose stages are taken over where they are the same
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,11 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
         ModelRefused, BackendUnavailable, BuildFailed: see errors.py; the old set, if any, stays as it was.
     """
     weights = find_weights(
-        request.model, request.controlnet, tokenizer=request.tokenizer, original_config=request.original_config
+        request.model,
+        request.controlnet,
+        tokenizer=request.tokenizer,
+        original_config=request.original_config,
+        additions=request.additions,
     )
     recipe = recipe_for(
         request.backend, precision=request.precision, profiles=request.profiles, capability=request.compute_capability
@@ -111,6 +119,10 @@ class _Builder:
         self.folder = context.folder
         self.digest = context.weights.digest
         self.old = _old_manifest(request.out)
+        self.finished = [
+            (request.out, _stages_of(self.old)),
+            *((folder, _stages_in(folder)) for folder in request.reuse),
+        ]
         self.progress = _old_progress(self.folder, self.digest)
         self.ran = 0
         self._backend = registry.choose(recipe.backend)
@@ -133,7 +145,7 @@ class _Builder:
             architecture=self.recipe.architecture,
             geometry=geometry,
             profiles=self.recipe.profiles,
-            source=_source(self.request, self.context.weights, self.digest),
+            source=source_of(self.request, self.context.weights, self.digest),
             versions=self.recipe.versions,
             tokenizer=tokenizer,
             components=components,
@@ -155,7 +167,7 @@ class _Builder:
         jobs: list[CompileJob] = []
         for component, its_stages in planned.items():
             for stage in its_stages:
-                if stage.job is not None and self._reused(self._key(stage)) is None:
+                if stage.job is not None and self._reused(self._key(component, stage)) is None:
                     self.report(Step(component, stage.name, "start"))
                     jobs.append(stage.job(self.context))
                     stages[jobs[-1].path] = stage
@@ -169,7 +181,7 @@ class _Builder:
 
     def _stage(self, component: str, stage: BuildStage, before: tuple[str, ...]) -> Stage:
         """`before`: hashes of the files that the stage reads; the first stage reads the weights."""
-        reused = self._reused(self._key(stage, before))
+        reused = self._reused(self._key(component, stage, before))
         if reused is not None:
             self.report(Step(component, stage.name, "reused"))
             return reused
@@ -179,18 +191,19 @@ class _Builder:
         paths = stage.make(self.context)
         return self._finish(component, stage, before, paths, time.monotonic() - started)
 
-    def _key(self, stage: BuildStage, before: tuple[str, ...] = ()) -> str:
+    def _key(self, component: str, stage: BuildStage, before: tuple[str, ...] = ()) -> str:
+        weights = self.context.weights
         if stage.job is not None:
-            reads: object = self.context.weights.config_digest  # compiled code holds no weights
+            reads: object = weights.graph_digest(component)  # compiled code holds no weights
         else:
-            reads = before or self.digest
+            reads = before or weights.digest_of(component)
         return json_key(stage.name, stage.inputs, reads)
 
     def _finish(
         self, component: str, stage: BuildStage, before: tuple[str, ...], paths: Sequence[Path], seconds: float
     ) -> Stage:
         files = {path.relative_to(self.folder).as_posix(): file_sha256(path) for path in paths}
-        finished = Stage(key=self._key(stage, before), files=files, seconds=round(seconds, 2))
+        finished = Stage(key=self._key(component, stage, before), files=files, seconds=round(seconds, 2))
         self.ran += 1
         self._record(finished)
         self.report(Step(component, stage.name, "done", finished.seconds))
@@ -200,13 +213,14 @@ class _Builder:
         stage = self.progress.stages.get(key)
         if stage is not None and _intact(self.folder, stage):
             return stage
-        stage = _stages_of(self.old).get(key)
-        if stage is None or not _intact(self.request.out, stage):
-            return None
-        for name in stage.files:
-            link(self.request.out / name, self.folder / name)
-        self._record(stage)
-        return stage
+        for folder, stages in self.finished:
+            stage = stages.get(key)
+            if stage is not None and _intact(folder, stage):
+                for name in stage.files:
+                    link(folder / name, self.folder / name)
+                self._record(stage)
+                return stage
+        return None
 
     def _record(self, stage: Stage) -> None:
         self.progress.stages[stage.key] = stage
@@ -245,20 +259,6 @@ def check_timesteps(schedule: NoiseSchedule, precision: Precision) -> None:
         )
 
 
-def _source(request: BuildRequest, weights: Weights, digest: str) -> Source:
-    found = weights.original_config
-    named = (request.model, request.controlnet, request.tokenizer, None if found is None else str(found))
-    model, controlnet, tokenizer, config = (None if name is None else _absolute(name) for name in named)
-    assert model is not None
-    return Source(model=model, controlnet=controlnet, weights=digest, tokenizer=tokenizer, original_config=config)
-
-
-def _absolute(name: str) -> str:
-    """A path that `verify` finds from another folder; a hub id stays as it is."""
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
-
-
 def _old_manifest(out: Path) -> Manifest | None:
     try:
         return load_manifest(out)
@@ -272,6 +272,11 @@ def _old_progress(folder: Path, weights: str) -> Progress:
     except (OSError, ValueError):
         progress = Progress(weights=weights)
     return progress if progress.weights == weights else Progress(weights=weights)
+
+
+def _stages_in(folder: Path) -> dict[str, Stage]:
+    """The stages of another finished set. Raises EngineSetRefused: there is none."""
+    return _stages_of(load_manifest(folder))
 
 
 def _stages_of(manifest: Manifest | None) -> dict[str, Stage]:

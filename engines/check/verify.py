@@ -72,6 +72,7 @@ def verify(
             tokenizer=source.tokenizer,
             original_config=source.original_config,
             take_beside=False,
+            additions=source.additions,
         )
         check_weights(engines.manifest, weights.digest)
         check_schedule(engines, weights)

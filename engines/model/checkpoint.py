@@ -26,6 +26,7 @@ PREFIXES = {
     "controlnet": "control_model.",
 }
 _OWN_CONTROLNET = "controlnet_"  # how the names begin that diffusers added
+_OWN_VAE = ("decoder.up_blocks.", "decoder.mid_block.")
 UNET = "diffusers' unet"  # beside "model": a U-Net's configuration that is no .yaml
 _CLIP_HEAD_WIDTH = 64
 # The text encoder of every SD1.5 is 768 wide and has 12 layers; only another width may have another number of them.
@@ -148,7 +149,16 @@ def _given(renamed: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
 
 def _vae(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:
     config = _renaming().create_vae_diffusers_config_from_ldm(original, {})
+    if any(name.startswith(_OWN_VAE) for name in tensors):
+        return _own_vae(config, tensors)
     return empty_network("vae", config), _given(_renaming().convert_ldm_vae_checkpoint(dict(tensors), config))
+
+
+def _own_vae(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """A VAE with diffusers' names."""
+    network = empty_network("vae", config)
+    expected = network.state_dict()
+    return network, {own_name(name, expected): tensor for name, tensor in tensors.items()}
 
 
 def _text_encoder(tensors: Mapping[str, Tensor], _original: Mapping[str, Any]) -> tuple[Any, dict[str, Tensor]]:

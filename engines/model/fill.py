@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,6 +22,17 @@ class Named(NamedTuple):
     tensor: Tensor
 
 
+# A network's tensor by name -> what makes another value of its value, both float32, on the CPU.
+Changes = Mapping[str, Callable[[Tensor], Tensor]]
+# A network on torch's meta device -> the changes to it.
+Changing = Callable[[torch.nn.Module], Changes]
+
+
+def unchanged(_network: torch.nn.Module) -> Changes:
+    """No changes."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Contents:
     """What a file or a folder has for one network.
@@ -39,8 +50,10 @@ class Contents:
     strict: bool
 
 
-def fill(network: Any, contents: Contents, dtype: torch.dtype) -> Any:
+def fill(network: Any, contents: Contents, dtype: torch.dtype, changing: Changing = unchanged) -> Any:
     """Give a network on torch's meta device its values, in memory of their own and in `dtype`; returns it.
+
+    Changes are made in float32, before a value is rounded to `dtype`.
 
     Raises:
         ModelRefused: naming the first tensor that is missing, has another size, has no place, is not made of
@@ -52,7 +65,8 @@ def fill(network: Any, contents: Contents, dtype: torch.dtype) -> Any:
     _check_missing(contents, expected)
     _check_surplus(contents, {_place(name) for name in expected})
     list_surplus(contents.part, contents.path, contents.surplus)
-    values = {name: _value(contents, contents.tensors[name], dtype) for name in expected}
+    changes = changing(network)
+    values = {name: _value(contents, contents.tensors[name], dtype, changes.get(name)) for name in expected}
     network.load_state_dict(values, assign=True)
     _count_positions(network)
     assert not any(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
@@ -109,7 +123,9 @@ def _refused(contents: Contents, names: list[str], problem: str) -> ModelRefused
     return ModelRefused(f"{contents.path} cannot be read as SD1.5's {contents.part}: {names[0]} {problem}{more}")
 
 
-def _value(contents: Contents, named: Named, dtype: torch.dtype) -> Tensor:
+def _value(
+    contents: Contents, named: Named, dtype: torch.dtype, change: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """A copy: the file may be replaced while the network is in use."""
     tensor = named.tensor.detach()
     kind = str(tensor.dtype).removeprefix("torch.")
@@ -119,7 +135,10 @@ def _value(contents: Contents, named: Named, dtype: torch.dtype) -> Tensor:
         )
     if tensor.layout != torch.strided or tensor.is_meta:
         raise _refused(contents, [named.name], "is sparse or has no values: only plain tensors are read")
-    value = tensor.to(dtype, copy=True).contiguous()
+    if change is None:
+        value = tensor.to(dtype, copy=True).contiguous()
+    else:
+        value = change(tensor.to(torch.float32)).to(dtype).contiguous()
     # A sum in float32 is finite only where every element is: one pass, where isfinite makes a mask of each tensor.
     if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
         problem = "has values that are NaN or infinite"

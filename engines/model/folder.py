@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engines.errors import ModelRefused
 from engines.model.config_rules import check_config
-from engines.model.fill import Contents, Named, fill
+from engines.model.fill import Changing, Contents, Named, fill, unchanged
 from engines.model.json_file import read_json
 from engines.model.libraries import library
 from engines.model.tensor_files import read_tensors
@@ -29,13 +29,14 @@ CLASSES = {
     "controlnet": "ControlNetModel",
     "text_encoder": "CLIPTextModel",
 }
+_SCALING_FACTOR = 0.18215  # where a configuration names none
 # Attention of a VAE as diffusers wrote it before version 0.12.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
 
 
-def load_folder(part: str, path: Path, dtype: torch.dtype) -> Any:
-    """One network of a folder, in `dtype`.
+def load_folder(part: str, path: Path, dtype: torch.dtype, changing: Changing = unchanged) -> Any:
+    """One network of a folder, in `dtype`; `changing` gives the changes to its values.
 
     Raises:
         ModelRefused: its configuration or its weights are missing, damaged, or not those of SD1.5's network.
@@ -46,7 +47,7 @@ def load_folder(part: str, path: Path, dtype: torch.dtype) -> Any:
     except ModelRefused as error:
         raise ModelRefused(f"{path} cannot be read as SD1.5's {part}: {error}") from error
     named, surplus = _renamed(network.state_dict(), tensors)
-    return fill(network, Contents(part, path, named, surplus, f"its {CONFIG} says so", strict=False), dtype)
+    return fill(network, Contents(part, path, named, surplus, f"its {CONFIG} says so", strict=False), dtype, changing)
 
 
 def read_folder_config(part: str, path: Path) -> dict[str, Any]:
@@ -62,6 +63,24 @@ def read_folder_config(part: str, path: Path) -> dict[str, Any]:
         raise ModelRefused(f"{file} describes a network of another class: {name}, not {CLASSES[part]}")
     check_config(part, file, config)
     return config
+
+
+def check_vae_scale(other: Path, own: Path) -> None:
+    """Hold another VAE's scaling factor against the model's own, where both are folders.
+
+    The U-Net was trained on latents of one scale, and VAEs that were made for it have the same factor.
+
+    Raises:
+        ModelRefused: they differ, as SDXL's and SD1.5's do.
+    """
+    if not (other.is_dir() and (own / CONFIG).is_file()):
+        return
+    its, wanted = (read_folder_config("vae", path).get("scaling_factor", _SCALING_FACTOR) for path in (other, own))
+    if its != wanted:
+        raise ModelRefused(
+            f"{other} is a VAE for another kind of model: its scaling_factor is {its}, that of the model's own VAE is "
+            f"{wanted}; --vae takes one that was made for Stable Diffusion 1.5"
+        )
 
 
 def described_network(part: str, file: Path, config: Mapping[str, Any]) -> Any:

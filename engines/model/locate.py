@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from engines.errors import ModelRefused, unreadable_is_refused
-from engines.files import file_sha256
-from engines.model.file_kinds import kind_of, strings_of
-from engines.model.weight_files import files_to_fetch
+from engines.model.additions import NOTHING, Additions, find_embeddings, find_loras
+from engines.model.families import refuse_other_families
+from engines.model.file_kinds import strings_of
+from engines.model.listing import NETWORK, TEXTS, files_digest, lines_digest, listed
+from engines.model.other_vae import vae_path, vae_sizes
+from engines.model.paths import other_layout, path_of, snapshot
+from engines.source import NO_ADDITIONS, AdditionNames
 
 log = logging.getLogger("engines")
 
 MODEL_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Component -> the network that it is made from.
 PART_OF = {"clip": "text_encoder", "hint": "controlnet", "controlnet": "controlnet", "unet": "unet", "decoder": "vae"}
-SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 # SD1.5's single files carry no tokenizer; the original code takes this one for all of them.
 USUAL_TOKENIZER = "openai/clip-vit-large-patch14"
 _OWN_HINT = "controlnet_cond_embedding."
-_PATTERNS = ("*.json", "*.txt", "*.safetensors", "*.bin")
-# The hub's client finds a cached repository complete if it has these, of those that the repository has.
-_MARKS = ("model_index.json", "config.json", "unet/config.json", "vae/config.json", "text_encoder/config.json")
-_TEXTS = ("*.json", "*.txt")
 _TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer*.json", "special_tokens_map.json", "tokenizer/*")
 
 
@@ -36,19 +34,39 @@ class Weights:
 
     `tokenizer` is a folder, None means the model's own; `original_config` describes single files, None means SD1.5.
     A .yaml that lies beside a model's file under the same name, as web interfaces have it, describes that file.
+    `additions` are what changes the networks after they are read.
     """
 
     model: Path
     controlnet: Path
     tokenizer: Path | None = None
     original_config: Path | None = None
+    additions: Additions = NOTHING
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the names and contents of every file that the networks are made from."""
+        """SHA-256 over the names and contents of every file that the networks are made from, and of all additions."""
+        return self.additions.joined(self.model_digest)
+
+    @cached_property
+    def model_digest(self) -> str:
+        """SHA-256 over the names and contents of the model's and the ControlNet's files, without additions."""
         return files_digest(list(self._files()))
 
-    @property
+    def digest_of(self, component: str) -> str:
+        """That of the files that one component, or the tokenizer, is made from: others' additions change nothing."""
+        return self.additions.joined(self.model_digest, component)
+
+    def graph_digest(self, component: str) -> str:
+        """The digest of what a component's compiled code depends on: no weights, so no LoRA and no VAE of its sizes."""
+        digest = self.additions.joined_graph(self.config_digest, component)
+        vae = self.additions.vae
+        if component != "decoder" or vae is None:
+            return digest
+        sizes, own = (vae_sizes(path, self.original_config) for path in (vae, self._own_path("vae")))
+        return digest if sizes == own else lines_digest([digest, f"vae {sizes}"])
+
+    @cached_property
     def config_digest(self) -> str:
         """SHA-256 over the networks' configurations: the same for every checkpoint of the same widths."""
         configs = ("config.json", self.original_config.name if self.original_config else "")
@@ -71,6 +89,9 @@ class Weights:
         """The folder that holds one network, or the single file that it is a part of."""
         if part == "controlnet":
             return self.controlnet
+        return self.additions.vae if part == "vae" and self.additions.vae is not None else self._own_path(part)
+
+    def _own_path(self, part: str) -> Path:
         return self.model if self.model.is_file() else self.model / part
 
     def _files(self) -> Iterator[tuple[str, Path]]:
@@ -79,10 +100,10 @@ class Weights:
         else:
             for part in MODEL_PARTS:
                 if part != "tokenizer":
-                    yield from _listed(self.model / part, part, _PATTERNS)
-        yield from _listed(self.tokenizer_folder, "tokenizer", _TEXTS)
+                    yield from listed(self.model / part, part, NETWORK)
+        yield from listed(self.tokenizer_folder, "tokenizer", TEXTS)
         if not self.controlnet.is_file():
-            yield from _listed(self.controlnet, "controlnet", _PATTERNS)
+            yield from listed(self.controlnet, "controlnet", NETWORK)
         elif self.controlnet != self.model:
             yield "controlnet", self.controlnet
         if self.original_config is not None:
@@ -97,6 +118,7 @@ def find_weights(
     tokenizer: str | None = None,
     original_config: str | None = None,
     take_beside: bool = True,
+    additions: AdditionNames = NO_ADDITIONS,
 ) -> Weights:
     """Locate weights; without `controlnet`, the model's own `controlnet` folder, or the single file that has both.
 
@@ -105,32 +127,45 @@ def find_weights(
     Raises:
         ModelRefused: the weights are not there, have another layout, are no weights, or the hub does not answer.
     """
-    path = _path_of(model)
-    tokens = None if tokenizer is None else _tokenizer(_path_of(tokenizer, _TOKENIZER_FILES))
+    path = path_of(model)
+    tokens = None if tokenizer is None else _tokenizer(path_of(tokenizer, _TOKENIZER_FILES))
+    vae = None if additions.vae is None else vae_path(additions.vae)
     if path.is_dir():
-        missing = [part for part in MODEL_PARTS if not (path / part).is_dir() and (part != "tokenizer" or not tokens)]
-        if missing:
-            raise ModelRefused(
-                f"{path} is not in diffusers' layout: it has no {', '.join(missing)}{_other_layout(path)}"
-            )
+        _check_layout(path, {"tokenizer": tokens, "vae": vae})
     elif tokens is None:
         tokens = _usual_tokenizer(path)
     control = _controlnet(path, controlnet)
-    return Weights(path, control, tokens, _config(original_config, path, control, take_beside=take_beside))
+    config = _config(original_config, path, control, *([] if vae is None else [vae]), take_beside=take_beside)
+    return Weights(path, control, tokens, config, _additions(additions, vae))
 
 
-def _other_layout(folder: Path) -> str:
-    """The end of a sentence: what the folder is instead."""
-    if (folder / "config.json").is_file():
-        return "; it is the folder of one network: name that of the whole model"
-    files = sorted(each.name for each in folder.iterdir() if each.suffix.lower() in SINGLE_FILES)
-    return f"; it holds {files[0]}, which may be named itself" if files else ""
+def _check_layout(model: Path, given: Mapping[str, Path | None]) -> None:
+    """`given`: parts that may be missing, because they were named themselves."""
+    refuse_other_families(model)
+    missing = [part for part in MODEL_PARTS if not (model / part).is_dir() and given.get(part) is None]
+    if missing:
+        only_vae = "; name one with --vae" if missing == ["vae"] else ""
+        raise ModelRefused(
+            f"{model} is not in diffusers' layout: it has no {', '.join(missing)}{only_vae or other_layout(model)}"
+        )
+
+
+def _additions(names: AdditionNames, vae: Path | None) -> Additions:
+    if names.clip_skip < 1:
+        raise ModelRefused(f"--clip-skip {names.clip_skip}: the text encoder's last layer is 1, the one before it 2")
+    return Additions(find_loras(names.loras), vae, find_embeddings(names.embeddings, _own_word), names.clip_skip)
+
+
+def _own_word(path: Path) -> str:
+    from engines.model.embedding import own_word  # it needs torch
+
+    return own_word(path)
 
 
 def _controlnet(model: Path, name: str | None) -> Path:
     if name is None and model.is_file():
         return model
-    control = model / "controlnet" if name is None else _path_of(name)
+    control = model / "controlnet" if name is None else path_of(name)
     if not control.is_file() and not (control / "config.json").is_file():
         hint = "; name one with --controlnet" if name is None else ""
         raise ModelRefused(f"{control} holds no ControlNet (no config.json){hint}")
@@ -147,7 +182,7 @@ def _tokenizer(folder: Path) -> Path:
 
 def _usual_tokenizer(model: Path) -> Path:
     try:
-        return _tokenizer(_snapshot(USUAL_TOKENIZER, _TOKENIZER_FILES))
+        return _tokenizer(snapshot(USUAL_TOKENIZER, _TOKENIZER_FILES))
     except ModelRefused as error:
         raise ModelRefused(f"{model} has no tokenizer in it; name a folder with --tokenizer ({error})") from error
 
@@ -165,59 +200,3 @@ def _config(name: str | None, *weights: Path, take_beside: bool) -> Path | None:
     if all(path.is_dir() for path in weights):
         raise ModelRefused(f"--original-config describes single-file checkpoints; {weights[0]} is a folder")
     return path
-
-
-def _path_of(name: str, patterns: Sequence[str] | None = None) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        if path.suffix.lower() not in SINGLE_FILES:
-            raise ModelRefused(f"{name} is a file of a kind that is not read; known are {', '.join(SINGLE_FILES)}")
-        kind_of(path)  # a web page is refused before anything is fetched for it
-        return path
-    is_path = path.suffix in SINGLE_FILES or name.startswith((".", "/", "~")) or name.endswith("/")
-    if is_path or name.count("/") > 1:
-        raise ModelRefused(f"{name} is neither a folder, nor a file, nor a hub id")
-    return _snapshot(name, patterns)
-
-
-def _snapshot(hub_id: str, patterns: Sequence[str] | None = None) -> Path:
-    """A repository's folder in the hub's cache, with the files that are needed; `patterns` names others.
-
-    Where the hub does not answer, what the cache has is taken.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-
-    unanswered: Exception | None = None
-    try:
-        if patterns is None:
-            files = HfApi().model_info(hub_id).siblings or []
-            patterns = [_literal(name) for name in files_to_fetch([file.rfilename for file in files])]
-    except Exception as error:  # noqa: BLE001 (the client's errors differ from version to version)
-        unanswered, patterns = error, _MARKS
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=unanswered is not None))
-    except Exception as error:
-        reason = " ".join(str(unanswered or error).split())
-        raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
-
-
-def _literal(name: str) -> str:
-    """A pattern that only this name fits."""
-    return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in name)
-
-
-def _listed(folder: Path, label: str, patterns: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    if folder.is_dir():
-        with unreadable_is_refused():
-            os.scandir(folder).close()  # `glob` finds nothing in a folder that may not be listed
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        yield f"{label}/{path.name}", path
-
-
-@unreadable_is_refused()
-def files_digest(files: list[tuple[str, Path]]) -> str:
-    """SHA-256 over names and contents."""
-    lines = [f"{name} {file_sha256(path)}" for name, path in sorted(files)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

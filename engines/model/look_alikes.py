@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from engines.model.families import WANTED
+
+_WORD = "a textual inversion (one word for prompts), no model: it is named with --embedding, beside a --model"
 CHECKPOINT = "a checkpoint with a U-Net: it is named with --model"
 _BLOCKS = ("joint_blocks.", "double_blocks.", "transformer_blocks.")
 _TRANSFORMERS = (*_BLOCKS, *(f"model.diffusion_model.{blocks}" for blocks in _BLOCKS))
 # A name that begins so, or has this in it, and what the file then looks like: the first line that fits is said.
 _BY_PART = (
-    (("lora_", "lora.", "hada_w1", "lokr_w"), "a LoRA: it is merged into a model before a set is built"),
-    (("ip_adapter.", "image_proj."), "an IP-Adapter, which is not supported"),
-    (("motion_modules.",), "a motion module of AnimateDiff, which is not supported"),
+    (("lora_", "lora.", "hada_w1", "lokr_w"), "a LoRA: it is named with --lora, beside a --model"),
+    (("ip_adapter.", "image_proj."), "an IP-Adapter, which is not supported: build without it"),
+    (("motion_modules.",), "a motion module of AnimateDiff, which is not supported: build without it"),
 )
 _BY_BEGINNING = (
-    (("string_to_param", "string_to_token", "emb_params"), "a textual inversion (one word for prompts), no model"),
-    (("conditioner.",), "SDXL, which is not supported"),
-    (("cond_stage_model.model.",), "SD 2 (its text encoder is OpenCLIP's), which is not supported"),
-    (_TRANSFORMERS, "a transformer such as SD 3 or Flux, which is not supported"),
+    (("string_to_param", "string_to_token", "emb_params"), _WORD),
+    (("conditioner.",), f"SDXL, which is not supported; {WANTED}"),
+    (("cond_stage_model.model.",), f"SD 2 (its text encoder is OpenCLIP's), which is not supported; {WANTED}"),
+    (_TRANSFORMERS, f"a transformer such as SD 3 or Flux, which is not supported; {WANTED}"),
     (("model.diffusion_model.",), CHECKPOINT),
-    (("adapter.", "body."), "a T2I-Adapter, which is not supported"),
+    (("adapter.", "body."), "a T2I-Adapter, which is not supported; a ControlNet is needed"),
     (
         ("control_model.", "input_hint_block.", "zero_convs.", "controlnet_"),
         "a ControlNet: it is named with --controlnet, beside a --model",
@@ -29,7 +32,10 @@ _BY_BEGINNING = (
         "a U-Net in diffusers' layout, saved by itself: name the folder of the whole model",
     ),
     (("input_blocks.", "output_blocks."), "a U-Net saved by itself: name the checkpoint of the whole model"),
-    (("encoder.down", "decoder.up", "first_stage_model."), "a VAE saved by itself: name the whole model"),
+    (
+        ("encoder.down", "decoder.up", "first_stage_model."),
+        "a VAE saved by itself: name the whole model, and this file with --vae",
+    ),
     (
         ("text_model.", "vision_model.", "cond_stage_model.transformer."),
         "a CLIP text encoder saved by itself: name the whole model",
@@ -52,5 +58,5 @@ def look_of(names: Iterable[str]) -> str | None:
         if any(name.startswith(beginnings) for name in known):
             return f"it looks like {what}"
     if 0 < len(known) <= 2 and all(name.startswith(_EMBEDDING) for name in known):
-        return "it looks like a textual inversion (one word for prompts), no model"
+        return f"it looks like {_WORD}"
     return None

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engines.errors import ModelRefused
-from engines.model.folder import load_folder, read_folder_config
+from engines.model.families import WANTED
+from engines.model.fill import unchanged
+from engines.model.folder import check_vae_scale, load_folder, read_folder_config
 from engines.model.libraries import quiet_libraries
 from engines.model.locate import PART_OF, Weights
+from engines.model.lora import lora_changes
 from engines.model.single_file import Description, load_part
+from engines.model.text_encoder import adapted
 from engines.model.tokenizer import SpecialTokens
 from engines.spec import COMPONENTS, CONTROLS, Geometry
 
@@ -94,6 +99,7 @@ class Decoder(nn.Module):
 
 
 PARTS = ("text_encoder", "unet", "vae", "controlnet")  # in the order of Networks' fields
+_WITH_LORAS = ("text_encoder", "unet")
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,8 @@ def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Ne
     for part in PARTS:  # all configurations are looked at before minutes are spent on gigabytes
         if weights.path_of(part).is_dir():
             read_folder_config(part, weights.path_of(part))
+    if weights.additions.vae is not None:
+        check_vae_scale(weights.additions.vae, weights.model / "vae")
     networks = Networks(*(load_network(part, weights, dtype) for part in PARTS))
     check_networks(networks)
     return networks
@@ -152,14 +160,17 @@ def load_network(part: str, weights: Weights, dtype: torch.dtype) -> Any:
     Raises:
         ModelRefused: the files cannot be read as this network.
     """
-    path = weights.path_of(part)
+    path, additions = weights.path_of(part), weights.additions
+    changing = partial(lora_changes, additions.loras, part) if additions.loras and part in _WITH_LORAS else unchanged
     with quiet_libraries():
         if path.is_file():
             both = weights.controlnet == weights.model
-            description = Description(weights.original_config, _unet_config(weights), both)
-            network = load_part(part, path, description=description, dtype=dtype)
+            description = Description(weights.original_config, _unet_config(weights), both, path == additions.vae)
+            network = load_part(part, path, description=description, dtype=dtype, changing=changing)
         else:
-            network = load_folder(part, path, dtype)
+            network = load_folder(part, path, dtype, changing)
+        if part == "text_encoder":
+            network = adapted(network, additions)
     return network.eval().requires_grad_(False)
 
 
@@ -176,14 +187,18 @@ def check_networks(networks: Networks) -> None:
     """
     unet, controlnet, vae = networks.unet.config, networks.controlnet.config, networks.vae.config
     if unet.in_channels != vae.latent_channels:
-        raise ModelRefused(f"the U-Net takes {unet.in_channels} channels, the VAE gives {vae.latent_channels}")
+        raise ModelRefused(
+            f"the U-Net takes {unet.in_channels} channels, the VAE gives {vae.latent_channels}: they belong to "
+            f"different models; {WANTED}"
+        )
     if unet.out_channels != unet.in_channels:
         raise ModelRefused(f"the U-Net takes {unet.in_channels} channels and predicts {unet.out_channels}")
     text_width = networks.text_encoder.config.hidden_size
     if unet.cross_attention_dim != text_width or controlnet.cross_attention_dim != text_width:
         raise ModelRefused(
             f"text encoder, U-Net and ControlNet differ in width: {text_width}, {unet.cross_attention_dim} and "
-            f"{controlnet.cross_attention_dim}; they belong to different model families"
+            f"{controlnet.cross_attention_dim}; they belong to different model families: {WANTED}, "
+            "and a ControlNet for it"
         )
     _check_controlnet(unet, controlnet)
     controls = len(networks.controlnet.controlnet_down_blocks) + 1

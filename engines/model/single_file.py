@@ -16,13 +16,17 @@ from torch import Tensor
 
 from engines.errors import ModelRefused
 from engines.model.checkpoint import MAKERS, PREFIXES, SD15, UNET, absent_sizes, read_config
-from engines.model.fill import Contents, Named, fill
+from engines.model.families import refuse_other_inputs
+from engines.model.fill import Changing, Contents, Named, fill, unchanged
 from engines.model.look_alikes import CHECKPOINT, look_of
 from engines.model.surplus import check_beside
 from engines.model.tensor_files import TensorFile, open_tensors
 
 # A ControlNet that was saved by itself, with the original names or with diffusers'.
 _BARE_CONTROLNET = ("input_hint_block.", "zero_convs.", "controlnet_cond_embedding.", "controlnet_down_blocks.")
+_BARE_VAE = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.", "loss.", "model_ema.")
+_VAE_MARKS = ("decoder.conv_in.weight", "post_quant_conv.weight")
+_FIRST = "model.diffusion_model.input_blocks.0.0.weight"
 _DIFFERENCE = "difference"
 _NORM = re.compile(r"(in_layers\.0|out_layers\.0|resnets\.\d+\.norm\d)\.weight$")
 _NORM_OF_DIFFERENCES = 0.03
@@ -35,12 +39,13 @@ class Description:
 
     `config` is the .yaml, None for SD1.5's sizes. `unet` is the U-Net's configuration in diffusers' terms where the
     model is a folder: a ControlNet without a .yaml is a copy of that U-Net's first half. `both` says that the model's
-    file is the ControlNet's as well, since no other was named.
+    file is the ControlNet's as well, since no other was named; `vae_alone` that the file was named for its VAE.
     """
 
     config: Path | None = None
     unet: Mapping[str, Any] | None = None
     both: bool = False
+    vae_alone: bool = False
 
     def original(self) -> dict[str, Any]:
         """The .yaml's contents, or those of SD1.5's.
@@ -57,20 +62,23 @@ class Description:
         return "the model's .yaml says them: --original-config"
 
 
-def load_part(part: str, path: Path, *, description: Description, dtype: torch.dtype) -> Any:
-    """One network of a single file, in `dtype`.
+def load_part(
+    part: str, path: Path, *, description: Description, dtype: torch.dtype, changing: Changing = unchanged
+) -> Any:
+    """One network of a single file, in `dtype`; `changing` gives the changes to its values.
 
     Raises:
         ModelRefused: the file cannot be read safely, has no such part, or has other sizes.
     """
     file = open_tensors(path)
-    tensors = part_of(file, part)
+    tensors = part_of(file, part) or (_bare_vae(file) if part == "vae" and description.vae_alone else {})
     if not tensors:
         raise ModelRefused(
             f"{path} holds no {part}: it has no tensors named {PREFIXES[part]}*{_hint(file, part, description)}"
         )
     if part == "unet":
         check_beside(path, file.names, tuple(PREFIXES.values()))
+        _check_inputs(path, tensors)
     original = description.original()
     if part == "controlnet" and description.config is None and description.unet is not None:
         original = {**original, UNET: description.unet}
@@ -82,7 +90,13 @@ def load_part(part: str, path: Path, *, description: Description, dtype: torch.d
     if part == "vae":
         _check_scale(file, network.config.scaling_factor)
     contents = Contents(part, path, named, surplus, description.says(part), strict=True)
-    return fill(network, contents, dtype)
+    return fill(network, contents, dtype, changing)
+
+
+def _check_inputs(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    first = tensors.get(_FIRST)
+    if first is not None and first.dim() == 4:
+        refuse_other_inputs(path, _FIRST, first.shape[1])
 
 
 def _made(
@@ -136,6 +150,11 @@ def part_of(file: TensorFile, part: str) -> dict[str, Tensor]:
     return tensors
 
 
+def _bare_vae(file: TensorFile) -> dict[str, Tensor]:
+    """The tensors of a VAE that was saved by itself, with the original names or with diffusers'."""
+    return file.read(lambda name: name.startswith(_BARE_VAE)) if {*_VAE_MARKS} & {*file.names} else {}
+
+
 def _check_scale(file: TensorFile, described: float) -> None:
     """A model that was trained with scale_by_std has the factor of its latents in the file."""
     own = file.read(lambda name: name == "scale_factor").get("scale_factor")
@@ -148,6 +167,8 @@ def _check_scale(file: TensorFile, described: float) -> None:
 
 def _hint(file: TensorFile, part: str, description: Description) -> str:
     look = look_of(file.names)
+    if part == "vae" and not description.vae_alone and look is not None and look.endswith(CHECKPOINT):
+        return "; name one with --vae"
     is_checkpoint = look is not None and look.endswith(CHECKPOINT)
     if part == "controlnet" and description.both and (look is None or is_checkpoint):
         return "; name a ControlNet with --controlnet"

@@ -51,13 +51,28 @@ def open_tensors(path: Path) -> TensorFile:
     """
     if kind_of(path) == "safetensors":
         return TensorFile(path, _safetensors_names(path), lambda wanted: _read_safetensors(path, wanted))
-    loaded = _load_pickle(path)
+    loaded = load_pickle(path)
     tensors = {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
     return TensorFile(
         path,
         tuple(map(str, loaded)),
         lambda wanted: {name: tensor for name, tensor in tensors.items() if wanted(name)},
     )
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says beside its tensors; nothing for a pickle.
+
+    Raises:
+        ModelRefused: the file cannot be read.
+    """
+    if kind_of(path) != "safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _not_whole(path, error) from error
 
 
 def _safetensors_names(path: Path) -> tuple[str, ...]:
@@ -80,7 +95,12 @@ def _not_whole(path: Path, error: Exception) -> ModelRefused:
     return ModelRefused(f"{path} is not a whole safetensors file: {error}")
 
 
-def _load_pickle(path: Path) -> Mapping[Any, Any]:
+def load_pickle(path: Path) -> Mapping[Any, Any]:
+    """What a pickle holds by name, without running its code; a `state_dict` inside is opened.
+
+    Raises:
+        ModelRefused: it cannot be read, or holds more than tensors and plain values.
+    """
     try:
         loaded = _torch_load(path)
     except pickle.UnpicklingError as error:

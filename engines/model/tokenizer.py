@@ -6,6 +6,7 @@ A tokenizer that is not CLIP's, or not this text encoder's, gives wrong pictures
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from engines.errors import ModelRefused
 from engines.model.fields import shown
 from engines.model.json_file import read_json
 from engines.model.libraries import library, quiet_libraries
+from engines.model.words import Word, add_words
 
 # tokenizer_config.json's tokenizer_class where it is CLIP's, or says nothing.
 _CLASSES = (None, "CLIPTokenizer", "CLIPTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
@@ -41,8 +43,8 @@ class SpecialTokens(NamedTuple):
     length: float | None = None
 
 
-def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
-    """Write the tokenizer of `folder` as one `tokenizer.json` for the tokenizers package.
+def save_tokenizer(folder: Path, path: Path, words: Sequence[Word] = ()) -> SpecialTokens:
+    """Write the tokenizer of `folder` as one `tokenizer.json` for the tokenizers package; it learns `words`.
 
     Raises:
         ModelRefused: the tokenizer's files are missing or cannot be read, or it is not CLIP's.
@@ -62,8 +64,9 @@ def save_tokenizer(folder: Path, path: Path) -> SpecialTokens:
     saved = backend.to_str()
     _check_pieces(folder, json.loads(saved), ids, special)
     _check_probes(folder, saved, special)
+    add_words(backend, words)
     backend.save(str(path))
-    return SpecialTokens(**special, vocabulary=len(ids), length=length)
+    return SpecialTokens(**special, vocabulary=backend.get_vocab_size(with_added_tokens=True), length=length)
 
 
 def check_tokenizer(folder: Path, tokens: SpecialTokens, config: Any) -> None:

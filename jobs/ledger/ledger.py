@@ -264,7 +264,7 @@ def _queued(line: JobState, attempts: int | None) -> str:
 
 
 def _record(result: RenderResult) -> str:
-    return result.model_dump_json(exclude={"parameters"}, exclude_none=True)
+    return result.model_dump_json(exclude={"parameters", "built_with"}, exclude_none=True)
 
 
 def _tally(flat: Sequence[Any]) -> dict[str, int]:
