@@ -30,9 +30,9 @@ class LocalPictures:
 
     def __init__(self) -> None:
         self.absent = 0
-        self.first_absent: tuple[int, str] | None = None  # line and path
+        self.first_absent: tuple[str, str] | None = None  # where it is named, and its path
 
-    def look_for(self, parameters: RenderParameters, *, line: int) -> Problem | None:
+    def look_for(self, parameters: RenderParameters, *, line: int, place: str | None = None) -> Problem | None:
         """Look for one row's picture; a problem if what the row names can be no picture."""
         if not parameters.image.startswith("file:"):
             return None
@@ -44,7 +44,7 @@ class LocalPictures:
             if reason is not None:
                 return Problem(line, "image", None, f"{_shown(path)} {reason}")
             self.absent += 1
-            self.first_absent = self.first_absent or (line, str(path))
+            self.first_absent = self.first_absent or (place or f"line {line}", str(path))
             return None
         if stat.S_ISREG(mode):
             return None
