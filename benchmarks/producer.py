@@ -1,15 +1,18 @@
 """Measure the producer against a real Redis server and print one JSON line.
 
-    python -m benchmarks.producer [--rows 100000]
+    python -m benchmarks.producer [--rows 100000] [--source csv]
 
 `producer submit` runs as its own process on one core (Redis may use the others). It checks and enqueues a file, then
 submits the same file again, when everything is queued already. Peak memory is compared with that of a tenth of the
 rows: memory is flat if the two are alike. `producer --help` is timed from outside, as a person waits for it.
+
+`--source` writes the same rows as CSV, TSV, JSON Lines or Parquet. The Parquet file is one row group, as pandas writes it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import resource
@@ -18,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import redis
@@ -29,13 +33,41 @@ ROOT = Path(__file__).resolve().parent.parent
 HELP_RUNS = 9
 
 
-def write_csv(path: Path, rows: int) -> None:
-    """Write rows as people do: a quoted prompt, numbers, and a different path in each."""
-    with path.open("w") as file:
-        file.write("image,prompt,n_prompt,num_samples,image_resolution,ddim_steps,guess_mode,strength,scale,seed,eta\n")
-        for row in range(rows):
-            prompt = f'"a painting of thing number {row}, oil on canvas, soft light"'
-            file.write(f"photos/{row // 1000:04d}/{row:07d}.png,{prompt},,1,512,20,false,0.9,9.0,{row},0.0\n")
+def rows_of(rows: int) -> Iterator[dict[str, object]]:
+    """Rows as people have them: a prompt with commas, numbers, an empty cell, and a different path in each."""
+    for row in range(rows):
+        yield {
+            "image": f"photos/{row // 1000:04d}/{row:07d}.png",
+            "prompt": f"a painting of thing number {row}, oil on canvas, soft light",
+            "n_prompt": None,
+            "num_samples": 1,
+            "image_resolution": 512,
+            "ddim_steps": 20,
+            "guess_mode": False,
+            "strength": 0.9,
+            "scale": 9.0,
+            "seed": row,
+            "eta": 0.0,
+        }
+
+
+def write_source(path: Path, rows: int) -> None:
+    """Write rows in the form that the file's ending says."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.Table.from_pylist(list(rows_of(rows)))
+        pyarrow.parquet.write_table(table, path, row_group_size=max(rows, 1))
+        return
+    with path.open("w", newline="") as file:
+        if path.suffix == ".jsonl":
+            file.writelines(json.dumps(row) + "\n" for row in rows_of(rows))
+            return
+        writer = csv.DictWriter(file, next(rows_of(1)), delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        for row in rows_of(rows):
+            writer.writerow(row | {"guess_mode": "false"})
 
 
 def producer(arguments: list[str], url: str, output: Path) -> tuple[dict[str, object], float, float]:
@@ -79,11 +111,11 @@ def heavy_imports() -> list[str]:
     return done.stdout.split()
 
 
-def measure(rows: int, folder: Path) -> dict[str, object]:
+def measure(rows: int, source: str, folder: Path) -> dict[str, object]:
     """Measure everything, the smallest run first: only the peak of the largest child so far is known."""
-    small, large = folder / "small.csv", folder / "large.csv"
-    write_csv(small, rows // 10)
-    write_csv(large, rows)
+    small, large = folder / f"small.{source}", folder / f"large.{source}"
+    write_source(small, rows // 10)
+    write_source(large, rows)
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
         _, _, small_peak = producer(["submit", str(small)], server.url, folder / "out")
         client.flushall()
@@ -98,6 +130,7 @@ def measure(rows: int, folder: Path) -> dict[str, object]:
     assert again["enqueued"] == 0, again
     helps = help_seconds()
     return {
+        "source": source,
         "rows": rows,
         "rows_per_second": round(rows / seconds),
         "seconds": round(seconds, 2),
@@ -116,9 +149,10 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Measure the producer; one JSON line.")
     parser.add_argument("--rows", type=int, default=100_000)
-    rows: int = parser.parse_args().rows
+    parser.add_argument("--source", choices=("csv", "tsv", "jsonl", "parquet"), default="csv")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-producer-") as folder:
-        measured = measure(rows, Path(folder))
+        measured = measure(arguments.rows, arguments.source, Path(folder))
     surroundings = {"hardware": cpu() | {"producer_cores": 1}, "versions": versions("pydantic", "redis", "typer")}
     print(json.dumps({"bench": "producer", **measured, **surroundings}))
 

@@ -87,6 +87,9 @@ def _table(lines: Lines, delimiter: str | None, given: Collection[str]) -> Table
     if header is None:
         raise CsvMistakes([Problem(1, None, None, "the file is empty; its first line must name the columns")])
     columns = tuple(cell.strip() for cell in header.cells)
+    if delimiter == "\t" and len(columns) == 1 and {",", ";"} & set(columns[0]):
+        message = "its columns are not separated by tabs; give --input-format csv, or call it .csv"
+        raise CsvMistakes([Problem(header.line, None, None, message)])
     problems = [*header.mistakes, *header.undecoded] or header_problems(columns, header.line, given=given)
     if problems:
         raise CsvMistakes(problems)

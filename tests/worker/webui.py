@@ -52,4 +52,9 @@ def _value(text: str) -> bool | float | str:
 
 
 def _unquoted(value: str) -> str:
-    return str(json.loads(value)) if value[:1] == value[-1:] == '"' else value
+    if not value[:1] == value[-1:] == '"':
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value
