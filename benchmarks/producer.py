@@ -6,22 +6,19 @@
 submits the same file again, when everything is queued already. Peak memory is compared with that of a tenth of the
 rows: memory is flat if the two are alike. `producer --help` is timed from outside, as a person waits for it.
 
-`--source` writes the same rows as CSV, TSV, JSON Lines or Parquet. The Parquet file is one row group, as pandas writes it.
+`--source` is the kind of file: the same rows as CSV, TSV, JSON Lines or Parquet.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import redis
@@ -33,60 +30,30 @@ ROOT = Path(__file__).resolve().parent.parent
 HELP_RUNS = 9
 
 
-def rows_of(rows: int) -> Iterator[dict[str, object]]:
-    """Rows as people have them: a prompt with commas, numbers, an empty cell, and a different path in each."""
-    for row in range(rows):
-        yield {
-            "image": f"photos/{row // 1000:04d}/{row:07d}.png",
-            "prompt": f"a painting of thing number {row}, oil on canvas, soft light",
-            "n_prompt": None,
-            "num_samples": 1,
-            "image_resolution": 512,
-            "ddim_steps": 20,
-            "guess_mode": False,
-            "strength": 0.9,
-            "scale": 9.0,
-            "seed": row,
-            "eta": 0.0,
-        }
-
-
 def write_source(path: Path, rows: int) -> None:
-    """Write rows in the form that the file's ending says."""
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        table = pyarrow.Table.from_pylist(list(rows_of(rows)))
-        pyarrow.parquet.write_table(table, path, row_group_size=max(rows, 1))
-        return
-    with path.open("w", newline="") as file:
-        if path.suffix == ".jsonl":
-            file.writelines(json.dumps(row) + "\n" for row in rows_of(rows))
-            return
-        writer = csv.DictWriter(file, next(rows_of(1)), delimiter="\t" if path.suffix == ".tsv" else ",")
-        writer.writeheader()
-        for row in rows_of(rows):
-            writer.writerow(row | {"guess_mode": "false"})
+    """Write a file of rows, in a process of its own: the kernel counts a parent's memory as its child's peak."""
+    subprocess.run([sys.executable, "-m", "benchmarks.source_files", str(path), str(rows)], cwd=ROOT, check=True)
 
 
 def producer(arguments: list[str], url: str, output: Path) -> tuple[dict[str, object], float, float]:
-    """Run the command on one core; returns its JSON line, seconds, and the peak MiB of the largest child so far."""
+    """Run the command on one core; returns its JSON line, its seconds, and its peak in MiB."""
     core = sorted(os.sched_getaffinity(0))[-1]
     command = [sys.executable, "-m", "producer", *arguments]
     began = time.monotonic()
-    done = subprocess.run(
+    process = subprocess.Popen(
         command,
         cwd=ROOT,
         env=os.environ | {"RENDER_REDIS_URL": url, "RENDER_OUTPUT_URI": str(output)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        check=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
-    seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return json.loads(done.stdout), seconds, peak
+    with process.stdout as stdout:  # type: ignore[union-attr]
+        printed = stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, f"{command} ended with {process.returncode}"
+    return json.loads(printed), time.monotonic() - began, usage.ru_maxrss / 1024
 
 
 def help_seconds() -> list[float]:
@@ -112,7 +79,7 @@ def heavy_imports() -> list[str]:
 
 
 def measure(rows: int, source: str, folder: Path) -> dict[str, object]:
-    """Measure everything, the smallest run first: only the peak of the largest child so far is known."""
+    """Measure everything."""
     small, large = folder / f"small.{source}", folder / f"large.{source}"
     write_source(small, rows // 10)
     write_source(large, rows)

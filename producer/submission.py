@@ -81,13 +81,11 @@ class Request:
             OSError: there is no such file.
         """
         file, uri = local_or_bucket(file)
-        is_folder = uri is None and file.is_dir()
         streams = uri is None and is_stream(file)
-        if not (is_folder or streams or uri) and again:
-            _fingerprint(file)  # says so, if there is no such file
-        kind = kind_of(file, is_folder=is_folder, input_format=input_format, again=again)
-        given = row_defaults(defaults or {})
-        _check_prompt(file, kind, given)
+        if again and not (streams or uri):
+            _fingerprint(file)  # says so, if there is no such folder
+        kind = kind_of(file, is_folder=uri is None and file.is_dir(), input_format=input_format, again=again)
+        given = _row_defaults(file, kind, defaults or {})
         origin, base = (uri, folder_of(uri)) if uri else _origin_and_base(file, streams=streams)
         return cls(
             batch=_batch(file, batch, streams=streams, kind=kind),
@@ -262,8 +260,9 @@ def _origin_and_base(file: Path, *, streams: bool) -> tuple[str, Path]:
     return file.absolute().as_uri(), file.absolute().parent
 
 
-def _check_prompt(file: Path, kind: Kind, given: Mapping[str, str]) -> None:
-    """A folder says nothing of prompts, and a picture that was made says its own."""
+def _row_defaults(file: Path, kind: Kind, defaults: Mapping[str, str | None]) -> dict[str, str]:
+    """What options say. A folder says nothing of prompts, and a picture that was made says its own."""
+    given = row_defaults(defaults)
     if kind == "folder" and "prompt" not in given:
         raise CommandFailed(
             Exit.USAGE,
@@ -272,6 +271,7 @@ def _check_prompt(file: Path, kind: Kind, given: Mapping[str, str]) -> None:
         )
     if kind == "again" and "prompt" in given:
         raise CommandFailed(Exit.USAGE, "--prompt does not go with --again: the pictures say their prompts")
+    return given
 
 
 def batch_name(stem: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from jobs.infotext import read_infotext
 from producer.table.columns import COLUMNS
-from producer.table.folder import Listing
+from producer.table.folder import Listing, printable
 from producer.table.made_picture import MadePicture, of_infotext, ours
 from producer.table.picture_texts import DamagedText, picture_texts
 from producer.table.problem import Problem, shown
@@ -51,18 +51,19 @@ def again_table(pictures: Listing, *, given: Collection[str] = ()) -> Table:
 def _records(pictures: Listing, given: Collection[str], remarks: list[str]) -> Iterator[Record]:
     seen, row = _Seen(), 0
     for name in pictures.names:
+        place = printable(name)
         try:
             made = _made(pictures, name, given, seen)
         except (DamagedText, OSError) as error:
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             row += 1
-            yield spoilt(row, row, f"the picture cannot be read: {reason}", place=name)
+            yield spoilt(row, row, f"the picture cannot be read: {reason}", place=place)
             continue
         if made is None:
-            seen.silent, seen.first_silent = seen.silent + 1, seen.first_silent or name
+            seen.silent, seen.first_silent = seen.silent + 1, seen.first_silent or place
             continue
         row += 1
-        yield _record(made, name, row)
+        yield _record(made, place, row)
     remarks += seen.remarks()
 
 
@@ -79,16 +80,16 @@ def _made(pictures: Listing, name: str, given: Collection[str], seen: _Seen) -> 
     return made
 
 
-def _record(made: MadePicture, name: str, row: int) -> Record:
+def _record(made: MadePicture, place: str, row: int) -> Record:
     if made.problems:
-        mistakes = tuple(Problem(row, None, None, message, name) for message in made.problems)
-        return Record(row, row, [], mistakes, place=name)
+        mistakes = tuple(Problem(row, None, None, message, place) for message in made.problems)
+        return Record(row, row, [], mistakes, place=place)
     unknown = sorted(made.values.keys() - COLUMNS.keys())
-    cells, problems = cells_of(made.values, NAMES, line=row, place=name)
+    cells, problems = cells_of(made.values, NAMES, line=row, place=place)
     if unknown:
         message = f"its parameters have {shown(unknown[0])}, which this version does not know; update it"
-        problems.append(Problem(row, None, None, message, name))
-    return Record(row, row, cells, besides=tuple(problems), place=name)
+        problems.append(Problem(row, None, None, message, place))
+    return Record(row, row, cells, besides=tuple(problems), place=place)
 
 
 def _counted(kinds: Counter[str]) -> str:

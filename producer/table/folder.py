@@ -90,7 +90,7 @@ def folder_table(pictures: Listing) -> Table:
 
 def _records(pictures: Listing) -> Iterator[Record]:
     for row, name in enumerate(pictures.names, 1):
-        yield Record(row, row, [pictures.uri(name)], place=name)
+        yield Record(row, row, [pictures.uri(name)], place=printable(name))
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
@@ -103,6 +103,12 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
         return None if is_picture_name(entry.name) and entry.is_file() else OTHERS
     except OSError:  # a link that leads back to itself
         return OTHERS
+
+
+def printable(name: str) -> str:
+    """A file's name for people and for JSON: bytes that are not UTF-8 and control characters become `�`."""
+    text = name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(char if char.isprintable() else "�" for char in text)
 
 
 def is_picture_name(name: str) -> bool:

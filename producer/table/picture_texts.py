@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TEXTS = (b"tEXt", b"iTXt", b"zTXt")
@@ -26,8 +26,11 @@ OUR_KEYS = frozenset({"image", "prompt", "job", "seed"})
 EXIF_PART, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 IMAGE_DESCRIPTION, XP_COMMENT = 0x010E, 0x9C9C
 ENCODING_BYTES = 8  # at the beginning of a UserComment: its encoding's name
-UNREADABLE = (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError)
-UNREADABLE += (KeyError, TypeError, IndexError, struct.error)  # what Pillow raises for damaged EXIF
+# What Pillow raises for a file that is no picture, or has damaged EXIF.
+UNREADABLE = (
+    *(OSError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError),
+    *(LookupError, TypeError, ArithmeticError, struct.error),
+)
 
 
 class DamagedText(ValueError):
