@@ -82,7 +82,7 @@ def _made(pictures: Listing, name: str, given: Collection[str], seen: _Seen) -> 
 
 def _record(made: MadePicture, place: str, row: int) -> Record:
     if made.problems:
-        mistakes = tuple(Problem(row, None, None, message, place) for message in made.problems)
+        mistakes = tuple(Problem(row, column, None, message, place) for column, message in made.problems)
         return Record(row, row, [], mistakes, place=place)
     unknown = sorted(made.values.keys() - COLUMNS.keys())
     cells, problems = cells_of(made.values, NAMES, line=row, place=place)

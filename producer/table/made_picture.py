@@ -25,16 +25,21 @@ WEIGHTS = frozenset("()[]")
 UNIT = re.compile(r"ControlNet(?: \d+)?")
 OLDER_THRESHOLDS = re.compile(r"\((\d+), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\)")  # resolution, low, high
 MORE_IMPORTANT = "controlnet is more important"
+SECRET_IS_AWAY = (
+    "is a URL whose password or signature was taken out when the picture was written; render it from its CSV, or from "
+    "a copy of the picture"
+)
+NO_SETTINGS = "its text `parameters` has no line of settings with Steps, as web interfaces write it"
 # Settings whose meaning is lost here, whatever their value.
 NOT_DONE = ("Denoising strength", "Hires upscale", "Hires resize", "Refiner", "Mask blur", "Variation seed", "Hypernet")
 
 
 @dataclass(frozen=True)
 class MadePicture:
-    """Values by column, what is wrong with them, and what of the picture's making is not done here."""
+    """Values by column, what is wrong (column and sentence), and what of the picture's making is not done here."""
 
     values: Mapping[str, Any]
-    problems: tuple[str, ...] = ()
+    problems: tuple[tuple[str | None, str], ...] = ()
     not_done: tuple[str, ...] = ()
     model: str = ""
 
@@ -44,8 +49,7 @@ def ours(record: Mapping[str, Any]) -> MadePicture:
     values = {name: _said(name, value) for name, value in record.items() if name not in NOT_PARAMETERS}
     values |= {"seed": record["seed"], "num_samples": 1}
     problems = [
-        f"{name} is a URL whose password or signature was taken out when the picture was written; render it from its "
-        "CSV, or from a copy of the picture"
+        (name, SECRET_IS_AWAY)
         for name in ("image", "control_image")
         if isinstance(values.get(name), str) and TAKEN_OUT.match(values[name])
     ]
@@ -56,9 +60,7 @@ def of_infotext(info: Infotext, *, image: str, given: Collection[str] = ()) -> M
     """The row of a picture of other tools, whose URI is `image`. `given`: columns that options say."""
     settings = info.settings
     if "Steps" not in settings:
-        return MadePicture(
-            {}, ("its text `parameters` has no line of settings with Steps, as web interfaces write it",)
-        )
+        return MadePicture({}, ((None, NO_SETTINGS),))
     unit = next((_unit(value) for name, value in settings.items() if UNIT.fullmatch(name)), {})
     values: dict[str, Any] = {
         "image": image,

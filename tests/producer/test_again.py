@@ -96,7 +96,7 @@ def test_a_uri_whose_secret_was_taken_out_is_a_row_error(run: Run, ledger: Ledge
     rendered(made / "b.png", image=uri)
     ran = run("submit", "--again", "made")
     assert (ran.code, ledger.batches()) == (3, [])
-    assert "made: b.png: image is a URL whose password or signature was taken out" in ran.stderr
+    assert "made: b.png: image: is a URL whose password or signature was taken out" in ran.stderr
     skipped = run("submit", "--again", "made", "--skip-invalid")
     assert (skipped.record["enqueued"], skipped.record["rejected"]) == (1, 1)
     assert Path(skipped.record["rejected_file"]) == made.with_name("made.rejected.csv")
