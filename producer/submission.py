@@ -206,8 +206,8 @@ class Outcome:
         return self.pictures.absent
 
     @property
-    def first_absent(self) -> tuple[str, str] | None:
-        """Where the first of them is named, and its path."""
+    def first_absent(self) -> tuple[int, str] | None:
+        """The line and the path of the first of them."""
         return self.pictures.first_absent
 
     def reject(self, problems: Sequence[Problem]) -> None:

@@ -29,7 +29,8 @@ def report_check(request: Request, outcome: Outcome) -> None:
     for sentence in outcome.prompt_warnings.sentences():
         say(sentence, "warning", console)
     if outcome.absent:
-        where, path = outcome.first_absent or ("", "")
+        line, path = outcome.first_absent or (0, "")
+        where = outcome.pictures.first_place or f"line {line}"
         say(
             f"{count(outcome.absent, 'picture')} named in the first {count(min(outcome.rows, LOOKED_FOR), 'row')} "
             f"cannot be found on this machine ({where}: {path}); jobs whose worker cannot find theirs will fail",
