@@ -40,7 +40,8 @@ def cells_of(
     values: Mapping[str, object], columns: tuple[str, ...], *, line: int, place: str | None = None
 ) -> tuple[list[str], list[Problem]]:
     """The cells of a row, in the order of the columns, and what is wrong with those that cannot be cells."""
-    cells, problems = [], []
+    cells: list[str] = []
+    problems: list[Problem] = []
     for column in columns:
         try:
             cells.append(cell_of(values.get(column)))

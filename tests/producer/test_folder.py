@@ -111,8 +111,7 @@ def test_an_empty_folder_has_nothing_to_do(run: Run, tmp_path: Path) -> None:
 def test_the_current_folder_has_a_name(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("submit", "photos", *PROMPT)
     monkeypatch.chdir(photos)
-    monkeypatch.setenv("RENDER_OUTPUT_URI", "../renders")
-    ran = run("submit", ".", *PROMPT)
+    ran = run("submit", ".", *PROMPT, "--output", photos.parent / "renders")
     assert (ran.record["batch"], ran.record["enqueued"]) == ("photos", 0)
 
 
