@@ -12,7 +12,7 @@ from producer.table.again import again_table
 from producer.table.folder import folder_table, listing
 from producer.table.json_lines import json_lines_table
 from producer.table.parquet import parquet_table
-from producer.table.problem import CsvMistakes
+from producer.table.problem import CsvMistakes, Problem
 from producer.table.reader import Table, open_table
 
 
@@ -54,4 +54,8 @@ def _check_head(stream: BinaryIO, request: Request) -> None:
     message = why_not(stream.read(HEAD_BYTES), request.kind)
     stream.seek(0)
     if message:
-        raise CsvMistakes.of_file(message)
+        raise (
+            CsvMistakes.of_file(message)
+            if request.kind == "parquet"
+            else CsvMistakes([Problem(1, None, None, message)])
+        )

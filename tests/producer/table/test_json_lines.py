@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jobs.job import RenderParameters
 from jobs.settings import load_settings
@@ -92,19 +94,26 @@ def test_bytes_that_are_not_utf_8_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (b'[{"image": "a.png"}]', "jobs.jsonl: the file is one JSON array; write one object a line: jq"),
-        ("{}".encode("utf-16"), "jobs.jsonl: the file is UTF-16; save it as UTF-8"),
-        (b"\x1f\x8b\x08\0", "jobs.jsonl: the file is compressed by gzip; unpack it"),
-        (b"PK\x03\x04", "jobs.jsonl: the file is a spreadsheet or zip archive"),
-        (b"PAR1....", "jobs.jsonl: the file is Parquet, not JSON Lines; give --input-format parquet"),
-        (b"\x89PNG\r\n\x1a\n", "jobs.jsonl: the file is a picture"),
+        (b'[{"image": "a.png"}]', "jobs.jsonl:1: the file is one JSON array; write one object a line: jq"),
+        ("{}".encode("utf-16"), "jobs.jsonl:1: the file is UTF-16; save it as UTF-8"),
+        (b"\x1f\x8b\x08\0", "jobs.jsonl:1: the file is compressed by gzip; unpack it"),
+        (b"PK\x03\x04", "jobs.jsonl:1: the file is a spreadsheet or zip archive"),
+        (b"PAR1....", "jobs.jsonl:1: the file is Parquet, not JSON Lines; give --input-format parquet"),
+        (b"\x89PNG\r\n\x1a\n", "jobs.jsonl:1: the file is a picture"),
     ],
 )
 def test_a_file_of_another_kind_is_refused_as_a_whole(tmp_path: Path, data: bytes, sentence: str) -> None:
     outcome, good = checked(tmp_path, data)
     assert (outcome.unreadable, good) == (True, [])
     assert outcome.problems[0].sentence("jobs.jsonl").startswith(sentence)
-    assert outcome.problems[0].as_dict()["line"] is None
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.binary(max_size=200) | st.text('{}[]":,\\\nimage prompt1.eE-\0é', max_size=100).map(str.encode))
+def test_any_bytes_are_read_or_explained(data: bytes) -> None:
+    for record in json_lines_table(io.BytesIO(data)).records:
+        assert record.line >= record.row >= 1
+        assert all(problem.message for problem in (*record.mistakes, *record.besides))
 
 
 def test_a_csv_with_json_in_it_says_so(tmp_path: Path) -> None:
