@@ -158,7 +158,7 @@ PARSED = {
     "producer submit jobs.parquet",
     "producer submit photos/ --prompt 'a watercolour'",
     "producer submit --again renders/jobs",
-    "producer submit - --input-format jsonl --batch nightly < rows.jsonl",
+    "jq --compact-output '.[]' jobs.json | producer submit - --input-format jsonl --batch nightly",
     # They serve until they are stopped, name a job of another batch, or change the shell.
     "python -m tools.embedded_redis",
     "producer keep",
