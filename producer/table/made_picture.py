@@ -22,6 +22,7 @@ TAKEN_OUT = re.compile(
 )
 NOT_PARAMETERS = ("job", "seed")  # what the JSON has beside them; its seed is the sample's
 WEIGHTS = frozenset("()[]")
+NO_EMPHASIS = ("None", "Ignore")  # how web interfaces call it that brackets weigh nothing
 UNIT = re.compile(r"ControlNet(?: \d+)?")
 OLDER_THRESHOLDS = re.compile(r"\((\d+), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\)")  # resolution, low, high
 MORE_IMPORTANT = "controlnet is more important"
@@ -73,7 +74,8 @@ def of_infotext(info: Infotext, *, image: str, given: Collection[str] = ()) -> M
         "eta": settings.get("Eta DDIM"),
         "image_resolution": _resolution(info.size),
     }
-    if "prompt_syntax" not in given and WEIGHTS & {*info.prompt, *info.negative}:
+    is_literal = settings.get("Emphasis") in NO_EMPHASIS or not WEIGHTS & {*info.prompt, *info.negative}
+    if "prompt_syntax" not in given and not is_literal:
         values["prompt_syntax"] = "weighted"  # to the web interface, all prompts are
     return MadePicture(
         values | _control(unit), not_done=_not_done(settings, unit), model=settings.get("Model", "").strip()

@@ -72,6 +72,12 @@ def test_what_is_not_done_here_is_counted_and_weights_are_weights(run: Run, ledg
     assert jobs(ledger, "literal")[1].parameters.prompt_syntax == "literal"
 
 
+def test_brackets_are_text_where_the_picture_says_so(run: Run, ledger: Ledger, made: Path) -> None:
+    picture(made / "a.png", {"parameters": "a (red:1.3) cat\nSteps: 20, Emphasis: None, Seed: 1, Size: 512x512"})
+    run("submit", "--again", "made")
+    assert jobs(ledger)[1].parameters.prompt_syntax == "literal"
+
+
 def test_an_older_unit_has_its_thresholds_in_brackets(run: Run, ledger: Ledger, made: Path) -> None:
     unit = "preprocessor: canny, model: x, weight: 0.7, control mode: Balanced, preprocessor params: (512, 60, 120)"
     text = f'a\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512, ControlNet 0: "{unit}"'
