@@ -14,7 +14,7 @@ from producer.exits import CommandFailed, Exit
 from producer.table.columns import COLUMNS, meant
 from producer.table.problem import CsvMistakes, Problem
 from producer.table.reader import KNOWN_COLUMNS, Record, Table, header_problems
-from producer.table.typed_cells import cells_of
+from producer.table.typed_cells import cell_of
 
 BATCH_ROWS = 1024
 BUFFER_BYTES = 2**18  # of each column's data that is read at once, instead of all of a row group's
@@ -71,13 +71,29 @@ def _records(pyarrow: Any, file: Any, columns: tuple[str, ...]) -> Iterator[Reco
     row = 0
     with _readable(pyarrow):
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False):
-            values = {name: _values(pyarrow, batch.column(name)) for name in columns}
-            for index in range(batch.num_rows):
+            problems: dict[int, list[Problem]] = {}
+            cells = [_cells(name, _values(pyarrow, batch.column(name)), problems) for name in columns]
+            for index, of_row in enumerate(zip(*cells, strict=True)):
                 row += 1
                 place = f"row {row}"
-                typed = {name: column[index] for name, column in values.items()}
-                cells, problems = cells_of(typed, columns, line=row, place=place)
-                yield Record(row, row, cells, besides=tuple(problems), place=place)
+                wrong = tuple(replace(problem, line=row, place=place) for problem in problems.get(index, ()))
+                yield Record(row, row, list(of_row), besides=wrong, place=place)
+
+
+def _cells(name: str, values: list[Any], problems: dict[int, list[Problem]]) -> list[str]:
+    """A column of a batch as cells; `problems` gets what is wrong, by the index in the batch."""
+    known: dict[Any, str] = {None: ""}  # most cells of a column are alike
+    cells = []
+    for index, value in enumerate(values):
+        cell = known.get(value)
+        if cell is None:
+            try:
+                cell = known[value] = cell_of(value)
+            except ValueError as error:
+                problems.setdefault(index, []).append(Problem(0, name, None, str(error)))
+                cell = ""
+        cells.append(cell)
+    return cells
 
 
 def _values(pyarrow: Any, column: Any) -> list[Any]:
