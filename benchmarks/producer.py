@@ -1,10 +1,12 @@
 """Measure the producer against a real Redis server and print one JSON line.
 
-    python -m benchmarks.producer [--rows 100000]
+    python -m benchmarks.producer [--rows 100000] [--source csv]
 
 `producer submit` runs as its own process on one core (Redis may use the others). It checks and enqueues a file, then
 submits the same file again, when everything is queued already. Peak memory is compared with that of a tenth of the
 rows: memory is flat if the two are alike. `producer --help` is timed from outside, as a person waits for it.
+
+`--source` is the kind of file: the same rows as CSV, TSV, JSON Lines or Parquet.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import redis
 
@@ -29,32 +31,40 @@ ROOT = Path(__file__).resolve().parent.parent
 HELP_RUNS = 9
 
 
-def write_csv(path: Path, rows: int) -> None:
-    """Write rows as people do: a quoted prompt, numbers, and a different path in each."""
-    with path.open("w") as file:
-        file.write("image,prompt,n_prompt,num_samples,image_resolution,ddim_steps,guess_mode,strength,scale,seed,eta\n")
-        for row in range(rows):
-            prompt = f'"a painting of thing number {row}, oil on canvas, soft light"'
-            file.write(f"photos/{row // 1000:04d}/{row:07d}.png,{prompt},,1,512,20,false,0.9,9.0,{row},0.0\n")
+def write_source(path: Path, rows: int) -> None:
+    """Write a file of rows, in a process of its own: the kernel counts a parent's memory as its child's peak."""
+    subprocess.run([sys.executable, "-m", "benchmarks.source_files", str(path), str(rows)], cwd=ROOT, check=True)
 
 
-def producer(arguments: list[str], url: str, output: Path) -> tuple[dict[str, object], float, float]:
-    """Run the command on one core; returns its JSON line, seconds, and the peak MiB of the largest child so far."""
+class Ran(NamedTuple):
+    """A command's JSON line, its seconds on the clock and on its core, and its peak memory in MiB."""
+
+    record: dict[str, object]
+    seconds: float
+    cpu_seconds: float
+    peak: float
+
+
+def producer(arguments: list[str], url: str, output: Path) -> Ran:
+    """Run the command on one core."""
     core = sorted(os.sched_getaffinity(0))[-1]
     command = [sys.executable, "-m", "producer", *arguments]
     began = time.monotonic()
-    done = subprocess.run(
+    process = subprocess.Popen(
         command,
         cwd=ROOT,
         env=os.environ | {"RENDER_REDIS_URL": url, "RENDER_OUTPUT_URI": str(output)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        check=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
+    with process.stdout as stdout:  # type: ignore[union-attr]
+        printed = stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, f"{command} ended with {process.returncode}"
     seconds = time.monotonic() - began
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    return json.loads(done.stdout), seconds, peak
+    return Ran(json.loads(printed), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def help_seconds() -> list[float]:
@@ -79,31 +89,33 @@ def heavy_imports() -> list[str]:
     return done.stdout.split()
 
 
-def measure(rows: int, folder: Path) -> dict[str, object]:
-    """Measure everything, the smallest run first: only the peak of the largest child so far is known."""
-    small, large = folder / "small.csv", folder / "large.csv"
-    write_csv(small, rows // 10)
-    write_csv(large, rows)
+def measure(rows: int, source: str, folder: Path) -> dict[str, object]:
+    """Measure everything."""
+    small, large = folder / f"small.{source}", folder / f"large.{source}"
+    write_source(small, rows // 10)
+    write_source(large, rows)
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url) as client:
-        _, _, small_peak = producer(["submit", str(small)], server.url, folder / "out")
+        tenth = producer(["submit", str(small)], server.url, folder / "out")
         client.flushall()
         before = client.info("memory")["used_memory"]
         commands = client.info("stats")["total_commands_processed"]
-        first, seconds, peak = producer(["submit", str(large)], server.url, folder / "out")
+        first = producer(["submit", str(large)], server.url, folder / "out")
         commands = client.info("stats")["total_commands_processed"] - commands
         after = client.info("memory")["used_memory"]
-        again, again_seconds, again_peak = producer(["submit", str(large)], server.url, folder / "out")
+        again = producer(["submit", str(large)], server.url, folder / "out")
         redis_version = client.info("server")["redis_version"]
-    assert first["enqueued"] == rows, first
-    assert again["enqueued"] == 0, again
+    assert first.record["enqueued"] == rows, first
+    assert again.record["enqueued"] == 0, again
     helps = help_seconds()
     return {
+        "source": source,
         "rows": rows,
-        "rows_per_second": round(rows / seconds),
-        "seconds": round(seconds, 2),
-        "again_rows_per_second": round(rows / again_seconds),
-        "peak_mib": round(max(peak, again_peak), 1),
-        "peak_mib_of_a_tenth": round(small_peak, 1),
+        "rows_per_second": round(rows / first.seconds),
+        "seconds": round(first.seconds, 2),
+        "cpu_seconds": round(first.cpu_seconds, 2),  # the same on a machine that others use too
+        "again_rows_per_second": round(rows / again.seconds),
+        "peak_mib": round(max(first.peak, again.peak), 1),
+        "peak_mib_of_a_tenth": round(tenth.peak, 1),
         "redis_bytes_per_job": round((after - before) / rows),
         "redis_commands_per_job": round(commands / rows, 4),
         "help_seconds": {"p50": round(statistics.median(helps), 3), "max": round(helps[-1], 3)},
@@ -116,9 +128,10 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Measure the producer; one JSON line.")
     parser.add_argument("--rows", type=int, default=100_000)
-    rows: int = parser.parse_args().rows
+    parser.add_argument("--source", choices=("csv", "tsv", "jsonl", "parquet"), default="csv")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-producer-") as folder:
-        measured = measure(rows, Path(folder))
+        measured = measure(arguments.rows, arguments.source, Path(folder))
     surroundings = {"hardware": cpu() | {"producer_cores": 1}, "versions": versions("pydantic", "redis", "typer")}
     print(json.dumps({"bench": "producer", **measured, **surroundings}))
 

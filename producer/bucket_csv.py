@@ -1,4 +1,4 @@
-"""A CSV in a bucket, `producer submit s3://bucket/folder/jobs.csv`: it is copied to this machine, then checked."""
+"""A file of rows in a bucket, `producer submit s3://bucket/folder/jobs.csv`: copied to this machine, then checked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def local_or_bucket(text: str | Path) -> tuple[Path, str | None]:
         )
     name = bucket_and_key(uri)[1].rpartition("/")[2]
     if not name:
-        raise CommandFailed(Exit.USAGE, f"{uri} is a folder; name a CSV")
+        raise CommandFailed(Exit.USAGE, f"{uri} is a folder; name a CSV (or a TSV, JSON Lines or Parquet file)")
     return Path(name), uri
 
 

@@ -45,19 +45,42 @@ producer submit jobs.csv --skip-invalid      # bad rows go to jobs.rejected.csv
 producer submit jobs.csv --n-prompt ''       # rows without a negative prompt have an empty one
 producer submit jobs.csv --engine-set 5ccee6ac0d41
 producer submit s3://bucket/folder/jobs.csv  # relative images are in s3://bucket/folder/
-make-rows | producer submit - --batch nightly""",
+producer submit jobs.parquet                 # or .tsv, .jsonl
+producer submit photos/ --prompt 'a watercolour'
+producer submit --again renders/jobs         # pictures that say how they were made
+make-rows | producer submit - --input-format jsonl --batch nightly""",
         *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.INVALID_CSV),
         *(Exit.NO_REDIS, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
     )
 )
 def submit(
     file: Annotated[
-        str, typer.Argument(metavar="CSV", help="The CSV: a file, file:// or s3://; - reads standard input.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A CSV, TSV, JSON Lines or Parquet file (path, file:// or s3://; - reads standard input), or a folder "
+            "of pictures.",
+        ),
     ],
     *,
+    input_format: Annotated[
+        str | None,
+        typer.Option(
+            "--input-format", metavar="FORMAT", help="csv, tsv, jsonl or parquet [default: by the ending; else csv]."
+        ),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="SOURCE is a folder of rendered pictures: render them once more.")
+    ] = False,
     batch: Annotated[str | None, typer.Option("--batch", "-b", help="The batch's name [default: the file's].")] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder, file:// or s3:// [default: RENDER_OUTPUT_URI].")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", metavar="TEXT", help="The prompt of a folder's pictures, or what an empty cell means."
+        ),
     ] = None,
     a_prompt: Annotated[
         str | None,
@@ -101,7 +124,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Stay until every job of the batch has ended.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Check every row of a CSV, then enqueue one job a row.
+    """Check every row of a file or folder, then enqueue one job a row.
 
     All mistakes are reported, with file, line, column and what is allowed, before anything is enqueued.
     Submitting the same file to the same batch again, with the same options for its rows, enqueues
@@ -114,12 +137,21 @@ def submit(
     long_prompts, prompt_syntax. An empty cell takes the default. In prompt, a_prompt and
     n_prompt, the cell <empty> is an empty text.
 
-    A relative image is looked for beside the CSV: in its folder, or, for a CSV in a bucket, under its prefix there.
-    --skip-invalid writes the bad rows beside the CSV, too.
+    A relative image is looked for beside the file: in its folder, or, for a file in a bucket, under its prefix there.
+    --skip-invalid writes the bad rows beside the file, too, as CSV.
 
-    --a-prompt, --n-prompt, --model, --control, --format, --quality, --long-prompts and --prompt-syntax set the default
-    of their column for this file; they become part of the jobs. The batch keeps them: with others, the same file is
-    refused, and needs another --batch.
+    JSON Lines and Parquet have typed values: each becomes the cell that a CSV would have, and null is an empty one.
+    Parquet needs the extra batch-renderer[parquet].
+
+    A folder is one row a picture, in natural order; its own folders are not looked into. Pictures that are added
+    later become the last rows of the batch, so submitting the folder again renders only them.
+
+    --again reads what rendered pictures (PNG, JPEG, WebP) say of themselves. Those of this program name their source,
+    which is rendered with the same parameters. Those of other tools name none: the picture itself is the input.
+
+    --prompt, --a-prompt, --n-prompt, --model, --control, --format, --quality, --long-prompts and --prompt-syntax set
+    the default of their column for this file; they become part of the jobs. The batch keeps them: with others, the
+    same file is refused, and needs another --batch.
 
     --engine-set keeps the batch to one engine set, named by its digest or the first 8 or more hex digits of that.
     Workers with another set give the jobs back; a job fails once every live worker has done so. The batch keeps it too.
@@ -135,6 +167,7 @@ def submit(
             batch=batch,
             output=output,
             defaults={
+                "prompt": prompt,
                 "a_prompt": a_prompt,
                 "n_prompt": n_prompt,
                 "model": model,
@@ -145,6 +178,8 @@ def submit(
                 "prompt_syntax": prompt_syntax,
             },
             engine_set=engine_set,
+            input_format=input_format,
+            again=again,
             skip_invalid=skip_invalid,
             dry_run=dry_run,
             wait=wait,

@@ -17,23 +17,30 @@ from producer.row_defaults import option
 
 @dataclass(slots=True)
 class PromptCount:
-    """The rows that have a kind of text in a column, the first line (from 1) that does, and the text there."""
+    """The rows that have a kind of text in a column, the first line (from 1) that does, and the text there.
+
+    `first_place` is what stands for the line in a source that has none, as Problem.place does.
+    """
 
     column: str
     kind: PromptKind
     first_line: int
     example: str
+    first_place: str | None = None
     rows: int = 0
 
     def sentence(self) -> str:
         """`n_prompt of 12 rows has ... such as '(cat:1.3)', which are taken literally; first in line 3.` And advice."""
-        where = "in line" if self.rows == 1 else "first in line"
+        where = "in" if self.rows == 1 else "first in"
+        place = f"line {self.first_line}" if self.first_place is None else self.first_place
         whose = f"{self.column} of {count(self.rows, 'row')}"
-        return f"{_found(whose, self.kind, self.example)}; {where} {self.first_line}. {_advice(self.kind)}"
+        return f"{_found(whose, self.kind, self.example)}; {where} {place}. {_advice(self.kind)}"
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
-        where = {"rows": self.rows, "first_line": self.first_line}
+        where: dict[str, object] = {"rows": self.rows, "first_line": self.first_line}
+        if self.first_place is not None:
+            where |= {"first_line": None, "first_place": self.first_place}
         return {"column": self.column, "kind": self.kind.name, **where, "example": self.example}
 
 
@@ -44,12 +51,12 @@ class PromptWarnings:
     options: Mapping[str, str] = field(default_factory=dict)
     counts: dict[tuple[str, str], PromptCount] = field(default_factory=dict)
 
-    def look_at(self, parameters: RenderParameters, line: int) -> None:
-        """Count one row, which begins on this line of the file."""
+    def look_at(self, parameters: RenderParameters, line: int, *, place: str | None = None) -> None:
+        """Count one row, which begins on this line of the file, or is at this place."""
         for column, (kind, example) in remarks_of(parameters):
             if getattr(parameters, column) == self.options.get(column):
                 continue
-            known = self.counts.setdefault((column, kind.name), PromptCount(column, kind, line, example))
+            known = self.counts.setdefault((column, kind.name), PromptCount(column, kind, line, example, place))
             known.rows += 1
 
     def sentences(self) -> list[str]:

@@ -10,7 +10,7 @@ from jobs.job import DEFAULT_A_PROMPT, DEFAULT_N_PROMPT, LONGEST_PROMPT, RenderP
 from producer.exits import CommandFailed, Exit
 from producer.table.columns import COLUMNS, Value, parse_prompt
 
-PROMPTS = ("a_prompt", "n_prompt")
+PROMPTS = ("prompt", "a_prompt", "n_prompt")
 # What an option that is left out says, as text: to give the default is to give nothing.
 UNSAID = {
     "a_prompt": DEFAULT_A_PROMPT,

@@ -40,8 +40,8 @@ def kind(file: Path) -> str:
 
 
 @contextmanager
-def spooled(file: Path) -> Iterator[BinaryIO]:
-    """The bytes of a stream, in a temporary file.
+def spooled(file: Path, *, is_text: bool = True) -> Iterator[BinaryIO]:
+    """The bytes of a stream, in a temporary file. A text without line ends is not copied to its end.
 
     Raises:
         CommandFailed: standard input is closed.
@@ -49,7 +49,7 @@ def spooled(file: Path) -> Iterator[BinaryIO]:
     """
     with tempfile.TemporaryFile(prefix="producer-") as spool:
         with _opened(file) as stream:
-            _copy(stream, spool)
+            _copy(stream, spool, is_text=is_text)
         spool.seek(0)
         yield spool
 
@@ -83,9 +83,9 @@ def _closed(name: str) -> CommandFailed:
     return CommandFailed(Exit.NOT_FOUND, f"{name} is closed; give it a CSV, or name a file")
 
 
-def _copy(stream: BinaryIO, spool: BinaryIO) -> None:
+def _copy(stream: BinaryIO, spool: BinaryIO, *, is_text: bool) -> None:
     since_line_end = 0
-    while since_line_end < LONGEST_LINE_BYTES and (chunk := stream.read(CHUNK_BYTES)):
+    while not (is_text and since_line_end >= LONGEST_LINE_BYTES) and (chunk := stream.read(CHUNK_BYTES)):
         since_line_end = 0 if b"\n" in chunk or b"\r" in chunk else since_line_end + len(chunk)
         try:
             spool.write(chunk)

@@ -22,7 +22,10 @@ from producer.console import STATES
 from producer.exits import CommandFailed, Exit
 from producer.prompt_warnings import PromptWarnings
 from producer.row_defaults import option, row_defaults
-from producer.stream import ORIGIN, STDIN, is_stream, kind, spooled
+from producer.source_kind import NAMES, Kind, kind_of
+from producer.stream import ORIGIN, STDIN, is_stream, spooled
+from producer.stream import kind as kind_of_stream
+from producer.table.folder import absolute
 from producer.table.pictures import LocalPictures
 from producer.table.problem import Problem
 
@@ -34,8 +37,9 @@ class Request:
     """What the command line said, resolved.
 
     `origin` is what the ledger calls the source of the rows, `base` the folder where relative image paths start.
+    `kind` says what reads it. A folder (`folder`, `again`) is looked into once.
     `fingerprint` is the size and time of the file when the command began; None for what is copied before it is read:
-    a stream (producer/stream.py), and a CSV in a bucket, which has a `uri` (producer/bucket_csv.py).
+    a stream (producer/stream.py), and a file in a bucket, which has a `uri` (producer/bucket_csv.py).
     `defaults` has what empty cells of a column mean in this file, as text, where the command line says so.
     `engine_set` are the first digits of the digest of the one engine set that shall draw the rows, or None.
     """
@@ -46,6 +50,7 @@ class Request:
     fingerprint: tuple[int, int] | None
     batch: str
     output: str
+    kind: Kind = "csv"
     uri: str | None = None
     skip_invalid: bool = False
     dry_run: bool = False
@@ -66,21 +71,26 @@ class Request:
         wait: bool = False,
         defaults: Mapping[str, str | None] | None = None,
         engine_set: str | None = None,
+        input_format: str | None = None,
+        again: bool = False,
     ) -> Request:
         """Fill in what the command line left out, and refuse what cannot work.
 
         Raises:
-            CommandFailed: a CSV, a batch name, an output, an option for rows or a digest that cannot be used.
+            CommandFailed: a source, a batch name, an output, an option for rows or a digest that cannot be used.
             OSError: there is no such file.
         """
         file, uri = local_or_bucket(file)
-        if uri is None and file.is_dir():
-            raise CommandFailed(Exit.STORAGE, f"{file} is a folder; name a CSV")
         streams = uri is None and is_stream(file)
+        if again and not (streams or uri):
+            _fingerprint(file)  # says so, if there is no such folder
+        kind = kind_of(file, is_folder=uri is None and file.is_dir(), input_format=input_format, again=again)
+        given = _row_defaults(file, kind, defaults or {})
         origin, base = (uri, folder_of(uri)) if uri else _origin_and_base(file, streams=streams)
         return cls(
-            batch=_batch(file, batch, streams=streams),
+            batch=_batch(file, batch, streams=streams, kind=kind),
             output=output_uri(settings, output),
+            kind=kind,
             uri=uri,
             file=file,
             origin=origin,
@@ -89,7 +99,7 @@ class Request:
             skip_invalid=skip_invalid,
             dry_run=dry_run,
             wait=wait,
-            defaults=row_defaults(defaults or {}),
+            defaults=given,
             engine_set=None if engine_set is None else _engine_set(engine_set),
         )
 
@@ -99,6 +109,11 @@ class Request:
         if self.uri is not None:
             return redacted(self.uri)
         return ORIGIN if self.file == STDIN else str(self.file)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the rows are the pictures of a folder, which may get others at any time."""
+        return self.kind in ("folder", "again")
 
     @property
     def options(self) -> dict[str, str]:
@@ -113,8 +128,8 @@ class Request:
 
     @property
     def rejected_to(self) -> Path | str | None:
-        """Where --skip-invalid writes the rejected rows: beside the CSV (text: a URI in its bucket); for a stream, in
-        the current folder.
+        """Where --skip-invalid writes the rejected rows: beside the file or folder (text: a URI in its bucket); for a
+        stream, in the current folder.
         """
         if not self.skip_invalid:
             return None
@@ -122,18 +137,22 @@ class Request:
             return beside(self.uri, f"{self.file.stem}.rejected.csv")
         if self.fingerprint is None:
             return Path(f"{self.batch}.rejected.csv")
+        if self.is_folder:
+            folder = absolute(self.file)
+            return folder.with_name(f"{folder.name or self.batch}.rejected.csv")
         return self.file.with_name(f"{self.file.stem}.rejected.csv")
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
-        """The bytes of the CSV; those of a stream can be read once."""
+        """The bytes of the file; those of a stream can be read once."""
         with self._opened() as file:
             yield file
 
     def _opened(self) -> AbstractContextManager[BinaryIO]:
         if self.uri is not None:
             return downloaded(self.uri)
-        return spooled(self.file) if self.fingerprint is None else self.file.open("rb")
+        is_text = self.kind != "parquet"
+        return spooled(self.file, is_text=is_text) if self.fingerprint is None else self.file.open("rb")
 
     def joined_to(self, source: str | None) -> Request:
         """This request as one of the batch's first source, if earlier versions gave that name to a stream."""
@@ -146,7 +165,9 @@ class Request:
         Raises:
             InvalidCsv: it has changed since the command began; the sentence says what to do.
         """
-        if self.fingerprint is not None and self.fingerprint != _fingerprint(self.file):
+        if self.is_folder or self.fingerprint is None:
+            return  # a picture that came meanwhile is a new row of the next submission
+        if self.fingerprint != _fingerprint(self.file):
             raise InvalidCsv(
                 f"{self.name} changed while it was being read; submit it again{self.again} when it is complete "
                 "(what is queued stays)"
@@ -231,7 +252,26 @@ class Outcome:
 
 
 def _origin_and_base(file: Path, *, streams: bool) -> tuple[str, Path]:
-    return (ORIGIN, Path.cwd()) if streams else (file.absolute().as_uri(), file.absolute().parent)
+    if streams:
+        return ORIGIN, Path.cwd()
+    if file.is_dir():
+        folder = absolute(file)
+        return folder.as_uri(), folder
+    return file.absolute().as_uri(), file.absolute().parent
+
+
+def _row_defaults(file: Path, kind: Kind, defaults: Mapping[str, str | None]) -> dict[str, str]:
+    """What options say. A folder says nothing of prompts, and a picture that was made says its own."""
+    given = row_defaults(defaults)
+    if kind == "folder" and "prompt" not in given:
+        raise CommandFailed(
+            Exit.USAGE,
+            f"{file} is a folder: give its pictures a prompt, as in producer submit {file} --prompt 'a watercolour'; "
+            "or render pictures that say how they were made once more, with --again; or name a CSV",
+        )
+    if kind == "again" and "prompt" in given:
+        raise CommandFailed(Exit.USAGE, "--prompt does not go with --again: the pictures say their prompts")
+    return given
 
 
 def batch_name(stem: str) -> str:
@@ -272,15 +312,16 @@ def _check_folder(uri: str) -> None:
         raise InvalidJob(f"{around} is {kind_of_it}; name a folder")
 
 
-def _batch(file: Path, batch: str | None, *, streams: bool) -> str:
+def _batch(file: Path, batch: str | None, *, streams: bool, kind: Kind) -> str:
     if batch is None:
         if streams:
             raise CommandFailed(
                 Exit.USAGE,
-                f"name the batch with --batch when the CSV comes from {kind(file)}: producer submit {file} --batch "
-                "nightly (the same rows with the same name again go on where they were)",
+                f"name the batch with --batch when the {NAMES[kind]} comes from {kind_of_stream(file)}: "
+                f"producer submit {file} --batch nightly (the same rows with the same name again go on where they "
+                "were)",
             )
-        return batch_name(file.stem)
+        return batch_name(_stem(file, kind))
     if not BATCH_NAME.fullmatch(batch):
         raise CommandFailed(
             Exit.USAGE,
@@ -288,6 +329,14 @@ def _batch(file: Path, batch: str | None, *, streams: bool) -> str:
             f"and begins with a letter or digit; {batch_name(batch)!r} would do",
         )
     return batch
+
+
+def _stem(file: Path, kind: Kind) -> str:
+    """What the batch is called. Pictures that are rendered again are a batch beside the one that they may be of."""
+    if kind not in ("folder", "again"):
+        return file.stem
+    name = absolute(file).name
+    return name if kind == "folder" else f"{name}-again"
 
 
 def _engine_set(text: str) -> str:

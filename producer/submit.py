@@ -1,7 +1,7 @@
 """`producer submit`: check all rows, enqueue the good ones, say what happened.
 
-A row's way: `check` reads it from the CSV, and `CheckedRows` keeps it until all rows are checked. Then `jobs_of` makes
-a job of it, and `_enqueue` enters that into the ledger, a chunk at a time.
+A row's way: `check` reads it from its source, and `CheckedRows` keeps it until all rows are checked. Then `jobs_of`
+makes a job of it, and `_enqueue` enters that into the ledger, a chunk at a time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from producer.console import count, place, row_progress, say, write_json
 from producer.engine_sets import say_who_holds
 from producer.exits import CommandFailed, Exit
 from producer.kept_prompts import keep_prompts, prompts_to_keep
+from producer.kept_rows import numbered
 from producer.recovery import recovery
 from producer.session import Session, open_session
 from producer.submission import Outcome, Request
@@ -38,6 +39,8 @@ def submit(
     output: str | None,
     defaults: Mapping[str, str | None] | None = None,
     engine_set: str | None = None,
+    input_format: str | None = None,
+    again: bool = False,
     skip_invalid: bool,
     dry_run: bool,
     wait: bool,
@@ -58,6 +61,8 @@ def submit(
         wait=wait,
         defaults=defaults,
         engine_set=engine_set,
+        input_format=input_format,
+        again=again,
     )
     outcome = _check_and_enqueue(request, session)
     summary = outcome.as_dict(request)
@@ -129,7 +134,7 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     try:
         with known_to_storage as sidecars, row_progress("Enqueueing", outcome.good) as tick:
             manifest.begin(options)
-            for jobs in chunks(jobs_of(rows, request)):
+            for jobs in chunks(jobs_of(numbered(rows, request, store), request)):
                 outcome.enqueued += enqueue(ledger, jobs, row_prefix=row_prefix, sidecars=sidecars).enqueued
                 manifest.add(jobs)
                 through += len(jobs)

@@ -6,6 +6,15 @@ from producer.console import count, people, say
 from producer.submission import Outcome, Request
 from producer.table.pictures import LOOKED_FOR
 
+_NOTHING = {
+    "csv": "a header and no rows",
+    "tsv": "a header and no rows",
+    "jsonl": "no rows",
+    "parquet": "columns and no rows",
+    "folder": "no pictures",
+    "again": "no pictures that say how they were made",
+}
+
 
 def report_check(request: Request, outcome: Outcome) -> None:
     """How the file was read: its mistakes, its warnings, and whether anything goes to the queue."""
@@ -21,9 +30,10 @@ def report_check(request: Request, outcome: Outcome) -> None:
         say(sentence, "warning", console)
     if outcome.absent:
         line, path = outcome.first_absent or (0, "")
+        where = outcome.pictures.first_place or f"line {line}"
         say(
             f"{count(outcome.absent, 'picture')} named in the first {count(min(outcome.rows, LOOKED_FOR), 'row')} "
-            f"cannot be found on this machine (line {line}: {path}); jobs whose worker cannot find theirs will fail",
+            f"cannot be found on this machine ({where}: {path}); jobs whose worker cannot find theirs will fail",
             "warning",
             console,
         )
@@ -44,7 +54,7 @@ def _report_verdict(request: Request, outcome: Outcome) -> None:
             "warning",
         )
     elif not outcome.rows:
-        say(f"{request.name} has a header and no rows: there is nothing to do", "warning")
+        say(f"{request.name} has {_NOTHING[request.kind]}: there is nothing to do", "warning")
 
 
 def report_enqueued(request: Request, outcome: Outcome) -> None:

@@ -119,6 +119,7 @@ PARSED = {
     "python -m benchmarks.load",
     "python -m benchmarks.load --workers 200",
     "python -m benchmarks.producer --rows 100000",
+    "python -m benchmarks.producer --rows 100000 --source parquet",
     "python -m benchmarks.soak --engines engine-set",
     "python -m benchmarks.gallery --batches 200",
     "python -m benchmarks.scaling --plot docs/scaling.svg",
@@ -155,6 +156,13 @@ PARSED = {
     "producer prune --older-than 30d --dry-run",
     "producer prune --older-than 30d --yes",
     "producer submit s3://bucket/folder/jobs.csv",
+    # They need files of other kinds. tests/producer runs them.
+    "producer submit jobs.tsv",
+    "producer submit jobs.jsonl",
+    "producer submit jobs.parquet",
+    "producer submit photos/ --prompt 'a watercolour'",
+    "producer submit --again renders/jobs",
+    "jq --compact-output '.[]' jobs.json | producer submit - --input-format jsonl --batch nightly",
     # They serve until they are stopped, name a job of another batch, or change the shell.
     "python -m tools.embedded_redis",
     "producer keep",

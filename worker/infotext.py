@@ -1,18 +1,19 @@
 """A picture's own account of how it was made: infotext, which Stable Diffusion web interfaces read, and JSON.
 
-The names and the quoting are those of AUTOMATIC1111's web interface (modules/processing.py, create_infotext) and of its
-ControlNet extension (internal_controlnet/args.py, ControlNetUnit.serialize). Two of its fields are left out: `Version`,
-which it takes for its own version and adapts its sampling to, and `Schedule type`, which it does not write for DDIM.
+The names are those of AUTOMATIC1111's web interface (modules/processing.py, create_infotext) and of its ControlNet
+extension (internal_controlnet/args.py, ControlNetUnit.serialize); jobs/infotext.py has the form of the text. Two of the
+web interface's fields are left out: `Version`, which it takes for its own version and adapts its sampling to, and
+`Schedule type`, which it does not write for DDIM.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
 import numpy as np
 
+from jobs.infotext import Infotext, write_infotext
 from jobs.job import RenderJob, RenderParameters
 from jobs.uri import redacted
 from worker.image.png import as_json, encode_png
@@ -22,7 +23,6 @@ HASH_DIGITS = 10  # of a model's hash, as web interfaces show it
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 CACHED = "models--"  # how huggingface_hub's cache begins the folder of `org/name`: models--org--name
 BETWEEN_FOLDERS = re.compile(r"[/\\]+")
-NEEDS_QUOTES = re.compile(r'[,:"\x00-\x1f\x7f]')
 NOT_IN_A_UNIT = re.compile(r"[,:\x00-\x1f\x7f]")  # a ControlNet unit is quoted as a whole, its fields cannot be
 
 
@@ -77,11 +77,7 @@ def infotext(job: RenderJob, *, seed: int, width: int, height: int, label: Model
         "ControlNet 0": _controlnet_unit(parameters, label),
         "Eta DDIM": _number(parameters.eta) if parameters.eta else "",
     }
-    lines = [full_prompt(parameters)]
-    if parameters.n_prompt:
-        lines.append(f"Negative prompt: {parameters.n_prompt}")
-    lines.append(", ".join(f"{name}: {_quoted(value)}" for name, value in settings.items() if value))
-    return "\n".join(lines).strip()
+    return write_infotext(Infotext(full_prompt(parameters), parameters.n_prompt, settings))
 
 
 def _controlnet_unit(parameters: RenderParameters, label: ModelLabel) -> str:
@@ -91,7 +87,7 @@ def _controlnet_unit(parameters: RenderParameters, label: ModelLabel) -> str:
     block to block, and the unconditional half gets no control.
     """
     fields = {
-        "Module": "canny",
+        "Module": parameters.control,
         "Model": NOT_IN_A_UNIT.sub("_", label.controlnet) or "None",
         "Weight": _number(parameters.strength),
         "Resize Mode": "Just Resize",
@@ -109,8 +105,3 @@ def _controlnet_unit(parameters: RenderParameters, label: ModelLabel) -> str:
 def _number(value: float) -> str:
     """`9`, `7.5`: every digit that is needed to read the same number back."""
     return repr(float(value)).removesuffix(".0")
-
-
-def _quoted(value: str) -> str:
-    """The value as it is, or as a JSON string where it would end early: web interfaces read both."""
-    return json.dumps(value, ensure_ascii=False) if NEEDS_QUOTES.search(value) else value

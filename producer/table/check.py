@@ -1,4 +1,4 @@
-"""The check: a CSV is read once, its mistakes are counted, and its good rows come out."""
+"""The check: a source is read once, its mistakes are counted, and its good rows come out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
@@ -19,26 +20,28 @@ from producer.row_defaults import PROMPTS, values_of
 from producer.submission import Outcome, Request
 from producer.table.pictures import LOOKED_FOR
 from producer.table.problem import CsvMistakes, Problem
-from producer.table.reader import Record, open_table
+from producer.table.reader import Record
 from producer.table.rows import RowChecker
+from producer.table.sources import open_source
 
 UNDECODED_BYTES = "surrogateescape"  # a row whose bytes are not UTF-8 is written as it was
 
 
 def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderParameters]]:
-    """Read the CSV and yield its good rows: row number and parameters.
+    """Read the source and yield its good rows: row number and parameters.
 
     Mistakes are counted in `outcome`; rejected rows are written to `request.rejected_to`. Both are complete when the
     iteration has ended.
 
     Raises:
-        OSError: the file cannot be read, or the rejected rows cannot be written.
+        OSError: the source cannot be read, or the rejected rows cannot be written.
+        CommandFailed: what reads such a source is not installed.
     """
     outcome.prompt_warnings = PromptWarnings(
         {name: request.defaults[name] for name in PROMPTS if name in request.defaults}
     )
     try:
-        with request.open() as stream, RejectedRows(request.rejected_to) as rejected, open_table(stream) as table:
+        with open_source(request) as table, RejectedRows(request.rejected_to) as rejected:
             outcome.remarks = tuple(table.remarks)
             checker = RowChecker(table.columns, request.base, defaults=values_of(request.defaults))
             for record in table.records:
@@ -48,7 +51,7 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
                     outcome.reject(result)
                     rejected.add(record, result, columns=table.columns)
                     continue
-                outcome.prompt_warnings.look_at(result, record.line)
+                outcome.prompt_warnings.look_at(result, record.line, place=record.place)
                 yield record.row, result
             outcome.remarks = tuple(table.remarks)
     except CsvMistakes as mistakes:
@@ -58,10 +61,12 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
 
 def _checked(record: Record, checker: RowChecker, outcome: Outcome) -> RenderParameters | list[Problem]:
     result = checker.check(record)
-    if isinstance(result, list) or outcome.rows > LOOKED_FOR:
-        return result
-    problem = outcome.pictures.look_for(result, line=record.line)
-    return [problem] if problem else result
+    if not isinstance(result, list) and outcome.rows <= LOOKED_FOR:
+        problem = outcome.pictures.look_for(result, line=record.line, place=record.place)
+        result = [problem] if problem else result
+    if isinstance(result, list) and record.place is not None:
+        return [replace(problem, place=record.place) for problem in result]
+    return result
 
 
 class CheckedRows:
@@ -128,7 +133,8 @@ class RejectedRows:
             self._stack.callback(file.detach)  # flushes
             self._writer = csv.writer(file)
             self._writer.writerow(["line", "reason", *columns])
-        self._writer.writerow([record.line, "; ".join(problem.reason() for problem in problems), *record.cells])
+        place = record.line if record.place is None else record.place
+        self._writer.writerow([place, "; ".join(problem.reason() for problem in problems), *record.cells])
 
     def __enter__(self) -> Self:
         return self

@@ -55,7 +55,7 @@ class Lines:
         if "\0" in line:
             self._damaged(self.number, "holds a NUL byte: this is no text file, or UTF-16 text")
         elif not line.isascii() and UNDECODED.search(line):
-            message = _undecodable(line.encode("utf-8", "surrogateescape"))
+            message = undecodable(line.encode("utf-8", "surrogateescape"))
             self.undecoded.append(Problem(self.number, None, None, message))
         return line
 
@@ -96,7 +96,8 @@ def _check_first(line: str) -> None:
         raise CsvMistakes([Problem(1, None, None, message)])
 
 
-def _undecodable(line: bytes) -> str:
+def undecodable(line: bytes) -> str:
+    """What is wrong with a line that is not UTF-8: the first such byte, and what it may have been."""
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as error:

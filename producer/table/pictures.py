@@ -31,8 +31,9 @@ class LocalPictures:
     def __init__(self) -> None:
         self.absent = 0
         self.first_absent: tuple[int, str] | None = None  # line and path
+        self.first_place: str | None = None  # what stands for that line, as Problem.place does
 
-    def look_for(self, parameters: RenderParameters, *, line: int) -> Problem | None:
+    def look_for(self, parameters: RenderParameters, *, line: int, place: str | None = None) -> Problem | None:
         """Look for one row's picture; a problem if what the row names can be no picture."""
         if not parameters.image.startswith("file:"):
             return None
@@ -44,7 +45,8 @@ class LocalPictures:
             if reason is not None:
                 return Problem(line, "image", None, f"{_shown(path)} {reason}")
             self.absent += 1
-            self.first_absent = self.first_absent or (line, str(path))
+            if self.first_absent is None:
+                self.first_absent, self.first_place = (line, str(path)), place
             return None
         if stat.S_ISREG(mode):
             return None

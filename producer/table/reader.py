@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
@@ -27,6 +27,7 @@ SPACE_BEFORE_QUOTE = re.compile(r' +"')
 UNCLOSED = "unexpected end"  # what the csv module says at the end of the file; it may have been cut short
 LONGEST_CELL = 2**17  # characters; a row with a longer one is bad
 LONGEST_KEPT = 10_000  # characters of a row that cannot be split
+KNOWN_COLUMNS = f"(known columns: {', '.join(COLUMNS)})"
 SPACES_LEFT_OUT = "cells with a space before their quotation mark were read without the space, from line "
 
 
@@ -36,18 +37,23 @@ csv.field_size_limit(LONGEST_LINE)
 
 
 class Record(NamedTuple):
-    """One data row: the physical line it begins on, its number among the rows that are not blank, and its cells."""
+    """One data row: the physical line it begins on, its number among the rows that are not blank, and its cells.
+
+    `place` stands for the line in what has none, as Problem.place does. `besides` are problems that no cell shows.
+    """
 
     line: int
     row: int
     cells: list[str]
     mistakes: tuple[Problem, ...] = ()  # of its lines: the cells are not what was meant
     undecoded: tuple[Problem, ...] = ()  # likewise: the cells have surrogates in place of bytes that are not UTF-8
+    place: str | None = None
+    besides: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """An opened CSV: its column names, its records, to be iterated once, and remarks on how they were read.
+    """An opened source: its column names, its records, to be iterated once, and remarks on how they were read.
 
     The remarks are complete when the last record was read.
     """
@@ -58,8 +64,10 @@ class Table:
 
 
 @contextmanager
-def open_table(stream: BinaryIO) -> Iterator[Table]:
+def open_table(stream: BinaryIO, *, delimiter: str | None = None, given: Collection[str] = ()) -> Iterator[Table]:
     """Read a CSV's header from a stream; the records follow as they are iterated.
+
+    Without a `delimiter`, the header says it. The columns `given` may be missing: the command line has their value.
 
     Raises:
         CsvMistakes: the stream is not a readable CSV, or its header is wrong; also while the records are iterated.
@@ -67,19 +75,22 @@ def open_table(stream: BinaryIO) -> Iterator[Table]:
     # Bytes that are not UTF-8 come through as surrogates, so that `Lines` can name the line and the byte.
     text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
-        yield _table(Lines(text))
+        yield _table(Lines(text), delimiter, given)
     finally:
         text.detach()  # the stream belongs to the caller
 
 
-def _table(lines: Lines) -> Table:
-    delimiter, remarks = _delimiter_of(lines)
+def _table(lines: Lines, delimiter: str | None, given: Collection[str]) -> Table:
+    delimiter, remarks = _delimiter_of(lines) if delimiter is None else (delimiter, list[str]())
     records = _records(lines, delimiter, remarks)
     header = next(records, None)
     if header is None:
         raise CsvMistakes([Problem(1, None, None, "the file is empty; its first line must name the columns")])
     columns = tuple(cell.strip() for cell in header.cells)
-    problems = [*header.mistakes, *header.undecoded] or _header_problems(columns, header.line)
+    if delimiter == "\t" and len(columns) == 1 and {",", ";"} & set(columns[0]):
+        message = "its columns are not separated by tabs; give --input-format csv, or call it .csv"
+        raise CsvMistakes([Problem(header.line, None, None, message)])
+    problems = [*header.mistakes, *header.undecoded] or header_problems(columns, header.line, given=given)
     if problems:
         raise CsvMistakes(problems)
     return Table(columns, remarks, records)
@@ -197,25 +208,26 @@ def _delimiter(header: str) -> str:
     return max(DELIMITERS, key=known)
 
 
-def _header_problems(columns: Sequence[str], line: int) -> list[Problem]:
+def header_problems(columns: Sequence[str], line: int, *, given: Collection[str] = ()) -> list[Problem]:
+    """What is wrong with the names of the columns. Those that are `given` by options may be missing."""
     if not any(meant(column, likeness=0.75) for column in columns):
         message = f"is no header: the first line must name the columns, at least {' and '.join(REQUIRED)}"
         return [Problem(line, None, ", ".join(columns), message)]
     unknown = [(place, column) for place, column in enumerate(columns, 1) if column not in COLUMNS]
-    problems = [_unknown(column, place, line) for place, column in unknown]
+    problems = [unknown_column(column, line, place=place) for place, column in unknown]
     if problems:  # the list is long: once, in the last sentence
-        known = f"{problems[-1].message} (known columns: {', '.join(COLUMNS)})"
-        problems[-1] = replace(problems[-1], message=known)
+        problems[-1] = replace(problems[-1], message=f"{problems[-1].message} {KNOWN_COLUMNS}")
     for name in COLUMNS:
         places = [str(place) for place, column in enumerate(columns, 1) if column == name]
         if len(places) > 1:
             problems.append(Problem(line, name, None, f"the column is there {len(places)} times ({', '.join(places)})"))
     guessed = {meant(column) for _, column in unknown}
-    missing = [name for name in REQUIRED if name not in columns and name not in guessed]
+    missing = [name for name in REQUIRED if name not in {*columns, *guessed, *given}]
     return problems + [Problem(line, name, None, "the column is missing; every job needs it") for name in missing]
 
 
-def _unknown(column: str, place: int, line: int) -> Problem:
+def unknown_column(column: str, line: int, *, place: int) -> Problem:
+    """What is said of one: the column that was meant. `place`: the number of the column, from 1."""
     if not column:
         return Problem(line, None, None, f"column {place} has no name; is there a delimiter too many?")
     guess = meant(column)

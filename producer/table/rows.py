@@ -46,7 +46,7 @@ class RowChecker:
         """The row's parameters, or all of its problems. A blank or missing optional cell takes its default."""
         if record.mistakes or (record.undecoded and not self._names_a_file_here(record)):
             return [*record.mistakes, *record.undecoded]
-        problems = self._surplus(record)
+        problems = [*record.besides, *self._surplus(record)]
         values: dict[str, Value] = self._defaults.copy()
         for column, cell in zip(self._columns, record.cells, strict=False):
             if not cell or cell.isspace():

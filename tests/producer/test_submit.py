@@ -193,8 +193,9 @@ def test_a_missing_file_has_its_own_exit_code(run: Run) -> None:
 
 def test_a_folder_in_place_of_a_file_is_an_error_without_a_traceback(run: Run, tmp_path: Path) -> None:
     ran = run("submit", tmp_path, "--batch", "b")
-    assert ran.code == 6
-    assert "is a folder; name a CSV" in ran.stderr
+    assert ran.code == 2
+    assert "is a folder: give its pictures a prompt" in ran.stderr
+    assert "--again; or name a CSV" in ran.stderr
 
 
 def test_a_full_temporary_folder_is_named(run: Run, ledger: Ledger, tmp_path: Path) -> None:

@@ -190,10 +190,18 @@ def test_prompts_of_several_lines_are_read_back_line_by_line(prompt: str, a_prom
     assert settings["Seed"] == "6"
 
 
-def test_a_line_of_a_prompt_that_begins_like_a_negative_prompt_is_read_as_one() -> None:
-    """The format has no way to say otherwise, and the web interface writes it in the same way."""
-    settings = read(job(prompt="a cat\nNegative prompt: dogs", a_prompt="", n_prompt="dull"))
-    assert (settings["Prompt"], settings["Negative prompt"]) == ("a cat", "dogs\ndull")
+def test_a_line_of_a_prompt_that_begins_like_a_negative_prompt_stays_a_part_of_it() -> None:
+    """It is written with a small n, which CLIP does not see; the JSON beside it has it to the letter."""
+    one = job(prompt="a cat\nNegative prompt: dogs", a_prompt="", n_prompt="dull\nNegative prompt: grey")
+    settings = read(one)
+    assert settings["Prompt"] == "a cat\nnegative prompt: dogs"
+    assert settings["Negative prompt"] == "dull\nnegative prompt: grey"
+    data = encode_sample(one, prepared(one), 0, np.zeros((8, 8, 3), np.uint8), label=LABEL)
+    assert json.loads(chunks(data)["render"])["prompt"] == "a cat\nNegative prompt: dogs"
+
+
+def test_the_module_of_the_unit_is_how_the_hint_was_made() -> None:
+    assert unit(job(control="none"))["module"] == "none"
 
 
 def test_an_empty_negative_prompt_has_no_line() -> None:

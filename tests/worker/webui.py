@@ -17,8 +17,9 @@ NEGATIVE = "Negative prompt:"
 def read_infotext(text: str) -> dict[str, str]:
     """`Prompt`, `Negative prompt` and every setting by name; a size by its name with -1 and -2."""
     *lines, last = text.strip().split("\n")
-    settings = {match["name"]: _unquoted(match["value"]) for match in SETTING.finditer(last)}
-    if len(settings) < 3:
+    found = [(match["name"], match["value"]) for match in SETTING.finditer(last)]
+    settings = {name: _unquoted(value) for name, value in found}
+    if len(found) < 3:
         lines, settings = [*lines, last], {}
     prompts: dict[str, list[str]] = {"Prompt": [], "Negative prompt": []}
     current = "Prompt"
@@ -52,4 +53,9 @@ def _value(text: str) -> bool | float | str:
 
 
 def _unquoted(value: str) -> str:
-    return str(json.loads(value)) if value[:1] == value[-1:] == '"' else value
+    if not value[:1] == value[-1:] == '"':
+        return value
+    try:
+        return str(json.loads(value))
+    except ValueError:
+        return value

@@ -1,0 +1,156 @@
+"""The texts in a picture that say how it was made, read without decoding or even loading its pixels.
+
+A PNG has them in text chunks, `render` (ours, JSON) and `parameters` (infotext). A JPEG and a WebP have infotext in
+EXIF's UserComment; a text there that is a JSON object with our keys is taken for `render`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from PIL import Image
+
+PNG = b"\x89PNG\r\n\x1a\n"
+TEXTS = (b"tEXt", b"iTXt", b"zTXt")
+LONGEST_TEXT = 2**20  # bytes of a text, unpacked; ours have at most some 40,000
+KEYWORDS = ("render", "parameters")
+OUR_KEYS = frozenset({"image", "prompt", "job", "seed"})
+
+# EXIF: the tags that tools write texts into. Two of them are in a part of its own.
+EXIF_PART, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
+IMAGE_DESCRIPTION, XP_COMMENT = 0x010E, 0x9C9C
+ENCODING_BYTES = 8  # at the beginning of a UserComment: its encoding's name
+# What Pillow raises for a file that is no picture, or has damaged EXIF.
+UNREADABLE = (
+    *(OSError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError),
+    *(LookupError, TypeError, ArithmeticError, struct.error),
+)
+
+
+class DamagedText(ValueError):
+    """A picture has a text that cannot be read."""
+
+
+class PictureTexts(NamedTuple):
+    """What a picture says of itself: our JSON object, and infotext."""
+
+    render: dict[str, Any] | None = None
+    parameters: str | None = None
+
+
+def picture_texts(path: Path) -> PictureTexts:
+    """Read a picture's texts; both are None where it has none, or is no picture.
+
+    Raises:
+        DamagedText: a text is damaged or too long.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        is_png = file.read(len(PNG)) == PNG
+        texts = _png_texts(file) if is_png else dict[str, str]()
+    if is_png:
+        return PictureTexts(_ours(texts.get("render")), texts.get("parameters"))
+    found = list(_exif_texts(path))
+    ours = next((record for text in found if (record := _ours(text)) is not None), None)
+    return PictureTexts(ours, next((text for text in found if _ours(text) is None), None))
+
+
+def _ours(text: str | None) -> dict[str, Any] | None:
+    """The JSON object that a worker wrote; None for anything else, as other programs use such names too."""
+    if text is None or not text.lstrip().startswith("{"):
+        return None
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and record.keys() >= OUR_KEYS else None
+
+
+def _png_texts(file: BinaryIO) -> dict[str, str]:
+    """The texts by keyword; of several with one keyword, the last, as Pillow has it."""
+    texts: dict[str, str] = {}
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"IEND":
+            break
+        if kind not in TEXTS or length > LONGEST_TEXT:
+            file.seek(length + 4, 1)  # pixels and their like; beyond the end there is nothing to read
+            continue
+        body, checksum = file.read(length), file.read(4)
+        keyword = body.partition(b"\0")[0].decode("latin-1")
+        if keyword not in KEYWORDS:
+            continue
+        if checksum != struct.pack(">I", zlib.crc32(kind + body)):
+            raise DamagedText(f"its text {keyword!r} is damaged")
+        texts[keyword] = _png_text(kind, body, keyword)
+    return texts
+
+
+def _png_text(kind: bytes, body: bytes, keyword: str) -> str:
+    rest = body.partition(b"\0")[2]
+    try:
+        if kind == b"tEXt":
+            return rest.decode("latin-1")
+        if kind == b"zTXt":
+            return _unpacked(rest[1:], keyword).decode("latin-1")
+        is_packed, (_, _, text) = rest[:1] == b"\1", rest[2:].split(b"\0", 2)
+        return (_unpacked(text, keyword) if is_packed else text).decode("utf-8")
+    except (zlib.error, ValueError) as error:
+        raise DamagedText(f"its text {keyword!r} is damaged") from error
+
+
+def _unpacked(data: bytes, keyword: str) -> bytes:
+    unpacker = zlib.decompressobj()
+    text = unpacker.decompress(data, LONGEST_TEXT)
+    if unpacker.unconsumed_tail:
+        raise DamagedText(f"its text {keyword!r} has more than {LONGEST_TEXT:,} bytes")
+    return text
+
+
+def _exif_texts(path: Path) -> Iterator[str]:
+    """The texts that the EXIF of a JPEG or a WebP holds; none where it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a picture's size: it is not decoded here
+            with Image.open(path, formats=("JPEG", "WEBP")) as image:
+                exif = image.getexif()
+                inner = exif.get_ifd(EXIF_PART)
+        values = (inner.get(USER_COMMENT), exif.get(IMAGE_DESCRIPTION), exif.get(XP_COMMENT), inner.get(MAKER_NOTE))
+    except UNREADABLE:
+        return
+    for number, value in enumerate(values):
+        text = _comment(value) if number == 0 else _text(value, utf16=number == 2)
+        if text and len(text) <= LONGEST_TEXT:
+            yield text
+
+
+def _comment(value: object) -> str:
+    """A UserComment: eight bytes that name its encoding, then the text."""
+    if not isinstance(value, bytes):
+        return _text(value)
+    encoding, text = value[:ENCODING_BYTES], value[ENCODING_BYTES:]
+    if encoding == b"UNICODE\0":
+        return _utf16(text)
+    return _text(text if encoding in (b"ASCII\0\0\0", bytes(ENCODING_BYTES)) else value)
+
+
+def _text(value: object, *, utf16: bool = False) -> str:
+    if isinstance(value, tuple) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value):
+        value = bytes(value)
+    if isinstance(value, bytes):
+        value = _utf16(value) if utf16 else value.decode("utf-8", "replace")
+    return value.rstrip("\0") if isinstance(value, str) else ""
+
+
+def _utf16(data: bytes) -> str:
+    """UTF-16 in the order that its mark says, or else in which its ASCII letters are letters: tools write both."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace").rstrip("\0")
+    is_little = data[1::2].count(0) > data[0::2].count(0)
+    return data.decode("utf-16-le" if is_little else "utf-16-be", "replace").rstrip("\0")

@@ -1,0 +1,209 @@
+"""`producer submit --again FOLDER`: pictures that say how they were made are rendered once more."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import pytest
+
+from jobs.job import RenderJob
+from jobs.ledger.ledger import Ledger
+from producer.table.picture_texts import LONGEST_TEXT, PNG, DamagedText, picture_texts
+from tests.producer.conftest import Run
+from tests.producer.pictures import INFOTEXT, OURS, picture, rendered
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    return folder
+
+
+def jobs(ledger: Ledger, batch: str = "made-again") -> dict[int, RenderJob]:
+    return {job.row: job for job in ledger.jobs(batch, list(ledger.ids(batch))).values()}
+
+
+def test_our_sample_is_rendered_from_its_source_with_its_own_seed(run: Run, ledger: Ledger, made: Path) -> None:
+    rendered(made / "a_0.png")
+    rendered(made / "a_1.png", seed=42)
+    picture(made / "a_canny.png")
+    ran = run("submit", "--again", "made")
+    assert (ran.code, ran.record["batch"], ran.record["enqueued"]) == (0, "made-again", 2)
+    first, second = (jobs(ledger)[row].parameters for row in (1, 2))
+    expected = {name: value for name, value in OURS.items() if name != "job"} | {"num_samples": 1}
+    assert first.model_dump() == expected
+    assert (second.seed, second.image) == (42, "s3://photos/a.png")
+    assert "1 picture says nothing of parameters and was left out (first: a_canny.png)" in ran.stderr
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_a_picture_of_the_web_interface_is_the_input_itself(run: Run, ledger: Ledger, made: Path, ending: str) -> None:
+    path = picture(made / f"00001.{ending}", {"parameters": INFOTEXT})
+    ran = run("submit", "--again", "made")
+    assert ran.code == 0, ran.stderr
+    one = jobs(ledger)[1].parameters
+    assert (one.image, one.prompt, one.a_prompt, one.n_prompt) == (path.as_uri(), "a cat, red", "", "ugly")
+    assert (one.ddim_steps, one.scale, one.seed, one.image_resolution) == (28, 7.0, 965400086, 512)
+    assert (one.strength, one.low_threshold, one.high_threshold, one.guess_mode) == (0.8, 90, 180, True)
+    assert one.prompt_syntax == "literal"
+    assert "1 picture of another tool names no source, so the picture itself is the input" in ran.stderr
+    assert "dream_8 (1)" in ran.stderr
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+def test_our_json_in_exif_is_the_truth(run: Run, ledger: Ledger, made: Path, ending: str) -> None:
+    picture(made / f"a.{ending}", {"parameters": INFOTEXT, "render": json.dumps(OURS)})
+    run("submit", "--again", "made")
+    assert jobs(ledger)[1].parameters.image == "s3://photos/a.png"
+
+
+def test_what_is_not_done_here_is_counted_and_weights_are_weights(run: Run, ledger: Ledger, made: Path) -> None:
+    text = "a (red:1.3) cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 500x520, Clip skip: 2"
+    picture(made / "a.png", {"parameters": text + ', ControlNet 0: "Module: depth_midas, Weight: 0.3"'})
+    picture(made / "b.png", {"parameters": text})
+    ran = run("submit", "--again", "made")
+    assert "left out: sampler Euler a (2), Clip skip 2 (2), ControlNet depth_midas (1)" in ran.stderr
+    one = jobs(ledger)[1].parameters
+    assert (one.prompt_syntax, one.n_prompt, one.image_resolution, one.strength) == ("weighted", "", 512, 1.0)
+    run("submit", "--again", "made", "--prompt-syntax", "literal", "--batch", "literal")
+    assert jobs(ledger, "literal")[1].parameters.prompt_syntax == "literal"
+
+
+def test_brackets_are_text_where_the_picture_says_so(run: Run, ledger: Ledger, made: Path) -> None:
+    picture(made / "a.png", {"parameters": "a (red:1.3) cat\nSteps: 20, Emphasis: None, Seed: 1, Size: 512x512"})
+    run("submit", "--again", "made")
+    assert jobs(ledger)[1].parameters.prompt_syntax == "literal"
+
+
+def test_an_older_unit_has_its_thresholds_in_brackets(run: Run, ledger: Ledger, made: Path) -> None:
+    unit = "preprocessor: canny, model: x, weight: 0.7, control mode: Balanced, preprocessor params: (512, 60, 120)"
+    text = f'a\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512, ControlNet 0: "{unit}"'
+    picture(made / "a.png", {"parameters": text})
+    run("submit", "--again", "made")
+    one = jobs(ledger)[1].parameters
+    assert (one.strength, one.low_threshold, one.high_threshold, one.guess_mode) == (0.7, 60, 120, False)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://host/a.png?X-Amz-Signature=…",
+        "https://…@host/a.png",
+        "https://host:…/a.png",
+        "https://host/a.png#…",
+        "s3://bucket/a.png?X-Amz-Signature=…&x=1",
+    ],
+)
+def test_a_uri_whose_secret_was_taken_out_is_a_row_error(run: Run, ledger: Ledger, made: Path, uri: str) -> None:
+    rendered(made / "a.png")
+    rendered(made / "b.png", image=uri)
+    ran = run("submit", "--again", "made")
+    assert (ran.code, ledger.batches()) == (3, [])
+    assert "made: b.png: image: is a URL whose password or signature was taken out" in ran.stderr
+    skipped = run("submit", "--again", "made", "--skip-invalid")
+    assert (skipped.record["enqueued"], skipped.record["rejected"]) == (1, 1)
+    assert Path(skipped.record["rejected_file"]) == made.with_name("made.rejected.csv")
+
+
+@pytest.mark.parametrize("uri", ["https://host/a…b.png?w=512", "file:///a%20…?x=….png", "s3://bucket/a…?b.png"])
+def test_an_ellipsis_in_a_name_is_no_secret(run: Run, made: Path, uri: str) -> None:
+    rendered(made / "a.png", image=uri)
+    assert run("submit", "--again", "made").record["enqueued"] == 1
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ({"render": json.dumps(OURS | {"later": 1})}, "its parameters have 'later', which this version does not know"),
+        ({"render": json.dumps(OURS | {"ddim_steps": 0})}, "a.png: ddim_steps: '0' is out of range"),
+        ({"render": json.dumps(OURS | {"prompt": ["x"]})}, "a.png: prompt: holds a list"),
+        ({"parameters": "a cat"}, "a.png: its text `parameters` has no line of settings with Steps"),
+        ({"parameters": "a\nSteps: x, Seed: 1, Size: 8x8"}, "a.png: ddim_steps: 'x' is not a whole number"),
+        ({"parameters": "a\nSteps: 5, Seed: 99999999999, Size: 8x8"}, "a.png: seed: '99999999999' is out of range"),
+    ],
+)
+def test_a_bad_picture_is_named(run: Run, made: Path, texts: dict[str, str], sentence: str) -> None:
+    picture(made / "a.png", texts)
+    ran = run("submit", "--again", "made")
+    assert ran.code == 3
+    assert sentence in ran.stderr
+
+
+@pytest.mark.parametrize("text", ["no json", "[1]", '{"image": 1}', "{" * 5000, '"' + "x" * 300 + '"'])
+def test_a_text_of_that_name_by_others_is_not_ours(run: Run, ledger: Ledger, made: Path, text: str) -> None:
+    picture(made / "a.png", {"render": text, "parameters": INFOTEXT})
+    assert run("submit", "--again", "made").code == 0
+    assert jobs(ledger)[1].parameters.prompt == "a cat, red"
+
+
+def test_added_pictures_are_the_only_new_jobs_and_equal_ones_are_two(run: Run, ledger: Ledger, made: Path) -> None:
+    for name in ("b.png", "b2.png"):
+        rendered(made / name)
+    assert run("submit", "--again", "made").record["enqueued"] == 2
+    rendered(made / "a.png", seed=7)
+    again = run("submit", "--again", "made")
+    assert (again.record["enqueued"], again.record["replaced"]) == (1, 0)
+    assert [jobs(ledger)[row].parameters.seed for row in (1, 2, 3)] == [41, 41, 7]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["made", "--prompt", "x"], 2, "--prompt does not go with --again"),
+        (["made", "--input-format", "csv"], 2, "--input-format is about a file of rows; --again reads pictures"),
+        (["jobs.csv"], 2, "--again reads the pictures of a folder, and jobs.csv is none"),
+        (["away"], 5, "away: No such file or directory"),
+    ],
+)
+def test_what_does_not_go_with_again_is_said(
+    run: Run, made: Path, tmp_path: Path, arguments: list[str], code: int, sentence: str
+) -> None:
+    (tmp_path / "jobs.csv").write_text("image,prompt\n")
+    ran = run("submit", "--again", *arguments)
+    assert ran.code == code
+    assert sentence in ran.stderr
+
+
+def chunk(kind: bytes, body: bytes, *, checksum: int | None = None) -> bytes:
+    crc = zlib.crc32(kind + body) if checksum is None else checksum
+    return len(body).to_bytes(4, "big") + kind + body + crc.to_bytes(4, "big")
+
+
+def test_texts_of_every_chunk_type_and_place_are_read(made: Path) -> None:
+    path = picture(made / "a.png")
+    whole = path.read_bytes()
+    packed = chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"caf\xe9"))
+    wide = chunk(b"iTXt", b"parameters\0\1\0en\0\0" + zlib.compress("öl 猫".encode()))
+    for extra, text in ((packed, "café"), (wide, "öl 猫"), (packed + wide, "öl 猫")):
+        path.write_bytes(whole[:-12] + extra + whole[-12:])  # behind the pixels
+        assert picture_texts(path).parameters == text
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        chunk(b"tEXt", b"parameters\0x", checksum=1),
+        chunk(b"iTXt", b"parameters\0\0\0\0\0\xff"),
+        chunk(b"iTXt", b"parameters\0\0"),
+        chunk(b"zTXt", b"parameters\0\0nothing packed"),
+        chunk(b"zTXt", b"render\0\0" + zlib.compress(bytes(2 * LONGEST_TEXT))),
+    ],
+)
+def test_a_damaged_text_is_a_row_error(run: Run, made: Path, damaged: bytes) -> None:
+    (made / "a.png").write_bytes(PNG + damaged)
+    with pytest.raises(DamagedText):
+        picture_texts(made / "a.png")
+    ran = run("submit", "--again", "made")
+    assert ran.code == 3
+    assert "made: a.png: the picture cannot be read: its text '" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"junk", PNG, PNG + b"\xff\xff\xff\xffIDAT", b"\xff\xd8\xff\xe1\0\x10Exif\0\0MM"]
+)
+def test_what_has_no_texts_is_left_out(made: Path, data: bytes) -> None:
+    (made / "a.png").write_bytes(data)
+    assert picture_texts(made / "a.png") == (None, None)
