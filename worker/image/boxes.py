@@ -51,8 +51,8 @@ class Fields:
         return self.number(1), self.number(3)
 
 
-def boxes_of(body: memoryview) -> Iterator[Box]:
-    """The boxes in a body, or in a file.
+def boxes_of(body: memoryview, *, is_file: bool = False) -> Iterator[Box]:
+    """The boxes in a body, or in a file, which may end with what is no box: phones put notes of their own there.
 
     Raises:
         Damaged: there are far too many, or one has no length.
@@ -63,6 +63,8 @@ def boxes_of(body: memoryview) -> Iterator[Box]:
         if size == 1:
             size, begin = int.from_bytes(body[at + 8 : at + 16]), at + 16
         end = at + size if size else len(body)
+        if end < begin and is_file:
+            return
         if end < begin:
             raise Damaged("a box is shorter than its header")
         yield Box(bytes(body[at + 4 : at + 8]), body[begin:end])
@@ -71,14 +73,14 @@ def boxes_of(body: memoryview) -> Iterator[Box]:
             raise Damaged(f"it has more than {MOST_BOXES:,} boxes")
 
 
-def by_kind(body: memoryview) -> dict[bytes, memoryview]:
+def by_kind(body: memoryview, *, is_file: bool = False) -> dict[bytes, memoryview]:
     """The bodies of boxes of which there is one each, by type; those of which there are several are left out.
 
     Raises:
         Damaged: there are two of a type that may be there once: decoders would not agree which one counts.
     """
     bodies: dict[bytes, memoryview] = {}
-    for box in boxes_of(body):
+    for box in boxes_of(body, is_file=is_file):
         if box.kind in bodies and box.kind in ONCE:
             raise Damaged(f"it has two boxes {box.kind.decode('ascii')!r}")
         bodies[box.kind] = box.body

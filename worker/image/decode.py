@@ -141,8 +141,8 @@ def _not_opened(source: Source) -> NotAnImage:
     """Why Pillow does not recognise a file. Another worker may read what is not installed here."""
     if source.heif == "HEIC" and not HAS_HEIC:
         return NotAnImage(
-            "the picture is a HEIC, which this worker cannot read: run pip install 'batch-renderer[heic]' there, or save the "
-            "picture as JPEG or PNG",
+            "the picture is a HEIC, which this worker cannot read: run pip install 'batch-renderer[heic]' there, or "
+            "save the picture as JPEG or PNG",
             fault="worker",
         )
     if source.heif == "AVIF" and not HAS_AVIF:

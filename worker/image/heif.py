@@ -65,7 +65,10 @@ class _Work:
     _done: dict[int, int] = field(default_factory=dict)  # what it takes to decode an item, in pixels
 
     def largest(self) -> int:
-        work = sum(self._noted(*frame) for frame in first_frames(self.data))
+        frames = list(first_frames(self.data))
+        work = sum(self._noted(*frame) for frame in frames)
+        if not frames and self._items.primary is None:
+            raise Damaged("there is no picture in them")
         if self._items.primary is not None:
             wanted = self._items.with_alpha(self._items.primary)
             work += sum(self._item(id_, depth=0) for id_ in wanted)
@@ -78,7 +81,7 @@ class _Work:
 
     @cached_property
     def _items(self) -> Items:
-        meta = by_kind(self.data).get(b"meta")
+        meta = by_kind(self.data, is_file=True).get(b"meta")
         return Items() if meta is None else read_items(meta, self.data)
 
     def _item(self, id_: int, *, depth: int) -> int:

@@ -18,7 +18,7 @@ def first_frames(data: memoryview) -> Iterator[tuple[int, int, Coded]]:
     Raises:
         Damaged: the boxes are not what they should be.
     """
-    movie = by_kind(data).get(b"moov")
+    movie = by_kind(data, is_file=True).get(b"moov")
     tracks = [box.body for box in boxes_of(movie) if box.kind == b"trak"] if movie is not None else []
     if len(tracks) > MOST_TRACKS:
         raise Damaged(f"it has more than {MOST_TRACKS} tracks")

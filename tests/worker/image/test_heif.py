@@ -56,6 +56,11 @@ def test_files_put_together_here_are_read() -> None:
     assert decode_image(bytes(file), max_pixels=128 * 128).pixels.shape == (128, 128, 3)
 
 
+def test_what_follows_the_last_box_is_left_alone() -> None:
+    data = bytes(HeifFile([still(picture(64, 64))])) + b"\0\0\0\x02notes of a phone"
+    assert checked(data) == 64 * 64
+
+
 def test_a_small_picture_that_is_large_inside_is_refused() -> None:
     said = refused(HeifFile([still(picture(*LARGE), says=(64, 64))]))
     assert said == "the AVIF says 64x64 pixels, and a picture in it 1200x1000: save it again"
@@ -108,10 +113,11 @@ def test_parts_without_end_are_refused() -> None:
         HeifFile([still(picture(64, 64))], inside={b"iprp": box(b"iprp", b"\0\0\0\x01")}),
         HeifFile([Part(b"grid", b"\0", [ispe(64, 64)])]),
         HeifFile([still(picture(64, 64))], more=[box(b"free")] * 10_001),
-        HeifFile([still(picture(64, 64))], more=[b"\0\0\0\x02free"]),
+        HeifFile([still(picture(64, 64), more=[b"\0\0\0\x02free"])]),
+        HeifFile([still(picture(64, 64))], inside={b"pitm": b""}),
         HeifFile([still(picture(64, 64))], inside={b"iref": full(b"iref", LINKS, LINKS)}),
     ],
-    ids=["no primary", "two primaries", "two sizes", "no size", "short", "shorter", "grid", "boxes", "box", "links"],
+    ids=["no primary", "two primaries", "two sizes", "no size", "short", "shorter", "grid", "boxes", "box", "none", "links"],
 )  # fmt: skip
 def test_damaged_boxes_are_a_sentence(broken: HeifFile) -> None:
     assert refused(broken).startswith("the picture is truncated or damaged: its AVIF boxes cannot be read: ")
