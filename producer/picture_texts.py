@@ -20,7 +20,8 @@ DAMAGED_EXIF = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeErr
 def texts_of(image: Image.Image) -> dict[str, str]:
     """`parameters` and `render` of an opened picture, those of them that it has."""
     texts = {name: str(image.info[name]) for name in (PARAMETERS, RENDER) if isinstance(image.info.get(name), str)}
-    return texts or _texts_of_exif(image)
+    # Pillow would decode a PNG for its EXIF, which may stand behind the pixels.
+    return texts if texts or image.format == "PNG" else _texts_of_exif(image)
 
 
 def _texts_of_exif(image: Image.Image) -> dict[str, str]:

@@ -117,7 +117,7 @@ def test_parts_without_end_are_refused() -> None:
         HeifFile([still(picture(64, 64))], inside={b"pitm": b""}),
         HeifFile([still(picture(64, 64))], inside={b"iref": full(b"iref", LINKS, LINKS)}),
     ],
-    ids=["no primary", "two primaries", "two sizes", "no size", "short", "shorter", "grid", "boxes", "box", "none", "links"],
+    ids="primary primaries sizes size short shorter grid boxes box none links".split(),
 )  # fmt: skip
 def test_damaged_boxes_are_a_sentence(broken: HeifFile) -> None:
     assert refused(broken).startswith("the picture is truncated or damaged: its AVIF boxes cannot be read: ")
