@@ -227,7 +227,8 @@ def naming(column: str) -> Iterator[None]:
     try:
         yield
     except (TransientError, PermanentError) as error:
-        error.args = (f"{column}: {error}",)
+        if not str(error).startswith(f"{column}: "):
+            error.args = (f"{column}: {error}",)
         raise
 
 

@@ -7,6 +7,10 @@ our workers write it, and `render`, our workers' JSON, the ImageDescription.
 from __future__ import annotations
 
 import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from PIL import ExifTags, Image
 
@@ -16,6 +20,8 @@ UNICODE, UTF8 = b"UNICODE\0", bytes(CODE_BYTES)
 # What Pillow raises for EXIF that is damaged.
 DAMAGED_EXIF = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
 
+_silence = threading.Lock()
+
 
 def texts_of(image: Image.Image) -> dict[str, str]:
     """`parameters` and `render` of an opened picture, those of them that it has."""
@@ -24,11 +30,20 @@ def texts_of(image: Image.Image) -> dict[str, str]:
     return texts if texts or image.format == "PNG" else _texts_of_exif(image)
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep Pillow's remarks on odd files off the terminal. That changes the whole process: one thread at a time."""
+    with _silence, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _texts_of_exif(image: Image.Image) -> dict[str, str]:
     try:
-        exif = image.getexif()
-        description = exif.get(ExifTags.Base.ImageDescription)
-        comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+        with without_warnings():
+            exif = image.getexif()
+            description = exif.get(ExifTags.Base.ImageDescription)
+            comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
     except DAMAGED_EXIF:
         return {}
     texts = {}

@@ -12,7 +12,6 @@ from PIL import Image
 
 from jobs.errors import NotAnImage, SourceTooLarge
 from jobs.job import RenderJob
-from tests.sixteen_bit_files import png16
 from tests.worker.test_prepare import job, photograph, png
 from worker.fake import FakeTokenizer
 from worker.image.decode_budget import DecodeBudget
@@ -52,7 +51,7 @@ def test_with_none_the_picture_is_the_hint_in_rgb_and_resized() -> None:
 
 
 def test_grey_and_sixteen_bit_depth_maps_are_hints_of_three_equal_channels() -> None:
-    for data in (png(depth((128, 192))), png16(depth((128, 192)).astype(np.uint16) * 257)):
+    for data in (png(depth((128, 192))), png(depth((128, 192)).astype(np.uint16) * 257)):
         result = prepared(job(control="none"), data=data)
         assert np.array_equal(hint(result), np.stack([depth((128, 192))] * 3, axis=2))
 

@@ -39,6 +39,7 @@ class HintMaker:
             NotAnImage, SourceTooLarge: a picture cannot be used; the sentence says why.
             Requeued: the worker began to stop while the job waited for the budget.
         """
+        assert control_data is not None or parameters.control_image is None, "the control image was not fetched"
         is_hint = parameters.control == "none"
 
         def row_size(height: int, width: int) -> Size:
