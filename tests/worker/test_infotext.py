@@ -238,7 +238,7 @@ def test_nor_does_a_control_image_s_in_any_format() -> None:
     secret = "https://me:hunter2@example.org/pose.png?X-Amz-Signature=hunter2"
     for format_ in ("png", "jpeg", "webp"):
         one = job(control_image=secret, control="none", format=format_)
-        data = encode_sample(one, prepared(one), 0, np.zeros((8, 8, 3), np.uint8), label=LABEL)
+        data = encode_sample(one, prepared(job()), 0, np.zeros((8, 8, 3), np.uint8), label=LABEL)
         with Image.open(io.BytesIO(data)) as image:
             assert image.format == format_.upper()
             render = json.loads(texts_of(image)["render"])
