@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from jobs.errors import OutputUnavailable, RenderFailed, SourceNotFound, SourceU
 from jobs.job import RenderResult
 from jobs.ledger.reconcile import Reconciled, take_back
 from jobs.ledger.records import EngineSetJobs
+from jobs.storage.limits import FetchLimits
+from jobs.storage.store import read_bytes
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.bench import WORKER, Bench, queued
@@ -71,6 +74,20 @@ def test_a_control_image_that_cannot_be_fetched_fails_the_job_and_is_named(bench
     assert bench.run(job) is Outcome.ENDED
     result = bench.result(job)
     assert (result.error_kind, result.error) == ("source_not_found", "control_image: /pose.png does not exist")
+
+
+def test_a_control_image_is_read_by_the_rules_of_images(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_text("root:x")
+    job = queued(bench, control_image=(tmp_path / "passwd").as_uri())
+
+    def read(uri: str, limits: FetchLimits) -> bytes:
+        return b"picture" if uri == job.parameters.image else read_bytes(uri, limits)
+
+    assert replace(bench.runner, read=read).run(job.model_dump_json()) is Outcome.ENDED
+    result = bench.result(job)
+    assert result.error_kind == "source_forbidden"
+    assert (result.error or "").startswith("control_image: ")
+    assert "RENDER_ALLOW_FOLDERS" in (result.error or "")
 
 
 def test_a_control_image_is_tried_again_like_the_image(bench: Bench) -> None:

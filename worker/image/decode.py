@@ -25,14 +25,14 @@ from worker.image.source import FRAMES_COUNTED, Source
 from worker.image.strips import filled, strips_of
 
 HAS_HEIC = heic_is_installed()
-HAS_AVIF = "avif" in features.modules and features.check("avif")  # Pillow 11.3 and later, as it was built
+HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))  # Pillow 11.3 and later, as it was built
 # The decoders that strangers' bytes may reach: a short list, since each is an attack surface.
 FORMATS = (
     *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"),
     *(("AVIF",) if HAS_AVIF else ()),
     *(("HEIF",) if HAS_HEIC else ()),
 )
-_NAMES = ["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF", *["AVIF"] * HAS_AVIF, *["HEIC"] * HAS_HEIC]
+_NAMES = [{"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS]
 READABLE = f"{', '.join(_NAMES[:-1])} and {_NAMES[-1]}"
 
 # A progressive JPEG may pass over its picture any number of times. A pass takes a dozen bytes and, at 50 megapixels,

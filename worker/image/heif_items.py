@@ -98,7 +98,7 @@ def _kinds(body: memoryview) -> dict[int, bytes]:
     fields = Fields(body)
     version, _ = fields.version()
     fields.number(4 if version else 2)
-    kinds = {}
+    kinds: dict[int, bytes] = {}
     for box in boxes_of(fields.rest):
         entry = Fields(box.body)
         version, _ = entry.version()
