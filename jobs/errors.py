@@ -45,6 +45,8 @@ The drawing gives each class's usual fault; an instance may say otherwise. What 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, Literal
 
 Fault = Literal["job", "worker", "store", "host"]
@@ -217,6 +219,17 @@ class Quarantined(PermanentError):
 
     kind = "quarantined"
     fault = "job"
+
+
+@contextmanager
+def naming(column: str) -> Iterator[None]:
+    """Let the sentences of errors that pass through begin with the column that they are about."""
+    try:
+        yield
+    except (TransientError, PermanentError) as error:
+        if not str(error).startswith(f"{column}: "):
+            error.args = (f"{column}: {error}",)
+        raise
 
 
 class Cancelled(RenderError):

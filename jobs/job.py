@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from jobs.errors import InvalidJob, NewerMessage
+from jobs.redaction import redacted
 
 # The newest message that this program reads. A job carries the oldest version that can say what it asks for, so workers
 # of before read all jobs that use nothing new: 2 has `engine_set`, 3 the parameters that are not in ALWAYS_IN_ID.
@@ -37,6 +38,11 @@ DEFAULT_N_PROMPT = "longbody, lowres, bad anatomy, bad hands, missing fingers"
 # and to CLIP's tokenizer both are the same: it drops spaces.
 EMPTY_PROMPT: Final = " "
 
+# The parameters that are URIs of pictures: each may hold a password or a signature.
+PICTURES: Final = ("image", "control_image")
+# How the files of rendered pictures end, by the parameter `format`.
+SAMPLE_ENDINGS: Final = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
 # Prompts are cut at 77 tokens anyway; the limit keeps a stray file in a cell out of Redis.
 LONGEST_PROMPT: Final = 4000  # characters
 Prompt = Annotated[str, Field(max_length=LONGEST_PROMPT)]
@@ -50,7 +56,8 @@ class RenderParameters(BaseModel):
     default it is left out of the JSON too, because earlier versions refuse keys that they do not know.
 
     `model` names one of the engine sets that a worker holds. `control` says how the hint is made: from the picture's
-    edges, or not at all because the picture is one. `control_image` is the hint's own picture, beside `image`.
+    edges, or not at all because the picture is one. `control_image` is the hint's own picture; `image` then gives the
+    size of the rendered pictures and nothing else.
     `format` and `quality` are those of the rendered pictures. `long_prompts` says what becomes of tokens after the
     77th, and `prompt_syntax` whether (word:1.3) is text or a weight.
     """
@@ -83,6 +90,12 @@ class RenderParameters(BaseModel):
     def uses_later_parameters(self) -> bool:
         """Whether a parameter that is not in ALWAYS_IN_ID has another value than its default."""
         return any(getattr(self, name) != default for name, default in _later_defaults(type(self)).items())
+
+    def without_secrets(self) -> RenderParameters:
+        """As they may be shown and kept beside the results; the same object where no URI has a secret."""
+        uris = {name: uri for name in PICTURES if (uri := getattr(self, name)) is not None}
+        changed = {name: shown for name, uri in uris.items() if (shown := redacted(uri)) != uri}
+        return self.model_copy(update=changed) if changed else self
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -214,12 +227,15 @@ class RenderJob(BaseModel):
 
     @property
     def canny_uri(self) -> str:
-        """`<output>/<batch>/<id>_canny.png`."""
+        """`<output>/<batch>/<id>_canny.png`: the hint as the ControlNet gets it, whatever `control` made it from.
+
+        It has one name for all jobs, so that earlier versions find it, show it and delete it.
+        """
         return f"{self.folder}/{self.id}_canny.png"
 
     def sample_uri(self, sample: int) -> str:
-        """`<output>/<batch>/<id>_<sample>.png`; samples count from 0."""
-        return f"{self.folder}/{self.id}_{sample}.png"
+        """`<output>/<batch>/<id>_<sample>.png`, or .jpg or .webp by the job's format; samples count from 0."""
+        return f"{self.folder}/{self.id}_{sample}{SAMPLE_ENDINGS[self.parameters.format]}"
 
 
 class RenderResult(BaseModel):
@@ -240,7 +256,7 @@ class RenderResult(BaseModel):
     prompt: str
     seed: int
     samples: tuple[str, ...] = ()  # URIs, one per sample
-    canny: str | None = None
+    canny: str | None = None  # the hint's URI
     width: int | None = None  # of the rendered pictures, in pixels
     height: int | None = None
     warnings: tuple[str, ...] = ()

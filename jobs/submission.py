@@ -51,7 +51,7 @@ class SubmissionHead(_Record):
 
 
 class SubmittedJob(_Record):
-    """One job. `secret`: the image's URL had a password or a signature, and is kept here without it.
+    """One job. `secret`: a picture's URL had a password or a signature, and is kept here without it.
 
     `engine_set` is left out where the job is not kept to one: earlier versions refuse keys that they do not know.
     """
@@ -204,10 +204,9 @@ def _job(submitted: SubmittedJob, *, batch: str, output: str) -> RenderJob:
 
 
 def _line(job: RenderJob) -> bytes:
-    shown = redacted(job.parameters.image)
-    secret = shown != job.parameters.image
-    parameters = job.parameters.model_copy(update={"image": shown}) if secret else job.parameters
-    submitted = SubmittedJob(id=job.id, row=job.row, parameters=parameters, secret=secret, engine_set=job.engine_set)
+    shown = job.parameters.without_secrets()
+    secret = shown is not job.parameters
+    submitted = SubmittedJob(id=job.id, row=job.row, parameters=shown, secret=secret, engine_set=job.engine_set)
     unused = {"engine_set"} if job.engine_set is None else None
     return submitted.model_dump_json(exclude=unused).encode() + b"\n"
 

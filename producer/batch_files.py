@@ -1,9 +1,9 @@
 """The files of one batch in its output, and their deletion.
 
 A batch's folder may hold what other people put there, so a file is deleted only if its name is that of a job of the
-batch: `<id>.json`, `<id>_canny.png` or `<id>_<sample>.png` directly in `<output>/<batch>/`. The ledger and the manifest
-say which ids these are; of any other id, its own sidecar does. The manifest goes last: without it, a deletion that was
-killed could not be repeated where Redis knows nothing of the batch.
+batch: `<id>.json`, `<id>_canny.png`, or `<id>_<sample>` and a format's ending, directly in `<output>/<batch>/`. The
+ledger and the manifest say which ids these are; of any other id, its own sidecar does. The manifest goes last: without
+it, a deletion that was killed could not be repeated where Redis knows nothing of the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import partial
 from typing import TypeVar
 
 from jobs.errors import InvalidJob, OutputUnavailable, SourceForbidden, SourceNotFound
-from jobs.job import RenderResult
+from jobs.job import SAMPLE_ENDINGS, RenderResult
 from jobs.ledger.chunks import chunks
 from jobs.ledger.idset import IdSet
 from jobs.storage.retry import with_backoff
@@ -31,7 +31,8 @@ CHUNK = 1000  # files between two looks whether the deletion shall go on
 TRIES = 4
 ROUNDS = 100  # some stores and file servers leave names out of a listing while others are deleted
 SIDECAR = ".json"
-_OF_A_JOB = re.compile(r"([0-9a-f]{20})(\.json|_canny\.png|_\d{1,2}\.png)", re.ASCII)
+_ENDINGS = "|".join(map(re.escape, SAMPLE_ENDINGS.values()))
+_OF_A_JOB = re.compile(rf"([0-9a-f]{{20}})(\.json|_canny\.png|_\d{{1,2}}(?:{_ENDINGS}))", re.ASCII)
 _OF_THE_MANIFEST = re.compile(r"[0-9a-f]{20}\.(?:jsonl\.gz|prompts\.json)", re.ASCII)
 _FOLDERS = ("manifest/", ".part/")  # which a batch's folder has
 

@@ -61,11 +61,11 @@ class Reference:
 
     def render(self, picture: Path, row: Mapping[str, str]) -> list[np.ndarray]:
         """One uint8 [H, W, 3] a sample. `row` holds texts as in the CSV; an empty one stands for the default."""
-        edges = _edges(picture, row)
-        return [self._sample(edges, row, sample) for sample in range(int(row.get("num_samples") or 1))]
+        hint = _hint(picture, row)
+        return [self._sample(hint, row, sample) for sample in range(int(row.get("num_samples") or 1))]
 
-    def _sample(self, edges: np.ndarray, row: Mapping[str, str], sample: int) -> np.ndarray:
-        height, width = edges.shape
+    def _sample(self, hint: np.ndarray, row: Mapping[str, str], sample: int) -> np.ndarray:
+        height, width = hint.shape[:2]
         guess = row.get("guess_mode") == "true"
         generator = torch.Generator("cpu").manual_seed(int(row["seed"]) + sample)
         latents = torch.randn(
@@ -74,7 +74,7 @@ class Reference:
         done = self._pipeline(
             f"{row['prompt']}, {row.get('a_prompt') or A_PROMPT}",
             **self._negative(row.get("n_prompt") or N_PROMPT),
-            image=Image.fromarray(np.stack([edges] * 3, axis=2)),
+            image=Image.fromarray(hint),
             height=height,
             width=width,
             num_inference_steps=int(row.get("ddim_steps") or 20),
@@ -134,8 +134,23 @@ def _with_lineage_scales(forward: Any) -> Any:
     return scaled
 
 
-def _edges(path: Path, row: Mapping[str, str]) -> np.ndarray:
-    """uint8 [H, W]: the picture over white, its short side at `image_resolution`, both rounded to 64; then Canny."""
+def _hint(path: Path, row: Mapping[str, str]) -> np.ndarray:
+    """uint8 [H, W, 3]: the picture, or `control_image` beside it, at the picture's size; or the edges of that."""
+    pixels = _over_white(path)
+    factor = int(row.get("image_resolution") or 512) / min(pixels.shape[:2])
+    height, width = (int(np.round(side * factor / 64)) * 64 for side in pixels.shape[:2])
+    if row.get("control_image"):
+        pixels = _over_white(path.with_name(row["control_image"]))
+    method = cv2.INTER_LANCZOS4 if min(height, width) > min(pixels.shape[:2]) else cv2.INTER_AREA
+    resized = cv2.resize(pixels, (width, height), interpolation=method)
+    if row.get("control") == "none":
+        return np.asarray(resized)
+    edges = cv2.Canny(resized, int(row.get("low_threshold") or 100), int(row.get("high_threshold") or 200))
+    return np.stack([edges] * 3, axis=2)
+
+
+def _over_white(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3]."""
     with Image.open(path) as image:
         pixels = np.asarray(image)
     if pixels.ndim == 2:
@@ -143,8 +158,4 @@ def _edges(path: Path, row: Mapping[str, str]) -> np.ndarray:
     if pixels.shape[2] == 4:
         alpha = pixels[:, :, 3:].astype(np.float32) / 255
         pixels = (pixels[:, :, :3].astype(np.float32) * alpha + 255 * (1 - alpha)).clip(0, 255).astype(np.uint8)
-    factor = int(row.get("image_resolution") or 512) / min(pixels.shape[:2])
-    height, width = (int(np.round(side * factor / 64)) * 64 for side in pixels.shape[:2])
-    method = cv2.INTER_LANCZOS4 if factor > 1 else cv2.INTER_AREA
-    resized = cv2.resize(pixels, (width, height), interpolation=method)
-    return np.asarray(cv2.Canny(resized, int(row.get("low_threshold") or 100), int(row.get("high_threshold") or 200)))
+    return pixels

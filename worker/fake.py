@@ -100,9 +100,10 @@ class FakeDenoiser:
         """Token ids as numbers, float32 [N, 77, 1]."""
         return torch.from_numpy(ids).float().unsqueeze(-1)
 
-    def encode_hint(self, edges: np.ndarray) -> torch.Tensor:
-        """Edges averaged over each latent cell, float32 [N, 1, h, w]."""
-        return torch.nn.functional.avg_pool2d(torch.from_numpy(edges).float().unsqueeze(1) / 255, 8)
+    def encode_hint(self, hints: np.ndarray) -> torch.Tensor:
+        """Edges or pictures averaged over each latent cell, float32 [N, 1, h, w]."""
+        grey = hints.mean(axis=3, dtype=np.float32) if hints.ndim == 4 else hints
+        return torch.nn.functional.avg_pool2d(torch.from_numpy(grey).float().unsqueeze(1) / 255, 8)
 
     def step(self, batch: StepBatch) -> torch.Tensor:
         """A real DDIM step on a made-up prediction."""

@@ -15,8 +15,8 @@ import numpy as np
 
 from jobs.infotext import Infotext, write_infotext
 from jobs.job import RenderJob, RenderParameters
-from jobs.uri import redacted
-from worker.image.png import as_json, encode_png
+from worker.image.encode import encode_picture
+from worker.image.png import as_json
 from worker.prepare import Prepared, full_prompt
 
 HASH_DIGITS = 10  # of a model's hash, as web interfaces show it
@@ -50,16 +50,15 @@ def short_name(source: str) -> str:
 
 
 def encode_sample(job: RenderJob, prepared: Prepared, sample: int, pixels: np.ndarray, *, label: ModelLabel) -> bytes:
-    """PNG of one sample, uint8 [H, W, 3], with its parameters in text chunks: as image tools read them, and as JSON."""
+    """The file of one sample, uint8 [H, W, 3], with its parameters: as image tools read them, and as JSON."""
     seed = job.seed + sample
+    # A signed URL would let everyone who gets the picture read the input.
+    parameters = job.parameters.without_secrets()
     texts = {
         "parameters": infotext(job, seed=seed, width=prepared.width, height=prepared.height, label=label),
-        "render": as_json(
-            # A signed URL would let everyone who gets the picture read the input.
-            job.parameters.model_dump() | {"image": redacted(job.parameters.image), "job": job.id, "seed": seed}
-        ),
+        "render": as_json(parameters.model_dump() | {"job": job.id, "seed": seed}),
     }
-    return encode_png(pixels, texts)
+    return encode_picture(pixels, texts, format=parameters.format, quality=parameters.quality)
 
 
 def infotext(job: RenderJob, *, seed: int, width: int, height: int, label: ModelLabel) -> str:

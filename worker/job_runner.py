@@ -63,6 +63,7 @@ log = structlog.get_logger(__name__)
 Value = TypeVar("Value")
 
 PNG, JSON = "image/png", "application/json"
+SAMPLE_TYPES = {"png": PNG, "jpeg": "image/jpeg", "webp": "image/webp"}
 # Between taking a message of a newer version and putting it back: a queue full of them must not become a busy loop.
 NEWER_MESSAGE_PAUSE_SECONDS = 5.0
 PAUSED_SECONDS = 2.0  # until a job that came to a paused worker comes back
@@ -204,8 +205,8 @@ class JobRunner:
         # From here on only the files are in memory, for as long as storage takes.
         prepared, pictures = self._pictures.draw(job, timer, check=partial(self._check, job))
         with timer.measure("upload"):
-            for k, png in enumerate(pictures):
-                self._uploads.write(job, store, job.sample_uri(k), png, PNG)
+            for k, data in enumerate(pictures):
+                self._uploads.write(job, store, job.sample_uri(k), data, SAMPLE_TYPES[job.parameters.format])
             self._uploads.write(job, store, job.canny_uri, prepared.canny_png, PNG)
         stored = sum(map(len, pictures)) + len(prepared.canny_png)
         self.metrics.image_bytes.labels(direction="out").inc(stored)

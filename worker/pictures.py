@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jobs.errors import naming
 from jobs.job import RenderJob
 from worker.observe.metrics import StageTimer
 from worker.renderer import Renderer
@@ -28,7 +29,7 @@ class Pictures:
     sources: Sources
 
     def draw(self, job: RenderJob, timer: StageTimer, *, check: Check) -> tuple[Prepared, list[bytes]]:
-        """What was prepared, and one PNG a sample. Raises whatever prevents it."""
+        """What was prepared, and one file a sample. Raises whatever prevents it."""
         loop = self.renderer.loop
         with loop.expecting():
             prepared = self._prepare(job, timer, check)
@@ -41,11 +42,20 @@ class Pictures:
 
     def _prepare(self, job: RenderJob, timer: StageTimer, check: Check) -> Prepared:
         with timer.measure("fetch"):
-            picture = self.sources.fetch(job, check)
-        timer.metrics.image_bytes.labels(direction="in").inc(len(picture))
+            picture = self.sources.fetch(job, check, uri=job.parameters.image)
+            control = self._fetch_control_image(job, check)
+        timer.metrics.image_bytes.labels(direction="in").inc(len(picture) + sum(map(len, control.values())))
         with timer.measure("prepare"):
             check()
-            return self.renderer.prepare(job, picture)
+            return self.renderer.prepare(job, picture, **control)
+
+    def _fetch_control_image(self, job: RenderJob, check: Check) -> dict[str, bytes]:
+        """The argument of `prepare` that only jobs with a hint of its own have."""
+        uri = job.parameters.control_image
+        if uri is None:
+            return {}
+        with naming("control_image"):
+            return {"control_data": self.sources.fetch(job, check, uri=uri)}
 
     def _wait_for_samples(self, job: RenderJob, futures: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
         """uint8 pictures [H, W, 3], one per sample. An error in one ends all: a job is done whole or not at all."""

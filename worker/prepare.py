@@ -1,8 +1,7 @@
-"""A job and its picture -> what to draw. Pure: no storage, no engines."""
+"""A job and its pictures -> what to draw. Pure: no storage, no engines."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +9,8 @@ import numpy as np
 from engines.spec import CONTROLS
 from jobs.job import RenderJob, RenderParameters
 from jobs.prompts import prompt_warnings
-from worker.image.canny import canny_edges, edge_warnings, resize_image, three_channels
-from worker.image.decode import decode_image
 from worker.image.decode_budget import DecodeBudget
+from worker.image.hint import HintMaker
 from worker.image.png import as_json, encode_png
 from worker.image.tokens import Tokenizer, Tokens
 from worker.render.request import ImageSpec
@@ -23,7 +21,7 @@ GUESS_DECAY = 0.825
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What to draw for a job, one spec a sample, and its edge map."""
+    """What to draw for a job, one spec a sample, and its hint as a file: edges, or the picture that is the hint."""
 
     specs: tuple[ImageSpec, ...]
     canny_png: bytes
@@ -33,42 +31,34 @@ class Prepared:
 
 
 def prepare(
-    job: RenderJob, data: bytes, *, tokenizer: Tokenizer, max_pixels: int, budget: DecodeBudget | None = None
+    job: RenderJob,
+    data: bytes,
+    *,
+    tokenizer: Tokenizer,
+    max_pixels: int,
+    budget: DecodeBudget | None = None,
+    control_data: bytes | None = None,
 ) -> Prepared:
     """Decode, resize, find edges and tokenise. `budget` is the process's: it bounds what is decoded at once.
+
+    `data` is the file of `image`, and `control_data` that of `control_image`, where the job has one: the hint is made
+    from it then, at the size that `image` gives.
 
     Raises:
         NotAnImage, SourceTooLarge: the picture cannot be used; the sentence says why.
         Requeued: the worker began to stop while the job waited for the budget.
     """
     parameters = job.parameters
-    image, notes = _resized(data, parameters.image_resolution, max_pixels, budget or DecodeBudget())
-    edges = canny_edges(image, parameters.low_threshold, parameters.high_threshold)
+    hint, notes = HintMaker(max_pixels, budget or DecodeBudget()).hint(parameters, data, control_data)
     prompt = tokenizer.encode(full_prompt(parameters))
     negative = tokenizer.encode(parameters.n_prompt)
     return Prepared(
-        specs=_specs(job, edges, prompt.ids, negative.ids),
-        canny_png=encode_png(edges, {"render": as_json({"job": job.id, "canny": True})}),
-        warnings=notes
-        + edge_warnings(edges, parameters.low_threshold, parameters.high_threshold)
-        + prompt_warnings(parameters)
-        + _cut("prompt", prompt)
-        + _cut("n_prompt", negative),
-        width=int(edges.shape[1]),
-        height=int(edges.shape[0]),
+        specs=_specs(job, hint, prompt.ids, negative.ids),
+        canny_png=encode_png(hint, {"render": as_json({"job": job.id, "canny": parameters.control == "canny"})}),
+        warnings=notes + prompt_warnings(parameters) + _cut("prompt", prompt) + _cut("n_prompt", negative),
+        width=int(hint.shape[1]),
+        height=int(hint.shape[0]),
     )
-
-
-def _resized(data: bytes, resolution: int, max_pixels: int, budget: DecodeBudget) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The picture as uint8 [H, W, 3] at its target size, and what decoding changed."""
-    with ExitStack() as decoding:
-        picture = decode_image(
-            data, max_pixels=max_pixels, admit=lambda pixels: decoding.enter_context(budget.taking(pixels))
-        )
-        image = resize_image(three_channels(picture.pixels), resolution)
-        notes = picture.warnings
-        del picture  # before the next picture is admitted
-    return image, notes
 
 
 def full_prompt(parameters: RenderParameters) -> str:
@@ -87,14 +77,14 @@ def control_scales(parameters: RenderParameters) -> tuple[tuple[float, ...], tup
     return (0.0,) * CONTROLS, tuple(strength * GUESS_DECAY ** (CONTROLS - 1 - i) for i in range(CONTROLS))
 
 
-def _specs(job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray) -> tuple[ImageSpec, ...]:
+def _specs(job: RenderJob, hint: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray) -> tuple[ImageSpec, ...]:
     parameters = job.parameters
     unconditional, conditional = control_scales(parameters)
     return tuple(
         ImageSpec(
             job_id=job.id,
             sample=sample,
-            edges=edges,
+            edges=hint,
             cond_ids=cond_ids,
             uncond_ids=uncond_ids,
             seed=job.seed + sample,

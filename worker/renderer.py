@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from worker.render.denoiser import Denoiser
     from worker.render.loop import RenderLoop
 
-    Prepare = Callable[[RenderJob, bytes], Prepared]
+    Prepare = Callable[..., Prepared]  # of a job, its picture and, where it has one, `control_data`
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Renderer:
 
     loop: RenderLoop
     prepare: Prepare
-    encode: Callable[[RenderJob, Prepared, int, np.ndarray], bytes]  # one sample, uint8 [H, W, 3], as PNG
+    encode: Callable[[RenderJob, Prepared, int, np.ndarray], bytes]  # one sample, uint8 [H, W, 3], as a file
     digest: str  # of the engine set; every result names it
     model_name: str | None = None  # of the engine set, for people
     built_with: Mapping[str, Any] | None = None  # what was added to its model: LoRAs, a VAE, embeddings, clip skip
@@ -130,14 +130,14 @@ def _refusing_other_jobs(prepare: Prepare, engines: EngineSet) -> Prepare:
     """`prepare`, except that it raises ShapeNotBuilt or StepsNotTrained for a job that the set cannot render."""
     from worker.render import ddim
 
-    def prepare_if_built(job: RenderJob, picture: bytes) -> Prepared:
+    def prepare_if_built(job: RenderJob, picture: bytes, *, control_data: bytes | None = None) -> Prepared:
         try:
             # The loop takes the same one: it is computed once for all jobs that have these steps and eta.
             ddim.schedule(engines.noise_schedule, job.parameters.ddim_steps, job.parameters.eta)
         except ValueError as error:
             timesteps = engines.noise_schedule.num_train_timesteps
             raise StepsNotTrained(f"the engine set's model has {timesteps} training timesteps: {error}") from error
-        prepared = prepare(job, picture)
+        prepared = prepare(job, picture, control_data=control_data)
         height, width = prepared.height, prepared.width
         if not engines.supports(height, width):
             raise ShapeNotBuilt(

@@ -79,5 +79,5 @@ def described(error: Exception) -> tuple[str, str]:
 
 def sidecar(job: RenderJob, result: RenderResult) -> bytes:
     """The result as JSON, with the parameters, so that the sidecar alone is enough to render the job again."""
-    parameters = job.parameters.model_copy(update={"image": result.image})  # redacted: a signed URL is a secret
+    parameters = job.parameters.without_secrets()  # a signed URL would let everyone read the input
     return result.model_copy(update={"parameters": parameters}).model_dump_json(indent=2, exclude_none=True).encode()

@@ -1,4 +1,4 @@
-"""Sources: fetching a job's picture. A few tries in place, then the job is put off and the thread is free for another.
+"""Sources: fetching a job's pictures. A few tries in place, then the job is put off and the thread is free for another.
 
 A host that does not answer costs the job an attempt, as it may never answer. Storage that is away costs none where the
 results go to the same kind of storage (s3:// or file://): it comes back, and all jobs wait alike. Other storage is a
@@ -38,16 +38,15 @@ class Sources:
         self._shutdown = shutdown
         self._lock = threading.Lock()
         self._answered: OrderedDict[str, float] = OrderedDict()  # a bucket or folder, and when it last gave a file
-        self._failing: OrderedDict[str, float] = OrderedDict()  # a job, and since when its file cannot be read
+        self._failing: OrderedDict[str, float] = OrderedDict()  # a job, and since when a file of it cannot be read
 
-    def fetch(self, job: RenderJob, check: Callable[[], None]) -> bytes:
-        """The picture's bytes. `check` raises if the job should not go on.
+    def fetch(self, job: RenderJob, check: Callable[[], None], *, uri: str) -> bytes:
+        """The bytes of one of the job's pictures. `check` raises if the job should not go on.
 
         Raises:
             SourceUnavailable: not now. Its fault is "store" only if the attempt should not count.
             PermanentError, Cancelled, Requeued: as their names say.
         """
-        uri = job.parameters.image
         limits = replace(self._limits, check=check)
         for attempt in range(self._settings.retry_attempts):
             try:
@@ -57,7 +56,7 @@ class Sources:
                 is_last = attempt + 1 == self._settings.retry_attempts
                 waited = error.blameless and error.fault == "host"  # for its turn
                 if is_last or waited or pause > LONGEST_PAUSE_SECONDS:
-                    raise self._blamed(job, error) from error
+                    raise self._blamed(job, uri, error) from error
                 self._shutdown.pause(pause)
                 check()
             else:
@@ -66,7 +65,7 @@ class Sources:
         raise AssertionError("the last try returns or raises")
 
     def is_failing(self, job: RenderJob) -> bool:
-        """Whether the job's file could not be read before, for a fault of storage."""
+        """Whether a file of the job could not be read before, for a fault of storage."""
         with self._lock:
             return job.id in self._failing
 
@@ -82,13 +81,12 @@ class Sources:
         pause = self._settings.retry_base_seconds * 2.0**attempt * random.uniform(0.5, 1.5)
         return min(pause, LONGEST_PAUSE_SECONDS)
 
-    def _blamed(self, job: RenderJob, error: TransientError) -> TransientError:
+    def _blamed(self, job: RenderJob, uri: str, error: TransientError) -> TransientError:
         if error.fault != "store" or error.blameless:  # blameless: storage throttles; nothing is wrong with the file
             return error
-        image = job.parameters.image
-        if image.partition("://")[0] != job.output.partition("://")[0]:
+        if uri.partition("://")[0] != job.output.partition("://")[0]:
             return SourceUnavailable(str(error), fault="host")
-        places = (_shelf(image), _device(image))
+        places = (_shelf(uri), _device(uri))
         with self._lock:
             since = self._failing.get(job.id)
             answered = max(self._answered.get(place, 0.0) for place in places)

@@ -15,11 +15,13 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.content_types: dict[str, str] = {}
         self.order: list[str] = []
 
-    def write(self, uri: str, data: bytes, content_type: str) -> None:  # noqa: ARG002 (no test asks for it)
+    def write(self, uri: str, data: bytes, content_type: str) -> None:
         """Keep bytes."""
         self.objects[uri] = data
+        self.content_types[uri] = content_type
         self.order.append(uri)
 
     def exists(self, uri: str) -> bool:

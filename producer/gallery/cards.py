@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
-from jobs.job import RenderParameters, RenderResult
+from jobs.job import PICTURES, RenderParameters, RenderResult
 from jobs.uri import path_of, redacted
 from producer.console import place
 from producer.engine_sets import engine_set_name
@@ -19,6 +19,7 @@ from producer.gallery.thumbnails import Thumbnail
 from producer.table.columns import COLUMNS
 
 EMPTY_TEXT = "(empty)"  # for a prompt that is empty on purpose
+HINT, GIVEN_HINT = "Edges", "Hint"  # what was found in a picture, and what was the picture itself
 
 
 class Source(NamedTuple):
@@ -91,7 +92,7 @@ def pictures_of(result: RenderResult) -> list[Source]:
     """Input, edges and results of a job, as far as there are any."""
     sources = [Source("Input", result.image)]
     if result.canny is not None:
-        sources.append(Source("Edges", result.canny))
+        sources.append(Source(HINT, result.canny))
     several = len(result.samples) > 1
     return sources + [Source(f"Result {n}" if several else "Result", uri) for n, uri in enumerate(result.samples, 1)]
 
@@ -106,6 +107,8 @@ def card_of(
     pictures = tuple(_picture(source, thumbnails[source.uri], out) for source in pictures_of(result))
     if result.samples:
         values = _from_text(thumbnails[result.samples[0]].text)
+    if (values or {}).get("control") == "none":
+        pictures = tuple(replace(one, label=GIVEN_HINT) if one.label == HINT else one for one in pictures)
     return Card(result, pictures, _parameters(values or {}, result.seed))
 
 
@@ -140,7 +143,7 @@ def _parameters(values: Mapping[str, Any], seed: int) -> tuple[Parameter, ...]:
     values = {**values, "seed": seed}
     fields = RenderParameters.model_fields
     names = [name for name in COLUMNS if name in values and name not in ("image", "prompt")]
-    return tuple(Parameter(name, _text(values[name]), values[name] == fields[name].default) for name in names)
+    return tuple(Parameter(name, _shown(name, values[name]), values[name] == fields[name].default) for name in names)
 
 
 def _from_text(text: str | None) -> dict[str, Any]:
@@ -149,6 +152,10 @@ def _from_text(text: str | None) -> dict[str, Any]:
     except ValueError:
         return {}  # the card is still worth showing without its parameters
     return values if isinstance(values, dict) else {}
+
+
+def _shown(name: str, value: object) -> str:
+    return place(str(value)) if name in PICTURES else _text(value)  # a URI may hold a password or a signature
 
 
 def _text(value: object) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +10,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from producer.gallery.pixel_budget import PixelBudget
 from producer.gallery.png_chunks import Chunk, plain_copy
+from producer.picture_texts import without_warnings
 
 LONGEST_SIDE = 448  # pixels: sharp at the 224 CSS pixels of a narrow column on a dense screen
 # A picture that is hardly larger is only encoded again: resampling it would take twice the time of the encoding.
@@ -25,8 +24,6 @@ OPAQUE_MODES = frozenset({"1", "L", "P", "RGB"})  # that browsers show as Pillow
 # What Pillow raises for files that are not pictures, or are damaged.
 UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
 
-# `warnings.catch_warnings` changes the whole process for a moment: one thread at a time.
-_opening = threading.Lock()
 _decoding = PixelBudget()
 
 
@@ -79,8 +76,7 @@ def why_unreadable(error: Exception) -> str:
 
 def opened(data: bytes) -> Image.Image:
     """A picture whose header has been read, and whose pixels have not been decoded."""
-    with _opening, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `small_copy` checks the size before decoding
+    with without_warnings():  # of its size, which `small_copy` checks before decoding
         return Image.open(io.BytesIO(data))
 
 

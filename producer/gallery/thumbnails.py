@@ -20,11 +20,11 @@ from jobs.uri import path_of
 from producer.console import place, printable
 from producer.gallery.png_chunks import END, chunks_of, content_name, without_extras
 from producer.gallery.small_copy import UNREADABLE, is_opaque, opened, small_copy, why_unreadable
+from producer.picture_texts import RENDER, texts_of
 
 SHOWN_ITSELF_SIDE = 1024  # pixels
 SHOWN_ITSELF_BYTES = 2 * 2**20
 HEAD_BYTES = 64 * 2**10  # of a PNG: its header and our texts
-RENDER_TEXT = "render"  # the text chunk that holds a result's parameters
 ENDS = {".jpg": b"\xff\xd9", ".png": END}  # of whole small copies
 TRIES_OF_A_HOST = 5  # that does not answer; each may take RENDER_FETCH_TIMEOUT_SECONDS
 
@@ -35,7 +35,7 @@ class Thumbnail:
 
     `identity` is the size and time of a local picture's file; it is empty for one that is elsewhere. `looked_at` is
     when the picture was read, in seconds since the epoch. `bytes` are those of the small copy's file, 0 where there is
-    none. `text` is the text chunk that holds a result's parameters.
+    none. `text` is the JSON in the picture that holds a result's parameters.
     """
 
     file: str | None  # a path, as text: there are hundreds of thousands
@@ -115,17 +115,16 @@ class Thumbnails:
             made = Thumbnail(str(stem.with_suffix(copy.suffix)), copy.width, copy.height, bytes=len(copy.data))
             stem.parent.mkdir(exist_ok=True)
             write_whole(stem.with_suffix(copy.suffix), copy.data, durable=False)
-        return replace(made, text=text_chunk(data, RENDER_TEXT)) if chunks else made
+        return replace(made, text=render_text(data))
 
 
-def text_chunk(data: bytes, name: str) -> str | None:
-    """The text chunk `name` of a picture, or None; the pixels are not decoded."""
+def render_text(data: bytes) -> str | None:
+    """A result's parameters as JSON, where the picture has them; the pixels are not decoded."""
     try:
         with opened(data) as image:
-            text = image.info.get(name)
+            return texts_of(image).get(RENDER)
     except UNREADABLE:
         return None
-    return str(text) if text is not None else None
 
 
 def _local(uri: str) -> str:
@@ -150,8 +149,7 @@ def _itself(path: Path, file: os.stat_result) -> Thumbnail | None:
             is_small = image.format == "PNG" and max(image.size) <= SHOWN_ITSELF_SIDE
             if not (is_small and is_opaque(image) and _ends_with(path, END)):
                 return None
-            text = image.info.get(RENDER_TEXT)
-            return Thumbnail(str(path), *image.size, text=None if text is None else str(text))
+            return Thumbnail(str(path), *image.size, text=texts_of(image).get(RENDER))
     except UNREADABLE:
         return None
 

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from jobs.job import RenderParameters
+from jobs.job import PICTURES, RenderParameters
 from jobs.uri import path_of
 from producer.table.problem import Problem
 
@@ -34,16 +34,21 @@ class LocalPictures:
         self.first_place: str | None = None  # what stands for that line, as Problem.place does
 
     def look_for(self, parameters: RenderParameters, *, line: int, place: str | None = None) -> Problem | None:
-        """Look for one row's picture; a problem if what the row names can be no picture."""
-        if not parameters.image.startswith("file:"):
+        """Look for one row's pictures; a problem if what the row names can be no picture."""
+        problems = (self._look_for(parameters, column, line, place) for column in PICTURES)
+        return next(filter(None, problems), None)
+
+    def _look_for(self, parameters: RenderParameters, column: str, line: int, place: str | None) -> Problem | None:
+        uri = getattr(parameters, column)
+        if uri is None or not uri.startswith("file:"):
             return None
-        path = path_of(parameters.image)
+        path = path_of(uri)
         try:
             mode = path.stat().st_mode
         except (OSError, ValueError) as error:
             reason = _UNUSABLE.get(error.errno or 0) if isinstance(error, OSError) else "is not a usable path"
             if reason is not None:
-                return Problem(line, "image", None, f"{_shown(path)} {reason}")
+                return Problem(line, column, None, f"{_shown(path)} {reason}")
             self.absent += 1
             if self.first_absent is None:
                 self.first_absent, self.first_place = (line, str(path)), place
@@ -51,7 +56,7 @@ class LocalPictures:
         if stat.S_ISREG(mode):
             return None
         what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-        return Problem(line, "image", None, f"{_shown(path)} is {what}; name a picture")
+        return Problem(line, column, None, f"{_shown(path)} is {what}; name a picture")
 
 
 def is_here(image: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from jobs.errors import InvalidJob
-from jobs.job import RenderParameters
+from jobs.job import PICTURES, RenderParameters
 from jobs.prompt_kinds import EMPTY
 from jobs.uri import resolve_image
 from producer.table.columns import COLUMNS, Value
@@ -52,7 +52,7 @@ class RowChecker:
             if not cell or cell.isspace():
                 continue
             try:
-                values[column.name] = self._image(cell) if column.name == "image" else column.parse(cell)
+                values[column.name] = self._image(cell) if column.name in PICTURES else column.parse(cell)
             except (ValueError, InvalidJob) as error:
                 problems.append(self._refused(record, column.name, cell, str(error)))
         if "quality" in self._defaults and "format" in values and values["format"] == "png":
@@ -69,13 +69,14 @@ class RowChecker:
         return resolve_image(cell.strip(), self._base)
 
     def _names_a_file_here(self, record: Record) -> bool:
-        """Whether bytes that are not UTF-8 are only in the name of a picture that exists, byte for byte."""
-        cells = dict(zip(self._columns, record.cells, strict=False))
-        others = (cell for column, cell in cells.items() if column.name != "image")
+        """Whether bytes that are not UTF-8 are only in the names of pictures that exist, byte for byte."""
+        cells = {column.name: cell for column, cell in zip(self._columns, record.cells, strict=False)}
+        others = (cell for name, cell in cells.items() if name not in PICTURES)
         if UNDECODED.search("".join([*others, *record.cells[self._width :]])):
             return False
+        named = [cell for name, cell in cells.items() if name in PICTURES and UNDECODED.search(cell)]
         try:
-            return any(column.name == "image" and is_here(self._image(cell)) for column, cell in cells.items())
+            return bool(named) and all(is_here(self._image(cell)) for cell in named)
         except InvalidJob:
             return False
 
@@ -89,7 +90,7 @@ class RowChecker:
         return [Problem(record.line, None, None, message)]
 
     def _refused(self, record: Record, name: str, cell: str, message: str) -> Problem:
-        if name == "image":
+        if name in PICTURES:
             return Problem(record.line, name, None, message)  # the message shows the URI without its secrets
         return Problem(record.line, name, cell, f"{message}; allowed: {COLUMNS[name].allowed}")
 
@@ -108,7 +109,7 @@ class RowChecker:
             message = f"has {len(detail['input']):,} characters; allowed: {COLUMNS[name].allowed}"
         else:
             message = f"{_what(detail)}; allowed: {COLUMNS[name].allowed}"
-        shown = None if name == "image" else self._cell(record, name)  # a URI may hold a password or a signature
+        shown = None if name in PICTURES else self._cell(record, name)  # a URI may hold a password or a signature
         return Problem(record.line, name, shown, message)
 
     def _cell(self, record: Record, name: str) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.sixteen_bit_files import png16, tiff16
-from worker.image.decode import HAS_AVIF
+from worker.image.decode import HAS_AVIF, HAS_HEIC
 
 WIDTH, HEIGHT = 17, 13
 SAVED: tuple[tuple[str, tuple[str, ...], tuple[dict[str, Any], ...]], ...] = (
@@ -31,6 +31,7 @@ SAVED: tuple[tuple[str, tuple[str, ...], tuple[dict[str, Any], ...]], ...] = (
     ("TIFF", ("RGB",), ({"compression": "jpeg"},)),
     ("TIFF", ("I",), ({},)),
     *((("AVIF", ("RGB", "RGBA"), ({}, {"save_all": True})),) if HAS_AVIF else ()),
+    *((("HEIF", ("L", "RGB", "RGBA"), ({}, {"save_all": True})),) if HAS_HEIC else ()),
 )
 MAGIC = (
     b"\x89PNG\r\n\x1a\n",
@@ -42,6 +43,7 @@ MAGIC = (
     b"MM\0*",
     b"II+\0",
     b"\0\0\0\x20ftypavif",
+    b"\0\0\0\x18ftypheic",
 )
 
 

@@ -43,8 +43,13 @@ CASES: dict[str, dict[str, str]] = {
     "another shape": {"image": "tall.png"},
     "grey": {"image": "grey.png", "low_threshold": "50", "high_threshold": "120"},
     "RGBA": {"image": "alpha.png", "ddim_steps": "7"},
+    "the picture is the hint": {"image": "wide.png", "control": "none", "ddim_steps": "7"},
+    "a hint of its own, stretched": {
+        "image": "wide.png", "control": "none", "control_image": "grey.png", "ddim_steps": "7",
+    },
+    "edges of a control image": {"image": "grey.png", "control_image": "alpha.png", "ddim_steps": "7"},
     "no control": {"image": "grey.png", "ddim_steps": "7", "strength": "0", "n_prompt": "grey, dull"},
-}
+}  # fmt: skip
 
 
 def rows() -> list[dict[str, str]]:
@@ -126,6 +131,7 @@ def test_the_reference_tells_the_cases_apart(expected: dict[str, list[np.ndarray
     """Parity would mean little if these weights drew the same picture for every row."""
     plain = expected["plain"][0]
     others = {name: expected[name][0] for name in ("guess mode", "eta 1", "strength 0.5", "7 steps")}
+    others["the hint"] = expected["the picture is the hint"][0]
     others["second sample"] = expected["two samples"][1]
     likeness = {name: psnr(plain, other) for name, other in others.items()}
     assert max(likeness.values()) < 35, likeness

@@ -102,7 +102,10 @@ def producer(site: Site, *arguments: str) -> str:
 
 def submit(site: Site, web: str) -> str:
     rows = [f"{web}{path},a house,64,2" for path, _ in ROWS] + ["s3://bucket/a.png,a house,64,2"]
-    (site.folder / "jobs.csv").write_text("image,prompt,image_resolution,ddim_steps\n" + "\n".join(rows) + "\n")
+    # One that renders, one that fails: only the result of the first has its parameters in a picture.
+    rows[:2] = [f"{row},{web}/good.png?sig=hunter2-control,jpeg" for row in rows[:2]]
+    header = "image,prompt,image_resolution,ddim_steps,control_image,format"
+    (site.folder / "jobs.csv").write_text("\n".join([header, *rows]) + "\n")
     return producer(site, "submit", "jobs.csv", "--batch", "b", "--output", str(site.folder / "out"), "--wait")
 
 
@@ -197,10 +200,10 @@ def assert_clean(texts: dict[str, str]) -> None:
 
 
 def readable(path: Path) -> str:
-    """A file's bytes and, of pictures, the text chunks, which may be compressed."""
+    """A file's bytes and, of pictures, the text chunks, which may be compressed, and what is in UTF-16."""
     data = path.read_bytes()
     texts = str(Image.open(io.BytesIO(data)).info) if path.suffix == ".png" else ""
-    return data.decode("latin-1") + texts
+    return data.decode("latin-1") + data.replace(b"\0", b"").decode("latin-1") + texts
 
 
 def ledger_without_jobs(client: redis.Redis) -> dict[str, str]:

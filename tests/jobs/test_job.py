@@ -221,6 +221,22 @@ def test_a_value_that_is_not_a_known_fields_is_not_shown_since_it_may_be_a_secre
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("format_", "ending"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
+def test_samples_end_as_their_format_does_and_the_hint_is_a_png(format_: str, ending: str) -> None:
+    one = job(format=format_)
+    assert one.sample_uri(3) == f"{one.folder}/{one.id}_3{ending}"
+    assert one.canny_uri == f"{one.folder}/{one.id}_canny.png"
+
+
+def test_secrets_of_both_pictures_are_taken_out_and_nothing_else_is_changed() -> None:
+    plain = job(control_image="s3://bucket/pose.png").parameters
+    assert plain.without_secrets() is plain
+    signed = job(image="https://h/a.png?sig=x1", control_image="https://u:x1@h/b.png", scale=3.0).parameters
+    shown = signed.without_secrets()
+    assert (shown.image, shown.control_image) == ("https://h/a.png?sig=…", "https://…@h/b.png")
+    assert shown.model_copy(update={"image": signed.image, "control_image": signed.control_image}) == signed
+
+
 def test_an_unknown_key_is_named() -> None:
     text = job().model_dump_json().replace('"version":1', '"version":1,"password":"hunter2"')
     with pytest.raises(InvalidJob, match="password: Extra inputs are not permitted"):

@@ -66,6 +66,15 @@ def test_secrets_of_urls_are_not_kept_and_the_job_is_still_known() -> None:
     assert (found.id, found.row, secret) == (job.id, 1, True)
 
 
+def test_secrets_of_control_images_are_not_kept_either() -> None:
+    job = make_job(control_image="https://example.org/a.png?signature=abc", control="none")
+    writer = written([job])
+    (data,) = writer.objects.values()
+    assert "abc" not in gzip.decompress(data).decode()
+    ((found, secret),) = read(writer)
+    assert (found.id, found.parameters.control, secret) == (job.id, "none", True)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from jobs.job import RenderJob, RenderResult
@@ -55,13 +55,24 @@ def _done(job: RenderJob, common: dict[str, Any]) -> RenderResult:
     writer = FileStore()
     samples = tuple(job.sample_uri(sample) for sample in range(job.parameters.num_samples))
     for uri in samples:
-        writer.write(uri, png("teal", render=json.dumps(job.parameters.model_dump())), "image/png")
+        writer.write(uri, _sample(job), "image/png")
     writer.write(job.canny_uri, png("black"), "image/png")
     result = RenderResult(
         **common, state="done", samples=samples, canny=job.canny_uri, width=96, height=64, seconds={"render": 0.5}
     )
     writer.write(job.sidecar_uri, result.model_dump_json().encode(), "application/json")
     return result
+
+
+def _sample(job: RenderJob) -> bytes:
+    text = json.dumps(job.parameters.model_dump())
+    format_ = job.parameters.format
+    if format_ == "png":
+        return png("teal", render=text)
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.ImageDescription] = text
+    Image.new("RGB", (96, 64), "teal").save(buffer, format_.upper(), exif=exif)
+    return buffer.getvalue()
 
 
 def _common(job: RenderJob, engine_set: str, model: str) -> dict[str, Any]:

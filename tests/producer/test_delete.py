@@ -105,6 +105,17 @@ def test_its_files_go_with_it_and_those_of_others_stay(run: Run, ledger: Ledger,
     assert (below(done.parent / "jobs.2"), keys(ledger)) == (others, {"jobs.2"})
 
 
+def test_pictures_of_every_format_go_with_it(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    write(tmp_path, "image,prompt,format,num_samples\na.png,x,jpeg,2\nb.png,x,webp,2\nc.png,x,png,2\n")
+    assert run("submit", "jobs.csv").code == 0
+    render_batch(ledger, "jobs")
+    folder = tmp_path / "renders" / "jobs"
+    endings = sorted(path.rpartition("_")[2] for path in below(folder) if "_" in path)
+    assert endings == sorted([*(f"{k}{end}" for k in (0, 1) for end in (".jpg", ".webp", ".png")), *["canny.png"] * 3])
+    assert run("delete", "jobs", "--results", "--yes").code == 0
+    assert not folder.exists()
+
+
 def test_files_that_are_not_of_its_jobs_stay(run: Run, ledger: Ledger, done: Path) -> None:
     stranger = "0123456789abcdef0123"
     mine = next(iter(below(done) - below(done / "manifest"))).rpartition("/")[2][:20]
@@ -112,7 +123,7 @@ def test_files_that_are_not_of_its_jobs_stay(run: Run, ledger: Ledger, done: Pat
         "notes.txt",
         f"{stranger}_0.png",
         f"{stranger}.json",
-        f"{mine}_0.jpg",
+        f"{mine}_0.jpeg",
         f"{mine.upper()}_1.png",
         f"{mine}_123.png",
         f"sub/{mine}_0.png",

@@ -139,6 +139,39 @@ def test_a_bucket_is_not_linked_and_a_signature_is_not_shown(
     assert not any(link.startswith("s3:") for link in page.all("a", "href"))
 
 
+def test_a_control_image_s_signature_is_not_shown_of_a_job_that_failed(
+    run: Run, ledger: Ledger, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.png").write_bytes(png("orange"))
+    signed = "https://example.org/pose.png?signature=SECRET"
+    write(tmp_path, f"image,prompt,control_image\nphoto.png,a cat,{signed}\n")
+    run("submit", "jobs.csv")
+    render_batch(ledger, "jobs", failing=(1,))
+    assert run("gallery", "jobs", "--out", "page").code == 0
+    page = Page(tmp_path / "page" / "index.html")
+    assert "https://example.org/pose.png?signature=…" in page.text
+    assert not any(b"SECRET" in path.read_bytes() for path in (tmp_path / "page").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("format_", ["png", "jpeg", "webp"])
+def test_results_of_every_format_are_shown_with_their_parameters(
+    run: Run, ledger: Ledger, tmp_path: Path, format_: str
+) -> None:
+    (tmp_path / "photo.png").write_bytes(png("orange"))
+    write(tmp_path, f"image,prompt,format,control,scale\nphoto.png,a cat,{format_},none,3.25\n")
+    run("submit", "jobs.csv")
+    render_batch(ledger, "jobs")
+    assert run("gallery", "jobs", "--out", "page").code == 0
+    page = Page(tmp_path / "page" / "index.html")
+    assert page.all("img", "alt")[:3] == [
+        "Input of row 1: a cat",
+        "Hint of row 1: a cat",
+        "Result of row 1: a cat",
+    ]
+    assert "3.25" in page.text
+    assert all((tmp_path / "page" / unquote(source)).is_file() for source in page.all("img", "src"))
+
+
 def test_jobs_still_to_come_are_counted(run: Run, ledger: Ledger, tmp_path: Path) -> None:
     write(tmp_path, "image,prompt\nphoto.png,a cat\n")
     run("submit", "jobs.csv")

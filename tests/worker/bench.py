@@ -34,6 +34,7 @@ class Bench:
         self.ledger = ledger
         self.storage = MemoryStore()
         self.picture: bytes | Exception = b"picture"
+        self.pictures: dict[str, bytes | Exception] = {}  # those that are not `picture`, by URI
         self.fetched = 0
         self.registry = CollectorRegistry()
         self.stop = threading.Event()
@@ -54,9 +55,10 @@ class Bench:
 
     def _read(self, uri: str, limits: FetchLimits) -> bytes:
         self.fetched += 1
-        if isinstance(self.picture, Exception):
-            raise self.picture
-        return self.picture
+        picture = self.pictures.get(uri, self.picture)
+        if isinstance(picture, Exception):
+            raise picture
+        return picture
 
     def run(self, job: RenderJob) -> Outcome:
         return self.runner.run(job.model_dump_json())

@@ -124,7 +124,7 @@ class StubLoop:
             request.fail(RenderFailed(spec.fault))
 
 
-def prepare(job: RenderJob, picture: bytes) -> SimpleNamespace:
+def prepare(job: RenderJob, picture: bytes, control_data: bytes | None = None) -> SimpleNamespace:
     prompt = job.parameters.prompt
     match = re.search(r"([0-9.]+) s$", prompt)
     until = re.search(r"^until (.+)$", prompt)
@@ -149,7 +149,9 @@ def prepare(job: RenderJob, picture: bytes) -> SimpleNamespace:
         )
         for sample in range(job.parameters.num_samples)
     ]
-    return SimpleNamespace(specs=specs, canny_png=b"canny of " + picture, warnings=("stub",), width=SIDE, height=SIDE)
+    return SimpleNamespace(
+        specs=specs, canny_png=b"canny of " + (control_data or picture), warnings=("stub",), width=SIDE, height=SIDE
+    )
 
 
 def encode(job: RenderJob, prepared: SimpleNamespace, sample: int, pixels: np.ndarray) -> bytes:

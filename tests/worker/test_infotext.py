@@ -14,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from engines.manifest import load_manifest
 from jobs.job import RenderJob
 from jobs.settings import load_settings
+from producer.picture_texts import texts_of
 from tests.models import tiny_engine_set, tiny_model
 from tests.worker.test_prepare import job, prepared
 from tests.worker.webui import read_infotext, read_unit
@@ -239,6 +240,23 @@ def test_a_signed_url_does_not_get_into_the_picture() -> None:
     data = encode_sample(one, prepared(one), 0, np.zeros((8, 8, 3), np.uint8), label=ModelLabel("m", "c", "f" * 64))
     assert b"0123456789abcdef" not in data
     assert json.loads(chunks(data)["render"])["image"].startswith("https://example.org/a.png")
+
+
+def test_nor_does_a_control_image_s_in_any_format() -> None:
+    secret = "https://me:hunter2@example.org/pose.png?X-Amz-Signature=hunter2"
+    for format_ in ("png", "jpeg", "webp"):
+        one = job(control_image=secret, control="none", format=format_)
+        data = encode_sample(one, prepared(job()), 0, np.zeros((8, 8, 3), np.uint8), label=LABEL)
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == format_.upper()
+            render = json.loads(texts_of(image)["render"])
+        assert b"hunter2" not in data.replace(b"\0", b"")
+        assert render["control_image"] == "https://…@example.org/pose.png?X-Amz-Signature=…"
+        assert (render["control"], render["seed"]) == ("none", 5)
+
+
+def test_a_picture_that_is_the_hint_was_made_by_no_module() -> None:
+    assert unit(job(control="none"))["module"] == "none"
 
 
 @pytest.mark.parametrize("prompt", ["Häuser", "家と猫 🦊", 'a "quoted", \\ text'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from jobs.errors import OutputUnavailable, RenderFailed, SourceNotFound, SourceU
 from jobs.job import RenderResult
 from jobs.ledger.reconcile import Reconciled, take_back
 from jobs.ledger.records import EngineSetJobs
+from jobs.storage.limits import FetchLimits
+from jobs.storage.store import read_bytes
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.bench import WORKER, Bench, queued
@@ -40,6 +43,71 @@ def test_bytes_of_pictures_are_counted_as_fetched_and_as_stored(bench: Bench) ->
     stored = sum(len(bench.storage.objects[uri]) for uri in (job.sample_uri(0), job.sample_uri(1), job.canny_uri))
     assert value("render_image_bytes_total", {"direction": "in"}) == len(b"picture")
     assert value("render_image_bytes_total", {"direction": "out"}) == stored > 0
+
+
+@pytest.mark.parametrize(
+    ("format_", "ending", "content_type"),
+    [("png", ".png", "image/png"), ("jpeg", ".jpg", "image/jpeg"), ("webp", ".webp", "image/webp")],
+)
+def test_samples_have_the_ending_and_the_type_of_their_format(
+    bench: Bench, format_: str, ending: str, content_type: str
+) -> None:
+    job = queued(bench, format=format_)
+    bench.run(job)
+    assert bench.result(job).samples == (f"file:///out/b/{job.id}_0{ending}",)
+    assert bench.storage.content_types[job.sample_uri(0)] == content_type
+    assert bench.storage.content_types[job.canny_uri] == "image/png"
+
+
+def test_a_control_image_is_fetched_beside_the_image(bench: Bench) -> None:
+    job = queued(bench, control_image="file:///pose.png")
+    bench.pictures["file:///pose.png"] = b"a pose"
+    bench.run(job)
+    assert bench.storage.objects[job.canny_uri] == b"canny of a pose"
+    bytes_in = bench.registry.get_sample_value("render_image_bytes_total", {"direction": "in"})
+    assert (bench.fetched, bytes_in) == (2, len(b"picture") + len(b"a pose"))
+
+
+def test_a_control_image_that_cannot_be_fetched_fails_the_job_and_is_named(bench: Bench) -> None:
+    job = queued(bench, control_image="file:///pose.png?sig=x")
+    bench.pictures["file:///pose.png?sig=x"] = SourceNotFound("/pose.png does not exist")
+    assert bench.run(job) is Outcome.ENDED
+    result = bench.result(job)
+    assert (result.error_kind, result.error) == ("source_not_found", "control_image: /pose.png does not exist")
+
+
+def test_a_control_image_is_read_by_the_rules_of_images(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_text("root:x")
+    job = queued(bench, control_image=(tmp_path / "passwd").as_uri())
+
+    def read(uri: str, limits: FetchLimits) -> bytes:
+        return b"picture" if uri == job.parameters.image else read_bytes(uri, limits)
+
+    assert replace(bench.runner, read=read).run(job.model_dump_json()) is Outcome.ENDED
+    result = bench.result(job)
+    assert result.error_kind == "source_forbidden"
+    assert (result.error or "").startswith("control_image: ")
+    assert "RENDER_ALLOW_FOLDERS" in (result.error or "")
+
+
+def test_a_control_image_is_tried_again_like_the_image(bench: Bench) -> None:
+    job = queued(bench, control_image="https://example.org/pose.png")
+    bench.pictures["https://example.org/pose.png"] = SourceUnavailable("timed out")
+    assert bench.run(job) is Outcome.DELAYED
+    assert bench.fetched == 1 + 2
+    assert bench.run(job) is Outcome.ENDED
+    assert bench.result(job).error == "control_image: timed out"
+
+
+def test_neither_picture_s_secrets_are_in_the_sidecar(bench: Bench) -> None:
+    uris = {name: f"https://me:hunter2@example.org/{name}.png?sig=hunter2" for name in ("image", "control_image")}
+    job = queued(bench, **uris)
+    bench.run(job)
+    sidecar = bench.storage.objects[job.sidecar_uri].decode()
+    assert "hunter2" not in sidecar
+    parameters = RenderResult.model_validate_json(sidecar).parameters
+    assert parameters is not None
+    assert parameters.control_image == "https://…@example.org/control_image.png?sig=…"
 
 
 def test_a_permanent_error_fails_the_job_at_once_with_its_sentence(bench: Bench) -> None:

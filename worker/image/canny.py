@@ -1,4 +1,4 @@
-"""Edges as ControlNet's canny2image finds them: three channels, a size that the networks accept, Canny."""
+"""Hints as ControlNet's canny2image makes them: three channels, a size that the networks accept, Canny."""
 
 from __future__ import annotations
 
@@ -78,10 +78,17 @@ def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
 def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:
     """uint8 [H, W, 3] -> the target size: Lanczos when enlarging, area when shrinking."""
     height, width = image.shape[:2]
-    high, wide = target_size(height, width, resolution)
-    enlarging = resolution > min(height, width)
+    return _resized(image, target_size(height, width, resolution), enlarging=resolution > min(height, width))
+
+
+def resize_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 3] -> this height and width, as `resize_image` does it; other proportions are stretched."""
+    return _resized(image, size, enlarging=min(size) > min(image.shape[:2]))
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], *, enlarging: bool) -> np.ndarray:
     resized: np.ndarray = cv2.resize(
-        image, (wide, high), interpolation=cv2.INTER_LANCZOS4 if enlarging else cv2.INTER_AREA
+        image, size[::-1], interpolation=cv2.INTER_LANCZOS4 if enlarging else cv2.INTER_AREA
     )
     return resized
 

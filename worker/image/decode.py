@@ -16,16 +16,24 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from jobs.errors import NotAnImage, SourceTooLarge
+from worker.image.heic import heic_is_installed
+from worker.image.heif import check_heif
 from worker.image.jpeg_file import JPEG_BEGIN
 from worker.image.orientation import turn_upright
 from worker.image.sixteen_bits import GreyKind, SixteenBitColours, grey_to_eight_bits
 from worker.image.source import FRAMES_COUNTED, Source
 from worker.image.strips import filled, strips_of
 
-HAS_AVIF = "avif" in features.modules and features.check("avif")  # Pillow 11.3 and later, as it was built
+HAS_HEIC = heic_is_installed()
+HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))  # Pillow 11.3 and later, as it was built
 # The decoders that strangers' bytes may reach: a short list, since each is an attack surface.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if HAS_AVIF else ()))
-READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF and AVIF" if HAS_AVIF else "PNG, JPEG, WebP, GIF, BMP and TIFF"
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"),
+    *(("AVIF",) if HAS_AVIF else ()),
+    *(("HEIF",) if HAS_HEIC else ()),
+)
+_NAMES = [{"WEBP": "WebP", "HEIF": "HEIC"}.get(name, name) for name in FORMATS]
+READABLE = f"{', '.join(_NAMES[:-1])} and {_NAMES[-1]}"
 
 # A progressive JPEG may pass over its picture any number of times. A pass takes a dozen bytes and, at 50 megapixels,
 # 10 ms: a file of 64 MiB would keep a core busy for half a day. Cameras and programs write a dozen passes.
@@ -96,10 +104,13 @@ def decode_image(
                 _check_size(image.size, max_pixels)
                 _check_tiles(source, max_pixels)
                 _check_passes(data, image.size, max_pixels)
-                admit(image.width * image.height)
-                return _decode(image, source)
+                largest = check_heif(data, source.heif, max_pixels=max_pixels) if source.heif else 0
+                admit(max(image.width * image.height, largest))
+                picture = _decode(image, source)
+                _check_size(image.size, max_pixels)  # of a HEIC, only decoding may tell
+                return picture
         except UnidentifiedImageError as error:
-            raise NotAnImage(_not_opened(source)) from error
+            raise _not_opened(source) from error
         except DAMAGED as error:
             raise NotAnImage(_not_decoded(source, error)) from error
 
@@ -108,8 +119,10 @@ def _decode(image: Image.Image, source: Source) -> Picture:
     notes: list[str] = []
     frames = min(source.frames or int(getattr(image, "n_frames", 1)), FRAMES_COUNTED)
     if frames > 1:
-        notes.append(f"the first of {frames}{' or more' * (frames == FRAMES_COUNTED)} frames was used")
-    image.seek(0)
+        which = "main one" if image.format == "HEIF" else "first"
+        notes.append(f"the {which} of {frames}{' or more' * (frames == FRAMES_COUNTED)} frames was used")
+    if image.format != "HEIF":  # which shows its main picture, wherever that is
+        image.seek(0)
     kind, sixteen_bits = GreyKind.of(image), SixteenBitColours.of(image, source.open)
     image.load()
     turn_upright(image)
@@ -124,11 +137,28 @@ def _decode(image: Image.Image, source: Source) -> Picture:
     return Picture(pixels, tuple(notes + ([lost] if lost else [])))
 
 
-def _not_opened(source: Source) -> str:
-    """Why Pillow does not recognise a file."""
+def _not_opened(source: Source) -> NotAnImage:
+    """Why Pillow does not recognise a file. Another worker may read what is not installed here."""
+    if source.heif == "HEIC" and not HAS_HEIC:
+        return NotAnImage(
+            "the picture is a HEIC, which this worker cannot read: run pip install 'batch-renderer[heic]' there, or "
+            "save the picture as JPEG or PNG",
+            fault="worker",
+        )
+    if source.heif == "AVIF" and not HAS_AVIF:
+        return NotAnImage(
+            "the picture is an AVIF, which the Pillow of this worker cannot read: install Pillow 11.3 or later there, "
+            "or save the picture as JPEG or PNG",
+            fault="worker",
+        )
+    return NotAnImage(_not_recognised(source))
+
+
+def _not_recognised(source: Source) -> str:
     if source.tiff is not None and source.tiff.is_whole:
         return f"this kind of TIFF cannot be read ({source.tiff}); save it with 8 or 16 bits a channel, or as PNG"
     begin = next((name for magic, name in BEGINNINGS.items() if source.data.startswith(magic)), None)
+    begin = begin or source.heif
     if begin is not None:
         return f"the picture is truncated or damaged: it begins as a {begin} and does not go on as one"
     return f"not a picture that can be read: it begins with {source.data[:8]!r}; {READABLE} can"
@@ -137,7 +167,7 @@ def _not_opened(source: Source) -> str:
 def _not_decoded(source: Source, error: Exception) -> str:
     if source.tiff is not None and source.tiff.compression in RARE_COMPRESSIONS:
         return f"the picture is damaged, or a kind of TIFF that cannot be read here ({source.tiff}): {error}"
-    return f"the picture is truncated or damaged: {error}"
+    return f"the picture is truncated or damaged: {str(error).strip()}"
 
 
 def _eight_bit(image: Image.Image) -> tuple[np.ndarray, str | None]:

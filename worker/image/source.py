@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import IO, Self, cast
 
 from worker.image.gif_blocks import GIF_BEGIN, first_frame
+from worker.image.heif import kind_of
 from worker.image.jpeg_file import JPEG_BEGIN, JpegFile, check_segments
 from worker.image.png_chunks import PNG_BEGIN, without_extras
 from worker.image.tiff_directory import TIFF_BEGIN, TiffDirectory
@@ -25,6 +26,7 @@ class Source:
     parts: Sequence[memoryview] = ()  # none: the whole file
     frames: int | None = None
     tiff: TiffDirectory | None = None
+    heif: str | None = None  # AVIF or HEIC
 
     @classmethod
     def of(cls, data: bytes) -> Self:
@@ -43,7 +45,7 @@ class Source:
             return cls(data, frames=tiff.pages if tiff else 1, tiff=tiff)
         if data.startswith(JPEG_BEGIN):
             check_segments(data)
-        return cls(data)
+        return cls(data, heif=kind_of(data))
 
     def open(self) -> IO[bytes]:
         """A file object; each has its own position."""

@@ -34,8 +34,8 @@ class Denoiser(Protocol):
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
 
-    def encode_hint(self, edges: np.ndarray) -> torch.Tensor:
-        """uint8 [N, H, W], 0 or 255 -> float [N, C, h, w]."""
+    def encode_hint(self, hints: np.ndarray) -> torch.Tensor:
+        """uint8 [N, H, W], edges of 0 or 255, or [N, H, W, 3], pictures in RGB -> float [N, C, h, w]."""
 
     def step(self, batch: StepBatch) -> torch.Tensor:
         """One DDIM step of N samples: the next latents, float32 [N, 4, h, w]."""
@@ -86,11 +86,12 @@ class EngineDenoiser:
         return torch.cat(parts)
 
     @torch.inference_mode()
-    def encode_hint(self, edges: np.ndarray) -> torch.Tensor:
-        """uint8 [N, H, W], 0 or 255 -> float [N, C, h, w]."""
+    def encode_hint(self, hints: np.ndarray) -> torch.Tensor:
+        """uint8 [N, H, W], edges of 0 or 255, or [N, H, W, 3], pictures in RGB -> float [N, C, h, w]."""
         with self._using(self.DIFFUSION):
-            hint = to_device(edges, self._engines.device).to(self._engines.io_dtype) / 255
-            three = hint.unsqueeze(1).expand(-1, 3, -1, -1).contiguous()
+            hint = to_device(hints, self._engines.device).to(self._engines.io_dtype) / 255
+            channels = hint.permute(0, 3, 1, 2) if hint.ndim == 4 else hint.unsqueeze(1).expand(-1, 3, -1, -1)
+            three = channels.contiguous()
             encode = self._engines.engine("hint")
             return torch.cat(
                 [encode({"hint": part})["guided_hint"] for part in torch.split(three, self._engines.max_batch)]

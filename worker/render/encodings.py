@@ -1,4 +1,4 @@
-"""Caches of encodings: prompts by their tokens, edges by their pixels."""
+"""Caches of encodings: prompts by their tokens, hints by their pixels."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ class Recent:
         self._kept: OrderedDict[bytes, Slot] = OrderedDict()
 
     def get(self, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
-        """One encoding per array, in order. Unknown ones are encoded in one call, so all arrays must have one shape."""
+        """One encoding per array, in order. Unknown ones of one shape are encoded in one call."""
         keys = [_key(array) for array in arrays]
         rows = {key: self._kept[key].read() for key in dict.fromkeys(keys) if key in self._kept}
         for key in rows:
             self._kept.move_to_end(key)
         missing = {key: array for key, array in zip(keys, arrays, strict=True) if key not in rows}
-        if missing:
-            encoded = self._encode(np.stack(list(missing.values())))
-            for key, row in zip(missing, encoded.unbind(0), strict=True):
+        for shape in {array.shape: None for array in missing.values()}:
+            some = {key: array for key, array in missing.items() if array.shape == shape}
+            encoded = self._encode(np.stack(list(some.values())))
+            for key, row in zip(some, encoded.unbind(0), strict=True):
                 rows[key] = row.clone()  # a view would keep the whole call's tensor alive
                 self._keep(key, row)
         return [rows[key] for key in keys]
@@ -64,14 +65,14 @@ class Recent:
 
 
 class Encodings:
-    """Specs -> conditionings. Equal prompts share one encoding, and so do equal edges, across jobs."""
+    """Specs -> conditionings. Equal prompts share one encoding, and so do equal hints, across jobs."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self._texts = Recent(denoiser.encode_text, limit_bytes=TEXT_BYTES, limit_entries=TEXT_ENTRIES)
         self._hints = Recent(denoiser.encode_hint, limit_bytes=HINT_BYTES, limit_entries=HINT_ENTRIES)
 
     def encode(self, specs: Sequence[ImageSpec]) -> list[Conditioning]:
-        """Specs of one shape. Unknown prompts are encoded in one engine call, unknown edges in another."""
+        """Specs of one shape. Unknown prompts are encoded in one engine call, unknown edges and pictures in others."""
         texts = self._texts.get([ids for spec in specs for ids in (spec.uncond_ids, spec.cond_ids)])
         hints = self._hints.get([spec.edges for spec in specs])
         return [

@@ -24,7 +24,9 @@ class ImageSpec:
 
     job_id: str
     sample: int  # index within the job
-    edges: np.ndarray  # uint8 [H, W], 0 or 255; H and W in pixels, multiples of 64
+    # The hint: uint8 [H, W], edges of 0 or 255; or [H, W, 3], a picture that is the hint itself, in RGB. H and W are in
+    # pixels, multiples of 64.
+    edges: np.ndarray
     cond_ids: np.ndarray  # int64 [77]
     uncond_ids: np.ndarray  # int64 [77]
     seed: int  # this sample's own: the job's seed + sample

@@ -64,6 +64,15 @@ def test_a_path_that_no_worker_could_read_is_a_bad_row(places: Path, cell: str, 
     assert len(sentence) < 330
 
 
+def test_so_is_such_a_control_image_and_an_absent_one_is_counted(places: Path) -> None:
+    (sentence,) = sentences(places, "image,prompt,control_image\na.png,x,folder\na.png,x,a.png\n")
+    assert sentence.startswith("jobs.csv:2: control_image: ")
+    assert sentence.endswith("is a folder; name a picture")
+    outcome = checked(places, "image,prompt,control_image\na.png,x,away.png\naway.png,x,nowhere.png\na.png,x,\n")
+    assert (outcome.problems, outcome.absent) == ([], 3)
+    assert outcome.first_absent == (2, str(places / "away.png"))
+
+
 def test_pictures_that_a_worker_may_find_are_counted_and_good(places: Path) -> None:
     outcome = checked(places, "image,prompt\naway.png,x\nnowhere.png,x\naway/b.png,x\n")
     assert (outcome.problems, outcome.absent) == ([], 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,38 @@ def refused(folder: Path, column: str, text: str) -> str:
 def test_missing_cells_take_the_defaults(tmp_path: Path) -> None:
     values = parameters(tmp_path, "image,prompt,seed,a_prompt,strength\na.png,x,,  ,\n")
     assert values == RenderParameters(image=(tmp_path / "a.png").as_uri(), prompt="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        ("poses/a.png", "{folder}/poses/a.png"),
+        ("a b.png", "{folder}/a%20b.png"),
+        ("S3://bucket/a b.png", "s3://bucket/a b.png"),
+        ("https://example.org/a.png?sig=x", "https://example.org/a.png?sig=x"),
+        ("", None),
+    ],
+)
+def test_a_control_image_is_named_as_an_image_is(tmp_path: Path, text: str, uri: str | None) -> None:
+    values = parameters(tmp_path, f"image,prompt,control_image\na.png,x,{text}\n")
+    assert values.control_image == (uri and uri.format(folder=tmp_path.as_uri()))
+
+
+def test_what_is_wrong_with_a_control_image_is_said_without_its_secrets(tmp_path: Path) -> None:
+    assert "names a bucket and no key" in refused(tmp_path, "control_image", "s3://bucket")
+    for text in ("ftp://u:hunter2@h/a", "https://u:hunter2@h/" + "x" * 5000):
+        said = refused(tmp_path, "control_image", text)
+        assert said.startswith("jobs.csv:2: control_image: ")
+        assert "hunter2" not in said
+
+
+def test_a_control_image_s_name_may_be_any_bytes_of_a_file_that_is_here(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).touch()
+    good = b"image,prompt,control_image\na.png,x,caf\xe9.png\ncaf\xe9.png,x,caf\xe9.png\n"
+    assert checked(tmp_path, good).problems == []
+    for bad in (b"a.png,x,th\xe9.png", b"th\xe9.png,x,caf\xe9.png", b"a.png,caf\xe9,caf\xe9.png"):
+        assert len(sentences(tmp_path, b"image,prompt,control_image\n" + bad + b"\n")) == 1
 
 
 def test_zero_is_a_value(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from jobs.errors import NotAnImage, SourceTooLarge
-from worker.image.decode import FORMATS, HAS_AVIF, decode_image
+from worker.image.decode import FORMATS, HAS_AVIF, HAS_HEIC, decode_image
 
 SIDE = 60_000  # squared: 3.6 thousand million pixels
 
@@ -60,12 +60,13 @@ def test_formats_that_are_not_on_the_list_are_refused(format_: str) -> None:
         Image.new("RGB", (64, 64)).save(buffer, format_)
     except (KeyError, OSError) as error:
         pytest.skip(f"this Pillow cannot write {format_}: {error}")
-    with pytest.raises(NotAnImage, match=r"PNG, JPEG, WebP, GIF, BMP(,| and) TIFF( and AVIF)? can"):
+    with pytest.raises(NotAnImage, match=r"PNG, JPEG, WebP, GIF, BMP(,| and) TIFF((,| and) AVIF)?( and HEIC)? can"):
         decode_image(buffer.getvalue(), max_pixels=10_000)
 
 
 def test_the_list_is_short() -> None:
-    assert ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if HAS_AVIF else [])) == FORMATS
+    optional = (*(["AVIF"] if HAS_AVIF else []), *(["HEIF"] if HAS_HEIC else []))
+    assert ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *optional) == FORMATS
 
 
 def test_compressed_text_in_a_picture_is_not_unpacked_without_end() -> None:

@@ -118,6 +118,19 @@ def test_a_step_is_guided_ddim(backend: RecordingBackend) -> None:
     torch.testing.assert_close(denoiser(backend).step(one), expected)
 
 
+def test_a_picture_is_a_hint_in_rgb_and_edges_are_three_equal_channels(backend: RecordingBackend) -> None:
+    door = denoiser(backend)
+    rng = np.random.default_rng(0)
+    edges = rng.integers(0, 2, (2, 64, 128), dtype=np.uint8) * 255
+    pictures = rng.integers(0, 256, (2, 64, 128, 3), dtype=np.uint8)
+    of_edges, of_grey = door.encode_hint(edges), door.encode_hint(np.stack([edges] * 3, axis=3))
+    assert torch.equal(of_edges, of_grey)
+    door.encode_hint(pictures)
+    hint = backend.given("hint", "hint")[-1]
+    assert hint.is_contiguous()
+    torch.testing.assert_close(hint, torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+
+
 def test_more_than_the_engines_take_is_encoded_and_decoded_in_parts(backend: RecordingBackend) -> None:
     door = denoiser(backend)
     ids = np.arange(10 * 77, dtype=np.int64).reshape(10, 77)

@@ -52,6 +52,28 @@ def test_more_than_the_limit_at_once_is_still_given() -> None:
     assert encoder.calls == [[1, 2], [2]]
 
 
+def test_those_of_another_shape_are_encoded_in_a_call_of_their_own() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def encode(arrays: np.ndarray) -> torch.Tensor:
+        shapes.append(arrays.shape)
+        return torch.from_numpy(arrays).float().flatten(1).sum(dim=1, keepdim=True)
+
+    recent = Recent(encode, limit_bytes=1000)
+    arrays = [np.full(shape, n, np.uint8) for n, shape in enumerate([(2, 8), (2, 8, 3), (2, 8), (2, 8, 3)], 1)]
+    assert [float(one) for one in recent.get(arrays)] == [16, 2 * 48, 3 * 16, 4 * 48]
+    assert shapes == [(2, 2, 8), (2, 2, 8, 3)]
+    recent.get(arrays)
+    assert len(shapes) == 2
+
+
+def test_edges_and_pictures_share_a_batch() -> None:
+    specs = [sample_spec(1), sample_spec(2, edges=np.full((64, 64, 3), 255, np.uint8))]
+    first, second = Encodings(Device()).encode(specs)
+    assert first.guided_hint.shape == second.guided_hint.shape
+    assert specs[0].shape == specs[1].shape
+
+
 def test_equal_bytes_of_another_shape_are_not_equal() -> None:
     recent = Recent(lambda arrays: torch.from_numpy(arrays).float(), limit_bytes=1000)
     (wide,) = recent.get([np.zeros((2, 8), np.uint8)])
