@@ -14,7 +14,8 @@ from worker.image.canny import canny_edges, edge_warnings, resize_image, three_c
 from worker.image.decode import decode_image
 from worker.image.decode_budget import DecodeBudget
 from worker.image.png import as_json, encode_png
-from worker.image.tokens import Tokenizer, Tokens
+from worker.image.tokens import Tokenizer
+from worker.prompt_pair import PromptPair, encode_prompts
 from worker.render.request import ImageSpec
 
 # ControlNet's guess mode: controls of deeper blocks count more, those of the first blocks least.
@@ -44,16 +45,14 @@ def prepare(
     parameters = job.parameters
     image, notes = _resized(data, parameters.image_resolution, max_pixels, budget or DecodeBudget())
     edges = canny_edges(image, parameters.low_threshold, parameters.high_threshold)
-    prompt = tokenizer.encode(full_prompt(parameters))
-    negative = tokenizer.encode(parameters.n_prompt)
+    prompts = encode_prompts(tokenizer, parameters, prompt=full_prompt(parameters))
     return Prepared(
-        specs=_specs(job, edges, prompt.ids, negative.ids),
+        specs=_specs(job, edges, prompts),
         canny_png=encode_png(edges, {"render": as_json({"job": job.id, "canny": True})}),
         warnings=notes
         + edge_warnings(edges, parameters.low_threshold, parameters.high_threshold)
         + prompt_warnings(parameters)
-        + _cut("prompt", prompt)
-        + _cut("n_prompt", negative),
+        + prompts.warnings,
         width=int(edges.shape[1]),
         height=int(edges.shape[0]),
     )
@@ -87,7 +86,7 @@ def control_scales(parameters: RenderParameters) -> tuple[tuple[float, ...], tup
     return (0.0,) * CONTROLS, tuple(strength * GUESS_DECAY ** (CONTROLS - 1 - i) for i in range(CONTROLS))
 
 
-def _specs(job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray) -> tuple[ImageSpec, ...]:
+def _specs(job: RenderJob, edges: np.ndarray, prompts: PromptPair) -> tuple[ImageSpec, ...]:
     parameters = job.parameters
     unconditional, conditional = control_scales(parameters)
     return tuple(
@@ -95,8 +94,11 @@ def _specs(job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: 
             job_id=job.id,
             sample=sample,
             edges=edges,
-            cond_ids=cond_ids,
-            uncond_ids=uncond_ids,
+            cond_ids=prompts.cond.ids,
+            uncond_ids=prompts.uncond.ids,
+            cond_weights=prompts.cond.weights,
+            uncond_weights=prompts.uncond.weights,
+            chunks=prompts.cond.chunks,
             seed=job.seed + sample,
             steps=parameters.ddim_steps,
             eta=parameters.eta,
@@ -106,10 +108,3 @@ def _specs(job: RenderJob, edges: np.ndarray, cond_ids: np.ndarray, uncond_ids: 
         )
         for sample in range(parameters.num_samples)
     )
-
-
-def _cut(column: str, tokens: Tokens) -> tuple[str, ...]:
-    if not tokens.cut:
-        return ()
-    shown = tokens.cut if len(tokens.cut) <= 60 else tokens.cut[:57] + "..."
-    return (f"{column} is too long for 77 tokens; cut off: {shown!r}",)
