@@ -39,7 +39,7 @@ class PromptRemark(NamedTuple):
     example: str
 
     def sentence(self, column: str) -> str:
-        """`prompt has prompt weights such as '(cat:1.3)', which are taken literally: write the words alone`."""
+        """`prompt has prompt weights such as '(cat:1.3)', which are taken literally: write the words alone, or ...`."""
         return f"{column} has {self.kind.name} such as {self.example}, {self.kind.fate}: {self.kind.advice}"
 
 

@@ -208,11 +208,11 @@ def test_prompts_of_other_tools_are_counted_and_not_refused(run: Run, tmp_path: 
     assert (ran.code, ran.record["enqueued"]) == (0, 4)
     assert (
         "prompt of 2 rows has prompt weights such as '(cat:1.3)', which are taken literally; first in line 3. "
-        "Write the words alone.\n" in ran.stderr
+        "Write the words alone, or set prompt_syntax to weighted.\n" in ran.stderr
     )
     assert (
         "n_prompt of 1 row has prompt weights such as '(bad hands:1.4)', which are taken literally; in line 4. "
-        "Write the words alone.\n" in ran.stderr
+        "Write the words alone, or set prompt_syntax to weighted.\n" in ran.stderr
     )
     assert (
         "prompt of 1 row has values such as '#NAME?', which programs write for an error or for nothing," in ran.stderr
@@ -235,9 +235,10 @@ def test_a_prompt_that_an_option_sets_is_warned_of_once_and_by_the_option(run: R
     write(tmp_path, f"{PARTS}d.png,a cow,,(red:1.2)\n")
     ran = run("submit", "jobs.csv", "--n-prompt", "(bad hands:1.4)", "--dry-run")
     assert [line for line in ran.stderr.splitlines() if "literally" in line] == [
-        "--n-prompt has prompt weights such as '(bad hands:1.4)', which are taken literally. Write the words alone.",
+        "--n-prompt has prompt weights such as '(bad hands:1.4)', which are taken literally. "
+        "Write the words alone, or set prompt_syntax to weighted.",
         "n_prompt of 1 row has prompt weights such as '(red:1.2)', which are taken literally; in line 5. "
-        "Write the words alone.",
+        "Write the words alone, or set prompt_syntax to weighted.",
     ]
     assert ran.record["prompt_warnings"] == [
         {"option": "--n-prompt", "kind": "prompt weights", "example": "'(bad hands:1.4)'"},

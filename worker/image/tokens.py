@@ -84,11 +84,14 @@ class PromptEncoder:
         """One chunk. A BREAK only separates words: there is no other chunk."""
         kept: list[Token] = []
         cut: list[str] = []
-        for text, weight in (piece for piece in pieces if not piece.is_break):
+        for piece in pieces:
+            text, weight = (" ", 1.0) if piece.is_break else piece
             tokens = self._tokenize(text)
             free = self._room - len(kept)
-            if len(tokens) > free:
-                cut.append(text[tokens[free].begin :] if not cut else text)
+            if cut:
+                cut.append(text)
+            elif len(tokens) > free:
+                cut.append(text[tokens[free].begin :])
             kept += [Token(id_, weight) for id_, _ in tokens[:free]]
         return self._tokens([kept], cut="".join(cut))
 
