@@ -1,8 +1,9 @@
-"""Weights are read by the rules that AUTOMATIC1111's web interface documents (its wiki, Features: Attention/emphasis)."""
+"""Weights are read by the rules that AUTOMATIC1111's web interface documents (its wiki: Attention/emphasis)."""
 
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -82,7 +83,7 @@ def test_no_text_is_lost_or_added_but_brackets_weights_and_backslashes(prompt: s
     letters = "".join(re.findall(r"[^\W\d_]", prompt))
     pieces = weighted_pieces(prompt)
     assert "".join(re.findall(r"[^\W\d_]", "".join(piece.text for piece in pieces))) == letters
-    assert all(one.weight != other.weight for one, other in zip(pieces, pieces[1:], strict=False))
+    assert all(one.weight != other.weight for one, other in pairwise(pieces))
 
 
 @given(st.text(st.characters(exclude_characters="()[]\\", exclude_categories=["Cs"]), max_size=60))
@@ -114,7 +115,7 @@ def test_a_weight_that_engines_cannot_hold_is_an_error_of_the_row(column: str, p
         parameters(**{column: prompt})
     assert parameters(**{column: prompt, "prompt_syntax": "literal"})
     job = RenderJob.create(parameters(), batch="b", row=1, output="file:///o").model_dump_json()
-    with pytest.raises(InvalidJob, match="gives|nests"):
+    with pytest.raises(InvalidJob, match=r"gives|nests"):
         RenderJob.from_json(job.replace('"prompt":"a cat"', f'"prompt":"{prompt}"'))
 
 
