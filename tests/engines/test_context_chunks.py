@@ -75,7 +75,7 @@ def test_a_manifest_whose_profiles_and_tensors_disagree_is_refused(folder: Path,
         (tmp_path / name).mkdir()
         shutil.copy(folder / MANIFEST, tmp_path / name)
         edit_manifest(tmp_path / name, change)
-        with pytest.raises(EngineSetRefused, match="other tensors|max_context_chunks"):
+        with pytest.raises(EngineSetRefused, match=r"other tensors|max_context_chunks"):
             load_manifest(tmp_path / name)
 
 

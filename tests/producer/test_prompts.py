@@ -246,6 +246,31 @@ def test_a_prompt_that_an_option_sets_is_warned_of_once_and_by_the_option(run: R
     ]
 
 
+@pytest.mark.parametrize(("column", "option"), [(",weighted", ()), ("", ("--prompt-syntax", "weighted"))])
+def test_weights_that_are_applied_are_not_warned_of(
+    run: Run, tmp_path: Path, column: str, option: tuple[str, ...]
+) -> None:
+    header = "image,prompt" + (",prompt_syntax" if column else "")
+    write(tmp_path, f"{header}\na.png,(cat:1.3){column}\nb.png,(cat: 1.3){column}\n")
+    ran = run("submit", "jobs.csv", "--n-prompt", "((bad)) [cat:dog:0.5]", *option, "--dry-run")
+    kinds = [(one.get("column"), one["kind"], one.get("rows")) for one in ran.record["prompt_warnings"]]
+    assert ("prompt", "numbers that are no weights", 1) in kinds
+    assert not {"prompt weights", "emphasis brackets"} & {kind for column_, kind, _ in kinds if column_ == "prompt"}
+    if option:
+        assert kinds[0] == (None, "prompt schedules", None)
+        assert len(kinds) == 2
+
+
+def test_a_weight_that_is_not_rendered_is_an_error_of_its_row(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, 'image,prompt,n_prompt\na.png,"(cat:1.3)",<empty>\nb.png,(cat:300),\nc.png,cat,((bad:99))\n')
+    ran = run("submit", "jobs.csv", "--prompt-syntax", "weighted")
+    assert ran.code != 0
+    assert "line 3" in ran.stderr
+    assert "prompt gives 'cat' the weight 300; allowed with prompt_syntax weighted: -100 to 100" in ran.stderr
+    assert "n_prompt gives 'bad' the weight 108.9" in ran.stderr
+    assert run("submit", "jobs.csv", "--dry-run").code == 0  # literally it is text
+
+
 def test_a_file_of_plain_prompts_is_not_warned_of(run: Run, tmp_path: Path) -> None:
     write(tmp_path, "image,prompt\na.png,a cat (sitting)\na.png,SALT AND PEPPER\n")
     ran = run("submit", "jobs.csv")
