@@ -28,7 +28,7 @@ CONTROLS = 13
 BOTH_HALVES = ("x_noisy", "guided_hint", "timestep")
 # The VAE shrinks a picture eightfold and the U-Net halves the latents three times; other sizes would not come out even.
 PIXEL_MULTIPLE = 64
-# Chunks of a prompt: a row's prompts have at most 8,000 characters, and few of those make as many tokens.
+# Chunks of a prompt: 4,800 tokens. A row's prompt has at most 8,000 characters.
 MOST_CONTEXT_CHUNKS = 64
 _DIMENSION = re.compile(r"(?P<times>\d+)?(?P<axis>[NRhwk])(?:/(?P<over>\d+))?")
 _SHAPE = re.compile(r"(\d+)x(\d+)(?::(\d+)x(\d+))?")

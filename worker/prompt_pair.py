@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from engines.spec import MOST_CONTEXT_CHUNKS
 from jobs.errors import PromptTooLong
 from jobs.job import RenderParameters
 from worker.image.tokens import PromptEncoder, Tokens
@@ -32,7 +33,17 @@ def encode_prompts(tokenizer: PromptEncoder, parameters: RenderParameters, *, pr
 
 
 def check_chunks(needed: int, built: int) -> None:
-    """Raises PromptTooLong where a job's prompts have more chunks than its set was built for at the picture's size."""
+    """Refuse a job whose prompts have more chunks than its set was built for at the picture's size.
+
+    Raises:
+        PromptTooLong: saying what to do. It is the job's fault where no set could be built for so many.
+    """
+    if needed > MOST_CONTEXT_CHUNKS:
+        raise PromptTooLong(
+            f"the prompts make {needed} chunks for the text encoder, and no engine set takes more than "
+            f"{MOST_CONTEXT_CHUNKS}; shorten them, or take long_prompts cut",
+            fault="job",
+        )
     if needed > built:
         raise PromptTooLong(
             f"the prompts make {needed} chunks for the text encoder, and the engine set was built for {built}; shorten "
