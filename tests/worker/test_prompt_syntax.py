@@ -151,7 +151,7 @@ def test_a_set_with_too_few_chunks_refuses_the_job_with_the_option_to_build_with
             with pytest.raises(PromptTooLong, match=r"make 2 chunks.* built for 1; .* --context-chunks 2") as refused:
                 renderer.prepare(job_with(*prompts, long_prompts="chunk"), picture())
         breaks = job_with("BREAK " * 70, "", long_prompts="chunk", prompt_syntax="weighted")
-        with pytest.raises(PromptTooLong, match="make 70 chunks.* no engine set takes more than 64") as impossible:
+        with pytest.raises(PromptTooLong, match=r"make 70 chunks.* no engine set takes more than 64") as impossible:
             renderer.prepare(breaks, picture())
         assert impossible.value.fault == "job"
         assert (refused.value.fault, refused.value.scope, refused.value.kind) == (
