@@ -29,7 +29,7 @@ class WebUiPrompts:
             from transformers import CLIPTextModel, CLIPTokenizer
 
         self._tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
-        self._encoder = CLIPTextModel.from_pretrained(model / "text_encoder").eval()
+        self.encoder = CLIPTextModel.from_pretrained(model / "text_encoder").eval()
         self._comma = self._tokenizer.convert_tokens_to_ids(",</w>")
 
     def encode(self, prompt: str, *, chunks: int = 1) -> Tensor:
@@ -68,7 +68,7 @@ class WebUiPrompts:
             *[special.pad_token_id] * missing,
         ]
         weights = torch.tensor([1.0, *(weight for _, weight in chunk), *[1.0] * (missing + 1)])
-        encoding: Tensor = self._encoder(torch.tensor([ids])).last_hidden_state[0]
+        encoding: Tensor = self.encoder(torch.tensor([ids])).last_hidden_state[0]
         weighted = encoding * weights[:, None]
         return weighted * (encoding.mean() / weighted.mean())
 

@@ -39,3 +39,11 @@ def test_a_mean_of_zero_leaves_the_weighted_encoding_as_it_is() -> None:
     for weights in ([1.0, -1.0], [0.0, 0.0]):
         found = emphasized(given, torch.tensor(weights))
         assert torch.equal(found, given * torch.tensor(weights)[:, None])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_mean_that_is_only_rounding_is_not_restored(dtype: torch.dtype) -> None:
+    """What a layer norm without bias gives: the means of all rows are zero."""
+    given = torch.nn.functional.layer_norm(encoding(), (16,)).to(dtype)
+    weights = torch.linspace(0.5, 1.5, 77)
+    assert torch.equal(emphasized(given, weights), (given.float() * weights[:, None]).to(dtype))
