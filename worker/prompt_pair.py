@@ -54,5 +54,6 @@ def check_chunks(needed: int, built: int) -> None:
 def _cut(column: str, tokens: Tokens) -> tuple[str, ...]:
     if not tokens.cut:
         return ()
-    shown = tokens.cut if len(tokens.cut) <= LONGEST_SHOWN else tokens.cut[: LONGEST_SHOWN - 3] + "..."
+    cut = tokens.cut.strip()
+    shown = cut if len(cut) <= LONGEST_SHOWN else cut[: LONGEST_SHOWN - 3] + "..."
     return (f"{column} is too long for {len(tokens.ids)} tokens; cut off: {shown!r}",)

@@ -109,14 +109,16 @@ def usual() -> Manifest:
 def test_onnxruntime_agrees_with_torch_at_lengths_that_were_not_traced(tmp_path: Path) -> None:
     import onnxruntime
 
-    path, context = exported("unet", "onnxruntime", tmp_path)
+    path, context = exported("controlnet", "onnxruntime", tmp_path)
     session = onnxruntime.InferenceSession(str(path), session_options(1), providers=["CPUExecutionProvider"])
-    engine = OnnxEngine(session, context.specs["unet"])
+    spec = context.specs["controlnet"]
+    engine = OnnxEngine(session, spec)
     with load_engine_set(tiny_engine_set("torch"), device="cpu", threads=1) as reference:
         for chunks in (1, 3):
-            inputs = likely_inputs(context.specs["unet"], 1, height=64, width=128, chunks=chunks)
-            expected = reference.engine("unet")(inputs)["latent"]
-            torch.testing.assert_close(engine(inputs)["latent"], expected, rtol=1e-3, atol=1e-4)
+            inputs = likely_inputs(spec, 1, height=64, width=128, chunks=chunks)
+            expected, found = reference.engine("controlnet")(inputs), engine(inputs)
+            for name, tensor in expected.items():
+                torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_tensorrt_takes_the_context_as_a_range_of_a_profile(tmp_path: Path) -> None:
