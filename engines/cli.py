@@ -18,6 +18,7 @@ from engines.backends import registry
 from engines.console import people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
 from engines.source import NO_ADDITIONS
+from engines.spec import MOST_CONTEXT_CHUNKS
 from engines.store import commands as store
 
 TRACEBACK = "--traceback"
@@ -118,6 +119,14 @@ def build(
     embedding: Embeddings = None,
     clip_skip: ClipSkip = 1,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Images in one batch.")] = 8,
+    context_chunks: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=MOST_CONTEXT_CHUNKS,
+            help="Pieces of 75 tokens that a prompt may have, for rows with long_prompts chunk.",
+        ),
+    ] = 1,
     backend: Backend = registry.AUTO,
     precision: Precision = None,
     compute_capability: Capability = None,
@@ -138,7 +147,7 @@ def build(
         out=out,
         backend=chosen.name,
         precision=precision or chosen.usual_precision(),
-        profiles=_profiles(shape, max_batch),
+        profiles=_profiles(shape, max_batch, context_chunks),
         compute_capability=compute_capability,
         tokenizer=tokenizer,
         original_config=original_config,
@@ -279,13 +288,15 @@ def _one_size(shape: str) -> Any:
     return _profiles([shape], 1)[0]
 
 
-def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:
+def _profiles(shapes: list[str], max_batch: int, context_chunks: int = 1) -> tuple[Any, ...]:
     from pydantic import ValidationError
 
     from engines.spec import Profile
 
     try:
-        return tuple(Profile.parse(text, max_batch=max_batch) for text in dict.fromkeys(shapes))
+        return tuple(
+            Profile.parse(text, max_batch=max_batch, context_chunks=context_chunks) for text in dict.fromkeys(shapes)
+        )
     except ValidationError as error:
         raise typer.BadParameter(
             error.errors()[0]["msg"].removeprefix("Value error, "), param_hint="--shape"

@@ -45,12 +45,16 @@ def verify_table(findings: Iterable[Finding]) -> Table:
         table.add_row(
             finding.component,
             str(finding.batch),
-            f"{finding.height}x{finding.width}",
+            f"{finding.height}x{finding.width}" + _chunks(finding),
             f"{finding.absolute_error:.2e}",
             f"{finding.relative_error:.2e}",
             _holds(finding),
         )
     return table
+
+
+def _chunks(finding: Finding) -> str:
+    return f", {finding.context_chunks} chunks" if finding.context_chunks > 1 else ""
 
 
 def _holds(finding: Finding) -> str:

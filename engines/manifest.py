@@ -102,6 +102,16 @@ class Manifest(_Record):
         return min(profile.max_batch for profile in self.profiles)
 
     @property
+    def context_chunks(self) -> int:
+        """The most chunks of a prompt, of all profiles; more than one makes the engines' context dynamic."""
+        return max(profile.max_context_chunks for profile in self.profiles)
+
+    def context_chunks_at(self, height: int, width: int) -> int:
+        """The most chunks of a prompt for pictures of this size (pixels); 0 where none can be rendered."""
+        covering = (profile for profile in self.profiles if profile.covers(height, width))
+        return max((profile.max_context_chunks for profile in covering), default=0)
+
+    @property
     def shapes_text(self) -> str:
         """The shapes that were built, HEIGHTxWIDTH, for messages."""
         return ", ".join(profile.text for profile in self.profiles)
@@ -134,6 +144,7 @@ class Manifest(_Record):
         words = self.source.build_words()
         words += [word for profile in self.profiles for word in ("--shape", profile.text)]
         words += ["--max-batch", str(self.max_batch), "--backend", self.backend, "--precision", self.precision]
+        words += ["--context-chunks", str(self.context_chunks)] * (self.context_chunks > 1)
         return shlex.join(["engines", "build", *words, "--out", str(out)])
 
 
@@ -210,7 +221,7 @@ def _check_names(path: Path | str, manifest: Manifest) -> None:
 def _check_tables(path: Path | str, manifest: Manifest) -> None:
     """Refuse a set whose tensors are not the ones that a worker of this version feeds."""
     try:
-        expected = component_specs(manifest.geometry)
+        expected = component_specs(manifest.geometry, context_chunks=manifest.context_chunks)
     except ValueError as error:
         raise EngineSetRefused(f"{path} is not valid at geometry: it describes no model") from error
     for name in COMPONENTS:

@@ -1,8 +1,8 @@
 """Every input and output of an engine: its name, shape, dtype and range of sizes, as data. No torch here.
 
 A dimension is a number or a text: 'N' images, 'R' rows (2N: conditional and unconditional), 'h' and 'w' latent cells,
-'8h' pixels, 'h/2' a control at stride 2. The exporter's dynamic axes, TensorRT's profiles, the manifest and the tests
-are all made from this table, so each name is written once.
+'8h' pixels, 'h/2' a control at stride 2, '77k' the tokens of k chunks. The exporter's dynamic axes, TensorRT's
+profiles, the manifest and the tests are all made from this table, so each name is written once.
 
 The first half of the R rows is unconditional. Rows n and N+n are the same sample: in the tensors of BOTH_HALVES the two
 halves are equal, and an engine may read only one of them.
@@ -12,15 +12,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 COMPONENTS = ("clip", "hint", "controlnet", "unet", "decoder")
 CONTROLS = 13
 BOTH_HALVES = ("x_noisy", "guided_hint", "timestep")
 # The VAE shrinks a picture eightfold and the U-Net halves the latents three times; other sizes would not come out even.
 PIXEL_MULTIPLE = 64
-_DIMENSION = re.compile(r"(?P<times>\d+)?(?P<axis>[NRhw])(?:/(?P<over>\d+))?")
+# Chunks of a prompt: 4,800 tokens. A row's prompt has at most 8,000 characters.
+MOST_CONTEXT_CHUNKS = 64
+_DIMENSION = re.compile(r"(?P<times>\d+)?(?P<axis>[NRhwk])(?:/(?P<over>\d+))?")
 _SHAPE = re.compile(r"(\d+)x(\d+)(?::(\d+)x(\d+))?")
 
 Dimension = int | str
@@ -54,16 +64,16 @@ class TensorSpec(_Data):
     shape: tuple[Dimension, ...]
     dtype: str = "float"
 
-    def sized(self, batch: int, *, height: int, width: int) -> tuple[int, ...]:
-        """The shape in numbers, for `batch` images of `height` x `width` pixels."""
-        return self.with_sizes({"N": batch, "R": 2 * batch, "h": height // 8, "w": width // 8})
+    def sized(self, batch: int, *, height: int, width: int, chunks: int = 1) -> tuple[int, ...]:
+        """The shape in numbers, for `batch` images of `height` x `width` pixels whose prompts have `chunks` chunks."""
+        return self.with_sizes({"N": batch, "R": 2 * batch, "h": height // 8, "w": width // 8, "k": chunks})
 
     def with_sizes(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape in numbers, for given sizes of N, R, h and w."""
+        """The shape in numbers, for given sizes of N, R, h, w and k."""
         return tuple(_sized(dimension, sizes) for dimension in self.shape)
 
     def sizes_of(self, shape: Sequence[int]) -> dict[str, int]:
-        """N, R, h and w, as far as a tensor of this shape shows them: the inverse of `with_sizes`."""
+        """N, R, h, w and k, as far as a tensor of this shape shows them: the inverse of `with_sizes`."""
         sizes = {}
         for dimension, size in zip(self.shape, shape, strict=True):
             if isinstance(dimension, str):
@@ -100,7 +110,10 @@ class ComponentSpec(_Data):
 
 
 class Profile(_Data):
-    """One range of sizes: images a batch, and pixels. `opt` is what TensorRT tunes for."""
+    """One range of sizes: images a batch, pixels, and chunks of prompts from 1. `opt` is what TensorRT tunes for.
+
+    `max_context_chunks` is left out where it is 1: such sets are written as before this field existed.
+    """
 
     min_batch: int = Field(default=1, ge=1)
     opt_batch: int = Field(default=1, ge=1)
@@ -109,6 +122,14 @@ class Profile(_Data):
     max_height: int
     min_width: int
     max_width: int
+    max_context_chunks: int = Field(default=1, ge=1, le=MOST_CONTEXT_CHUNKS)
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.max_context_chunks == 1:
+            fields.pop("max_context_chunks", None)
+        return fields
 
     @model_validator(mode="after")
     def _in_order(self) -> Profile:
@@ -122,7 +143,7 @@ class Profile(_Data):
         return self
 
     @classmethod
-    def parse(cls, text: str, *, max_batch: int) -> Profile:
+    def parse(cls, text: str, *, max_batch: int, context_chunks: int = 1) -> Profile:
         """'512x512' (HEIGHTxWIDTH), or a range '256x256:512x768'.
 
         Raises:
@@ -139,6 +160,7 @@ class Profile(_Data):
             min_width=int(low_width),
             max_height=int(high_height or low_height),
             max_width=int(high_width or low_width),
+            max_context_chunks=context_chunks,
         )
 
     @property
@@ -153,20 +175,25 @@ class Profile(_Data):
         return in_range and height % PIXEL_MULTIPLE == 0 and width % PIXEL_MULTIPLE == 0
 
     def bounds(self, tensor: TensorSpec) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """(min, opt, max) shape of one tensor; opt is the largest picture at the usual batch."""
+        """(min, opt, max) shape of one tensor; opt is the largest picture at the usual batch, with a short prompt."""
         return (
             tensor.sized(self.min_batch, height=self.min_height, width=self.min_width),
             tensor.sized(self.opt_batch, height=self.max_height, width=self.max_width),
-            tensor.sized(self.max_batch, height=self.max_height, width=self.max_width),
+            tensor.sized(self.max_batch, height=self.max_height, width=self.max_width, chunks=self.max_context_chunks),
         )
 
 
-def component_specs(geometry: Geometry) -> dict[str, ComponentSpec]:
-    """The inputs and outputs of all engines for one model's sizes, by component name."""
+def component_specs(geometry: Geometry, *, context_chunks: int = 1) -> dict[str, ComponentSpec]:
+    """The inputs and outputs of all engines for one model's sizes, by component name.
+
+    With more than one of `context_chunks` the context's length is dynamic; with one it is a number, as it always was.
+    The text encoder takes chunk by chunk, in its batch.
+    """
     text = (geometry.context_length, geometry.context_width)
+    length: Dimension = geometry.context_length if context_chunks == 1 else f"{geometry.context_length}k"
     noisy = TensorSpec(name="x_noisy", shape=("R", geometry.latent_channels, "h", "w"))
     timestep = TensorSpec(name="timestep", shape=("R",))
-    context = TensorSpec(name="context", shape=("R", *text))
+    context = TensorSpec(name="context", shape=("R", length, geometry.context_width))
     image = ("N", geometry.image_channels, f"{geometry.vae_factor}h", f"{geometry.vae_factor}w")
     controls = _controls(geometry.control_channels, geometry.control_strides)
     scales = TensorSpec(name="control_scales", shape=("R", CONTROLS))

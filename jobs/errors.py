@@ -16,6 +16,7 @@
     │   ├── OutputFull             worker     no space left on its disk ("store" for a bucket over its quota)
     │   ├── EngineSetNotHeld       worker     the batch is kept to an engine set that this worker does not hold
     │   ├── ShapeNotBuilt          worker     its engine set holds no engine for this picture's size
+    │   ├── PromptTooLong          worker     its engine set holds no engine for this many chunks of a prompt
     │   ├── StepsNotTrained        worker     its engine set's model has fewer timesteps than the job's steps
     │   ├── OutOfMemory            worker     one sample alone does not fit in its device's memory
     │   ├── RenderFailed           worker     its engines raised, or gave NaN
@@ -188,6 +189,14 @@ class ShapeNotBuilt(PermanentError):
     """The engine set holds no engine for this picture's size."""
 
     kind = "shape_not_built"
+    fault = "worker"
+    scope = "settings"
+
+
+class PromptTooLong(PermanentError):
+    """The job's prompts have more chunks than the engine set was built for."""
+
+    kind = "prompt_too_long"
     fault = "worker"
     scope = "settings"
 

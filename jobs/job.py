@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from jobs.errors import InvalidJob, NewerMessage
+from jobs.prompt_weights import check_weights
 from jobs.redaction import redacted
 
 # The newest message that this program reads. A job carries the oldest version that can say what it asks for, so workers
@@ -109,6 +110,13 @@ class RenderParameters(BaseModel):
     def _quality_of_a_lossy_format(self) -> RenderParameters:
         if self.quality is not None and self.format == "png":
             raise ValueError("quality goes with format jpeg or webp; a PNG loses nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_that_are_rendered(self) -> RenderParameters:
+        if self.prompt_syntax == "weighted":
+            check_weights(f"{self.prompt}, {self.a_prompt}", "prompt")  # they are read as one
+            check_weights(self.n_prompt, "n_prompt")
         return self
 
     @model_validator(mode="after")

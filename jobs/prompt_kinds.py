@@ -17,6 +17,7 @@ EMPTY = "<empty>"  # how a CSV says that a prompt is empty; an empty cell takes 
 LARGEST_WEIGHT = 10.0  # `(ISO:100)` is no weight
 
 LITERALLY, NOT_LOADED = "which are taken literally", "which are not loaded"
+OR_APPLY = "or set prompt_syntax to weighted"
 WRITE_IT_OUT = "nothing is chosen or filled in: write the text itself"
 
 
@@ -150,8 +151,8 @@ _LETTER = r"[^\W\d_]"
 _CELL = r"\$?[A-Z]{1,3}\$?\d"
 
 KINDS = (
-    PromptKind("prompt weights", LITERALLY, "write the words alone", (r":\s{0,4}[+-]?\d{0,4}\.?\d",), _weight),
-    PromptKind("emphasis brackets", LITERALLY, "write the words alone", (r"\(\(", r"\["), _emphasis),
+    PromptKind("prompt weights", LITERALLY, f"write the words alone, {OR_APPLY}", (r":\s{0,4}[+-]?\d{0,4}\.?\d",), _weight),
+    PromptKind("emphasis brackets", LITERALLY, f"write the words alone, {OR_APPLY}", (r"\(\(", r"\["), _emphasis),
     PromptKind("prompt schedules", LITERALLY, "write one prompt for all steps", (r"\[",), _schedule),
     PromptKind(
         "extra networks",
@@ -218,7 +219,7 @@ KINDS = (
     PromptKind(
         "escaped brackets",
         LITERALLY,
-        "write the brackets without the backslash",
+        f"write the brackets without the backslash, {OR_APPLY}",
         (r"\\",),
         _first(r"\\[(\[][^()\[\]\\\n]{1,100}\\[)\]]"),
     ),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from jobs.job import RenderParameters
 from jobs.prompt_kinds import PromptKind
-from jobs.prompts import prompt_remarks, remarks_of
+from jobs.prompts import LITERAL, PromptReading, PromptRemark, prompt_remarks, remarks_of
 from producer.console import count
 from producer.row_defaults import option
 
@@ -46,15 +46,19 @@ class PromptCount:
 
 @dataclass
 class PromptWarnings:
-    """Counts rows by column and kind. `options` are prompts that the command line set, by column."""
+    """Counts rows by column and kind. `options` are prompts that the command line set, by column.
+
+    `reading` is how the command line has prompts read.
+    """
 
     options: Mapping[str, str] = field(default_factory=dict)
+    reading: PromptReading = LITERAL
     counts: dict[tuple[str, str], PromptCount] = field(default_factory=dict)
 
     def look_at(self, parameters: RenderParameters, line: int, *, place: str | None = None) -> None:
         """Count one row, which begins on this line of the file, or is at this place."""
         for column, (kind, example) in remarks_of(parameters):
-            if getattr(parameters, column) == self.options.get(column):
+            if getattr(parameters, column) == self.options.get(column) and PromptReading.of(parameters) == self.reading:
                 continue
             known = self.counts.setdefault((column, kind.name), PromptCount(column, kind, line, example, place))
             known.rows += 1
@@ -75,7 +79,13 @@ class PromptWarnings:
         return [*of_options, *(known.as_dict() for known in self.counts.values())]
 
     def _of_options(self) -> list[tuple[str, PromptKind, str]]:
-        return [(column, *remark) for column, text in self.options.items() for remark in prompt_remarks(text)]
+        return [(column, *remark) for column, text in self.options.items() for remark in self._remarks(text)]
+
+    def _remarks(self, text: str) -> tuple[PromptRemark, ...]:
+        try:
+            return prompt_remarks(text, self.reading)
+        except ValueError:  # it is an error in each row that takes it
+            return ()
 
 
 def _found(whose: str, kind: PromptKind, example: str) -> str:

@@ -36,18 +36,21 @@ def tiny_engine_set(
     widths: tuple[int, ...] = WIDTHS,
     shapes: tuple[str, ...] = (SHAPE,),
     max_batch: int = 4,
+    context_chunks: int = 1,
 ) -> Path:
     """A finished fp32 engine set of the tiny model; the build itself decides what is up to date."""
     model = tiny_model(widths)
     shape_names = "_".join(shape.replace(":", "-") for shape in shapes)
     out = CACHE / f"{model.name}-{backend}-{shape_names}-batch{max_batch}"
+    if context_chunks > 1:
+        out = out.with_name(f"{out.name}-context{context_chunks}")
     request = BuildRequest(
         model=str(model / "model"),
         controlnet=str(model / "controlnet"),
         out=out,
         backend=backend,
         precision="fp32",
-        profiles=tuple(Profile.parse(shape, max_batch=max_batch) for shape in shapes),
+        profiles=tuple(Profile.parse(shape, max_batch=max_batch, context_chunks=context_chunks) for shape in shapes),
     )
     with locked(out):
         build_set(request)

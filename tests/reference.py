@@ -64,6 +64,24 @@ class Reference:
         hint = _hint(picture, row)
         return [self._sample(hint, row, sample) for sample in range(int(row.get("num_samples") or 1))]
 
+    def render_encoded(
+        self, edges: np.ndarray, prompt: torch.Tensor, negative: torch.Tensor, *, seed: int, steps: int, scale: float
+    ) -> np.ndarray:
+        """One uint8 [H, W, 3] for edges, uint8 [H, W], and prompts that are encoded, [tokens, width]."""
+        height, width = edges.shape
+        generator = torch.Generator("cpu").manual_seed(seed)
+        done = self._pipeline(
+            prompt_embeds=prompt[None],
+            negative_prompt_embeds=negative[None],
+            image=Image.fromarray(np.stack([edges] * 3, axis=2)),
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=scale,
+            latents=torch.randn((1, 4, height // 8, width // 8), generator=generator),
+        )
+        return np.asarray(done.images[0])
+
     def _sample(self, hint: np.ndarray, row: Mapping[str, str], sample: int) -> np.ndarray:
         height, width = hint.shape[:2]
         guess = row.get("guess_mode") == "true"

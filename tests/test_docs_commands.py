@@ -72,6 +72,7 @@ PARSED = {
     "pip install -e '.[demo]' accelerate scikit-learn",
     "engines build --model stable-diffusion-v1-5/stable-diffusion-v1-5 "
     "--controlnet lllyasviel/control_v11p_sd15_canny --shape 512x512 --shape 512x768 --max-batch 8 --out engine-set",
+    f"engines build {RANDOM} --shape 256x384 --max-batch 4 --context-chunks 3 --out engine-set",
     "engines build --model control_sd15_canny.pth --original-config cldm_v15.yaml "
     "--tokenizer clip-vit-large-patch14 --shape 512x512 --out engine-set",
     "engines build --model stable-diffusion-v1-5/stable-diffusion-v1-5 "

@@ -7,6 +7,7 @@ pictures are fetched, edges found, samples batched and stepped, PNGs written.
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from engines.noise_schedule import SD15, NoiseSchedule
-from worker.image.tokens import Tokens
+from worker.image.tokens import Piece, PromptEncoder
 from worker.render import ddim
 from worker.render.batch import StepBatch
 from worker.render.decoding import Decoding
@@ -54,16 +55,16 @@ class FakeTiming:
         return (self.step_ms + self.sample_ms * samples) / 1000
 
 
-class FakeTokenizer:
+class FakeTokenizer(PromptEncoder):
     """One token a word, the same on every machine. Stands in for worker.image.tokens.Tokenizer."""
 
-    def encode(self, text: str) -> Tokens:
-        """Words beyond the 77 tokens are cut, as the real tokenizer cuts them."""
-        words = text.split()
-        ids = np.zeros(LENGTH, dtype=np.int64)
-        kept = words[: LENGTH - 2]
-        ids[: len(kept)] = [zlib.crc32(word.encode()) % 49_000 for word in kept]
-        return Tokens(ids, " ".join(words[LENGTH - 2 :]))
+    def __init__(self) -> None:
+        super().__init__(_words, length=LENGTH, special=(0, 0, 0), comma=None)
+
+
+def _words(text: str) -> list[Piece]:
+    words = re.finditer(r"\S+", text)
+    return [Piece(zlib.crc32(word[0].encode()) % 49_000, word.start()) for word in words]
 
 
 class FakeDenoiser:

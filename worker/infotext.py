@@ -15,6 +15,7 @@ import numpy as np
 
 from jobs.infotext import Infotext, write_infotext
 from jobs.job import RenderJob, RenderParameters
+from jobs.prompt_weights import Weighted, weighted_pieces
 from worker.image.encode import encode_picture
 from worker.image.png import as_json
 from worker.prepare import Prepared, full_prompt
@@ -72,11 +73,28 @@ def infotext(job: RenderJob, *, seed: int, width: int, height: int, label: Model
         "Size": f"{width}x{height}",
         "Model hash": (label.weights or "")[:HASH_DIGITS],
         "Model": label.model,
+        # How web interfaces call it that brackets are text. Read as weights, these prompts would say something else.
+        "Emphasis": "None" if _has_literal_brackets(parameters) else "",
+        # The shorter of the two prompts ends with empty chunks; theirs does so only if it is told to.
+        "Pad conds": "True" if parameters.long_prompts == "chunk" else "",
         "RNG": "CPU",  # where the noise is drawn, one generator a sample: theirs draws the same then
         "ControlNet 0": _controlnet_unit(parameters, label),
         "Eta DDIM": _number(parameters.eta) if parameters.eta else "",
     }
     return write_infotext(Infotext(full_prompt(parameters), parameters.n_prompt, settings))
+
+
+def _has_literal_brackets(parameters: RenderParameters) -> bool:
+    """Whether a prompt is rendered as it is written, and would be read otherwise with weights."""
+    if parameters.prompt_syntax == "weighted":
+        return False
+    try:
+        return any(
+            weighted_pieces(prompt) != [Weighted(prompt, 1.0)]
+            for prompt in (full_prompt(parameters), parameters.n_prompt)
+        )
+    except ValueError:  # brackets too deep to be read
+        return True
 
 
 def _controlnet_unit(parameters: RenderParameters, label: ModelLabel) -> str:

@@ -12,7 +12,8 @@ from jobs.prompts import prompt_warnings
 from worker.image.decode_budget import DecodeBudget
 from worker.image.hint import HintMaker
 from worker.image.png import as_json, encode_png
-from worker.image.tokens import Tokenizer, Tokens
+from worker.image.tokens import Tokenizer
+from worker.prompt_pair import PromptPair, encode_prompts
 from worker.render.request import ImageSpec
 
 # ControlNet's guess mode: controls of deeper blocks count more, those of the first blocks least.
@@ -50,12 +51,11 @@ def prepare(
     """
     parameters = job.parameters
     hint, notes = HintMaker(max_pixels, budget or DecodeBudget()).hint(parameters, data, control_data)
-    prompt = tokenizer.encode(full_prompt(parameters))
-    negative = tokenizer.encode(parameters.n_prompt)
+    prompts = encode_prompts(tokenizer, parameters, prompt=full_prompt(parameters))
     return Prepared(
-        specs=_specs(job, hint, prompt.ids, negative.ids),
+        specs=_specs(job, hint, prompts),
         canny_png=encode_png(hint, {"render": as_json({"job": job.id, "canny": parameters.control == "canny"})}),
-        warnings=notes + prompt_warnings(parameters) + _cut("prompt", prompt) + _cut("n_prompt", negative),
+        warnings=notes + prompt_warnings(parameters) + prompts.warnings,
         width=int(hint.shape[1]),
         height=int(hint.shape[0]),
     )
@@ -77,7 +77,7 @@ def control_scales(parameters: RenderParameters) -> tuple[tuple[float, ...], tup
     return (0.0,) * CONTROLS, tuple(strength * GUESS_DECAY ** (CONTROLS - 1 - i) for i in range(CONTROLS))
 
 
-def _specs(job: RenderJob, hint: np.ndarray, cond_ids: np.ndarray, uncond_ids: np.ndarray) -> tuple[ImageSpec, ...]:
+def _specs(job: RenderJob, hint: np.ndarray, prompts: PromptPair) -> tuple[ImageSpec, ...]:
     parameters = job.parameters
     unconditional, conditional = control_scales(parameters)
     return tuple(
@@ -85,8 +85,11 @@ def _specs(job: RenderJob, hint: np.ndarray, cond_ids: np.ndarray, uncond_ids: n
             job_id=job.id,
             sample=sample,
             edges=hint,
-            cond_ids=cond_ids,
-            uncond_ids=uncond_ids,
+            cond_ids=prompts.cond.ids,
+            uncond_ids=prompts.uncond.ids,
+            cond_weights=prompts.cond.weights,
+            uncond_weights=prompts.uncond.weights,
+            chunks=prompts.cond.chunks,
             seed=job.seed + sample,
             steps=parameters.ddim_steps,
             eta=parameters.eta,
@@ -96,10 +99,3 @@ def _specs(job: RenderJob, hint: np.ndarray, cond_ids: np.ndarray, uncond_ids: n
         )
         for sample in range(parameters.num_samples)
     )
-
-
-def _cut(column: str, tokens: Tokens) -> tuple[str, ...]:
-    if not tokens.cut:
-        return ()
-    shown = tokens.cut if len(tokens.cut) <= 60 else tokens.cut[:57] + "..."
-    return (f"{column} is too long for 77 tokens; cut off: {shown!r}",)

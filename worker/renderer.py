@@ -127,7 +127,8 @@ def _with_facts(renderer: Renderer, engines: EngineSet) -> Renderer:
 
 
 def _refusing_other_jobs(prepare: Prepare, engines: EngineSet) -> Prepare:
-    """`prepare`, except that it raises ShapeNotBuilt or StepsNotTrained for a job that the set cannot render."""
+    """`prepare`, which raises ShapeNotBuilt, StepsNotTrained or PromptTooLong for a job that the set cannot render."""
+    from worker.prompt_pair import check_chunks
     from worker.render import ddim
 
     def prepare_if_built(job: RenderJob, picture: bytes, *, control_data: bytes | None = None) -> Prepared:
@@ -144,6 +145,7 @@ def _refusing_other_jobs(prepare: Prepare, engines: EngineSet) -> Prepare:
                 f"the picture is rendered at {height}x{width}, and the engine set was built for "
                 f"{engines.shapes_text()}; change image_resolution, or build a set with --shape {height}x{width}"
             )
+        check_chunks(prepared.specs[0].chunks, engines.manifest.context_chunks_at(height, width))
         return prepared
 
     return prepare_if_built

@@ -33,6 +33,11 @@ class Recipe:
     architecture: str | None
     versions: dict[str, str]
 
+    @property
+    def context_chunks(self) -> int:
+        """The most chunks of a prompt that a picture may have."""
+        return max(profile.max_context_chunks for profile in self.profiles)
+
 
 class BuildContext:
     """What stages are made with: the weights, the folder that becomes the set, and the networks, read once."""
@@ -45,9 +50,9 @@ class BuildContext:
         self._networks: Networks | None = None
         self._modules: dict[str, Any] = {}
 
-    def describe(self, geometry: Geometry) -> None:
+    def describe(self, geometry: Geometry, *, context_chunks: int = 1) -> None:
         """Set the model's sizes; stages of components come after this."""
-        self.specs = component_specs(geometry)
+        self.specs = component_specs(geometry, context_chunks=context_chunks)
 
     def read_geometry(self) -> Geometry:
         """Read the model's sizes from its networks, and hold the tokenizer against the text encoder.

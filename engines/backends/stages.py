@@ -15,6 +15,8 @@ from engines.model.locate import PART_OF
 NETWORK_PACKAGES = ("torch", "diffusers", "transformers")
 EXPORT_PACKAGES = (*NETWORK_PACKAGES, "onnx")
 WEIGHTS, CONSTANTS = "weights", "constants"
+# The components that see the prompts: only their graphs differ where a prompt may have several chunks.
+WITH_CONTEXT = ("controlnet", "unet")
 # Raise one when its stage makes other files from the same inputs.
 WEIGHTS_REVISION, CONSTANTS_REVISION, EXPORT_REVISION = 1, 2, 3
 
@@ -82,4 +84,8 @@ def export_stage(
         return export_onnx(module, context.specs[component], dtype=dtype, folder=context.folder)
 
     inputs: list[object] = [EXPORT_REVISION, component, recipe.precision, made_by(recipe)]
-    return BuildStage(EXPORT, inputs if prepared_as is None else [*inputs, prepared_as], make=make)
+    if prepared_as is not None:
+        inputs.append(prepared_as)
+    if recipe.context_chunks > 1 and component in WITH_CONTEXT:
+        inputs.append("dynamic context")  # whatever the number: the graph is the same
+    return BuildStage(EXPORT, inputs, make=make)

@@ -131,7 +131,7 @@ class _Builder:
         """Run or reuse every stage."""
         tokenizer = self._stage("tokenizer", tokenizer_stage(self.recipe), ())
         geometry, schedule = self._model()
-        self.context.describe(geometry)
+        self.context.describe(geometry, context_chunks=self.recipe.context_chunks)
         planned = {name: self._backend.stages(self.recipe, name) for name in COMPONENTS}
         self._compile(planned)
         components = {

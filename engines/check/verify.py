@@ -42,6 +42,7 @@ class Finding:
     atol: float | None
     within: float | None = None
     norm_error: float | None = None
+    context_chunks: int = 1
 
     @property
     def ok(self) -> bool:
@@ -49,14 +50,17 @@ class Finding:
         return self.rtol is not None or (self.within is not None and self.relative_error <= self.within)
 
     def to_json(self) -> dict[str, object]:
-        """The finding as the command line prints it."""
-        return {**asdict(self), "ok": self.ok}
+        """The finding as the command line prints it; `context_chunks` where there are several."""
+        fields = asdict(self)
+        if self.context_chunks == 1:
+            del fields["context_chunks"]
+        return {**fields, "ok": self.ok}
 
 
 def verify(
     path: Path, weights: Weights | None = None, *, within: float | None = None, device: str = "auto"
 ) -> Iterator[Finding]:
-    """Compare each component at the smallest and largest size of every profile.
+    """Compare each component at the smallest and largest size of every profile, and with its longest prompts.
 
     `weights` default to those that the manifest names; `within` is as in Finding.
 
@@ -79,8 +83,10 @@ def verify(
         for name in COMPONENTS:
             spec = engines.manifest.components[name].spec
             reference = TorchEngine(load_component(name, weights, torch.float32).to(engines.device), spec)
-            for batch, height, width in sizes(engines.manifest):
-                yield replace(compare(engines, reference, spec, (batch, height, width)), within=within)
+            for size in sizes(engines.manifest):
+                yield replace(compare(engines, reference, spec, size), within=within)
+            for chunks, size in long_prompts(engines.manifest, spec):
+                yield replace(compare(engines, reference, spec, size, chunks=chunks), within=within)
             engines.unload([name])
 
 
@@ -108,10 +114,24 @@ def sizes(manifest: Manifest) -> list[tuple[int, int, int]]:
     return list(dict.fromkeys(ends))
 
 
-def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, size: tuple[int, int, int]) -> Finding:
-    """One component at one size (images, height, width)."""
+def long_prompts(manifest: Manifest, spec: ComponentSpec) -> list[tuple[int, tuple[int, int, int]]]:
+    """The chunks of the longest prompts, and a size as in `sizes`, of every profile. None where no prompt comes in."""
+    if not any(dimension.endswith("k") for tensor in spec.inputs for dimension in tensor.dynamic.values()):
+        return []
+    found = [
+        (profile.max_context_chunks, (profile.min_batch, profile.min_height, profile.min_width))
+        for profile in manifest.profiles
+        if profile.max_context_chunks > 1
+    ]
+    return list(dict.fromkeys(found))
+
+
+def compare(
+    engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, size: tuple[int, int, int], *, chunks: int = 1
+) -> Finding:
+    """One component at one size (images, height, width), with prompts of so many chunks."""
     batch, height, width = size
-    inputs = likely_inputs(spec, batch, height=height, width=width)
+    inputs = likely_inputs(spec, batch, height=height, width=width, chunks=chunks)
     with torch.backends.cudnn.flags(allow_tf32=False):  # on a GPU too, the reference is full float32
         expected = reference({name: tensor.to(engines.device) for name, tensor in inputs.items()})
     actual = engines.engine(spec.name)({name: _for_engine(tensor, engines) for name, tensor in inputs.items()})
@@ -121,7 +141,8 @@ def compare(engines: EngineSet, reference: TorchEngine, spec: ComponentSpec, siz
     norms = [float((mine - theirs).norm() / theirs.norm().clamp(min=1e-12)) for mine, theirs in pairs]
     rtol, atol = tightest(pairs)
     worst = _largest(errors), _largest(relative)
-    return Finding(spec.name, batch, height, width, *worst, rtol, atol, norm_error=_largest(norms))
+    finding = Finding(spec.name, batch, height, width, *worst, rtol, atol, norm_error=_largest(norms))
+    return replace(finding, context_chunks=chunks)
 
 
 def _largest(errors: list[float]) -> float:
@@ -142,12 +163,12 @@ def _for_engine(tensor: Tensor, engines: EngineSet) -> Tensor:
     return tensor.to(engines.io_dtype) if tensor.is_floating_point() else tensor
 
 
-def likely_inputs(spec: ComponentSpec, batch: int, *, height: int, width: int) -> dict[str, Tensor]:
+def likely_inputs(spec: ComponentSpec, batch: int, *, height: int, width: int, chunks: int = 1) -> dict[str, Tensor]:
     """Seeded float32 inputs like those of a render: edges, timesteps, scales, token ids, unit noise."""
     generator = torch.Generator().manual_seed(0)
     inputs = {}
     for tensor in spec.inputs:
-        shape = tensor.sized(batch, height=height, width=width)
+        shape = tensor.sized(batch, height=height, width=width, chunks=chunks)
         if tensor.name in BOTH_HALVES:
             one = _likely(tensor, (batch, *shape[1:]), generator)
             inputs[tensor.name] = torch.cat([one, one])

@@ -19,7 +19,7 @@ from engines.spec import ComponentSpec, TensorSpec
 
 OPSET = 18
 # Any size will do for the trace: every axis that differs between batches and pictures is exported as dynamic.
-TRACED = {"batch": 2, "height": 128, "width": 192}
+TRACED = {"batch": 2, "height": 128, "width": 192, "chunks": 2}
 # Protobuf files end at 2 GiB. Weights above this size go to a file of their own beside the graph.
 INLINE_BYTES = 1 << 30
 
@@ -31,7 +31,7 @@ def example_inputs(spec: ComponentSpec, dtype: torch.dtype) -> tuple[Tensor, ...
 
 
 def _example(tensor: TensorSpec, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    shape = tensor.sized(TRACED["batch"], height=TRACED["height"], width=TRACED["width"])
+    shape = tensor.sized(**TRACED)
     if tensor.dtype == "int64":
         return torch.randint(0, 100, shape, generator=generator)
     return torch.rand(shape, generator=generator).to(dtype)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
 from jobs.job import RenderParameters
+from jobs.prompts import PromptReading
 from jobs.storage.file import whole_file
 from producer.bucket_csv import upload
 from producer.prompt_warnings import PromptWarnings
@@ -38,7 +39,10 @@ def check(request: Request, outcome: Outcome) -> Generator[tuple[int, RenderPara
         CommandFailed: what reads such a source is not installed.
     """
     outcome.prompt_warnings = PromptWarnings(
-        {name: request.defaults[name] for name in PROMPTS if name in request.defaults}
+        {name: request.defaults[name] for name in PROMPTS if name in request.defaults},
+        PromptReading(
+            request.defaults.get("prompt_syntax") == "weighted", request.defaults.get("long_prompts") == "chunk"
+        ),
     )
     try:
         with open_source(request) as table, RejectedRows(request.rejected_to) as rejected:

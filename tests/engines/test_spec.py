@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engines.spec import COMPONENTS, Geometry, Profile, component_specs
+from engines.spec import COMPONENTS, MOST_CONTEXT_CHUNKS, Geometry, Profile, component_specs
 
 SD15 = component_specs(Geometry())
 
@@ -69,3 +69,34 @@ def test_a_range_covers_multiples_of_64_between_its_ends_and_nothing_else() -> N
 def test_bounds_are_in_rows_and_latent_cells() -> None:
     profile = Profile.parse("256x256:512x768", max_batch=4)
     assert profile.bounds(SD15["unet"].inputs[0]) == ((2, 4, 32, 32), (8, 4, 64, 96), (8, 4, 64, 96))
+
+
+def test_a_context_of_several_chunks_is_dynamic_and_nothing_else_differs() -> None:
+    longer = component_specs(Geometry(), context_chunks=3)
+    for name in COMPONENTS:
+        for tensor, same in zip(
+            (*longer[name].inputs, *longer[name].outputs), (*SD15[name].inputs, *SD15[name].outputs), strict=True
+        ):
+            assert (tensor == same) == (tensor.name != "context")
+    context = longer["unet"].inputs[2]
+    assert context.dynamic == {0: "R", 1: "77k"}
+    assert context.sized(2, height=64, width=64) == (4, 77, 768)
+    assert context.sized(2, height=64, width=64, chunks=3) == (4, 231, 768)
+    assert context.sizes_of((4, 231, 768)) == {"R": 4, "k": 3}
+    assert component_specs(Geometry(), context_chunks=2) == longer
+
+
+def test_a_profile_of_several_chunks_holds_short_prompts_too() -> None:
+    profile = Profile.parse("256x256:512x768", max_batch=4, context_chunks=3)
+    context = component_specs(Geometry(), context_chunks=3)["controlnet"].inputs[3]
+    assert profile.bounds(context) == ((2, 77, 768), (8, 77, 768), (8, 231, 768))
+    assert Profile.model_validate_json(profile.model_dump_json()) == profile
+    for chunks in (0, MOST_CONTEXT_CHUNKS + 1):
+        with pytest.raises(ValueError, match="max_context_chunks"):
+            Profile.parse("64x64", max_batch=1, context_chunks=chunks)
+
+
+def test_a_profile_of_one_chunk_is_written_as_before_there_were_several() -> None:
+    profile = Profile.parse("64x64", max_batch=1, context_chunks=1)
+    assert "max_context_chunks" not in profile.model_dump_json()
+    assert "max_context_chunks" not in profile.model_dump()

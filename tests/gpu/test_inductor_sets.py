@@ -38,6 +38,15 @@ def test_every_component_is_within_a_hundredth_of_float32(folder: Path) -> None:
         assert finding.ok, finding
 
 
+def test_prompts_of_two_chunks_are_within_a_hundredth_of_float32() -> None:
+    out = CACHE / "demo-inductor-2-chunks"
+    profile = Profile.parse("256x256", max_batch=1, context_chunks=2)
+    build_set(replace(request_for(out, "inductor", "fp16"), profiles=(profile,)))
+    findings = list(verify(out, within=1e-2))
+    assert all(finding.ok for finding in findings), findings
+    assert {one.component for one in findings if one.context_chunks == 2} == {"controlnet", "unet"}
+
+
 def test_pictures_are_those_of_the_triton_set(folder: Path) -> None:
     """Three samples: a batch of two and a batch of one, each captured as a graph."""
     requests = [sample(seed) for seed in range(3)]

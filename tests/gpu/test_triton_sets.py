@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -90,6 +91,33 @@ def test_auto_prefers_it_where_tensorrt_has_no_kernels_for_the_gpu() -> None:
 def test_every_component_is_within_a_hundredth_of_float32(folder: Path) -> None:
     for finding in verify(folder, within=1e-2):
         assert finding.ok, finding
+
+
+@pytest.fixture(scope="module")
+def for_long_prompts() -> Path:
+    out = CACHE / "demo-triton-2-chunks"
+    profile = Profile.parse("256x256", max_batch=2, context_chunks=2)
+    build_set(replace(request_for(out, "triton", "fp16"), profiles=(profile,)))
+    return out
+
+
+def test_prompts_of_two_chunks_are_within_a_hundredth_of_float32(for_long_prompts: Path) -> None:
+    findings = list(verify(for_long_prompts, within=1e-2))
+    assert all(finding.ok for finding in findings), findings
+    assert {one.component for one in findings if one.context_chunks == 2} == {"controlnet", "unet"}
+
+
+def test_prompts_of_two_chunks_are_drawn_and_their_weights_seen(for_long_prompts: Path) -> None:
+    ids = np.tile(sample(0).cond_ids, 2)
+    long = replace(sample(0), cond_ids=ids, uncond_ids=ids, chunks=2)
+    weights = np.linspace(0.5, 1.5, len(ids), dtype=np.float32)
+    with load_engine_set(for_long_prompts, device="cuda") as engines:
+        denoiser = EngineDenoiser(engines)
+        plain, again, weighted = (
+            drawn(denoiser, [one])[0] for one in (long, long, replace(long, cond_weights=weights))
+        )
+    assert np.array_equal(plain, again)
+    assert not np.array_equal(plain, weighted)
 
 
 def test_a_second_build_has_nothing_to_do(folder: Path) -> None:

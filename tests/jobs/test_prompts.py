@@ -138,8 +138,10 @@ def test_a_prompt_made_to_be_slow_is_searched_in_steps_that_grow_with_its_length
 def test_each_prompt_of_a_row_is_looked_at_and_named() -> None:
     row = RenderParameters(image="file:///a", prompt="(cat:1.3)", a_prompt="[sharp]", n_prompt="None")
     assert prompt_warnings(row) == (
-        "prompt has prompt weights such as '(cat:1.3)', which are taken literally: write the words alone",
-        "a_prompt has emphasis brackets such as '[sharp]', which are taken literally: write the words alone",
+        "prompt has prompt weights such as '(cat:1.3)', which are taken literally: write the words alone, "
+        "or set prompt_syntax to weighted",
+        "a_prompt has emphasis brackets such as '[sharp]', which are taken literally: write the words alone, "
+        "or set prompt_syntax to weighted",
         "n_prompt has values such as 'None', which programs write for an error or for nothing, and which are rendered "
         "as words: correct it, or write <empty> for an empty prompt",
     )

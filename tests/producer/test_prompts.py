@@ -208,11 +208,11 @@ def test_prompts_of_other_tools_are_counted_and_not_refused(run: Run, tmp_path: 
     assert (ran.code, ran.record["enqueued"]) == (0, 4)
     assert (
         "prompt of 2 rows has prompt weights such as '(cat:1.3)', which are taken literally; first in line 3. "
-        "Write the words alone.\n" in ran.stderr
+        "Write the words alone, or set prompt_syntax to weighted.\n" in ran.stderr
     )
     assert (
         "n_prompt of 1 row has prompt weights such as '(bad hands:1.4)', which are taken literally; in line 4. "
-        "Write the words alone.\n" in ran.stderr
+        "Write the words alone, or set prompt_syntax to weighted.\n" in ran.stderr
     )
     assert (
         "prompt of 1 row has values such as '#NAME?', which programs write for an error or for nothing," in ran.stderr
@@ -235,14 +235,39 @@ def test_a_prompt_that_an_option_sets_is_warned_of_once_and_by_the_option(run: R
     write(tmp_path, f"{PARTS}d.png,a cow,,(red:1.2)\n")
     ran = run("submit", "jobs.csv", "--n-prompt", "(bad hands:1.4)", "--dry-run")
     assert [line for line in ran.stderr.splitlines() if "literally" in line] == [
-        "--n-prompt has prompt weights such as '(bad hands:1.4)', which are taken literally. Write the words alone.",
+        "--n-prompt has prompt weights such as '(bad hands:1.4)', which are taken literally. "
+        "Write the words alone, or set prompt_syntax to weighted.",
         "n_prompt of 1 row has prompt weights such as '(red:1.2)', which are taken literally; in line 5. "
-        "Write the words alone.",
+        "Write the words alone, or set prompt_syntax to weighted.",
     ]
     assert ran.record["prompt_warnings"] == [
         {"option": "--n-prompt", "kind": "prompt weights", "example": "'(bad hands:1.4)'"},
         {"column": "n_prompt", "kind": "prompt weights", "rows": 1, "first_line": 5, "example": "'(red:1.2)'"},
     ]
+
+
+@pytest.mark.parametrize(("column", "option"), [(",weighted", ()), ("", ("--prompt-syntax", "weighted"))])
+def test_weights_that_are_applied_are_not_warned_of(
+    run: Run, tmp_path: Path, column: str, option: tuple[str, ...]
+) -> None:
+    header = "image,prompt" + (",prompt_syntax" if column else "")
+    write(tmp_path, f"{header}\na.png,(cat:1.3){column}\nb.png,(cat: 1.3){column}\n")
+    ran = run("submit", "jobs.csv", "--n-prompt", "((bad)) [cat:dog:0.5]", *option, "--dry-run")
+    kinds = [(one.get("column"), one["kind"], one.get("rows")) for one in ran.record["prompt_warnings"]]
+    assert ("prompt", "numbers that are no weights", 1) in kinds
+    assert not {"prompt weights", "emphasis brackets"} & {kind for column_, kind, _ in kinds if column_ == "prompt"}
+    if option:
+        assert kinds[0] == (None, "prompt schedules", None)
+        assert len(kinds) == 2
+
+
+def test_a_weight_that_is_not_rendered_is_an_error_of_its_row(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, 'image,prompt,n_prompt\na.png,"(cat:1.3)",<empty>\nb.png,(cat:300),\nc.png,cat,((bad:99))\n')
+    ran = run("submit", "jobs.csv", "--prompt-syntax", "weighted")
+    assert ran.code != 0
+    assert "jobs.csv:3: prompt gives 'cat' the weight 300; allowed with prompt_syntax weighted: -100 to" in ran.stderr
+    assert "jobs.csv:4: n_prompt gives 'bad' the weight 108.9" in ran.stderr
+    assert run("submit", "jobs.csv", "--dry-run").code == 0  # literally it is text
 
 
 def test_a_file_of_plain_prompts_is_not_warned_of(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from engines.manifest import load_manifest
-from jobs.job import RenderJob
+from jobs.job import EMPTY_PROMPT, RenderJob
 from jobs.settings import load_settings
 from producer.picture_texts import texts_of
 from tests.models import tiny_engine_set, tiny_model
@@ -207,6 +207,28 @@ def test_the_module_of_the_unit_is_how_the_hint_was_made() -> None:
 
 def test_an_empty_negative_prompt_has_no_line() -> None:
     assert len(written(job(n_prompt="")).split("\n")) == 2
+
+
+LITERAL = ["a (cat:1.3)", "a [cat]", "((cat", r"a \(cat\)", "a BREAK b", "(" * 200]
+
+
+@pytest.mark.parametrize("prompt", LITERAL)
+def test_brackets_that_were_text_are_said_to_be_text(prompt: str) -> None:
+    """`Emphasis` is how the web interface names its ways to read brackets; `None` is the one that does not."""
+    assert read(job(prompt=prompt))["Emphasis"] == "None"
+    assert read(job(n_prompt=prompt))["Emphasis"] == "None"
+
+
+def test_weights_and_plain_prompts_need_no_word_for_their_reading() -> None:
+    for prompt in LITERAL[:-1]:
+        assert "Emphasis" not in read(job(prompt=prompt, prompt_syntax="weighted"))
+    for prompt in ("a cat", "a cat: two dogs", "", "BREAKFAST", "don't, {a|b} <c>"):
+        assert "Emphasis" not in read(job(prompt=prompt or EMPTY_PROMPT, n_prompt=prompt))
+
+
+def test_prompts_in_chunks_are_padded_to_one_length_and_say_so() -> None:
+    assert read(job(long_prompts="chunk"))["Pad conds"] == "True"
+    assert "Pad conds" not in read(job())
 
 
 def test_a_renderer_s_pictures_and_results_name_its_own_model() -> None:

@@ -18,7 +18,7 @@ class StepBatch:
 
     latents: torch.Tensor  # float32 [N, 4, h, w]
     guided_hint: torch.Tensor  # [R, C, h, w]
-    context: torch.Tensor  # [R, 77, width]
+    context: torch.Tensor  # [R, 77 * chunks, width]
     control_scales: torch.Tensor  # [R, 13]
     guidance: torch.Tensor  # float32 [N]
     timestep: torch.Tensor  # float32 [N]

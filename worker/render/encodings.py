@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from worker.render.denoiser import Denoiser
+from worker.render.device import to_device
+from worker.render.emphasis import emphasized
 from worker.render.request import ImageSpec
 from worker.render.slab import Slab, Slot
 from worker.render.trajectory import Conditioning
@@ -73,7 +75,7 @@ class Encodings:
 
     def encode(self, specs: Sequence[ImageSpec]) -> list[Conditioning]:
         """Specs of one shape. Unknown prompts are encoded in one engine call, unknown edges and pictures in others."""
-        texts = self._texts.get([ids for spec in specs for ids in (spec.uncond_ids, spec.cond_ids)])
+        texts = self._contexts(specs)
         hints = self._hints.get([spec.edges for spec in specs])
         return [
             Conditioning(
@@ -83,6 +85,28 @@ class Encodings:
             )
             for spec, hint, unconditional, conditional in zip(specs, hints, texts[::2], texts[1::2], strict=True)
         ]
+
+    def _contexts(self, specs: Sequence[ImageSpec]) -> list[torch.Tensor]:
+        """Two a spec, [77 * chunks, width], the unconditional one first.
+
+        What is kept are chunks as the text encoder gives them. Weights are applied to a copy, so a prompt's encoding
+        serves all weights that it is given.
+        """
+        halves = [
+            (ids, weights, spec.chunks)
+            for spec in specs
+            for ids, weights in ((spec.uncond_ids, spec.uncond_weights), (spec.cond_ids, spec.cond_weights))
+        ]
+        encoded = iter(self._texts.get([chunk for ids, _, number in halves for chunk in np.split(ids, number)]))
+        return [_joined([next(encoded) for _ in range(number)], weights) for _, weights, number in halves]
+
+
+def _joined(chunks: Sequence[torch.Tensor], weights: np.ndarray | None) -> torch.Tensor:
+    """The encoding of a prompt from those of its chunks, each weighted by itself."""
+    if weights is not None:
+        parts = np.split(weights, len(chunks))
+        chunks = [emphasized(chunk, to_device(part, chunk.device)) for chunk, part in zip(chunks, parts, strict=True)]
+    return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))
 
 
 def _control_scales(spec: ImageSpec) -> torch.Tensor:

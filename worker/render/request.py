@@ -27,14 +27,17 @@ class ImageSpec:
     # The hint: uint8 [H, W], edges of 0 or 255; or [H, W, 3], a picture that is the hint itself, in RGB. H and W are in
     # pixels, multiples of 64.
     edges: np.ndarray
-    cond_ids: np.ndarray  # int64 [77]
-    uncond_ids: np.ndarray  # int64 [77]
+    cond_ids: np.ndarray  # int64 [77 * chunks]
+    uncond_ids: np.ndarray  # int64 [77 * chunks]
     seed: int  # this sample's own: the job's seed + sample
     steps: int
     eta: float
     scale: float  # guidance
     cond_control_scales: tuple[float, ...]  # 13
     uncond_control_scales: tuple[float, ...]  # 13
+    cond_weights: np.ndarray | None = None  # float32 [77 * chunks], of the tokens; None: all are 1
+    uncond_weights: np.ndarray | None = None
+    chunks: int = 1  # of both prompts; the text encoder takes one by one
 
     @property
     def shape(self) -> Shape:

@@ -16,7 +16,7 @@ class Conditioning:
     """A sample's encoded prompts and edges. Where there are two rows, the unconditional one is first."""
 
     guided_hint: torch.Tensor  # [C, h, w]
-    context: torch.Tensor  # [2, 77, width]
+    context: torch.Tensor  # [2, 77 * chunks, width]
     control_scales: torch.Tensor  # [2, 13]
 
     @property

@@ -161,7 +161,7 @@ def example_inputs(job: PackageJob) -> tuple[Tensor, ...]:
     return tuple(
         laid_out(
             torch.zeros(
-                tensor.sized(job.size.batch, height=job.size.height, width=job.size.width),
+                tensor.sized(job.size.batch, height=job.size.height, width=job.size.width, chunks=job.size.chunks),
                 dtype=torch.int64 if tensor.dtype == "int64" else job.dtype,
                 device=job.device,
             )

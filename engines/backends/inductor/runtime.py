@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -50,12 +51,11 @@ class InductorEngine:
     def _size_for(self, sizes: Mapping[str, int]) -> Size:
         images = _images(sizes)
         height, width = (8 * sizes["h"], 8 * sizes["w"]) if self._sees_pictures else (0, 0)
-        fitting = [
-            size for size in self._sizes if (size.height, size.width) == (height, width) and size.batch >= images
-        ]
+        wanted = Size(images, height, width, sizes.get("k", 1))
+        fitting = [size for size in self._sizes if size.batch >= images and replace(size, batch=images) == wanted]
         if not fitting:
             built = ", ".join(size.stage for size in self._sizes)
-            raise ValueError(f"{self._spec.name} was not built for {Size(images, height, width).stage}, only: {built}")
+            raise ValueError(f"{self._spec.name} was not built for {wanted.stage}, only: {built}")
         return min(fitting)
 
 

@@ -1,4 +1,4 @@
-"""What packages are compiled for: single picture sizes, and batches in powers of two."""
+"""What packages are compiled for: single picture sizes, batches in powers of two, and each number of chunks."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from engines.backends.stages import WITH_CONTEXT
 from engines.errors import BackendUnavailable
 from engines.spec import Profile
 
 # Components that see no picture: one package a batch size serves all shapes.
 SHAPELESS = ("clip",)
-_STAGE = re.compile(r"(?:(\d+)x(\d+)-)?batch(\d+)")
+_STAGE = re.compile(r"(?:(\d+)x(\d+)-)?batch(\d+)(?:-context(\d+))?")
 
 
 @dataclass(frozen=True, order=True)
 class Size:
-    """What one package is compiled for: images, and pixels (0 for a component that sees no picture)."""
+    """What one package is compiled for: images, pixels (0 for a component that sees no picture), a prompt's chunks."""
 
     batch: int
     height: int = 0
     width: int = 0
+    chunks: int = 1
 
     @property
     def stage(self) -> str:
-        """Its stage's name: '512x512-batch8', or 'batch8'."""
-        return f"{self.height}x{self.width}-batch{self.batch}" if self.height else f"batch{self.batch}"
+        """Its stage's name: '512x512-batch8', '512x512-batch8-context2', or 'batch8'."""
+        pixels = f"{self.height}x{self.width}-" if self.height else ""
+        return f"{pixels}batch{self.batch}" + (f"-context{self.chunks}" if self.chunks > 1 else "")
 
     @classmethod
     def of_stage(cls, stage: str) -> Size | None:
@@ -33,8 +36,8 @@ class Size:
         match = _STAGE.fullmatch(stage)
         if match is None:
             return None
-        height, width, batch = match.groups()
-        return cls(int(batch), int(height or 0), int(width or 0))
+        height, width, batch, chunks = match.groups()
+        return cls(int(batch), int(height or 0), int(width or 0), int(chunks or 1))
 
 
 def batch_sizes(max_batch: int) -> tuple[int, ...]:
@@ -57,7 +60,8 @@ def sizes_of(component: str, profiles: Sequence[Profile]) -> tuple[Size, ...]:
     if component in SHAPELESS:
         return tuple(Size(batch) for batch in batch_sizes(max(profile.max_batch for profile in profiles)))
     return tuple(
-        Size(batch, profile.max_height, profile.max_width)
+        Size(batch, profile.max_height, profile.max_width, chunks)
         for profile in profiles
         for batch in batch_sizes(profile.max_batch)
+        for chunks in range(1, (profile.max_context_chunks if component in WITH_CONTEXT else 1) + 1)
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engines.backends.protocol import Backend, Runtime
 from engines.backends.recipe import BuildContext, BuildStage, Recipe
-from engines.backends.stages import EXPORT_PACKAGES, export_stage, versions_of
+from engines.backends.stages import EXPORT_PACKAGES, WITH_CONTEXT, export_stage, versions_of
 from engines.backends.tensorrt import package
 from engines.backends.tensorrt.plan import build_plan, planned
 from engines.device import Placement
@@ -62,6 +62,9 @@ class TensorRTBackend(Backend):
 
 def _plan_stage(recipe: Recipe, component: str) -> BuildStage:
     profiles = [profile.model_dump() for profile in planned(recipe.runtime, recipe.profiles)]
+    if component not in WITH_CONTEXT:
+        for profile in profiles:
+            profile.pop("max_context_chunks", None)  # the plan is the same whatever the prompts' length
     version = recipe.versions[recipe.runtime]
 
     def make(context: BuildContext) -> list[Path]:

@@ -59,6 +59,7 @@ def planned(runtime: str, profiles: Sequence[Profile]) -> tuple[Profile, ...]:
             max_height=max(profile.max_height for profile in profiles),
             min_width=min(profile.min_width for profile in profiles),
             max_width=max(profile.max_width for profile in profiles),
+            max_context_chunks=max(profile.max_context_chunks for profile in profiles),
         ),
     )
 

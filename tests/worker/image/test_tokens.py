@@ -140,3 +140,67 @@ def test_what_the_file_says_about_cutting_and_padding_does_not_matter(tmp_path: 
     text = "a photo of a cat " * 30
     assert tokenizer.encode(text).ids.tolist() == reference_ids(text)
     assert tokenizer.encode(text).cut == ours().encode(text).cut != ""
+
+
+def test_text_that_is_too_long_fills_more_chunks_each_with_begin_end_and_padding() -> None:
+    text = " ".join(["cat"] * 100)
+    tokens = ours().encode(text, chunk=True)
+    assert (tokens.chunks, len(tokens.ids), tokens.cut, tokens.weights) == (2, 2 * LENGTH, "", None)
+    assert tokens.ids[:LENGTH].tolist() == reference_ids(text)
+    assert tokens.ids[LENGTH:].tolist() == reference_ids(" ".join(["cat"] * 25))
+
+
+@pytest.mark.parametrize("text", TEXTS[:-1])
+def test_a_short_text_is_the_same_in_chunks_and_with_weights_that_it_does_not_have(text: str) -> None:
+    for values in ({"chunk": True}, {"weighted": True}, {"chunk": True, "weighted": True}):
+        tokens = ours().encode(text, **values)
+        assert tokens.ids.tolist() == reference_ids(text)
+        assert (tokens.chunks, tokens.weights) == (1, None)
+
+
+def test_the_comma_at_which_a_chunk_ends_is_the_tokenizer_s() -> None:
+    tokens = ours().encode(" ".join(["cat"] * 60) + ", " + " ".join(["dog"] * 30), chunk=True)
+    assert tokens.ids[LENGTH:].tolist() == reference_ids(" ".join(["dog"] * 30))
+
+
+def test_weights_stand_beside_their_tokens() -> None:
+    tokens = ours().encode("a (cat:1.5) [dog]", weighted=True)
+    assert tokens.ids.tolist() == reference_ids("a cat dog")
+    assert tokens.weights is not None
+    assert tokens.weights.dtype == np.float32
+    plain = [
+        len(reference_ids(part)) - reference_ids(part).count(reference().eos_token_id) - 1 for part in ("a", "cat")
+    ]
+    first = 1 + plain[0]
+    assert tokens.weights[first : first + plain[1]].tolist() == [1.5] * plain[1]
+    assert tokens.weights[0] == tokens.weights[-1] == 1.0
+
+
+def test_what_is_cut_is_named_without_its_brackets() -> None:
+    words = " ".join(["cat"] * 74)
+    tokens = ours().encode(f"{words} (dog cat:1.2) BREAK [dog]", weighted=True)
+    assert tokens.cut == "cat dog"
+    assert tokens.weights is not None
+    assert tokens.weights[LENGTH - 2] == np.float32(1.2)
+
+
+def test_a_shorter_prompt_is_lengthened_by_empty_chunks() -> None:
+    for text in ("", "a (cat:1.5)"):
+        short = ours().encode(text, chunk=True, weighted=True)
+        longer = ours().lengthened(short, 3)
+        assert (longer.chunks, len(longer.ids)) == (3, 3 * LENGTH)
+        assert longer.ids.tolist() == short.ids.tolist() + 2 * reference_ids("")
+        if short.weights is None:
+            assert longer.weights is None
+        else:
+            assert longer.weights is not None
+            assert longer.weights.tolist() == short.weights.tolist() + [1.0] * 2 * LENGTH
+    assert ours().lengthened(short, 1) is short
+
+
+def test_every_chunk_is_padded_with_the_models_own_token() -> None:
+    path = tiny_engine_set() / "tokenizer.json"
+    tokenizer = Tokenizer(path, length=LENGTH, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    ids = tokenizer.encode("BREAK", chunk=True, weighted=True).ids
+    assert ids.tolist() == [1, 2] + [0] * (LENGTH - 2)
+    assert tokenizer.encode("BREAK BREAK", chunk=True, weighted=True).ids.tolist() == 2 * ([1, 2] + [0] * (LENGTH - 2))

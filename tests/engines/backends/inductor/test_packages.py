@@ -45,7 +45,7 @@ def test_the_largest_batch_is_always_built() -> None:
 
 
 def test_a_stage_s_name_tells_its_size() -> None:
-    for size in (Size(8, 512, 768), Size(4)):
+    for size in (Size(8, 512, 768), Size(4), Size(2, 64, 64, 3)):
         assert Size.of_stage(size.stage) == size
     assert Size.of_stage("export") is None
 
@@ -54,6 +54,29 @@ def test_every_shape_and_batch_has_a_package_and_text_has_one_a_batch() -> None:
     assert [size.stage for size in sizes_of("clip", SHAPES)] == ["batch1", "batch2", "batch4", "batch8"]
     assert len(sizes_of("unet", SHAPES)) == 8
     assert Size(8, 256, 384) in sizes_of("unet", SHAPES)
+
+
+def test_each_number_of_chunks_has_a_package_of_the_components_that_see_prompts() -> None:
+    (profile,) = longer = (Profile.parse("64x128", max_batch=2, context_chunks=3),)
+    assert [size.stage for size in sizes_of("unet", longer)] == [
+        *("64x128-batch1", "64x128-batch1-context2", "64x128-batch1-context3"),
+        *("64x128-batch2", "64x128-batch2-context2", "64x128-batch2-context3"),
+    ]
+    shorter = (profile.model_copy(update={"max_context_chunks": 1}),)
+    assert set(sizes_of("controlnet", shorter)) < set(sizes_of("controlnet", longer))
+    for name in ("clip", "hint", "decoder"):
+        assert sizes_of(name, longer) == sizes_of(name, shorter)
+
+
+def test_packages_of_short_prompts_are_reused_in_a_set_for_long_ones() -> None:
+    def stages(chunks: int) -> dict[str, list[object]]:
+        profiles = [Profile.parse("64x64", max_batch=1, context_chunks=chunks)]
+        recipe = recipe_for("inductor", precision="fp32", profiles=profiles, capability=None)
+        return {stage.name: stage.inputs for stage in registry.choose("inductor").stages(recipe, "unet")}
+
+    one, two = stages(1), stages(2)
+    assert set(two) - set(one) == {"64x64-batch1-context2"}
+    assert {name: two[name] for name in one} == one
 
 
 def test_a_range_of_shapes_is_refused_with_what_to_do() -> None:
@@ -104,6 +127,22 @@ def test_a_batch_runs_in_the_smallest_package_that_takes_it(images: int, used: i
     outputs = engine(inputs)
     assert calls == [Size(used, 64, 64)]
     assert torch.equal(outputs["control0"], inputs["x_noisy"] * 2)
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_batch_runs_in_the_package_of_its_prompts_length(chunks: int) -> None:
+    spec = component_specs(Geometry(), context_chunks=2)["controlnet"]
+    calls: list[Size] = []
+    packages = {size: _doubling(size, calls) for size in (Size(2, 64, 64), Size(2, 64, 64, 2))}
+    engine = InductorEngine(packages, packages.__getitem__, spec)
+
+    def inputs(number: int) -> dict[str, Tensor]:
+        return {one.name: torch.zeros(one.sized(1, height=64, width=64, chunks=number)) for one in spec.inputs}
+
+    engine(inputs(chunks))
+    assert calls == [Size(2, 64, 64, chunks)]
+    with pytest.raises(ValueError, match=r"not built for 64x64-batch1-context3, only: 64x64-batch2, 64x64-batch2-con"):
+        engine(inputs(3))
 
 
 def _not_needed(size: Size) -> Package:

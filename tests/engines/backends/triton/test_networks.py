@@ -19,7 +19,7 @@ from engines.manifest import load_manifest
 from engines.model.constants import save_constants
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import load_component
-from engines.spec import COMPONENTS, ComponentSpec
+from engines.spec import COMPONENTS, ComponentSpec, component_specs
 from tests.models import tiny_engine_set, tiny_model
 
 CPU = torch.device("cpu")
@@ -58,6 +58,18 @@ def test_a_network_agrees_with_the_one_it_was_made_from(
         assert distance(found[tensor.name], expected[tensor.name]) < 1e-5
     for key, before in inputs.items():
         assert torch.equal(given[key], before), f"{name} wrote into {key}"
+
+
+@pytest.mark.parametrize("name", ["controlnet", "unet"])
+def test_a_prompt_may_have_several_chunks(name: str, weights: Weights, tmp_path: Path) -> None:
+    spec = component_specs(load_manifest(tiny_engine_set("torch")).geometry, context_chunks=2)[name]
+    module = load_component(name, weights, torch.float32)
+    parameters = Parameters.load(save_constants(module, tmp_path / "one.safetensors"), CPU)
+    inputs = likely_inputs(spec, 2, height=64, width=64, chunks=2)
+    assert inputs["context"].shape[1] == 154
+    expected, found = TorchEngine(module, spec)(inputs), ENGINES[name](parameters)(inputs)
+    for tensor in spec.outputs:
+        assert distance(found[tensor.name], expected[tensor.name]) < 1e-5
 
 
 def test_a_prediction_is_that_of_the_two_networks_one_after_the_other(
