@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.job import RenderJob
+from worker.held_sets import renderer_for
 from worker.observe.metrics import StageTimer
 from worker.renderer import Renderer
 from worker.sources import Sources
@@ -37,7 +38,8 @@ class Pictures:
         with timer.measure("render"):
             samples = self._wait_for_samples(job, futures)
         with timer.measure("encode"):
-            return prepared, [self.renderer.encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
+            encode = renderer_for(self.renderer, job).encode
+            return prepared, [encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
 
     def _prepare(self, job: RenderJob, timer: StageTimer, check: Check) -> Prepared:
         with timer.measure("fetch"):
@@ -45,7 +47,7 @@ class Pictures:
         timer.metrics.image_bytes.labels(direction="in").inc(len(picture))
         with timer.measure("prepare"):
             check()
-            return self.renderer.prepare(job, picture)
+            return renderer_for(self.renderer, job).prepare(job, picture)
 
     def _wait_for_samples(self, job: RenderJob, futures: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
         """uint8 pictures [H, W, 3], one per sample. An error in one ends all: a job is done whole or not at all."""

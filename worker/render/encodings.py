@@ -1,15 +1,17 @@
-"""Caches of encodings: prompts by their tokens, edges by their pixels."""
+"""Caches of encodings: prompts by their tokens, edges by their pixels, both by the engine set that encoded them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 import torch
 
 from worker.render.denoiser import Denoiser
+from worker.render.denoisers import Denoisers
 from worker.render.request import ImageSpec
 from worker.render.slab import Slab, Slot
 from worker.render.trajectory import Conditioning
@@ -22,21 +24,28 @@ HINT_BYTES = 128 * 2**20
 TEXT_ENTRIES = 1024
 HINT_ENTRIES = 512
 
+Encode = Callable[[np.ndarray], torch.Tensor]
+
 
 class Recent:
     """The most recently used encodings, keyed by the content that was encoded: as many as both limits allow."""
 
-    def __init__(
-        self, encode: Callable[[np.ndarray], torch.Tensor], *, limit_bytes: int, limit_entries: int = TEXT_ENTRIES
-    ) -> None:
+    def __init__(self, encode: Encode, *, limit_bytes: int, limit_entries: int = TEXT_ENTRIES) -> None:
         self._encode = encode
+        self._engine_set = ""
         self._limit_entries = limit_entries
         self._slab = Slab(limit_bytes=limit_bytes, block_slots=limit_entries)
         self._kept: OrderedDict[bytes, Slot] = OrderedDict()
 
+    def of_set(self, engine_set: str, encode: Encode) -> Recent:
+        """Those of another engine set, which encodes in its own way. All sets share the limits."""
+        other = copy(self)
+        other._engine_set, other._encode = engine_set, encode
+        return other
+
     def get(self, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """One encoding per array, in order. Unknown ones are encoded in one call, so all arrays must have one shape."""
-        keys = [_key(array) for array in arrays]
+        keys = [_key(array, self._engine_set) for array in arrays]
         rows = {key: self._kept[key].read() for key in dict.fromkeys(keys) if key in self._kept}
         for key in rows:
             self._kept.move_to_end(key)
@@ -66,14 +75,19 @@ class Recent:
 class Encodings:
     """Specs -> conditionings. Equal prompts share one encoding, and so do equal edges, across jobs."""
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        self._texts = Recent(denoiser.encode_text, limit_bytes=TEXT_BYTES, limit_entries=TEXT_ENTRIES)
-        self._hints = Recent(denoiser.encode_hint, limit_bytes=HINT_BYTES, limit_entries=HINT_ENTRIES)
+    def __init__(self, denoisers: Denoiser | Denoisers) -> None:
+        self._denoisers = denoisers if isinstance(denoisers, Denoisers) else Denoisers.of_one(denoisers)
+        self._texts = Recent(_of_no_set, limit_bytes=TEXT_BYTES, limit_entries=TEXT_ENTRIES)
+        self._hints = Recent(_of_no_set, limit_bytes=HINT_BYTES, limit_entries=HINT_ENTRIES)
 
     def encode(self, specs: Sequence[ImageSpec]) -> list[Conditioning]:
-        """Specs of one shape. Unknown prompts are encoded in one engine call, unknown edges in another."""
-        texts = self._texts.get([ids for spec in specs for ids in (spec.uncond_ids, spec.cond_ids)])
-        hints = self._hints.get([spec.edges for spec in specs])
+        """Specs of one bucket. Unknown prompts are encoded in one engine call, unknown edges in another."""
+        engine_set = specs[0].engine_set
+        denoiser = self._denoisers.of(engine_set)
+        texts_of_set = self._texts.of_set(engine_set, denoiser.encode_text)
+        hints_of_set = self._hints.of_set(engine_set, denoiser.encode_hint)
+        texts = texts_of_set.get([ids for spec in specs for ids in (spec.uncond_ids, spec.cond_ids)])
+        hints = hints_of_set.get([spec.edges for spec in specs])
         return [
             Conditioning(
                 guided_hint=hint,
@@ -84,9 +98,13 @@ class Encodings:
         ]
 
 
+def _of_no_set(_: np.ndarray) -> torch.Tensor:
+    raise AssertionError("what is encoded belongs to an engine set")
+
+
 def _control_scales(spec: ImageSpec) -> torch.Tensor:
     return torch.tensor([spec.uncond_control_scales, spec.cond_control_scales], dtype=torch.float32)
 
 
-def _key(array: np.ndarray) -> bytes:
-    return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
+def _key(array: np.ndarray, engine_set: str) -> bytes:
+    return hashlib.sha256(repr((engine_set, array.shape)).encode() + array.tobytes()).digest()
