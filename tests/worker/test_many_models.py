@@ -1,0 +1,136 @@
+"""Three real engine sets in one worker: each picture is the one that a worker which holds its set alone draws."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engines.check.score import psnr
+from jobs.job import RenderJob
+from jobs.settings import load_settings
+from tests.engines.sets import copy_of_set, edit_manifest
+from tests.jobs.rows import make_job
+from tests.worker.test_prepare import photograph, png
+from worker.held_sets import renderer_for
+from worker.renderer import Renderer, RendererRefused, load_renderer
+
+NAMES = ("default", "dark", "odd")
+UNET = "weights/unet/diffusion_pytorch_model.safetensors"
+ENOUGH_DB = 50.0
+
+
+def another_model(folder: Path, factor: float) -> None:
+    """Make the set in a folder another one: its U-Net predicts so many times as much noise."""
+    tensors = load_file(folder / UNET)
+    tensors["conv_out.weight"] = tensors["conv_out.weight"] * factor
+    save_file(tensors, folder / UNET, metadata={"format": "pt"})
+    sha = hashlib.sha256((folder / UNET).read_bytes()).hexdigest()
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["components"]["unet"]["stages"]["weights"]["files"][UNET] = sha
+
+    edit_manifest(folder, change)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of three sets, two of them reached by links."""
+    root = tmp_path_factory.mktemp("many")
+    (root / "sets").mkdir()
+    for name, factor in zip(NAMES, (1.0, 0.6, 1.4), strict=True):
+        folder = copy_of_set(root / name)
+        another_model(folder, factor)
+        (root / "sets" / name).symlink_to(folder)
+    threads = torch.get_num_threads()
+    yield root / "sets"
+    torch.set_num_threads(threads)
+
+
+def jobs(number: int = 9) -> list[RenderJob]:
+    """In mixed order: equal pictures, prompts and seeds for different sets, and two sizes."""
+    return [
+        make_job(
+            row,
+            prompt=f"a house {row // 3}",
+            seed=row // 3,
+            image_resolution=64 if row % 4 else 128,
+            ddim_steps=2 + row % 3,
+            **({} if row % 3 == 0 else {"model": NAMES[row % 3]}),
+        )
+        for row in range(1, number + 1)
+    ]
+
+
+def load(folder: Path, **settings: Any) -> Renderer:
+    return load_renderer(load_settings(engine_dir=str(folder), device="cpu", threads=1, **settings))
+
+
+def drawn(renderer: Renderer, wanted: Sequence[RenderJob]) -> list[np.ndarray]:
+    data = png(photograph())
+    futures = [renderer.loop.submit(renderer_for(renderer, job).prepare(job, data).specs[0]) for job in wanted]
+    while not all(future.done() for future in futures):
+        renderer.loop.step()
+    return [future.result(0) for future in futures]
+
+
+@pytest.fixture(scope="module")
+def alone(sets: Path) -> Mapping[str, np.ndarray]:
+    """Each job's picture by a worker that holds its set alone."""
+    pictures: dict[str, np.ndarray] = {}
+    for name in NAMES:
+        own = [job for job in jobs() if (job.parameters.model or "default") == name]
+        renderer = load(sets / name)
+        pictures |= zip([job.id for job in own], drawn(renderer, own), strict=True)
+        renderer.close()
+    return pictures
+
+
+@pytest.mark.parametrize("settings", [{}, {"sets_resident": 2}, {"low_vram": True}], ids=str)
+def test_each_picture_is_that_of_a_worker_which_holds_its_set_alone(
+    sets: Path, alone: Mapping[str, np.ndarray], settings: dict[str, Any]
+) -> None:
+    renderer = load(sets, **settings)
+    try:
+        pictures = drawn(renderer, jobs())
+        loads = renderer.loop.loads()
+    finally:
+        renderer.close()
+    likeness = [psnr(alone[job.id], picture) for job, picture in zip(jobs(), pictures, strict=True)]
+    assert min(likeness) >= ENOUGH_DB, likeness
+    assert len(loads.loaded) == 3 - len(settings) - ("low_vram" in settings)
+    assert sum(renderer.loop.stats().images_by_set.values()) == 9
+
+
+def test_the_sets_differ_so_that_a_wrong_one_would_show(alone: Mapping[str, np.ndarray]) -> None:
+    same_but_for_the_model = [alone[job.id] for job in jobs() if job.parameters.seed == 1]
+    assert len(same_but_for_the_model) == 3
+    sizes = {picture.shape for picture in same_but_for_the_model}
+    for size in sizes:
+        of_size = [picture for picture in same_but_for_the_model if picture.shape == size]
+        assert all(psnr(one, other) < 40 for i, one in enumerate(of_size) for other in of_size[i + 1 :])
+
+
+def test_a_worker_says_all_sets_that_it_holds(sets: Path) -> None:
+    renderer = load(sets)
+    renderer.close()
+    assert sorted(renderer.sets) == sorted(NAMES)
+    assert renderer.name == "default"
+    assert len({one.digest for one in renderer.sets.values()}) == 3
+    assert renderer.facts["sets"] == {name: one.digest for name, one in renderer.sets.items()}
+
+
+def test_one_set_that_is_damaged_refuses_the_start_and_is_named(sets: Path, tmp_path: Path) -> None:
+    for name in NAMES[:2]:
+        (tmp_path / name).symlink_to((sets / name).resolve())
+    broken = copy_of_set(tmp_path / ".made")
+    (tmp_path / "broken").symlink_to(broken)
+    (broken / UNET).write_bytes(b"other bytes")
+    with pytest.raises(RendererRefused, match=r"RENDER_ENGINE_DIR=.*made/set/weights/unet.* was changed"):
+        load(tmp_path)
