@@ -71,4 +71,5 @@ class Arrivals:
     def _unload(self, engine_set: str) -> None:
         with translated_errors():
             self._denoisers.unload(engine_set)
-        self._scheduler.left(engine_set)
+        seconds = self._scheduler.left(engine_set)
+        log.info("engine_set_unloaded", engine_set=engine_set, turn_seconds=round(seconds, 3))

@@ -110,9 +110,10 @@ class Residency:
         self._turns[engine_set] = _Turn(began=now, used=now)
         self._asking.pop(engine_set, None)
 
-    def left(self, engine_set: str) -> None:
-        """The set is not on the device any more."""
-        self._turns.pop(engine_set, None)
+    def left(self, engine_set: str) -> float:
+        """The set is not on the device any more; the seconds that its turn lasted."""
+        turn = self._turns.pop(engine_set, None)
+        return 0.0 if turn is None else self._now() - turn.began
 
     def used(self, engine_set: str) -> None:
         """The set takes a step."""

@@ -249,10 +249,10 @@ class Scheduler:
         with self._changed:
             return self._residency.leaving
 
-    def left(self, engine_set: str) -> None:
-        """The set is not on the device any more."""
+    def left(self, engine_set: str) -> float:
+        """The set is not on the device any more; the seconds that its turn lasted."""
         with self._changed:
-            self._residency.left(engine_set)
+            return self._residency.left(engine_set)
 
     def arrived(self, engine_set: str) -> None:
         """The set is on the device: its turn begins, for all requests that wait for it."""
