@@ -1,4 +1,4 @@
-"""Several engine sets in one worker against one set, on the CPU; prints one JSON line."""
+"""Several engine sets in one worker against one set; prints one JSON line."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from engines.spec import Profile
 from jobs.job import RenderJob
 from tools.embedded_redis import EmbeddedRedis
 from tools.progress import say
+from worker.set_folders import set_folders
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "bench-many-models"
@@ -36,14 +37,17 @@ Examples:
   python -m benchmarks.many_models
 
   python -m benchmarks.many_models --jobs 600 --steps 8 --resident 1
+
+  python -m benchmarks.many_models --sets models --size 512 --steps 20 --max-batch 8
 """
 HELP = """
-Several engine sets in one worker against one set, on the CPU; prints one JSON line.
+Several engine sets in one worker against one set; prints one JSON line.
 
-The jobs are for three sets of random weights, in mixed order. They are rendered four times, each time by one worker
+The jobs are for all sets in equal numbers, in mixed order. Without --sets there are three of random weights, for the
+CPU. They are rendered four times, each time by one worker
 from the CSV to the files: by a worker that holds one set (all jobs without their models), by workers that hold one set
-each (only the jobs of their set: the pictures to compare with), by a worker that holds all three sets, and by one on
-whose device only some of them fit. `turns` are of the last one: how often sets were loaded, and how long a turn lasted,
+each (only the jobs of their set: the pictures to compare with), by a worker that holds all sets, and by one on whose
+device only some of them fit. `turns` are of the last one: how often sets were loaded, and how long a turn lasted,
 in loadings.
 """
 
@@ -58,6 +62,8 @@ class Plan:
     max_batch: int
     threads: int
     resident: int
+    device: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,11 @@ class Farm:
     def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
         plan = self._plan
         return {
-            "RENDER_DEVICE": "cpu",
+            "RENDER_DEVICE": plan.device,
             "RENDER_THREADS": str(plan.threads),
             "RENDER_ALLOW_FOLDERS": str(self._folder),
             # Enough to fill a batch of each set while more are fetched.
-            "RENDER_JOBS_IN_FLIGHT": str(2 * plan.max_batch * len(NAMES)),
+            "RENDER_JOBS_IN_FLIGHT": str(2 * plan.max_batch * len(plan.names)),
             "OMP_NUM_THREADS": str(plan.threads),
             **{f"RENDER_{name.upper()}": str(value) for name, value in settings.items()},
         }
@@ -123,7 +129,7 @@ def _warm_up(jobs: Sequence[RenderJob], case: str) -> Iterator[RenderJob]:
 
 def mixed_jobs(plan: Plan, pictures: Sequence[Path], *, batch: str, output: Path) -> list[RenderJob]:
     """Equal numbers of jobs for each model, shuffled."""
-    models = [NAMES[number % len(NAMES)] for number in range(plan.jobs)]
+    models = [plan.names[number % len(plan.names)] for number in range(plan.jobs)]
     random.Random(0).shuffle(models)
     plain = make_jobs(pictures, batch=batch, output=output, size=plan.size, steps=plan.steps, spread=3)
     return [with_model(job, model) for job, model in zip(plain, models, strict=True)]
@@ -141,8 +147,8 @@ def measure(plan: Plan, sets: Path, folder: Path) -> dict[str, object]:
     with EmbeddedRedis() as server:
         farm = Farm(plan, sets, folder, server.url)
         mixed = mixed_jobs(plan, pictures, batch="all", output=folder / "out")
-        one = farm.render("one", [with_model(job, None, batch="one") for job in mixed], engines=NAMES[0])
-        alone = _alone(farm, mixed)
+        one = farm.render("one", [with_model(job, None, batch="one") for job in mixed], engines=plan.names[0])
+        alone = _alone(farm, mixed, plan.names)
         all_fit = farm.render("all", mixed)
         some = [with_model(job, job.parameters.model, batch="some") for job in mixed]
         some_fit = farm.render("some", some, sets_resident=plan.resident)
@@ -162,19 +168,19 @@ def measure(plan: Plan, sets: Path, folder: Path) -> dict[str, object]:
     }
 
 
-def _alone(farm: Farm, mixed: Sequence[RenderJob]) -> dict[int, np.ndarray]:
+def _alone(farm: Farm, mixed: Sequence[RenderJob], names: Sequence[str]) -> dict[int, np.ndarray]:
     """Row -> the picture of a worker that holds the row's set alone."""
     pictures: dict[int, np.ndarray] = {}
-    for name in NAMES:
+    for name in names:
         own = [with_model(job, name, batch=f"alone-{name}") for job in mixed if job.parameters.model == name]
         rendered = farm.render(f"alone-{name}", own, engines=name)
         pictures |= zip([job.row for job in own], rendered.pictures, strict=True)
     return pictures
 
 
-def build(plan: Plan) -> Path:
+def build(size: int, max_batch: int) -> Path:
     """A folder of three sets of random weights, built unless their manifests say that they are up to date."""
-    sets = CACHE / f"sets-{plan.size}-batch{plan.max_batch}"
+    sets = CACHE / f"sets-{size}-batch{max_batch}"
     for seed, name in enumerate(NAMES):
         model = CACHE / f"random-model-{seed}"
         make = [sys.executable, "examples/random-model/make.py", "--out", str(model), "--seed", str(seed)]
@@ -186,7 +192,7 @@ def build(plan: Plan) -> Path:
                 out=sets / name,
                 backend="onnxruntime",
                 precision="fp32",
-                profiles=(Profile.parse(f"{plan.size}x{plan.size}", max_batch=plan.max_batch),),
+                profiles=(Profile.parse(f"{size}x{size}", max_batch=max_batch),),
             )
         )
     return sets
@@ -195,7 +201,7 @@ def build(plan: Plan) -> Path:
 def surroundings(plan: Plan) -> dict[str, Any]:
     """The hardware, versions and settings of this run."""
     return {
-        "plan": vars(plan) | {"sets": len(NAMES)},
+        "plan": vars(plan) | {"names": list(plan.names)},
         "hardware": cpu() | {"load": round(os.getloadavg()[0], 1)},
         "versions": versions(*PACKAGES),
     }
@@ -207,14 +213,20 @@ def main(
     size: Annotated[int, typer.Option(min=64, help="Side of the pictures in pixels, a multiple of 64.")] = 64,
     max_batch: Annotated[int, typer.Option(min=1, help="Samples that share an engine call.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engines (default: all cores).")] = None,
-    resident: Annotated[int, typer.Option(min=1, max=3, help="Sets that fit in the last case.")] = 2,
+    resident: Annotated[int, typer.Option(min=1, help="Sets that fit in the last case.")] = 2,
+    sets: Annotated[Path | None, typer.Option(help="Folder of engine sets, on whatever device they need.")] = None,
 ) -> None:
     """Parse, measure, print."""
     if size % 64:
         raise typer.BadParameter("--size takes a multiple of 64")
-    plan = Plan(jobs, steps, size, max_batch, threads or os.cpu_count() or 1, resident)
-    say("engine sets")
-    sets = build(plan)
+    device = "cpu" if sets is None else "auto"
+    if sets is None:
+        say("engine sets")
+        sets = build(size, max_batch)
+    names = tuple(set_folders(sets))
+    if len(names) < 2:
+        raise typer.BadParameter(f"--sets {sets} holds fewer than two engine sets")
+    plan = Plan(jobs, steps, size, max_batch, threads or os.cpu_count() or 1, resident, device, names)
     with tempfile.TemporaryDirectory(prefix="bench-many-") as folder:
         measured = measure(plan, sets, Path(folder))
     print(json.dumps({"bench": "many_models", **measured, **surroundings(plan)}))

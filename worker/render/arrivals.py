@@ -50,6 +50,15 @@ class Arrivals:
             return True
         return False
 
+    def make_room(self, engine_set: str) -> bool:
+        """Memory does not suffice for this set beside the others: one of them leaves. False if there is no other."""
+        other = self._scheduler.shrink(engine_set)
+        if other is None:
+            return False
+        log.warning("fewer_sets_fit", engine_set=engine_set, leaves=other)
+        self._unload(other)
+        return True
+
     def _load(self, engine_set: str) -> None:
         """Load a set; where memory does not suffice, the others leave one by one."""
         while True:
@@ -57,11 +66,8 @@ class Arrivals:
                 with translated_errors():
                     self._denoisers.load(engine_set)
             except DeviceOutOfMemory:
-                other = self._scheduler.shrink(engine_set)
-                if other is None:
+                if not self.make_room(engine_set):
                     raise
-                log.warning("fewer_sets_fit", engine_set=engine_set, leaves=other)
-                self._unload(other)
             else:
                 self._scheduler.arrived(engine_set)
                 seconds = round(self._denoisers.reload_seconds(engine_set), 3)

@@ -192,8 +192,9 @@ class RenderLoop:
                 batch.advance(latents)
         except DeviceOutOfMemory as error:
             # The requests keep their latents and go on where they were.
-            bucket.halve(len(requests))
-            log.warning("batch_halved", samples=bucket.limit, shape=bucket.shape, reason=str(error)[:200])
+            if len(requests) > 1:  # for one alone another engine set has left
+                bucket.halve(len(requests))
+                log.warning("batch_halved", samples=bucket.limit, shape=bucket.shape, reason=str(error)[:200])
         self._drop_ended(bucket)
 
     def _batch(self, key: BucketKey, requests: Sequence[ImageRequest], denoiser: Denoiser) -> RequestBatch:
@@ -242,7 +243,7 @@ class RenderLoop:
             self._scheduler.interrupt()
 
     def _end_with_pictures(self, requests: Sequence[ImageRequest], decoding: Decoding) -> None:
-        with self._failing(requests, doing="decoding"):
+        with self._failing(requests, doing="decoding", makes_room=False):
             pictures = decoding.pictures()
             # Before the futures end: whoever has a picture finds it counted.
             drawn = sum(picture is not None for picture in pictures)
@@ -256,17 +257,18 @@ class RenderLoop:
     # -- errors ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _failing(self, requests: Sequence[ImageRequest], *, doing: str) -> Iterator[None]:
+    def _failing(self, requests: Sequence[ImageRequest], *, doing: str, makes_room: bool = True) -> Iterator[None]:
         """Around everything that engines do: an error ends these requests and no others.
 
         Raises:
-            DeviceOutOfMemory: with more than one request, where fewer may fit; none has ended then.
+            DeviceOutOfMemory: with more than one request, where fewer may fit; or with one, after another engine set
+                has made room for it. None has ended then.
             DeviceLost: after these requests were requeued.
         """
         try:
             yield
         except DeviceOutOfMemory as error:
-            if len(requests) > 1:
+            if len(requests) > 1 or (makes_room and self._arrivals.make_room(requests[0].spec.engine_set)):
                 raise
             fail_all(requests, OutOfMemory(TOO_LARGE.format(doing=doing, error=error)))
         except DeviceLost:
@@ -278,10 +280,13 @@ class RenderLoop:
 
 
 def _by_halves(items: Sequence[Item], do: Callable[[Sequence[Item]], None]) -> None:
-    """Do all at once, or, where memory does not suffice for that, each half by itself."""
+    """Do all at once, or, where memory does not suffice for that, each half by itself; one that has got room, again."""
     try:
         do(items)
     except DeviceOutOfMemory:
+        if len(items) == 1:
+            _by_halves(items, do)
+            return
         half = len(items) // 2
         try:
             _by_halves(items[:half], do)

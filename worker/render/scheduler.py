@@ -149,9 +149,9 @@ class Scheduler:
 
     def parked(self) -> int:
         """How many jobs wait for their engine set's turn: they need nothing of this worker until it begins."""
+        if not self._residency.is_limited:  # asked without the lock, for which the loop would have to wait
+            return 0
         with self._changed:
-            if not self._residency.is_limited:
-                return 0
             away = [bucket for key, bucket in self._buckets.items() if not self._residency.holds(key.engine_set)]
             return len({request.spec.job_id for bucket in away for request in bucket.waiting})
 

@@ -128,6 +128,18 @@ def test_where_memory_is_too_short_for_all_the_least_recently_used_leaves_and_wh
     assert len(loop.loads().loaded) == 2
 
 
+def test_a_sample_that_does_not_fit_beside_another_set_gets_its_room() -> None:
+    loop, devices = several("a", "b")
+    for name in "ab":
+        loop.submit(sample_spec(1, engine_set=name))
+    run(loop)
+    devices["a"].trouble = lambda called, samples: DeviceOutOfMemory("full") if len(loop.loads().loaded) > 1 else None
+    future = loop.submit(sample_spec(2, engine_set="a"))
+    run(loop)
+    assert kinds([future]) == ["done"]
+    assert loop.loads().loaded == {"a"}
+
+
 def test_a_set_that_does_not_even_fit_alone_is_out_of_memory_with_advice() -> None:
     loop, devices = several("a")
     devices["a"].trouble_loading = lambda: DeviceOutOfMemory("full")
