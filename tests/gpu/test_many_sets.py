@@ -45,9 +45,15 @@ def built(name: str, factor: float) -> Path:
         save_file(tensors, path, metadata={"format": "pt"})
     out = CACHE / f"demo-{name}-triton"
     profile = Profile.parse("256x256", max_batch=4)
-    build_set(
-        BuildRequest(str(model), str(WEIGHTS / "controlnet"), out, backend="triton", precision="fp16", profiles=(profile,))
-    )  # fmt: skip
+    request = BuildRequest(
+        model=str(model),
+        controlnet=str(WEIGHTS / "controlnet"),
+        out=out,
+        backend="triton",
+        precision="fp16",
+        profiles=(profile,),
+    )
+    build_set(request)
     return out
 
 
