@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from jobs.errors import EngineSetNotHeld
 from jobs.job import RenderJob
-
-if TYPE_CHECKING:
-    from worker.renderer import Renderer
 
 DEFAULT = "default"  # of several sets, the one that draws rows without a model
 DIGITS = 12  # of a digest, in sentences
 SHOWN = 20  # names in a sentence
 
 
-def renderer_for(renderer: Renderer, job: RenderJob) -> Renderer:
-    """The renderer of the job's engine set: the one called as its model, or of the digest that its batch is kept to.
+class Held(Protocol):
+    """An engine set, or what stands for it."""
+
+    @property
+    def digest(self) -> str:
+        """Of its manifest."""
+
+
+AnyHeld = TypeVar("AnyHeld", bound=Held)
+
+
+def set_for(sets: Mapping[str, AnyHeld], job: RenderJob) -> AnyHeld:
+    """The job's engine set, of those held by name: the one called as its model, or that its batch is kept to.
 
     Without either it is the only set, or the one called `default`.
 
     Raises:
-        EngineSetNotHeld: this worker holds no such set; the sentence names those that it holds.
+        EngineSetNotHeld: there is no such set; the sentence names those that are held.
     """
-    sets = renderer.sets
     model, digits = job.parameters.model, job.engine_set
     if model is not None:
         if model not in sets:
@@ -51,7 +58,7 @@ def renderer_for(renderer: Renderer, job: RenderJob) -> Renderer:
     return sets[DEFAULT]
 
 
-def _of_digest(sets: Mapping[str, Renderer], digits: str) -> Renderer:
+def _of_digest(sets: Mapping[str, AnyHeld], digits: str) -> AnyHeld:
     fitting = {name: one for name, one in sets.items() if one.digest.startswith(digits)}
     if not fitting:
         shown = _names(sets) if len(sets) > 1 else next(iter(sets.values())).digest[:DIGITS]
@@ -62,7 +69,7 @@ def _of_digest(sets: Mapping[str, Renderer], digits: str) -> Renderer:
     return fitting.get(DEFAULT, next(iter(fitting.values())))
 
 
-def _names(sets: Mapping[str, Renderer]) -> str:
+def _names(sets: Mapping[str, Held]) -> str:
     shown = [f"{name} ({one.digest[:DIGITS]})" for name, one in list(sets.items())[:SHOWN]]
     more = [f"and {len(sets) - SHOWN} more"] if len(sets) > SHOWN else []
     return ", ".join(shown + more)

@@ -45,7 +45,6 @@ from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.http import FetchLimits
 from jobs.storage.store import Store, read_bytes, store_for
 from worker.fitness import Fitness
-from worker.held_sets import renderer_for
 from worker.in_flight import InFlightJobs
 from worker.ledger_client import LedgerClient
 from worker.observe.metrics import JobMetrics, StageTimer
@@ -178,7 +177,7 @@ class JobRunner:
 
     def _store(self, job: RenderJob) -> Store:
         """For the job's folder. A message may come from a stranger, who may name any folder or bucket."""
-        renderer_for(self.renderer, job)
+        self.renderer.for_job(job)
         self.access_policy.check_output(job.folder)
         return self.open_store(job.folder)
 
@@ -275,7 +274,7 @@ class JobRunner:
     def _results(self, job: RenderJob) -> ResultWriter:
         """In the name of the set that draws the job; without one where this worker holds several, and not that one."""
         try:
-            renderer = renderer_for(self.renderer, job)
+            renderer = self.renderer.for_job(job)
         except EngineSetNotHeld:
             if len(self.renderer.sets) > 1:
                 return ResultWriter(self.ledger.worker, engine_set=None)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.job import RenderJob
-from worker.held_sets import renderer_for
 from worker.observe.metrics import StageTimer
 from worker.renderer import Renderer
 from worker.sources import Sources
@@ -38,7 +37,7 @@ class Pictures:
         with timer.measure("render"):
             samples = self._wait_for_samples(job, futures)
         with timer.measure("encode"):
-            encode = renderer_for(self.renderer, job).encode
+            encode = self.renderer.for_job(job).encode
             return prepared, [encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
 
     def _prepare(self, job: RenderJob, timer: StageTimer, check: Check) -> Prepared:
@@ -47,7 +46,7 @@ class Pictures:
         timer.metrics.image_bytes.labels(direction="in").inc(len(picture))
         with timer.measure("prepare"):
             check()
-            return renderer_for(self.renderer, job).prepare(job, picture)
+            return self.renderer.for_job(job).prepare(job, picture)
 
     def _wait_for_samples(self, job: RenderJob, futures: Sequence[Future[np.ndarray]]) -> list[np.ndarray]:
         """uint8 pictures [H, W, 3], one per sample. An error in one ends all: a job is done whole or not at all."""

@@ -19,7 +19,7 @@ import structlog
 from jobs.errors import RenderError, ShapeNotBuilt, StepsNotTrained
 from jobs.job import RenderJob
 from jobs.settings import Settings
-from worker.held_sets import DEFAULT
+from worker.held_sets import DEFAULT, set_for
 from worker.shutdown import Shutdown
 
 if TYPE_CHECKING:
@@ -70,6 +70,14 @@ class Renderer:
     def sets(self) -> Mapping[str, Renderer]:
         """The renderers of all sets that this worker holds, by name."""
         return self.others or {self.name: self}
+
+    def for_job(self, job: RenderJob) -> Renderer:
+        """The renderer of the set that draws a job.
+
+        Raises:
+            EngineSetNotHeld: this worker holds no such set; the sentence names those that it holds.
+        """
+        return set_for(self.sets, job)
 
 
 def load_renderer(settings: Settings, shutdown: Shutdown | None = None) -> Renderer:

@@ -10,7 +10,6 @@ from PIL import Image
 from jobs.settings import load_settings
 from tests.jobs.rows import make_job
 from worker.fake import FakeTiming, FakeTokenizer
-from worker.held_sets import renderer_for
 from worker.renderer import RendererRefused, load_renderer
 
 
@@ -42,7 +41,7 @@ def test_several_fake_sets_have_names_and_pictures_of_their_own() -> None:
     renderer = load_renderer(load_settings(engine_dir="fake:sets=3,load_ms=1", sets_resident=2))
     assert list(renderer.sets) == ["default", "fake-2", "fake-3"]
     jobs = [make_job(1, seed=5, image_resolution=64, ddim_steps=3, model=name) for name in renderer.sets]
-    specs = [renderer_for(renderer, job).prepare(job, picture()).specs[0] for job in jobs]
+    specs = [renderer.for_job(job).prepare(job, picture()).specs[0] for job in jobs]
     futures = [renderer.loop.submit(spec) for spec in specs]
     while not all(future.done() for future in futures):
         renderer.loop.step()

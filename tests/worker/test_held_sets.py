@@ -15,7 +15,6 @@ from jobs.ledger.records import WorkerFacts
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.bench import Bench
 from tests.worker.stub_renderer import stub_renderer
-from worker.held_sets import renderer_for
 from worker.outcome import Outcome
 from worker.renderer import Renderer
 from worker.set_folders import set_folders
@@ -53,7 +52,7 @@ def job_for(model: str | None = None, engine_set: str | None = None, row: int = 
 def test_a_job_is_drawn_by_the_set_that_it_names_or_by_the_only_or_default_one(
     sets: dict[str, str], model: str | None, engine_set: str | None, drawn_by: str
 ) -> None:
-    assert renderer_for(holding(**sets), job_for(model, engine_set)).digest == drawn_by
+    assert holding(**sets).for_job(job_for(model, engine_set)).digest == drawn_by
 
 
 @pytest.mark.parametrize(
@@ -71,7 +70,7 @@ def test_a_set_that_is_not_held_is_the_workers_refusal_with_the_names_that_are_h
     sets: dict[str, str], model: str | None, engine_set: str | None, said: str
 ) -> None:
     with pytest.raises(EngineSetNotHeld) as caught:
-        renderer_for(holding(**sets), job_for(model, engine_set))
+        holding(**sets).for_job(job_for(model, engine_set))
     assert said in str(caught.value)
     assert (caught.value.fault, caught.value.scope) == ("worker", "settings")
 
@@ -79,7 +78,7 @@ def test_a_set_that_is_not_held_is_the_workers_refusal_with_the_names_that_are_h
 def test_a_hundred_names_are_not_all_said() -> None:
     names = {f"model-{n}": f"{n:064x}" for n in range(100)}
     with pytest.raises(EngineSetNotHeld, match="and 80 more"):
-        renderer_for(holding(**names), job_for("photo"))
+        holding(**names).for_job(job_for("photo"))
 
 
 # -- a worker's jobs ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from jobs.settings import load_settings
 from tests.engines.sets import copy_of_set, edit_manifest
 from tests.jobs.rows import make_job
 from tests.worker.test_prepare import photograph, png
-from worker.held_sets import renderer_for
 from worker.renderer import Renderer, RendererRefused, load_renderer
 
 NAMES = ("default", "dark", "odd")
@@ -74,7 +73,7 @@ def load(folder: Path, **settings: Any) -> Renderer:
 
 def drawn(renderer: Renderer, wanted: Sequence[RenderJob]) -> list[np.ndarray]:
     data = png(photograph())
-    futures = [renderer.loop.submit(renderer_for(renderer, job).prepare(job, data).specs[0]) for job in wanted]
+    futures = [renderer.loop.submit(renderer.for_job(job).prepare(job, data).specs[0]) for job in wanted]
     while not all(future.done() for future in futures):
         renderer.loop.step()
     return [future.result(0) for future in futures]
