@@ -100,10 +100,10 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
         checks = _checks(folders)  # they hash while torch is imported, which takes longer than anything else here
         from worker.engine_loop import device_of, loop_of
 
-        opened = {name: _opened(folder, checks[folder], settings) for name, folder in folders.items()}
+        found = {folder: _opened(folder, check, settings) for folder, check in checks.items()}
+        by_digest = {one.digest: one for one in found.values()}  # two names may lead to the same set
+        opened = {name: by_digest[found[folder].digest] for name, folder in folders.items()}
         first = DEFAULT if DEFAULT in opened else next(iter(opened))
-        by_digest = {one.digest: one for one in opened.values()}  # two names may lead to the same set
-        opened = {name: by_digest[one.digest] for name, one in opened.items()}
         loop = loop_of(by_digest, opened[first].digest, settings, shutdown)
     except EngineError as error:
         raise RendererRefused(f"RENDER_ENGINE_DIR={settings.engine_dir}: {error}") from error
@@ -119,8 +119,14 @@ def _checks(folders: Mapping[str, Path]) -> dict[Path, FileCheck]:
 
 def _opened(folder: Path, check: FileCheck, settings: Settings) -> EngineSet:
     from engines.engine_set import load_engine_set
+    from engines.errors import EngineError, EngineSetRefused
 
-    return load_engine_set(folder, device=settings.device, threads=settings.threads, check=check)
+    try:
+        return load_engine_set(folder, device=settings.device, threads=settings.threads, check=check)
+    except EngineError as error:
+        if str(folder) in str(error) or Path(settings.engine_dir).name == folder.name:
+            raise
+        raise EngineSetRefused(f"{folder}: {error}") from error  # one of several: say which
 
 
 def _renderers(

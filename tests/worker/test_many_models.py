@@ -133,3 +133,12 @@ def test_one_set_that_is_damaged_refuses_the_start_and_is_named(sets: Path, tmp_
     (broken / UNET).write_bytes(b"other bytes")
     with pytest.raises(RendererRefused, match=r"RENDER_ENGINE_DIR=.*made/set/weights/unet.* was changed"):
         load(tmp_path)
+
+
+def test_two_names_of_one_set_share_it(sets: Path, tmp_path: Path) -> None:
+    for name in ("current", "ink"):
+        (tmp_path / name).symlink_to((sets / "dark").resolve())
+    renderer = load(tmp_path)
+    renderer.close()
+    assert len({one.digest for one in renderer.sets.values()}) == 1
+    assert renderer.for_job(make_job()).digest == renderer.digest
