@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from onnx import load_model, numpy_helper, save_model
 
 from engines.check.score import psnr
 from jobs.job import RenderJob
@@ -21,35 +20,34 @@ from tests.worker.test_prepare import photograph, png
 from worker.renderer import Renderer, RendererRefused, load_renderer
 
 NAMES = ("default", "dark", "odd")
-UNET = "weights/unet/diffusion_pytorch_model.safetensors"
+UNET = "unet.onnx"
 ENOUGH_DB = 50.0
 
 
 def another_model(folder: Path, factor: float) -> None:
     """Make the set in a folder another one: its U-Net predicts so many times as much noise."""
-    tensors = load_file(folder / UNET)
-    tensors["conv_out.weight"] = tensors["conv_out.weight"] * factor
-    save_file(tensors, folder / UNET, metadata={"format": "pt"})
+    model = load_model(folder / UNET)
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "network.conv_out.weight")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
+    save_model(model, folder / UNET)
     sha = hashlib.sha256((folder / UNET).read_bytes()).hexdigest()
 
     def change(manifest: dict[str, Any]) -> None:
-        manifest["components"]["unet"]["stages"]["weights"]["files"][UNET] = sha
+        manifest["components"]["unet"]["stages"]["export"]["files"][UNET] = sha
 
     edit_manifest(folder, change)
 
 
 @pytest.fixture(scope="module")
-def sets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of three sets, two of them reached by links."""
     root = tmp_path_factory.mktemp("many")
     (root / "sets").mkdir()
     for name, factor in zip(NAMES, (1.0, 0.6, 1.4), strict=True):
-        folder = copy_of_set(root / name)
+        folder = copy_of_set(root / name, "onnxruntime")
         another_model(folder, factor)
         (root / "sets" / name).symlink_to(folder)
-    threads = torch.get_num_threads()
-    yield root / "sets"
-    torch.set_num_threads(threads)
+    return root / "sets"
 
 
 def jobs(number: int = 9) -> list[RenderJob]:
@@ -128,10 +126,10 @@ def test_a_worker_says_all_sets_that_it_holds(sets: Path) -> None:
 def test_one_set_that_is_damaged_refuses_the_start_and_is_named(sets: Path, tmp_path: Path) -> None:
     for name in NAMES[:2]:
         (tmp_path / name).symlink_to((sets / name).resolve())
-    broken = copy_of_set(tmp_path / ".made")
+    broken = copy_of_set(tmp_path / ".made", "onnxruntime")
     (tmp_path / "broken").symlink_to(broken)
     (broken / UNET).write_bytes(b"other bytes")
-    with pytest.raises(RendererRefused, match=r"RENDER_ENGINE_DIR=.*made/set/weights/unet.* was changed"):
+    with pytest.raises(RendererRefused, match=r"RENDER_ENGINE_DIR=.*made/set/unet.onnx was changed"):
         load(tmp_path)
 
 
