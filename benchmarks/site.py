@@ -158,7 +158,7 @@ def write_csv(path: Path, jobs: Sequence[RenderJob]) -> None:
     """Write the jobs as the CSV that a person would submit."""
     lines = [
         f'{job.parameters.image},"{job.parameters.prompt}",{job.parameters.image_resolution},'
-        f"{job.parameters.ddim_steps},{job.seed}"
+        f"{job.parameters.ddim_steps},{job.seed},{job.parameters.model or ''}"
         for job in jobs
     ]
-    path.write_text("\n".join(["image,prompt,image_resolution,ddim_steps,seed", *lines, ""]))
+    path.write_text("\n".join(["image,prompt,image_resolution,ddim_steps,seed,model", *lines, ""]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,18 +19,51 @@ Key = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
 WARM_UPS = 2
 
 
+class GraphPool:
+    """The memory that graphs of one device share, for functions that one thread calls, on one stream.
+
+    A graph's intermediate tensors live in it from the capture on. Graphs never run at the same time, and their outputs
+    are copied out before the next replay, so each may overwrite what another one left.
+    """
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._graphs = 0
+
+    @contextmanager
+    def capturing(self) -> Iterator[Any]:
+        """The pool's handle, for the capture of one more graph."""
+        if self._handle is None:
+            self._handle = torch.cuda.graph_pool_handle()
+        try:
+            yield self._handle
+            self._graphs += 1
+        finally:
+            self._forget_if_empty()
+
+    def release(self, graphs: int) -> None:
+        """So many graphs are gone. When no graph is left, torch frees the pool, whose handle then serves no more."""
+        self._graphs -= graphs
+        self._forget_if_empty()
+
+    def _forget_if_empty(self) -> None:
+        if self._graphs == 0:
+            self._handle = None
+
+
 class Graphed:
     """The function, called as before. On a GPU the first call at a shape captures a graph, and every call replays one.
 
     The function must not synchronize with the host: no `.item()`, no copies to it. Use it from one thread, on one
-    stream. All graphs share one memory pool: outputs are copied out before the next replay can overwrite them.
+    stream. Graphs belong to this function, so to the weights that it reads; `pool` may be shared with other functions.
     """
 
-    def __init__(self, function: Function, device: torch.device) -> None:
+    def __init__(self, function: Function, device: torch.device, pool: GraphPool | None = None) -> None:
         self._function = function
         self._device = device
         self._graphs: dict[Key, _Graph] = {}
-        self._pool: Any = None
+        self._pool = GraphPool() if pool is None else pool
+        self.capture_seconds = 0.0  # of the graphs that there are, warm-ups included
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs are fresh tensors."""
@@ -38,15 +72,19 @@ class Graphed:
         key = tuple((name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sorted(inputs.items()))
         graph = self._graphs.get(key)
         if graph is None:
+            began = time.monotonic()
             graph = self._graphs[key] = self._captured(inputs)
+            self.capture_seconds += time.monotonic() - began
         graph.feed(inputs)
         graph.graph.replay()
         return {name: tensor.clone() for name, tensor in graph.outputs.items()}
 
     def clear(self) -> None:
         """Drop all graphs. Call it before weights leave the device: graphs hold their addresses."""
+        graphs = len(self._graphs)
         self._graphs.clear()
-        self._pool = None
+        self._pool.release(graphs)
+        self.capture_seconds = 0.0
 
     def _captured(self, inputs: Mapping[str, Tensor]) -> _Graph:
         static = {name: tensor.clone() for name, tensor in inputs.items()}
@@ -56,13 +94,12 @@ class Graphed:
             for _ in range(WARM_UPS):
                 self._function(static)
         torch.cuda.current_stream(self._device).wait_stream(side)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile (a copy to the host): only this thread's calls are captured.
         with (
             no_garbage_collection(),
-            torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            self._pool.capturing() as pool,
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
         ):
             outputs = self._function(static)
         return _Graph(graph, static, outputs)

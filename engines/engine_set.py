@@ -68,6 +68,11 @@ class EngineSet:
         """A tokenizer.json for the `tokenizers` package."""
         return self.folder / next(iter(self.manifest.tokenizer.files))
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its files: about what its engines take on the device."""
+        return sum((self.folder / name).stat().st_size for name in self.manifest.files)
+
     def supports(self, height: int, width: int) -> bool:
         """Whether pictures of this size (pixels) can be rendered."""
         return self.manifest.covers(height, width)

@@ -14,7 +14,7 @@
     │   ├── NotAnImage             job        not decodable, truncated or an unsupported format
     │   ├── OutputForbidden        worker     missing bucket, no permission, or a folder that this worker may not write
     │   ├── OutputFull             worker     no space left on its disk ("store" for a bucket over its quota)
-    │   ├── EngineSetNotHeld       worker     the batch is kept to an engine set that this worker does not hold
+    │   ├── EngineSetNotHeld       worker     it holds no engine set of the name or digest that the job asks for
     │   ├── ShapeNotBuilt          worker     its engine set holds no engine for this picture's size
     │   ├── PromptTooLong          worker     its engine set holds no engine for this many chunks of a prompt
     │   ├── StepsNotTrained        worker     its engine set's model has fewer timesteps than the job's steps
@@ -178,7 +178,7 @@ class OutputFull(PermanentError):
 
 
 class EngineSetNotHeld(PermanentError):
-    """The batch is kept to one engine set, and this worker holds another one."""
+    """The job asks for an engine set by its name or digest, and this worker holds others."""
 
     kind = "engine_set_not_held"
     fault = "worker"

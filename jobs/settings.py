@@ -55,11 +55,14 @@ class Settings(BaseSettings):
     queue: str = Field("render", pattern=r"^[A-Za-z0-9._-]+$", description="name of the queue in Redis")
     output_uri: str = Field("output", min_length=1, description="where results go: a folder, file:// or s3://")
 
-    engine_dir: str = Field("engine-set", min_length=1, description="the engine set that workers load")
+    engine_dir: str = Field(
+        "engine-set", min_length=1, description="the engine set that workers load, or a folder of several"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where engines run")
     threads: int | None = Field(None, ge=1, description="CPU threads of the engines (default: all cores)")
     max_batch: int | None = Field(None, ge=1, description="samples in one engine call (default: the engine set's)")
     low_vram: bool = Field(False, description="never hold diffusion and text/decoder engines together")
+    sets_resident: int | None = Field(None, ge=1, description="engine sets on the device (default: half its memory)")
 
     jobs_in_flight: int = Field(16, ge=1, le=512, description="jobs in flight per worker; also the prefetch")
     visibility_timeout_seconds: int = Field(3600, ge=5, description="until Redis redelivers an unacknowledged message")

@@ -5,7 +5,7 @@ Of the first there is a warning for people, and two keys for JSON.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from jobs.ledger.records import EngineSetJobs, EngineSets, Heartbeat
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DIGEST_DIGITS = 12  # of 64, as `engines` shows digests too
 SHOWN_SETS = 5
 SHOWN_WORKERS = 5
+SHOWN_NAMES = 10
 
 
 def engine_set_name(digest: str, model: str | None) -> str:
@@ -69,8 +70,13 @@ def say_who_holds(workers: Iterable[Heartbeat], engine_set: str) -> None:
     `engine_set` are the first digits of its digest.
     """
     beats = list(workers)
-    holders = [beat for beat in beats if (beat.facts.engine_set or "").startswith(engine_set)]
-    sets = {beat.facts.engine_set: beat.facts.model for beat in holders}
+    sets = {
+        held.engine_set: held.model
+        for beat in beats
+        for held in beat.facts.held
+        if held.engine_set.startswith(engine_set)
+    }
+    holders = [beat for beat in beats if any(held.engine_set in sets for held in beat.facts.held)]
     silent = sum(beat.facts.engine_set is None for beat in beats)
     older = f"; {count(silent, 'worker')} of an earlier version cannot be asked" if silent else ""
     if len(sets) > 1:
@@ -78,10 +84,7 @@ def say_who_holds(workers: Iterable[Heartbeat], engine_set: str) -> None:
         say(f"--engine-set {engine_set} fits several sets of live workers: {shown}. Give more digits", "warning")
     elif holders:
         ((digest, model),) = sets.items()
-        names = ", ".join(sorted(beat.worker for beat in holders)[:SHOWN_WORKERS])
-        more = f" and {len(holders) - SHOWN_WORKERS:,} more" if len(holders) > SHOWN_WORKERS else ""
-        held = f"{count(len(holders), 'live worker')} of {len(beats):,}: {names}{more}"
-        say(f"engine set {engine_set_name(digest or '', model)} is held by {held}{older}")
+        say(f"engine set {engine_set_name(digest or '', model)} is held by {_named(holders, of=len(beats))}{older}")
     else:
         say(
             f"no live worker holds an engine set that begins with {engine_set[:DIGEST_DIGITS]}{older}. Jobs wait for a "
@@ -89,6 +92,29 @@ def say_who_holds(workers: Iterable[Heartbeat], engine_set: str) -> None:
             "renders it when a worker with that set runs",
             "warning",
         )
+
+
+def say_who_holds_model(workers: Iterable[Heartbeat], name: str) -> None:
+    """Say which live workers hold the engine set of this name; where none does, warn with the names that are held."""
+    beats = list(workers)
+    holders = [beat for beat in beats if name in (held.name for held in beat.facts.held)]
+    if holders:
+        say(f"model {name} is held by {_named(holders, of=len(beats))}")
+        return
+    names = sorted({held.name for beat in beats for held in beat.facts.held if held.name})
+    hidden = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
+    they_hold = f"; they hold {', '.join(map(printable, names[:SHOWN_NAMES]))}{hidden}" if names else ""
+    say(
+        f"no live worker holds a model called {name}{they_hold}. Jobs wait for a worker; once every live worker has "
+        "refused a job, it fails (engine_set_not_held), and producer retry renders it when a worker holds that model",
+        "warning",
+    )
+
+
+def _named(holders: Sequence[Heartbeat], *, of: int) -> str:
+    names = ", ".join(sorted(beat.worker for beat in holders)[:SHOWN_WORKERS])
+    more = f" and {len(holders) - SHOWN_WORKERS:,} more" if len(holders) > SHOWN_WORKERS else ""
+    return f"{count(len(holders), 'live worker')} of {of:,}: {names}{more}"
 
 
 def _jobs(of: EngineSetJobs) -> str:

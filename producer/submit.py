@@ -21,7 +21,7 @@ from jobs.prompt_options import write_prompt_options
 from jobs.storage.store import Store, store_for
 from jobs.submission import SubmissionHead, SubmissionWriter
 from producer.console import count, place, row_progress, say, write_json
-from producer.engine_sets import say_who_holds
+from producer.engine_sets import say_who_holds, say_who_holds_model
 from producer.exits import CommandFailed, Exit
 from producer.kept_prompts import keep_prompts, prompts_to_keep
 from producer.kept_rows import numbered
@@ -92,6 +92,8 @@ def _check_and_enqueue(request: Request, session: Session) -> Outcome:
     report_enqueued(request, outcome)
     if request.engine_set is not None and outcome.good:
         say_who_holds(session.ledger.workers().values(), request.engine_set)
+    if (model := request.defaults.get("model")) is not None and outcome.good:
+        say_who_holds_model(session.ledger.workers().values(), model)
     return outcome
 
 

@@ -55,8 +55,9 @@ def _show(beat: Heartbeat) -> None:
     since = None if facts.started_at is None else f"started {ago(now - facts.started_at)}"
     about = [f"host {facts.host}" if facts.host else None, since, f"queue {facts.queue}" if facts.queue else None]
     say("  " + ", ".join([*filter(None, about), f"last heartbeat {ago(now - beat.at)}"]), console=console)
-    if facts.engine_set:
-        say(f"  engine set {engine_set_name(facts.engine_set, facts.model)}", console=console)
+    for held in facts.held:
+        name = f"{printable(held.name)}: " if held.name else ""
+        say(f"  {name}engine set {engine_set_name(held.engine_set, held.model)}", console=console)
     if facts.last_error:
         say(f"  last error: {printable(facts.last_error)}", console=console)
 
@@ -71,6 +72,7 @@ def _record(beat: Heartbeat) -> dict[str, object]:
     return {
         "worker": beat.worker,
         **facts,
+        "sets": [held.model_dump() for held in beat.facts.held],
         "jobs": list(beat.in_flight),
         "paused": beat.facts.paused,
         "last_error": beat.facts.last_error,

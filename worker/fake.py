@@ -2,7 +2,8 @@
 
 RENDER_ENGINE_DIR=fake: or fake:step_ms=20,sample_ms=5,max_batch=8 selects them. No folder is called that by accident,
 the worker warns at every start, and every result names the engine set `fake`. Everything but the networks is real:
-pictures are fetched, edges found, samples batched and stepped, PNGs written.
+pictures are fetched, edges found, samples batched and stepped, PNGs written. With sets=3 the worker holds three engine
+sets, `default`, `fake-2` and `fake-3`, each with pictures of its own; loading one takes load_ms.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 import torch
 
 from engines.noise_schedule import SD15, NoiseSchedule
+from jobs.settings import Settings
+from worker.held_sets import DEFAULT
 from worker.image.tokens import Piece, PromptEncoder
 from worker.render import ddim
 from worker.render.batch import StepBatch
 from worker.render.decoding import Decoding
+from worker.render.denoisers import Denoisers
+from worker.render.loop import RenderLoop
+from worker.render.residency import Residency
+from worker.shutdown import Shutdown
 
 DIGEST = "fake"
 LENGTH = 77
@@ -28,11 +36,16 @@ LENGTH = 77
 
 @dataclass(frozen=True)
 class FakeTiming:
-    """How long a step takes: `step_ms` plus `sample_ms` a sample. `max_batch` samples share a step."""
+    """How long a step takes: `step_ms` plus `sample_ms` a sample. `max_batch` samples share a step.
+
+    `sets` engine sets are held, and `load_ms` is how long loading one takes.
+    """
 
     step_ms: int = 0
     sample_ms: int = 0
     max_batch: int = 8
+    load_ms: int = 0
+    sets: int = 1
 
     @classmethod
     def parse(cls, text: str) -> FakeTiming:
@@ -53,6 +66,13 @@ class FakeTiming:
     def seconds(self, samples: int) -> float:
         """How long a step of so many samples takes."""
         return (self.step_ms + self.sample_ms * samples) / 1000
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names of the sets -> their digests."""
+        if self.sets <= 1:
+            return {DIGEST: DIGEST}
+        return {DEFAULT: DIGEST} | {name: name for name in (f"{DIGEST}-{n}" for n in range(2, self.sets + 1))}
 
 
 class FakeTokenizer(PromptEncoder):
@@ -79,10 +99,12 @@ class FakeDenoiser:
         *,
         max_batch: int = 8,
         seconds: Callable[[int], float] = lambda _: 0.0,
+        load_seconds: float = 0.0,
     ) -> None:
         self._predict = predict or _towards_the_hint
         self._limit = max_batch
         self._seconds = seconds
+        self._load_seconds = load_seconds
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
@@ -115,7 +137,40 @@ class FakeDenoiser:
         """The first three channels, enlarged."""
         return Decoding(torch.nn.functional.interpolate(latents[:, :3] / 3, scale_factor=8))
 
+    def load(self) -> None:
+        """Nothing but the time it takes."""
+        time.sleep(self._load_seconds)
 
-def _towards_the_hint(batch: StepBatch) -> torch.Tensor:
+    def unload(self) -> None:
+        """Nothing is there."""
+
+    @property
+    def reload_seconds(self) -> float:
+        """As given."""
+        return self._load_seconds
+
+
+def fake_loop(timing: FakeTiming, settings: Settings, shutdown: Shutdown | None) -> RenderLoop:
+    """The loop of all fake sets; the first one is loaded."""
+    first = DIGEST
+    denoisers = Denoisers(
+        {
+            digest: FakeDenoiser(
+                partial(_towards_the_hint, pull=0.01 * number),
+                max_batch=timing.max_batch,
+                seconds=timing.seconds,
+                load_seconds=timing.load_ms / 1000,
+            )
+            for number, digest in enumerate(timing.names.values(), start=1)
+        },
+        loaded=[first],
+    )
+    limit = 1 if settings.low_vram else settings.sets_resident
+    residency = Residency(limit=limit, reload_seconds=denoisers.reload_seconds)
+    residency.arrived(first)
+    return RenderLoop(denoisers, shutdown, residency=residency)
+
+
+def _towards_the_hint(batch: StepBatch, pull: float = 0.01) -> torch.Tensor:
     hint = batch.guided_hint[batch.size :].float()
-    return 0.1 * batch.latents + hint * 0.01 * batch.guidance.view(-1, 1, 1, 1)
+    return 0.1 * batch.latents + hint * pull * batch.guidance.view(-1, 1, 1, 1)

@@ -178,11 +178,7 @@ class JobRunner:
 
     def _store(self, job: RenderJob) -> Store:
         """For the job's folder. A message may come from a stranger, who may name any folder or bucket."""
-        if job.engine_set is not None and not self.renderer.digest.startswith(job.engine_set):
-            raise EngineSetNotHeld(
-                f"the batch is kept to engine set {job.engine_set}, and this worker holds {self.renderer.digest[:12]} "
-                "(RENDER_ENGINE_DIR of the workers, or --engine-set of producer submit)"
-            )
+        self.renderer.for_job(job)
         self.access_policy.check_output(job.folder)
         return self.open_store(job.folder)
 
@@ -210,7 +206,7 @@ class JobRunner:
             self._uploads.write(job, store, job.canny_uri, prepared.canny_png, PNG)
         stored = sum(map(len, pictures)) + len(prepared.canny_png)
         self.metrics.image_bytes.labels(direction="out").inc(stored)
-        result = self._results.done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
+        result = self._results(job).done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
         # Last: whoever sees the sidecar sees the whole result.
         self._uploads.write(job, store, job.sidecar_uri, sidecar(job, result), JSON)
         self._sources.wrote(job.folder)
@@ -245,7 +241,7 @@ class JobRunner:
         if not isinstance(error, RenderError):
             log.error("job_broke", exc_info=error)
         elif error.fault == "job":
-            return self.ledger.finish(self._results.ended(job, start, error))
+            return self.ledger.finish(self._results(job).ended(job, start, error))
         if not isinstance(error, RefusedBefore):
             self.fitness.saw(error, job)
         may_try_again = isinstance(error, TransientError) and start.attempts < self.settings.max_attempts
@@ -255,7 +251,7 @@ class JobRunner:
         failure = self._refusals.refuse(job, start, error, facts=self.fitness.facts, may_refund=refund)
         if failure is None:
             return self.ledger.count("requeued", described(error)[0], Outcome.DELAYED)
-        return self.ledger.finish(self._results.failed(job, start, failure.kind, failure.text))
+        return self.ledger.finish(self._results(job).failed(job, start, failure.kind, failure.text))
 
     def _put_off(self, job: RenderJob, start: Start, error: RenderError) -> Outcome:
         """The host or storage may answer later."""
@@ -276,9 +272,14 @@ class JobRunner:
         """
         return not start.adopted or self.settings.max_attempts == 1
 
-    @cached_property
-    def _results(self) -> ResultWriter:
-        renderer = self.renderer
+    def _results(self, job: RenderJob) -> ResultWriter:
+        """In the name of the set that draws the job; without one where this worker holds several, and not that one."""
+        try:
+            renderer = self.renderer.for_job(job)
+        except EngineSetNotHeld:
+            if len(self.renderer.sets) > 1:
+                return ResultWriter(self.ledger.worker, engine_set=None)
+            renderer = self.renderer
         return ResultWriter(
             self.ledger.worker,
             engine_set=renderer.digest,

@@ -38,7 +38,8 @@ class Pictures:
         with timer.measure("render"):
             samples = self._wait_for_samples(job, futures)
         with timer.measure("encode"):
-            return prepared, [self.renderer.encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
+            encode = self.renderer.for_job(job).encode
+            return prepared, [encode(job, prepared, k, sample) for k, sample in enumerate(samples)]
 
     def _prepare(self, job: RenderJob, timer: StageTimer, check: Check) -> Prepared:
         with timer.measure("fetch"):
@@ -47,7 +48,7 @@ class Pictures:
         timer.metrics.image_bytes.labels(direction="in").inc(len(picture) + sum(map(len, control.values())))
         with timer.measure("prepare"):
             check()
-            return self.renderer.prepare(job, picture, **control)
+            return self.renderer.for_job(job).prepare(job, picture, **control)
 
     def _fetch_control_image(self, job: RenderJob, check: Check) -> dict[str, bytes]:
         """The argument of `prepare` that only jobs with a hint of its own have."""

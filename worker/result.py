@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResultWriter:
-    """Writes results in the name of one worker and its engine set."""
+    """Writes results in the name of one worker and the engine set that draws the job."""
 
     worker: str
-    engine_set: str  # digest
+    engine_set: str | None  # digest; None where it is not known which set the job is for
     model_name: str | None = None  # the model in it, for people
     built_with: Mapping[str, Any] | None = None  # what was added to that model
 

@@ -37,7 +37,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from jobs.errors import LedgerUnavailable, SettingsError
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import Exit, WorkerFacts
+from jobs.ledger.records import Exit, HeldSet, WorkerFacts
 from jobs.settings import Settings
 from jobs.storage.access_policy import AccessPolicy
 from jobs.storage.limits import FetchLimits
@@ -52,6 +52,7 @@ from worker.observe.device_memory import DeviceMemoryCollector
 from worker.observe.exit_codes import ExitCode
 from worker.observe.health import HealthServer, Probes, Verdict
 from worker.observe.metrics import EngineCollector, FitnessCollector, JobMetrics, LoopCollector
+from worker.observe.set_metrics import SetCollector
 from worker.outcome import Outcome
 from worker.output_probe import OutputProbe
 from worker.render.errors import DeviceLost
@@ -63,6 +64,10 @@ log = structlog.get_logger(__name__)
 
 GPU_THREAD_STOP_SECONDS = 10.0
 STUCK_SECONDS = 180.0  # an engine call that takes longer hangs; the first call of a shape may compile for a minute
+
+# Where not all engine sets fit on the device, jobs that wait for a turn leave their places to jobs of the sets that are
+# there, up to so many times RENDER_JOBS_IN_FLIGHT. Otherwise they would fill all places, and the device would be idle.
+PARKED = 8
 
 Load = Callable[[Settings, Shutdown], Renderer]
 
@@ -103,6 +108,13 @@ class RenderService:
     def grace_seconds(self) -> float:
         """How long running samples may take to finish when the worker is asked to stop."""
         return self.settings.grace_seconds
+
+    @property
+    def parked_jobs(self) -> int:
+        """How many jobs wait for their engine set's turn, so that others may be taken beside them; bounded."""
+        if self._renderer is None:
+            return 0
+        return min(self._renderer.loop.parked(), PARKED * self.settings.jobs_in_flight)
 
     def run_job(self, text: str) -> Outcome:
         """Render the job in a message; see worker.job_runner."""
@@ -175,6 +187,7 @@ class RenderService:
         """Have /metrics say what runs from now on."""
         self.registry.register(EngineCollector(renderer, load_seconds=load_seconds))
         self.registry.register(LoopCollector(renderer.loop, self.in_flight))
+        self.registry.register(SetCollector(renderer))
         self.registry.register(DeviceMemoryCollector(renderer.memory))
         self.registry.register(FitnessCollector(self.fitness))
 
@@ -198,11 +211,15 @@ class RenderService:
         return Fitness(OutputProbe(policy), policy=policy, own=own, is_open=self._is_open)
 
     def _facts(self, renderer: Renderer) -> WorkerFacts:
-        digest = settings_digest(self.settings, policy=self._access_policy, engine_set=renderer.digest)
+        held = ",".join(f"{name}={one.digest}" for name, one in sorted(renderer.sets.items()))
+        digest = settings_digest(self.settings, policy=self._access_policy, engine_set=held)
         return WorkerFacts(
             settings=digest,
             engine_set=renderer.digest,
             model=renderer.model_name,
+            sets=tuple(
+                HeldSet(name=name, engine_set=one.digest, model=one.model_name) for name, one in renderer.sets.items()
+            ),
             host=socket.gethostname(),
             started_at=time.time(),
         )

@@ -18,7 +18,7 @@ DIGITS = 16
 def settings_digest(
     settings: Settings, *, policy: AccessPolicy, engine_set: str, identity: AwsIdentity | None = None
 ) -> str:
-    """16 hex digits of SHA-256 over what decides which jobs are refused. `engine_set` is the set's digest.
+    """16 hex digits of SHA-256 over what decides which jobs are refused. `engine_set` names the sets that are held.
 
     `identity` defaults to that of the environment. Of the keys only the id counts, which is not a secret, and it
     leaves this function as part of the digest only.

@@ -153,22 +153,39 @@ class JobState:
         return self.text.endswith(" delayed")
 
 
+class HeldSet(_Record):
+    """An engine set that a worker holds: the name that rows call it by, its digest, and the model in it."""
+
+    name: str
+    engine_set: str
+    model: str | None = None
+
+
 class WorkerFacts(_Record):
     """What a worker says of itself. Every field may be missing: workers of an earlier version send none of them.
 
     `settings` is a digest of the settings that decide what the worker refuses, `engine_set` the digest of its engine
-    set's manifest, `paused` why it takes no jobs (None: it takes jobs), and `last_error` its last error that was not a
-    job's fault. None of them holds a secret. `started_at` is in seconds since the epoch, by the worker's own clock.
+    set's manifest (of several sets, that of rows without a model), `sets` all that it holds, `paused` why it takes no
+    jobs (None: it takes jobs), and `last_error` its last error that was not a job's fault. None of them holds a secret.
+    `started_at` is in seconds since the epoch, by the worker's own clock.
     """
 
     queue: str | None = None  # the ledger fills it in
     settings: str | None = None
     engine_set: str | None = None
     model: str | None = None
+    sets: tuple[HeldSet, ...] | None = None
     host: str | None = None
     started_at: float | None = None
     paused: str | None = None
     last_error: str | None = None
+
+    @property
+    def held(self) -> tuple[HeldSet, ...]:
+        """The sets that it holds; a worker of an earlier version says the digest of its one set, and no name."""
+        if self.sets is not None or self.engine_set is None:
+            return self.sets or ()
+        return (HeldSet(name="", engine_set=self.engine_set, model=self.model),)
 
 
 class Heartbeat(_Record):

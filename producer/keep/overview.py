@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from jobs.ledger.records import Heartbeat
+from jobs.ledger.records import Heartbeat, HeldSet
 from jobs.redaction import without_secrets
-from producer.console import place
+from producer.console import place, printable
 from producer.engine_sets import engine_set_name
 from producer.keep.board import Board
 from producer.keep.observation import BatchCounts, Observation
@@ -81,13 +81,19 @@ def _worker(beat: Heartbeat, seen: Observation) -> dict[str, object]:
         "queue": facts.queue,
         "paused": None if facts.paused is None else without_secrets(facts.paused),
         "last_error": None if facts.last_error is None else without_secrets(facts.last_error),
-        "engine_set": engine_set_name(facts.engine_set, facts.model) if facts.engine_set else None,
+        "engine_set": ", ".join(map(_set, facts.held)) or None,
         "started_at": facts.started_at,
         "heartbeat_at": beat.at,
         "holds": len(beat.in_flight),
         "held": _held(beat.in_flight, seen),
         "jobs": list(beat.in_flight[:SHOWN_JOBS]),
     }
+
+
+def _set(held: HeldSet) -> str:
+    """`anime: 235d4e6a7af6 (dreamshaper_8)`."""
+    shown = engine_set_name(held.engine_set, held.model)
+    return f"{printable(held.name)}: {shown}" if held.name else shown
 
 
 def _held(ids: Sequence[str], seen: Observation) -> list[dict[str, object]]:

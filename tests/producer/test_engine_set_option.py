@@ -9,7 +9,7 @@ import pytest
 
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import Counts, PromptOptions, WorkerFacts
+from jobs.ledger.records import Counts, HeldSet, PromptOptions, WorkerFacts
 from producer.engine_sets import say_who_holds
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
@@ -148,6 +148,23 @@ def test_digits_that_fit_several_sets_are_told(ledger: Ledger, capsys: pytest.Ca
     live(ledger, "gpu-2", SET[:40] + "f" * 24)
     say_who_holds(ledger.workers().values(), SET[:12])
     assert "fits several sets of live workers" in capsys.readouterr().err
+
+
+def test_a_set_among_others_is_found(run: Run, ledger: Ledger) -> None:
+    several = (HeldSet(name="anime", engine_set=OTHER), HeldSet(name="ink", engine_set=SET, model="ink_3"))
+    ledger.beat("gpu-1", in_flight=[], lease_seconds=60, facts=WorkerFacts(engine_set=OTHER, sets=several))
+    live(ledger, "gpu-2", OTHER)
+    said = run("submit", "jobs.csv", "--engine-set", SET).stderr
+    assert "engine set 5ccee6ac5cce (ink_3) is held by 1 live worker of 2: gpu-1\n" in said
+
+
+def test_who_holds_the_model_of_all_rows_is_said(run: Run, ledger: Ledger) -> None:
+    several = (HeldSet(name="anime", engine_set=OTHER), HeldSet(name="ink", engine_set=SET))
+    ledger.beat("gpu-1", in_flight=[], lease_seconds=60, facts=WorkerFacts(engine_set=OTHER, sets=several))
+    live(ledger, "gpu-2", OTHER)
+    assert "model ink is held by 1 live worker of 2: gpu-1\n" in run("submit", "jobs.csv", "--model", "ink").stderr
+    said = run("submit", "jobs.csv", "--batch", "other", "--model", "photo").stderr
+    assert "no live worker holds a model called photo; they hold anime, ink. Jobs wait for a worker" in said
 
 
 def test_without_the_option_nothing_is_said_of_sets(run: Run, ledger: Ledger) -> None:

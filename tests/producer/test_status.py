@@ -14,7 +14,7 @@ from rich.console import Console
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.batches import Overview
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import Refusal, WorkerFacts
+from jobs.ledger.records import HeldSet, Refusal, WorkerFacts
 from producer import watch as watch_module
 from producer import watch_all as watch_all_module
 from tests.producer.conftest import Run
@@ -229,6 +229,19 @@ def test_workers_are_shown_with_all_that_they_say(run: Run, ledger: Ledger) -> N
         ("gpu-1@host-a", ["x", "y"], None),
         ("gpu-2@host-b", [], "no space left on /data"),
     ]
+
+
+def test_a_worker_that_holds_several_sets_is_shown_with_their_names(run: Run, ledger: Ledger) -> None:
+    several = (
+        HeldSet(name="anime", engine_set="ab" * 32, model="anime-v2"), HeldSet(name="default", engine_set="cd" * 32)
+    )  # fmt: skip
+    facts = WorkerFacts(engine_set="cd" * 32, sets=several)
+    ledger.beat("gpu-1", in_flight=[], lease_seconds=60, facts=facts)
+    ran = run("status", "--workers")
+    assert "  anime: engine set abababababab (anime-v2)\n  default: engine set cdcdcdcdcdcd\n" in ran.stderr
+    (record,) = ran.records
+    assert record["engine_set"] == "cd" * 32  # for programs that know one set a worker
+    assert [held["name"] for held in record["sets"]] == ["anime", "default"]
 
 
 def test_no_worker_is_said(run: Run, ledger: Ledger) -> None:

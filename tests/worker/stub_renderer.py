@@ -27,7 +27,7 @@ from jobs.job import RenderJob
 from worker.render.errors import DeviceLost
 from worker.render.request import ImageRequest, ImageSpec, fail_all
 from worker.render.scheduler import Bucket, Scheduler
-from worker.render.stats import LoopCounters, LoopStats
+from worker.render.stats import Loads, LoopCounters, LoopStats
 from worker.renderer import Renderer
 from worker.shutdown import Shutdown
 
@@ -62,7 +62,7 @@ class StubLoop:
         self.shutdown = shutdown or Shutdown()
         self.submitted: list[StubSpec] = []
         self.broken: Exception | None = None  # set it, and `run` raises it
-        self._scheduler = Scheduler(lambda height, width: 1000, self.shutdown)
+        self._scheduler = Scheduler(lambda key: 1000, self.shutdown)
         self._counters = LoopCounters()
 
     def expecting(self) -> AbstractContextManager[None]:
@@ -83,6 +83,16 @@ class StubLoop:
     def stats(self) -> LoopStats:
         waiting, active = self._scheduler.count()
         return self._counters.snapshot(waiting=waiting, active=active)
+
+    def samples_by_set(self) -> dict[str, tuple[int, int]]:
+        return self._scheduler.count_by_set()
+
+    def loads(self) -> Loads:
+        """It has nothing to load."""
+        return Loads({}, {}, frozenset())
+
+    def parked(self) -> int:
+        return self._scheduler.parked()
 
     def lose_device(self) -> None:
         """End what runs as a lost device does, and go on."""

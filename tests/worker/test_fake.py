@@ -37,6 +37,20 @@ def test_a_fake_renders_pictures_that_depend_on_the_seed_alone() -> None:
     assert renderer.digest == "fake"
 
 
+def test_several_fake_sets_have_names_and_pictures_of_their_own() -> None:
+    renderer = load_renderer(load_settings(engine_dir="fake:sets=3,load_ms=1", sets_resident=2))
+    assert list(renderer.sets) == ["default", "fake-2", "fake-3"]
+    jobs = [make_job(1, seed=5, image_resolution=64, ddim_steps=3, model=name) for name in renderer.sets]
+    specs = [renderer.for_job(job).prepare(job, picture()).specs[0] for job in jobs]
+    futures = [renderer.loop.submit(spec) for spec in specs]
+    while not all(future.done() for future in futures):
+        renderer.loop.step()
+    one, two, three = (future.result(0) for future in futures)
+    assert not np.array_equal(one, two)
+    assert not np.array_equal(two, three)
+    assert len(renderer.loop.loads().loaded) == 2
+
+
 def test_timing_is_read_and_nonsense_is_refused() -> None:
     assert FakeTiming.parse("") == FakeTiming(0, 0, 8)
     assert FakeTiming.parse("step_ms=20,max_batch=4") == FakeTiming(20, 0, 4)

@@ -63,6 +63,7 @@ class ToyService:
         self.shutdown = Shutdown()
         self.log = redis.Redis.from_url(os.environ["TOY_URL"], decode_responses=True)
         self.fitness = ToyFitness(self.log)
+        self.parked_jobs = int(os.environ.get("TOY_PARKED", "0"))
 
     def start(self, fatal: object) -> None:
         if code := os.environ.get("TOY_REFUSE"):

@@ -58,6 +58,7 @@ class PoolService(Protocol):
     grace_seconds: float
     shutdown: Shutdown  # the pool takes its steps; the jobs of the service obey them
     fitness: Fitness
+    parked_jobs: int  # that do not count towards the prefetch; the transport asks before it reads from the queue
 
     def start(self, fatal: Callable[[int], None]) -> None:
         """Load what jobs need; keep `fatal`, which ends the process with a code. Raises SystemExit to refuse."""

@@ -59,8 +59,14 @@ def register() -> None:
 class TolerantQoS(kombu_redis.QoS):
     """kombu's record of deliveries, except that an entry that is not a message is dropped with a log line.
 
-    Otherwise the first such entry would end every sweep for overdue messages before it reached the others.
+    Otherwise the first such entry would end every sweep for overdue messages before it reached the others. And messages
+    of parked jobs do not count towards the prefetch.
     """
+
+    def can_consume(self) -> bool:
+        """Called by MultiChannelPoller before each BRPOP, in the event loop."""
+        held = len(self._delivered) - len(self._dirty)
+        return not self.prefetch_count or held - self.channel.parked_jobs() < self.prefetch_count
 
     def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
         """Called by QoS.restore_visible, .restore_unacked and .reject."""
@@ -86,6 +92,7 @@ class TolerantChannel(kombu_redis.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
         self.is_paused: Callable[[], bool] = lambda: False
+        self.parked_jobs: Callable[[], int] = lambda: 0
         self._answered: dict[str, float] = {}  # note of a monitor -> when we replied last
 
     def _brpop_start(self, *args: Any, **kwargs: Any) -> None:
@@ -231,8 +238,9 @@ class QuietConsumer(Consumer):  # type: ignore[misc]
     def register_with_event_loop(self, hub: Any) -> None:
         """Called by loops.asynloop for each connection, before it consumes."""
         super().register_with_event_loop(hub)
-        fitness = self.app.service.fitness
-        self.task_consumer.channel.is_paused = lambda: fitness.paused is not None
+        service = self.app.service
+        self.task_consumer.channel.is_paused = lambda: service.fitness.paused is not None
+        self.task_consumer.channel.parked_jobs = lambda: service.parked_jobs
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         """Called by loops.asynloop, which makes the handler the consumer's on_message."""

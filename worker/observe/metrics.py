@@ -128,8 +128,8 @@ class EngineCollector:
 
     def __init__(self, renderer: Renderer, *, load_seconds: float) -> None:
         self._load_seconds = load_seconds
-        labels = {"engine_set": renderer.digest, "model": renderer.model_name or "", **renderer.built}
-        self._labels = [labels.get(name, "") for name in self.LABELS]
+        sets = {one.digest: one for one in renderer.sets.values()}  # two names may lead to the same one
+        self._labels = [self._labels_of(one) for one in sets.values()]
 
     def collect(self) -> Iterator[Metric]:
         """Prometheus calls this at each scrape."""
@@ -138,8 +138,13 @@ class EngineCollector:
             value=self._load_seconds,
         )  # fmt: skip
         info = GaugeMetricFamily("render_engine_info", "1; the labels say which engine set runs.", labels=self.LABELS)
-        info.add_metric(self._labels, 1.0)
+        for labels in self._labels:
+            info.add_metric(labels, 1.0)
         yield info
+
+    def _labels_of(self, renderer: Renderer) -> list[str]:
+        labels = {"engine_set": renderer.digest, "model": renderer.model_name or "", **renderer.built}
+        return [labels.get(name, "") for name in self.LABELS]
 
 
 class FitnessCollector:

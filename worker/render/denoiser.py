@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from engines.cuda_graph import Graphed
+from engines.cuda_graph import Graphed, GraphPool
 from engines.engine_set import EngineSet
 from engines.noise_schedule import NoiseSchedule
 from worker.render import ddim
@@ -43,6 +44,24 @@ class Denoiser(Protocol):
     def decode(self, latents: torch.Tensor) -> Decoding:
         """float32 [N, 4, h, w] -> N pictures, whose copy to the host may still be running."""
 
+    def load(self) -> None:
+        """Bring what it needs to the device, after `unload`. Raises whatever prevents that."""
+
+    def unload(self) -> None:
+        """Free all that it has on the device, once the device has done its work."""
+
+    @property
+    def reload_seconds(self) -> float:
+        """How long loading took the last time, all that has to be done anew after it included."""
+
+
+class SharedDevice:
+    """What the engine sets on one device share: the pace of their steps, and the memory of their CUDA graphs."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.pace = Pace(device)
+        self.graph_pool = GraphPool()
+
 
 class EngineDenoiser:
     """The engines of a set. With `low_vram`, diffusion engines and text/decoder engines are never loaded together."""
@@ -50,16 +69,45 @@ class EngineDenoiser:
     DIFFUSION = ("hint", "controlnet", "unet")
     TEXT_AND_DECODER = ("clip", "decoder")
 
-    def __init__(self, engines: EngineSet, *, max_batch: int | None = None, low_vram: bool = False) -> None:
+    def __init__(
+        self,
+        engines: EngineSet,
+        *,
+        max_batch: int | None = None,
+        low_vram: bool = False,
+        shared: SharedDevice | None = None,
+        lazy: bool = False,
+    ) -> None:
+        """`shared`: with other sets on the same device. `lazy`: nothing is loaded until `load` is called."""
         self._engines = engines
         self._max_batch = engines.max_batch if max_batch is None else min(max_batch, engines.max_batch)
         self._low_vram = low_vram
         self._resident: tuple[str, ...] = ()
+        shared = SharedDevice(engines.device) if shared is None else shared
         # On a GPU, control net, U-Net, guidance and DDIM are one CUDA graph, and so one launch.
-        self._step = Graphed(self._one_step, engines.device)
-        self._pace = Pace(engines.device)
-        if not low_vram:
-            engines.load((*self.DIFFUSION, *self.TEXT_AND_DECODER))
+        self._step = Graphed(self._one_step, engines.device, shared.graph_pool)
+        self._pace = shared.pace
+        self._load_seconds: dict[tuple[str, ...], float] = {}  # by the names of engines that were loaded together
+        if not lazy:
+            self.load()
+
+    def load(self) -> None:
+        """Open all engines; with low_vram, those of each kind are opened when they are first used.
+
+        Raises:
+            EngineSetRefused: the backend does not take a file, or finds other tensors in it.
+        """
+        if not self._low_vram:
+            self._open((*self.DIFFUSION, *self.TEXT_AND_DECODER))
+
+    def unload(self) -> None:
+        """Drop all engines and graphs."""
+        self._drop(self.DIFFUSION + self.TEXT_AND_DECODER)
+
+    @property
+    def reload_seconds(self) -> float:
+        """Seconds to open all engines, and to capture the graphs that there are since."""
+        return sum(self._load_seconds.values()) + self._step.capture_seconds
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
@@ -139,10 +187,18 @@ class EngineDenoiser:
             yield
 
     def _swap_in(self, names: tuple[str, ...]) -> None:
+        self._drop(tuple(set(self.DIFFUSION + self.TEXT_AND_DECODER).difference(names)))
+        self._open(names)
+        self._resident = names
+
+    def _open(self, names: tuple[str, ...]) -> None:
+        began = time.monotonic()
+        self._engines.load(names)
+        self._load_seconds[names] = time.monotonic() - began
+
+    def _drop(self, names: tuple[str, ...]) -> None:
         if self._engines.device.type == "cuda":
             torch.cuda.synchronize(self._engines.device)  # queued work still reads the weights
         self._step.clear()
-        self._engines.unload(set(self.DIFFUSION + self.TEXT_AND_DECODER).difference(names))
         self._resident = ()  # until all are loaded, so that a load that fails half-way is repeated
-        self._engines.load(names)
-        self._resident = names
+        self._engines.unload(names)

@@ -1,15 +1,17 @@
-"""Caches of encodings: prompts by their tokens, hints by their pixels."""
+"""Caches of encodings: prompts by their tokens, hints by their pixels, both by the engine set that encoded them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import numpy as np
 import torch
 
 from worker.render.denoiser import Denoiser
+from worker.render.denoisers import Denoisers
 from worker.render.device import to_device
 from worker.render.emphasis import emphasized
 from worker.render.request import ImageSpec
@@ -24,21 +26,28 @@ HINT_BYTES = 128 * 2**20
 TEXT_ENTRIES = 1024
 HINT_ENTRIES = 512
 
+Encode = Callable[[np.ndarray], torch.Tensor]
+
 
 class Recent:
     """The most recently used encodings, keyed by the content that was encoded: as many as both limits allow."""
 
-    def __init__(
-        self, encode: Callable[[np.ndarray], torch.Tensor], *, limit_bytes: int, limit_entries: int = TEXT_ENTRIES
-    ) -> None:
+    def __init__(self, encode: Encode, *, limit_bytes: int, limit_entries: int = TEXT_ENTRIES) -> None:
         self._encode = encode
+        self._engine_set = ""
         self._limit_entries = limit_entries
         self._slab = Slab(limit_bytes=limit_bytes, block_slots=limit_entries)
         self._kept: OrderedDict[bytes, Slot] = OrderedDict()
 
+    def of_set(self, engine_set: str, encode: Encode) -> Recent:
+        """Those of another engine set, which encodes in its own way. All sets share the limits."""
+        other = copy(self)
+        other._engine_set, other._encode = engine_set, encode
+        return other
+
     def get(self, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
         """One encoding per array, in order. Unknown ones of one shape are encoded in one call."""
-        keys = [_key(array) for array in arrays]
+        keys = [_key(array, self._engine_set) for array in arrays]
         rows = {key: self._kept[key].read() for key in dict.fromkeys(keys) if key in self._kept}
         for key in rows:
             self._kept.move_to_end(key)
@@ -69,14 +78,17 @@ class Recent:
 class Encodings:
     """Specs -> conditionings. Equal prompts share one encoding, and so do equal hints, across jobs."""
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        self._texts = Recent(denoiser.encode_text, limit_bytes=TEXT_BYTES, limit_entries=TEXT_ENTRIES)
-        self._hints = Recent(denoiser.encode_hint, limit_bytes=HINT_BYTES, limit_entries=HINT_ENTRIES)
+    def __init__(self, denoisers: Denoiser | Denoisers) -> None:
+        self._denoisers = denoisers if isinstance(denoisers, Denoisers) else Denoisers.of_one(denoisers)
+        self._texts = Recent(_of_no_set, limit_bytes=TEXT_BYTES, limit_entries=TEXT_ENTRIES)
+        self._hints = Recent(_of_no_set, limit_bytes=HINT_BYTES, limit_entries=HINT_ENTRIES)
 
     def encode(self, specs: Sequence[ImageSpec]) -> list[Conditioning]:
-        """Specs of one shape. Unknown prompts are encoded in one engine call, unknown edges and pictures in others."""
-        texts = self._contexts(specs)
-        hints = self._hints.get([spec.edges for spec in specs])
+        """Specs of one bucket. Unknown prompts are encoded in one engine call, unknown edges and pictures in others."""
+        engine_set = specs[0].engine_set
+        denoiser = self._denoisers.of(engine_set)
+        texts = _contexts(specs, self._texts.of_set(engine_set, denoiser.encode_text))
+        hints = self._hints.of_set(engine_set, denoiser.encode_hint).get([spec.edges for spec in specs])
         return [
             Conditioning(
                 guided_hint=hint,
@@ -86,19 +98,20 @@ class Encodings:
             for spec, hint, unconditional, conditional in zip(specs, hints, texts[::2], texts[1::2], strict=True)
         ]
 
-    def _contexts(self, specs: Sequence[ImageSpec]) -> list[torch.Tensor]:
-        """Two a spec, [77 * chunks, width], the unconditional one first.
 
-        What is kept are chunks as the text encoder gives them. Weights are applied to a copy, so a prompt's encoding
-        serves all weights that it is given.
-        """
-        halves = [
-            (ids, weights, spec.chunks)
-            for spec in specs
-            for ids, weights in ((spec.uncond_ids, spec.uncond_weights), (spec.cond_ids, spec.cond_weights))
-        ]
-        encoded = iter(self._texts.get([chunk for ids, _, number in halves for chunk in np.split(ids, number)]))
-        return [_joined([next(encoded) for _ in range(number)], weights) for _, weights, number in halves]
+def _contexts(specs: Sequence[ImageSpec], texts: Recent) -> list[torch.Tensor]:
+    """Two a spec, [77 * chunks, width], the unconditional one first.
+
+    What is kept are chunks as the text encoder gives them. Weights are applied to a copy, so a prompt's encoding
+    serves all weights that it is given.
+    """
+    halves = [
+        (ids, weights, spec.chunks)
+        for spec in specs
+        for ids, weights in ((spec.uncond_ids, spec.uncond_weights), (spec.cond_ids, spec.cond_weights))
+    ]
+    encoded = iter(texts.get([chunk for ids, _, number in halves for chunk in np.split(ids, number)]))
+    return [_joined([next(encoded) for _ in range(number)], weights) for _, weights, number in halves]
 
 
 def _joined(chunks: Sequence[torch.Tensor], weights: np.ndarray | None) -> torch.Tensor:
@@ -109,9 +122,13 @@ def _joined(chunks: Sequence[torch.Tensor], weights: np.ndarray | None) -> torch
     return chunks[0] if len(chunks) == 1 else torch.cat(list(chunks))
 
 
+def _of_no_set(_: np.ndarray) -> torch.Tensor:
+    raise AssertionError("what is encoded belongs to an engine set")
+
+
 def _control_scales(spec: ImageSpec) -> torch.Tensor:
     return torch.tensor([spec.uncond_control_scales, spec.cond_control_scales], dtype=torch.float32)
 
 
-def _key(array: np.ndarray) -> bytes:
-    return hashlib.sha256(repr(array.shape).encode() + array.tobytes()).digest()
+def _key(array: np.ndarray, engine_set: str) -> bytes:
+    return hashlib.sha256(repr((engine_set, array.shape)).encode() + array.tobytes()).digest()

@@ -1,8 +1,9 @@
 """RenderLoop: admit, advance, retire. Continuous batching, by the one thread that owns the GPU.
 
-Each turn belongs to one shape. Its waiting requests fill the batch's free places, all running requests advance by
-one DDIM step in one engine call, and those that have taken their last step are decoded and leave. Requests at different
-steps, with different step counts, scales and seeds, share the call; only the shape must agree.
+Each turn belongs to one bucket: one engine set, one shape, one prompt length. Its waiting requests fill the batch's
+free places, all running requests advance by one DDIM step in one engine call, and those that have taken their last step
+are decoded and leave. Requests at different steps, with different step counts, scales and seeds, share the call. A set
+that is not on the device is brought in first, in place of others where they do not all fit (residency.py).
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ import torch
 
 from jobs.errors import OutOfMemory, RenderFailed, Requeued
 from worker.render import ddim
+from worker.render.arrivals import Arrivals
 from worker.render.batch import RequestBatch
 from worker.render.decoding import Decoding, Deliveries
 from worker.render.denoiser import Denoiser
+from worker.render.denoisers import Denoisers
 from worker.render.encodings import Encodings
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
-from worker.render.request import ImageRequest, ImageSpec, Shape, fail_all
+from worker.render.request import BucketKey, ImageRequest, ImageSpec, fail_all
+from worker.render.residency import Residency
 from worker.render.scheduler import Bucket, Scheduler
-from worker.render.stats import LoopCounters, LoopStats
+from worker.render.stats import Loads, LoopCounters, LoopStats
 from worker.render.trajectory import Conditioning, Trajectory
 from worker.shutdown import Shutdown
 
@@ -48,13 +52,23 @@ class RenderLoop:
     Every future ends exactly once: with RGB uint8 [H, W, 3], or with RenderFailed, OutOfMemory, Cancelled or Requeued.
     """
 
-    def __init__(self, denoiser: Denoiser, shutdown: Shutdown | None = None) -> None:
-        """`shutdown` is the process's; without one the loop has its own."""
+    def __init__(
+        self,
+        denoisers: Denoiser | Denoisers,
+        shutdown: Shutdown | None = None,
+        *,
+        residency: Residency | None = None,
+    ) -> None:
+        """The denoisers of all sets, or that of the only one; `residency` says which sets fit together: all without it.
+
+        `shutdown` is the process's; without one the loop has its own.
+        """
         self.shutdown = Shutdown() if shutdown is None else shutdown
-        self._denoiser = denoiser
-        self._scheduler = Scheduler(denoiser.max_batch, self.shutdown)
-        self._encodings = Encodings(denoiser)
-        self._batches: dict[Shape, RequestBatch] = {}  # stacked tensors, while membership stays
+        self._denoisers = denoisers if isinstance(denoisers, Denoisers) else Denoisers.of_one(denoisers)
+        self._scheduler = Scheduler(self._max_batch, self.shutdown, residency)
+        self._arrivals = Arrivals(self._denoisers, self._scheduler)
+        self._encodings = Encodings(self._denoisers)
+        self._batches: dict[BucketKey, RequestBatch] = {}  # stacked tensors, while membership stays
         self._deliveries = Deliveries(self._deliver)
         self._counters = LoopCounters()
         self._lost: DeviceLost | None = None  # discovered while pictures were on their way
@@ -81,6 +95,18 @@ class RenderLoop:
         """What the loop did so far."""
         waiting, active = self._scheduler.count()
         return self._counters.snapshot(waiting=waiting, active=active)
+
+    def samples_by_set(self) -> dict[str, tuple[int, int]]:
+        """How many samples wait and how many are active, for each engine set that has any."""
+        return self._scheduler.count_by_set()
+
+    def loads(self) -> Loads:
+        """How often each engine set was loaded, how long that took, and which are on the device."""
+        return self._denoisers.loads
+
+    def parked(self) -> int:
+        """How many jobs wait for their engine set's turn."""
+        return self._scheduler.parked()
 
     # -- the GPU's thread -----------------------------------------------------------------------------------------
 
@@ -114,15 +140,19 @@ class RenderLoop:
         if bucket is None:
             return False
         with self._counters.turn():
-            self._admit(bucket)
-            self._advance(bucket)
-            self._retire(bucket)
+            if self._arrivals.bring_in(bucket.key.engine_set):
+                self._admit(bucket)
+                self._advance(bucket)
+                self._retire(bucket)
         return True
+
+    def _max_batch(self, key: BucketKey) -> int:
+        return self._denoisers.of(key.engine_set).max_batch(key.height, key.width)
 
     def _dismiss(self) -> None:
         """Let go of the requests that were cancelled or are requeued, and of their tensors."""
         self._scheduler.dismiss()
-        self._batches = {shape: batch for shape, batch in self._batches.items() if not batch.stale}
+        self._batches = {key: batch for key, batch in self._batches.items() if not batch.stale}
 
     def _admit(self, bucket: Bucket) -> None:
         """Start the waiting requests for which there is a place."""
@@ -142,7 +172,7 @@ class RenderLoop:
             bucket.running += requests
 
     def _trajectory(self, spec: ImageSpec, conditioning: Conditioning) -> Trajectory:
-        schedule = ddim.schedule(self._denoiser.noise_schedule, spec.steps, spec.eta)
+        schedule = ddim.schedule(self._denoisers.of(spec.engine_set).noise_schedule, spec.steps, spec.eta)
         return Trajectory(conditioning, schedule, seed=spec.seed, eta=spec.eta)
 
     def _advance(self, bucket: Bucket) -> None:
@@ -152,24 +182,27 @@ class RenderLoop:
             return
         try:
             with self._failing(requests, doing="denoising"):
-                batch = self._batch(bucket.shape, requests)
+                denoiser = self._denoisers.of(bucket.key.engine_set)
+                batch = self._batch(bucket.key, requests, denoiser)
                 step = batch.next_step()
                 began = time.monotonic()
-                latents = self._denoiser.step(step)
-                self._counters.count_step(len(requests), time.monotonic() - began)
+                latents = denoiser.step(step)
+                seconds = time.monotonic() - began
+                self._counters.count_step(len(requests), seconds, engine_set=bucket.key.engine_set)
                 batch.advance(latents)
         except DeviceOutOfMemory as error:
             # The requests keep their latents and go on where they were.
-            bucket.halve(len(requests))
-            log.warning("batch_halved", samples=bucket.limit, shape=bucket.shape, reason=str(error)[:200])
+            if len(requests) > 1:  # for one alone another engine set has left
+                bucket.halve(len(requests))
+                log.warning("batch_halved", samples=bucket.limit, shape=bucket.shape, reason=str(error)[:200])
         self._drop_ended(bucket)
 
-    def _batch(self, shape: Shape, requests: Sequence[ImageRequest]) -> RequestBatch:
+    def _batch(self, key: BucketKey, requests: Sequence[ImageRequest], denoiser: Denoiser) -> RequestBatch:
         """The stacked tensors of these requests: those of the last step unless membership has changed."""
-        batch = self._batches.get(shape)
+        batch = self._batches.get(key)
         if batch is None or not batch.holds(requests):
-            batch = RequestBatch(requests, batch_size=self._denoiser.batch_size(len(requests), *shape))
-            self._batches[shape] = batch
+            batch = RequestBatch(requests, batch_size=denoiser.batch_size(len(requests), key.height, key.width))
+            self._batches[key] = batch
         return batch
 
     def _retire(self, bucket: Bucket) -> None:
@@ -187,14 +220,15 @@ class RenderLoop:
     def _decode(self, requests: Sequence[ImageRequest]) -> None:
         with self._failing(requests, doing="decoding"):
             latents = torch.stack([request.trajectory.latents for request in requests])
-            self._deliveries.add(requests, self._denoiser.decode(latents))
+            denoiser = self._denoisers.of(requests[0].spec.engine_set)
+            self._deliveries.add(requests, denoiser.decode(latents))
 
     def _drop_ended(self, bucket: Bucket) -> None:
         """Free the places of requests that have ended, and the stacked tensors of a batch that has changed."""
         bucket.drop_ended()
-        batch = self._batches.get(bucket.shape)
+        batch = self._batches.get(bucket.key)
         if batch is not None and not batch.holds(bucket.due):
-            del self._batches[bucket.shape]
+            del self._batches[bucket.key]
 
     # -- deliveries, in a thread of their own where pictures take their time --------------------------------------
 
@@ -209,10 +243,11 @@ class RenderLoop:
             self._scheduler.interrupt()
 
     def _end_with_pictures(self, requests: Sequence[ImageRequest], decoding: Decoding) -> None:
-        with self._failing(requests, doing="decoding"):
+        with self._failing(requests, doing="decoding", makes_room=False):
             pictures = decoding.pictures()
             # Before the futures end: whoever has a picture finds it counted.
-            self._counters.count_images(sum(picture is not None for picture in pictures))
+            drawn = sum(picture is not None for picture in pictures)
+            self._counters.count_images(drawn, engine_set=requests[0].spec.engine_set)
             for request, picture in zip(requests, pictures, strict=True):
                 if picture is None:
                     request.fail(RenderFailed(NOT_NUMBERS))
@@ -222,17 +257,18 @@ class RenderLoop:
     # -- errors ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _failing(self, requests: Sequence[ImageRequest], *, doing: str) -> Iterator[None]:
+    def _failing(self, requests: Sequence[ImageRequest], *, doing: str, makes_room: bool = True) -> Iterator[None]:
         """Around everything that engines do: an error ends these requests and no others.
 
         Raises:
-            DeviceOutOfMemory: with more than one request, where fewer may fit; none has ended then.
+            DeviceOutOfMemory: with more than one request, where fewer may fit; or with one, after another engine set
+                has made room for it. None has ended then.
             DeviceLost: after these requests were requeued.
         """
         try:
             yield
         except DeviceOutOfMemory as error:
-            if len(requests) > 1:
+            if len(requests) > 1 or (makes_room and self._arrivals.make_room(requests[0].spec.engine_set)):
                 raise
             fail_all(requests, OutOfMemory(TOO_LARGE.format(doing=doing, error=error)))
         except DeviceLost:
@@ -244,10 +280,13 @@ class RenderLoop:
 
 
 def _by_halves(items: Sequence[Item], do: Callable[[Sequence[Item]], None]) -> None:
-    """Do all at once, or, where memory does not suffice for that, each half by itself."""
+    """Do all at once, or, where memory does not suffice for that, each half by itself; one that has got room, again."""
     try:
         do(items)
     except DeviceOutOfMemory:
+        if len(items) == 1:
+            _by_halves(items, do)
+            return
         half = len(items) // 2
         try:
             _by_halves(items[:half], do)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from worker.render.trajectory import Trajectory
 
 Shape = tuple[int, int]  # height and width in pixels
+
+
+class BucketKey(NamedTuple):
+    """What requests must have in common to share an engine call."""
+
+    engine_set: str  # digest
+    height: int  # in pixels
+    width: int
+    tokens: int  # of each prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +47,17 @@ class ImageSpec:
     cond_weights: np.ndarray | None = None  # float32 [77 * chunks], of the tokens; None: all are 1
     uncond_weights: np.ndarray | None = None
     chunks: int = 1  # of both prompts; the text encoder takes one by one
+    engine_set: str = ""  # digest of the set that draws it
 
     @property
     def shape(self) -> Shape:
         """Height and width in pixels."""
         return int(self.edges.shape[0]), int(self.edges.shape[1])
+
+    @property
+    def bucket_key(self) -> BucketKey:
+        """Requests with the same key can share an engine call."""
+        return BucketKey(self.engine_set, *self.shape, len(self.cond_ids))
 
 
 class RequestState(Enum):

@@ -1,7 +1,8 @@
 """Scheduler: which requests wait, which run, whose turn it is, and which leave. It calls no engine and needs no torch.
 
-Requests of one shape share a bucket, since only requests of one shape can share an engine call. Buckets take turns by
-age: the one whose last turn is longest ago is next, so no shape starves.
+Requests of one engine set, one shape and one prompt length share a bucket, since only those can share an engine call.
+Buckets take turns by age: the one whose last turn is longest ago is next, so none starves. Where not all sets fit on
+the device, only the buckets of those that are there take turns, and residency.py says when another set arrives.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jobs.errors import Cancelled
-from worker.render.request import ImageRequest, ImageSpec, Shape, fail_all
+from jobs.errors import Cancelled, RenderError
+from worker.render.request import BucketKey, ImageRequest, ImageSpec, Shape, fail_all
+from worker.render.residency import Residency, Work
 from worker.shutdown import Shutdown, stopping
 
 # How long an idle loop waits at most for jobs that are about to submit, so that their samples begin together. Samples
@@ -24,20 +26,28 @@ from worker.shutdown import Shutdown, stopping
 GATHER_SECONDS = 0.2
 # `wait` looks at its stop event this often: whoever sets the event may not know that `wake` should follow.
 LOOK_SECONDS = 1.0
+# The same while requests wait for another set's turn to end, which nothing announces.
+TURN_LOOK_SECONDS = 0.02
 
 
 @dataclass(eq=False)
 class Bucket:
-    """The requests of one shape: waiting in order of arrival, running in order of admission.
+    """Requests that can share an engine call: waiting in order of arrival, running in order of admission.
 
     `waiting` is guarded by the scheduler's lock; `running` is changed by the loop's thread alone.
     """
 
-    shape: Shape
+    key: BucketKey
     limit: int  # requests in a step
     last_turn: int
+    owed: int = 0  # of those that waited when the turn of their set began, those that still wait
     waiting: deque[ImageRequest] = field(default_factory=deque)
     running: list[ImageRequest] = field(default_factory=list)
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width in pixels."""
+        return self.key.height, self.key.width
 
     @property
     def idle(self) -> bool:
@@ -61,16 +71,19 @@ class Bucket:
 class Scheduler:
     """Holds every request from `submit` until it ends or is decoded.
 
-    Any thread may call `submit`, `expecting`, `cancel`, `wake`, `interrupt` and `count`; everything else belongs to the
-    loop's thread.
+    Any thread may call `submit`, `expecting`, `cancel`, `wake`, `interrupt`, `count`, `count_by_set` and `parked`;
+    everything else belongs to the loop's thread.
     """
 
-    def __init__(self, max_batch: Callable[[int, int], int], shutdown: Shutdown) -> None:
-        """`max_batch` gives the samples that one step takes at a height and width in pixels."""
+    def __init__(
+        self, max_batch: Callable[[BucketKey], int], shutdown: Shutdown, residency: Residency | None = None
+    ) -> None:
+        """`max_batch` gives the samples that one step of a bucket takes. Without `residency` all sets fit."""
         self._max_batch = max_batch
         self._shutdown = shutdown
+        self._residency = Residency() if residency is None else residency
         self._changed = threading.Condition()  # guards everything below, except `running` of the buckets
-        self._buckets: dict[Shape, Bucket] = {}
+        self._buckets: dict[BucketKey, Bucket] = {}
         self._cancelled: set[str] = set()
         self._expected = 0  # jobs that are about to submit
         self._interrupted = False
@@ -86,7 +99,7 @@ class Scheduler:
             if self._shutdown.draining:
                 request.fail(stopping())
             else:
-                self._bucket(spec.shape).waiting.append(request)
+                self._bucket(spec.bucket_key).waiting.append(request)
                 self._changed.notify()
         return request.future
 
@@ -125,25 +138,52 @@ class Scheduler:
             buckets = list(self._buckets.values())
             return sum(len(bucket.waiting) for bucket in buckets), sum(len(bucket.running) for bucket in buckets)
 
+    def count_by_set(self) -> dict[str, tuple[int, int]]:
+        """The same for each engine set that has requests."""
+        counts: dict[str, tuple[int, int]] = {}
+        with self._changed:
+            for key, bucket in self._buckets.items():
+                waiting, active = counts.get(key.engine_set, (0, 0))
+                counts[key.engine_set] = waiting + len(bucket.waiting), active + len(bucket.running)
+        return counts
+
+    def parked(self) -> int:
+        """How many jobs wait for their engine set's turn: they need nothing of this worker until it begins."""
+        if not self._residency.is_limited:  # asked without the lock, for which the loop would have to wait
+            return 0
+        with self._changed:
+            away = [bucket for key, bucket in self._buckets.items() if not self._residency.holds(key.engine_set)]
+            return len({request.spec.job_id for bucket in away for request in bucket.waiting})
+
     # -- an idle loop ---------------------------------------------------------------------------------------------
 
     def wait(self, stop: threading.Event) -> None:
         """Return when there is work and the expected requests have come or take too long; or when `stop` is set."""
         with self._changed:
-            while not self._changed.wait_for(lambda: stop.is_set() or self.has_work(), timeout=LOOK_SECONDS):
+            while not self._changed.wait_for(lambda: stop.is_set() or self.has_work(), timeout=self._look_seconds()):
                 pass
             self._changed.wait_for(lambda: stop.is_set() or self.gathered(), timeout=GATHER_SECONDS)
 
     def has_work(self) -> bool:
         """Whether the loop's next turn has something to do."""
         with self._changed:
-            return self._has_to_look() or any(not bucket.idle for bucket in self._buckets.values())
+            return self._has_to_look() or self._has_to_dismiss() or self._next() is not None
 
     def gathered(self) -> bool:
         """Whether an idle loop should begin: a batch is full, no job is about to submit, or something is urgent."""
         with self._changed:
             full = any(len(bucket.waiting) >= bucket.limit for bucket in self._buckets.values())
             return full or not self._expected or self._shutdown.draining or self._has_to_look()
+
+    def _look_seconds(self) -> float:
+        return LOOK_SECONDS if all(bucket.idle for bucket in self._buckets.values()) else TURN_LOOK_SECONDS
+
+    def _has_to_dismiss(self) -> bool:
+        """Whether a stopping worker gives back requests, perhaps of a set whose turn has not come."""
+        buckets = self._buckets.values()
+        if self._shutdown.requeueing and any(bucket.running for bucket in buckets):
+            return True
+        return self._shutdown.draining and any(bucket.waiting for bucket in buckets)
 
     def _has_to_look(self) -> bool:
         return self._interrupted or bool(self._cancelled)
@@ -166,17 +206,79 @@ class Scheduler:
                     fail_all(requests, Cancelled("cancelled by the user"))
                 if draining or cancelled:
                     bucket.waiting = deque(request for request in bucket.waiting if not request.ended)
+                    bucket.owed = min(bucket.owed, len(bucket.waiting))
                 bucket.drop_ended()
 
     def next_bucket(self) -> Bucket | None:
-        """The bucket whose last turn is longest ago; None if no request is left."""
+        """The bucket whose last turn is longest ago, of the sets that may step; None if none has a request.
+
+        Its set may not be on the device yet: the caller then brings it in (`leaving`, `arrived`).
+        """
         with self._changed:
-            self._buckets = {shape: bucket for shape, bucket in self._buckets.items() if not bucket.idle}
-            bucket = min(self._buckets.values(), key=lambda bucket: bucket.last_turn, default=None)
+            self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.idle}
+            bucket = self._next()
             if bucket is not None:
                 self._turn += 1
                 bucket.last_turn = self._turn
+                self._residency.used(bucket.key.engine_set)
             return bucket
+
+    def _next(self) -> Bucket | None:
+        sets = self._residency.may_step(self._work())
+        closing = self._residency.leaving
+        ready = (
+            bucket
+            for key, bucket in self._buckets.items()
+            if key.engine_set in sets and (bucket.running or (bucket.waiting and key.engine_set not in closing))
+        )
+        return min(ready, key=lambda bucket: bucket.last_turn, default=None)
+
+    def _work(self) -> dict[str, Work]:
+        work: dict[str, Work] = {}
+        for key, bucket in self._buckets.items():
+            if not bucket.idle:
+                so_far = work.get(key.engine_set, Work())
+                runs, owes = so_far.runs or bool(bucket.running), so_far.owes or bool(bucket.owed)
+                work[key.engine_set] = Work(runs, owes)
+        return work
+
+    # -- engine sets that arrive and leave ------------------------------------------------------------------------
+
+    def leaving(self) -> tuple[str, ...]:
+        """The sets that leave the device so that the one which `next_bucket` chose fits."""
+        with self._changed:
+            return self._residency.leaving
+
+    def left(self, engine_set: str) -> float:
+        """The set is not on the device any more; the seconds that its turn lasted."""
+        with self._changed:
+            return self._residency.left(engine_set)
+
+    def arrived(self, engine_set: str) -> None:
+        """The set is on the device: its turn begins, for all requests that wait for it."""
+        with self._changed:
+            self._residency.arrived(engine_set)
+            for bucket in self._of_set(engine_set):
+                bucket.owed = len(bucket.waiting)
+
+    def shrink(self, engine_set: str) -> str | None:
+        """The set does not fit beside the others: the one that has to leave for it, None if it is alone."""
+        with self._changed:
+            return self._residency.shrink(engine_set)
+
+    def fail_set(self, engine_set: str, error: RenderError) -> None:
+        """End all requests of a set that cannot be loaded."""
+        with self._changed:
+            for bucket in self._of_set(engine_set):
+                fail_all((*bucket.waiting, *bucket.running), error)
+                bucket.waiting.clear()
+                bucket.owed = 0
+                bucket.drop_ended()
+
+    def _of_set(self, engine_set: str) -> list[Bucket]:
+        return [bucket for key, bucket in self._buckets.items() if key.engine_set == engine_set]
+
+    # -- a turn's requests ----------------------------------------------------------------------------------------
 
     def admit(self, bucket: Bucket) -> list[ImageRequest]:
         """Take as many waiting requests as the batch has room for, first come, first served.
@@ -184,10 +286,14 @@ class Scheduler:
         They belong to the caller now, who adds to `running` those that could be started.
         """
         with self._changed:
+            if bucket.key.engine_set in self._residency.leaving:
+                return []
             free = max(0, bucket.limit - len(bucket.running))
-            return [bucket.waiting.popleft() for _ in range(min(free, len(bucket.waiting)))]
+            admitted = [bucket.waiting.popleft() for _ in range(min(free, len(bucket.waiting)))]
+            bucket.owed = max(0, bucket.owed - len(admitted))
+            return admitted
 
-    def _bucket(self, shape: Shape) -> Bucket:
-        if shape not in self._buckets:
-            self._buckets[shape] = Bucket(shape, limit=self._max_batch(*shape), last_turn=self._turn)
-        return self._buckets[shape]
+    def _bucket(self, key: BucketKey) -> Bucket:
+        if key not in self._buckets:
+            self._buckets[key] = Bucket(key, limit=self._max_batch(key), last_turn=self._turn)
+        return self._buckets[key]

@@ -38,6 +38,17 @@ class LoopStats:
     busy_since: float | None  # time.monotonic() when the current turn began, None between turns
     batch_sizes: dict[int, int]  # samples in a step -> steps
     step_seconds: StepSeconds
+    images_by_set: dict[str, int]  # pictures by the digest of the engine set that drew them
+    sample_steps_by_set: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Loads:
+    """How often engine sets were loaded, and the seconds that took, by digest; and which of them are on the device."""
+
+    counts: dict[str, int]
+    seconds: dict[str, float]
+    loaded: frozenset[str]
 
 
 class LoopCounters:
@@ -55,19 +66,23 @@ class LoopCounters:
         self._batch_sizes: Counter[int] = Counter()
         self._step_counts = [0] * (len(STEP_BOUNDS) + 1)
         self._step_seconds = 0.0
+        self._images_by_set: Counter[str] = Counter()
+        self._sample_steps_by_set: Counter[str] = Counter()
 
-    def count_step(self, samples: int, seconds: float) -> None:
+    def count_step(self, samples: int, seconds: float, *, engine_set: str = "") -> None:
         """One engine call that advanced so many samples, and how long the GPU's thread waited for it."""
         self._steps += 1
         self._sample_steps += samples
         self._batch_sizes[samples] += 1
         self._step_counts[bisect_left(STEP_BOUNDS, seconds)] += 1
         self._step_seconds += seconds
+        self._sample_steps_by_set[engine_set] += samples
 
-    def count_images(self, number: int) -> None:
+    def count_images(self, number: int, *, engine_set: str = "") -> None:
         """Pictures that were decoded."""
         with self._lock:
             self._images += number
+            self._images_by_set[engine_set] += number
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -92,4 +107,6 @@ class LoopCounters:
             busy_since=self._busy_since,
             batch_sizes=dict(self._batch_sizes),  # copied without running Python code, so never while it changes
             step_seconds=StepSeconds(tuple(self._step_counts), self._step_seconds),
+            images_by_set=dict(self._images_by_set),
+            sample_steps_by_set=dict(self._sample_steps_by_set),
         )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -81,29 +82,42 @@ class InductorRuntime(Runtime):
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
         self._folder, self._manifest, self._device = folder, manifest, device
-        self._codes: dict[Path, Code] = {}  # kept while an engine is off the device
+        self._codes: dict[str, Code] = {}  # by the file's SHA-256; kept while an engine is off the device
 
     def open(self, name: str) -> Engine:
         """Read the weights, without diffusers. Packages are loaded when a batch first needs them: a set has many."""
         component = self._manifest.components[name]
         (stored,) = component.stages[CONSTANTS].files
         constants = load_constants(self._folder / stored, self._device)
-        paths = self._paths(component)
-        return InductorEngine(paths, lambda size: self._package(paths[size], constants), component.spec)
+        files = self._files(component)
+        return InductorEngine(files, lambda size: self._package(*files[size], constants), component.spec)
 
-    def _paths(self, component: Component) -> dict[Size, Path]:
+    def _files(self, component: Component) -> dict[Size, tuple[Path, str]]:
+        """By size: the package and its SHA-256."""
         sized = ((Size.of_stage(name), stage.files) for name, stage in component.stages.items())
-        return {size: self._folder / next(iter(files)) for size, files in sized if size is not None}
+        first = ((size, *next(iter(files.items()))) for size, files in sized if size is not None)
+        return {size: (self._folder / name, sha256) for size, name, sha256 in first}
 
-    def _package(self, path: Path, constants: dict[str, Tensor]) -> Package:
+    def _package(self, path: Path, sha256: str, constants: dict[str, Tensor]) -> Package:
         try:
-            if path not in self._codes:
-                self._codes[path] = load_code(path, self._device)
-            return self._codes[path].bound(constants)
+            if sha256 not in self._codes:
+                self._codes[sha256] = _shared_code(path, sha256, self._device)
+            return self._codes[sha256].bound(constants)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # torch does not document what unpacking compiled code may raise
             raise EngineSetRefused(f"torch does not load {path}: {error}; build the set again") from error
+
+
+_shared: WeakValueDictionary[tuple[str, torch.device], Code] = WeakValueDictionary()
+
+
+def _shared_code(path: Path, sha256: str, device: torch.device) -> Code:
+    """The code of a package: one copy for all sets of this process that have the same file."""
+    code = _shared.get((sha256, device))
+    if code is None:
+        code = _shared[sha256, device] = load_code(path, device)
+    return code
 
 
 def open_set(folder: Path, manifest: Manifest, placement: Placement) -> InductorRuntime:

@@ -14,7 +14,8 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePosixPath
 
 from engines.files import archive
 
@@ -42,15 +43,27 @@ def archive_kernels(folder: Path, path: Path) -> None:
 
 
 def install_kernels(archives: Iterable[Path]) -> Path:
-    """Unpack archives where Triton looks: into a folder of this process's own, since Triton also writes there."""
-    folder = Path(tempfile.mkdtemp(prefix="kernels-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """Unpack archives where Triton looks: into the one folder of this process, beside those of other sets.
+
+    A file that is there already stays, since its folder's name is the kernel's key. Sets of one architecture have most
+    kernels in common.
+    """
+    folder = _folder_of_this_process()
     for path in archives:
         with zipfile.ZipFile(path) as file:
-            file.extractall(folder)
-    for group in folder.rglob(f"{GROUP}*"):
-        group.write_bytes(_moved(group, group.parent))
+            new = [name for name in file.namelist() if not (folder / name).exists()]
+            file.extractall(folder, members=new)
+        for group in (folder / name for name in new if PurePosixPath(name).name.startswith(GROUP)):
+            group.write_bytes(_moved(group, group.parent))
     os.environ[CACHE] = str(folder)
+    return folder
+
+
+@cache
+def _folder_of_this_process() -> Path:
+    """Triton also writes there, so it is no part of a set."""
+    folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ class TritonRuntime(Runtime):
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
         self._folder, self._manifest, self._device = folder, manifest, device
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._side = _side_stream(device) if device.type == "cuda" else None
 
     @torch.inference_mode()
     def open(self, name: str) -> Engine:
@@ -51,6 +52,12 @@ class TritonRuntime(Runtime):
         encoded = unet.encode(inputs)
         stream.wait_stream(self._side)
         return unet.decode(encoded, controls, inputs["control_scales"])
+
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all sets of a process: torch keeps freed memory by stream, in a pool of graphs too."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def open_set(folder: Path, manifest: Manifest, placement: Placement) -> TritonRuntime:

@@ -41,6 +41,16 @@ def test_an_ended_job_is_acknowledged_while_the_worker_goes_on(toy: Toy, start_t
     assert worker.alive
 
 
+def test_jobs_that_wait_for_their_engine_sets_turn_leave_their_places_to_others(toy: Toy, start_toy: StartToy) -> None:
+    for _ in range(6):
+        toy.send(30)
+    worker = start_toy(prefetch=2, parked=3, grace=0)
+    for _ in range(5):
+        toy.wait_for("begin")
+    assert (toy.unacknowledged, toy.waiting) == (5, 1)
+    worker.terminate()
+
+
 @pytest.fixture
 def pool() -> Iterator[GpuPool]:
     """A started pool, whose service does nothing."""

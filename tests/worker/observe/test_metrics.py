@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,8 @@ from tests.worker.samples import sample_spec
 from worker.in_flight import InFlightJobs
 from worker.observe.device_memory import DeviceMemoryCollector
 from worker.observe.metrics import EngineCollector, JobMetrics, LoopCollector
+from worker.observe.set_metrics import SetCollector
+from worker.render.denoisers import Denoisers
 from worker.render.device import memory_of
 from worker.render.loop import RenderLoop
 from worker.render.stats import STEP_BOUNDS, LoopCounters
@@ -96,6 +99,24 @@ def test_the_engine_set_and_the_time_it_took_to_load_are_told() -> None:
 def test_what_is_not_known_of_an_engine_set_is_an_empty_label() -> None:
     (labels,) = values("render_engine_info", EngineCollector(renderer(), load_seconds=0.0))
     assert labels == ("abc", "", "", "", "", "")
+
+
+def test_each_set_that_is_held_is_told_with_what_it_drew() -> None:
+    loop: Any = RenderLoop(Denoisers({name: Device() for name in ("abc", "def")}))
+    one = Renderer(loop, loop, loop, digest="abc", name="ink")
+    sets = {"ink": one, "anime": replace(one, digest="def"), "also-ink": one}
+    held = replace(one, others=sets)
+    for number, engine_set in enumerate(("abc", "abc", "def")):
+        loop.submit(sample_spec(number, engine_set=engine_set, steps=2))
+    waiting = values("render_set_samples", SetCollector(held))
+    assert (waiting["also-ink,ink", "abc", "waiting"], waiting["anime", "def", "waiting"]) == (2, 1)
+    run(loop)
+    told = SetCollector(held)
+    assert values("render_set_images_total", told) == {("also-ink,ink", "abc"): 2, ("anime", "def"): 1}
+    assert values("render_set_sample_steps_total", told) == {("also-ink,ink", "abc"): 4, ("anime", "def"): 2}
+    assert set(values("render_set_loads_total", told).values()) == {1}
+    assert set(values("render_set_resident", told).values()) == {1}
+    assert len(values("render_engine_info", EngineCollector(held, load_seconds=0.0))) == 2
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

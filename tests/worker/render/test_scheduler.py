@@ -27,7 +27,7 @@ class Turns:
 
     def __init__(self, *, limit: int = 2) -> None:
         self.shutdown = Shutdown()
-        self.scheduler = Scheduler(lambda height, width: limit, self.shutdown)
+        self.scheduler = Scheduler(lambda key: limit, self.shutdown)
         self.left: dict[str, int] = {}
         self.history: list[tuple[tuple[int, int], list[str]]] = []
 

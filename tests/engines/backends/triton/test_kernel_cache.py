@@ -43,6 +43,30 @@ def test_archives_are_unpacked_together_where_triton_looks(tmp_path: Path, monke
     assert {path.read_text() for path in folder.rglob("launcher.so")} == {"one", "two"}
 
 
+def test_kernels_of_a_second_set_join_those_of_the_first_and_change_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton looks in one folder: a set of its own for each would hide the kernels of the others."""
+    monkeypatch.setenv(CACHE, "elsewhere")
+    for name, keys in (("one", ("shared", "own-1")), ("two", ("shared", "own-2"))):
+        for key in keys:
+            path = tmp_path / name / f"joined-{key}" / "kernel.cubin"
+            path.parent.mkdir(parents=True)
+            path.write_text(f"{key} of {name}")
+        archive_kernels(tmp_path / name, tmp_path / f"{name}.zip")
+    folder = install_kernels([tmp_path / "one.zip"])
+    there = folder / "joined-shared" / "kernel.cubin"
+    first = there.stat().st_ino, there.stat().st_mtime_ns
+    assert install_kernels([tmp_path / "two.zip"]) == folder == Path(os.environ[CACHE])
+    found = {path.parent.name: path.read_text() for path in folder.glob("joined-*/kernel.cubin")}
+    assert found == {
+        "joined-shared": "shared of one",
+        "joined-own-1": "own-1 of one",
+        "joined-own-2": "own-2 of two",
+    }
+    assert (there.stat().st_ino, there.stat().st_mtime_ns) == first
+
+
 def test_a_group_says_where_its_parts_are_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE, "elsewhere")
     group = tmp_path / "built" / "key" / "__grp__kernel.json"

@@ -1,0 +1,239 @@
+"""Several engine sets in one worker against one set; prints one JSON line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from benchmarks.measuring import cpu, smallest_psnr, versions
+from benchmarks.site import Site, make_jobs, write_pictures
+from engines.build.builder import BuildRequest, build_set
+from engines.spec import Profile
+from jobs.job import RenderJob
+from tools.embedded_redis import EmbeddedRedis
+from tools.progress import say
+from worker.set_folders import set_folders
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / "build" / "bench-many-models"
+PACKAGES = ("torch", "onnxruntime", "celery", "redis")
+NAMES = ("default", "second", "third")
+
+EPILOG = """
+Examples:
+
+  python -m benchmarks.many_models
+
+  python -m benchmarks.many_models --jobs 600 --steps 8 --resident 1
+
+  python -m benchmarks.many_models --sets models --size 512 --steps 20 --max-batch 8
+"""
+HELP = """
+Several engine sets in one worker against one set; prints one JSON line.
+
+The jobs are for all sets in equal numbers, in mixed order. Without --sets there are three of random weights, for the
+CPU. They are rendered four times, each time by one worker
+from the CSV to the files: by a worker that holds one set (all jobs without their models), by workers that hold one set
+each (only the jobs of their set: the pictures to compare with), by a worker that holds all sets, and by one on whose
+device only some of them fit. `turns` are of the last one: how often sets were loaded, and how long a turn lasted,
+in loadings.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure."""
+
+    jobs: int
+    steps: int
+    size: int
+    max_batch: int
+    threads: int
+    resident: int
+    device: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The seconds from the start of `producer submit` to the last record, and the pictures in the order of the jobs."""
+
+    seconds: float
+    pictures: Sequence[np.ndarray]
+
+
+class Farm:
+    """Workers that hold one set or several, one after the other, on one Redis."""
+
+    def __init__(self, plan: Plan, sets: Path, folder: Path, url: str) -> None:
+        self._plan, self._sets, self._folder, self._url = plan, sets, folder, url
+
+    def render(self, case: str, jobs: Sequence[RenderJob], *, engines: str = "", **settings: object) -> Rendered:
+        """Render jobs with one set, or with the folder of all sets."""
+        say(f"{case}: {len(jobs)} jobs")
+        folder = self._folder / case
+        folder.mkdir()
+        site = Site(folder, self._url, engines=self._sets / engines, settings=self._environment(settings))
+        with site.worker():
+            site.render(list(_warm_up(jobs, case)))
+            seconds, pictures = site.render(jobs)
+        say(f"{case}: {len(jobs) / seconds:.1f} images/s")
+        return Rendered(seconds, pictures)
+
+    def turns(self, case: str) -> dict[str, object]:
+        """What the worker's log says of the sets that came and went."""
+        lines = (self._folder / case / "worker0.log").read_text().splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        loads = {event["engine_set"]: event["seconds"] for event in events if event["event"] == "engine_set_loaded"}
+        ended = [
+            event["turn_seconds"] / loads[event["engine_set"]]
+            for event in events
+            if event["event"] == "engine_set_unloaded" and loads.get(event["engine_set"])
+        ]
+        return {
+            "loads": sum(event["event"] == "engine_set_loaded" for event in events),
+            "load_seconds": round(max(loads.values(), default=0.0), 3),
+            "in_loadings": [round(one, 1) for one in ended],
+        }
+
+    def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
+        plan = self._plan
+        return {
+            "RENDER_DEVICE": plan.device,
+            "RENDER_THREADS": str(plan.threads),
+            "RENDER_ALLOW_FOLDERS": str(self._folder),
+            # Enough to fill a batch of each set while more are fetched.
+            "RENDER_JOBS_IN_FLIGHT": str(2 * plan.max_batch * len(plan.names)),
+            "OMP_NUM_THREADS": str(plan.threads),
+            **{f"RENDER_{name.upper()}": str(value) for name, value in settings.items()},
+        }
+
+
+def _warm_up(jobs: Sequence[RenderJob], case: str) -> Iterator[RenderJob]:
+    """A job of each model, as a batch of its own: the worker has loaded what fits before the clock starts."""
+    for row, job in enumerate({job.parameters.model: job for job in jobs}.values(), start=1):
+        yield RenderJob.create(job.parameters, batch=f"{case}-warm-up", row=row, output=job.output)
+
+
+def mixed_jobs(plan: Plan, pictures: Sequence[Path], *, batch: str, output: Path) -> list[RenderJob]:
+    """Equal numbers of jobs for each model, shuffled."""
+    models = [plan.names[number % len(plan.names)] for number in range(plan.jobs)]
+    random.Random(0).shuffle(models)
+    plain = make_jobs(pictures, batch=batch, output=output, size=plan.size, steps=plan.steps, spread=3)
+    return [with_model(job, model) for job, model in zip(plain, models, strict=True)]
+
+
+def with_model(job: RenderJob, model: str | None, *, batch: str | None = None) -> RenderJob:
+    """The same job for another model, perhaps in another batch."""
+    parameters = job.parameters.model_copy(update={"model": model})
+    return RenderJob.create(parameters, batch=batch or job.batch, row=job.row, output=job.output)
+
+
+def measure(plan: Plan, sets: Path, folder: Path) -> dict[str, object]:
+    """Run all cases; returns the figures."""
+    pictures = write_pictures(folder, count=plan.jobs, side=2 * plan.size)
+    with EmbeddedRedis() as server:
+        farm = Farm(plan, sets, folder, server.url)
+        mixed = mixed_jobs(plan, pictures, batch="all", output=folder / "out")
+        one = farm.render("one", [with_model(job, None, batch="one") for job in mixed], engines=plan.names[0])
+        alone = _alone(farm, mixed, plan.names)
+        all_fit = farm.render("all", mixed)
+        some = [with_model(job, job.parameters.model, batch="some") for job in mixed]
+        some_fit = farm.render("some", some, sets_resident=plan.resident)
+        turns = farm.turns("some")
+    rates = {"one": one.seconds, "all_fit": all_fit.seconds, "some_fit": some_fit.seconds}
+    drawn = [
+        (alone[job.row], picture)
+        for each in (all_fit, some_fit)
+        for job, picture in zip(mixed, each.pictures, strict=True)
+    ]
+    return {
+        "images_per_second": {name: round(plan.jobs / seconds, 2) for name, seconds in rates.items()},
+        "all_fit_of_one": round(one.seconds / all_fit.seconds, 3),
+        "some_fit_of_one": round(one.seconds / some_fit.seconds, 3),
+        "turns": turns,
+        "psnr_db_min": smallest_psnr(drawn),
+    }
+
+
+def _alone(farm: Farm, mixed: Sequence[RenderJob], names: Sequence[str]) -> dict[int, np.ndarray]:
+    """Row -> the picture of a worker that holds the row's set alone."""
+    pictures: dict[int, np.ndarray] = {}
+    for name in names:
+        own = [with_model(job, name, batch=f"alone-{name}") for job in mixed if job.parameters.model == name]
+        rendered = farm.render(f"alone-{name}", own, engines=name)
+        pictures |= zip([job.row for job in own], rendered.pictures, strict=True)
+    return pictures
+
+
+def build(size: int, max_batch: int) -> Path:
+    """A folder of three sets of random weights, built unless their manifests say that they are up to date."""
+    sets = CACHE / f"sets-{size}-batch{max_batch}"
+    for seed, name in enumerate(NAMES):
+        model = CACHE / f"random-model-{seed}"
+        make = [sys.executable, "examples/random-model/make.py", "--out", str(model), "--seed", str(seed)]
+        subprocess.run(make, cwd=ROOT, check=True)
+        build_set(
+            BuildRequest(
+                model=str(model / "model"),
+                controlnet=str(model / "controlnet"),
+                out=sets / name,
+                backend="onnxruntime",
+                precision="fp32",
+                profiles=(Profile.parse(f"{size}x{size}", max_batch=max_batch),),
+            )
+        )
+    return sets
+
+
+def surroundings(plan: Plan) -> dict[str, Any]:
+    """The hardware, versions and settings of this run."""
+    return {
+        "plan": vars(plan) | {"names": list(plan.names)},
+        "hardware": cpu() | {"load": round(os.getloadavg()[0], 1)},
+        "versions": versions(*PACKAGES),
+    }
+
+
+def main(
+    jobs: Annotated[int, typer.Option(min=3, help="Jobs of all sets together, one picture each.")] = 300,
+    steps: Annotated[int, typer.Option(min=1, max=990, help="DDIM steps of the shortest jobs.")] = 4,
+    size: Annotated[int, typer.Option(min=64, help="Side of the pictures in pixels, a multiple of 64.")] = 64,
+    max_batch: Annotated[int, typer.Option(min=1, help="Samples that share an engine call.")] = 4,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engines (default: all cores).")] = None,
+    resident: Annotated[int, typer.Option(min=1, help="Sets that fit in the last case.")] = 2,
+    sets: Annotated[Path | None, typer.Option(help="Folder of engine sets, on whatever device they need.")] = None,
+) -> None:
+    """Parse, measure, print."""
+    if size % 64:
+        raise typer.BadParameter("--size takes a multiple of 64")
+    device = "cpu" if sets is None else "auto"
+    if sets is None:
+        say("engine sets")
+        sets = build(size, max_batch)
+    names = tuple(set_folders(sets))
+    if len(names) < 2:
+        raise typer.BadParameter(f"--sets {sets} holds fewer than two engine sets")
+    plan = Plan(jobs, steps, size, max_batch, threads or os.cpu_count() or 1, resident, device, names)
+    with tempfile.TemporaryDirectory(prefix="bench-many-") as folder:
+        measured = measure(plan, sets, Path(folder))
+    print(json.dumps({"bench": "many_models", **measured, **surroundings(plan)}))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Redis and the worker are stopped too
+    app = typer.Typer(add_completion=False)
+    app.command(help=HELP, epilog=EPILOG)(main)
+    app()

@@ -1,0 +1,237 @@
+"""Which engine sets are on the device and whose turn ends: by a clock that the tests set, without engines or torch."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.worker.samples import sample_spec
+from worker.render.request import ImageRequest
+from worker.render.residency import TURN_RELOADS, Residency, Work
+from worker.render.scheduler import Scheduler
+from worker.shutdown import Shutdown
+
+BUSY, RUNS, OWES = Work(), Work(runs=True), Work(runs=True, owes=True)
+RELOAD = 2.0
+TURN = TURN_RELOADS * RELOAD
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def limited(*held: str, limit: int = 2) -> tuple[Residency, Clock]:
+    """A residency with room for so many sets, and these on the device since now."""
+    clock = Clock()
+    residency = Residency(limit=limit, reload_seconds=lambda _: RELOAD, now=clock)
+    for engine_set in held:
+        residency.arrived(engine_set)
+    return residency, clock
+
+
+def test_where_all_fit_each_set_with_work_may_step() -> None:
+    assert Residency().may_step({"a": BUSY, "b": RUNS}) == {"a", "b"}
+    assert Residency().leaving == ()
+
+
+def test_a_set_that_fits_arrives_at_once_and_nobody_leaves() -> None:
+    residency, _ = limited("a")
+    assert residency.may_step({"a": RUNS, "b": BUSY}) == {"b"}
+    assert residency.leaving == ()
+
+
+def test_a_set_that_does_not_fit_waits_until_a_turn_has_lasted_twenty_reloads() -> None:
+    residency, clock = limited("a", "b")
+    work = {"a": BUSY, "b": BUSY, "c": BUSY}
+    clock.now += TURN - 0.1
+    assert residency.may_step(work) == {"a", "b"}
+    clock.now += 0.2
+    assert residency.may_step(work) == {"c"}
+    assert residency.leaving == ("a",)  # its turn began first
+
+
+def test_a_set_that_leaves_finishes_what_runs() -> None:
+    residency, clock = limited("a", "b")
+    clock.now += TURN
+    assert residency.may_step({"a": RUNS, "b": RUNS, "c": BUSY}) == {"a", "b"}
+    assert residency.leaving == ("a",)
+    assert residency.may_step({"a": BUSY, "b": RUNS, "c": BUSY}) == {"c"}
+
+
+def test_a_turn_does_not_end_before_those_that_waited_for_it_were_admitted() -> None:
+    residency, clock = limited("a", "b")
+    clock.now += 2 * TURN
+    assert residency.may_step({"a": OWES, "b": OWES, "c": BUSY}) == {"a", "b"}
+    assert residency.leaving == ()
+
+
+def test_of_sets_without_work_the_least_recently_used_leaves() -> None:
+    residency, clock = limited("a", "b", "c", limit=3)
+    clock.now += TURN
+    for engine_set in ("b", "a"):
+        clock.now += 1
+        residency.used(engine_set)
+    assert residency.may_step({"c": RUNS, "d": BUSY}) == {"d"}
+    assert residency.leaving == ("b",)
+
+
+def test_while_one_on_the_device_is_busy_an_idle_one_keeps_its_turn() -> None:
+    residency, clock = limited("a", "b")
+    clock.now += TURN / 2
+    assert residency.may_step({"a": RUNS, "c": BUSY}) == {"a"}
+
+
+def test_a_device_is_not_idle_for_longer_than_a_reload_while_another_set_waits() -> None:
+    residency, clock = limited("a", "b")
+    clock.now += 1
+    residency.used("b")
+    assert residency.may_step({"c": BUSY}) == {"c"} - {"c"}
+    clock.now += RELOAD
+    assert residency.may_step({"c": BUSY}) == {"c"}
+    assert residency.leaving == ("a",)
+
+
+def test_costs_are_added_and_a_set_that_is_too_large_is_alone() -> None:
+    clock = Clock()
+    costs = {"small": 1, "other": 1, "large": 3, "huge": 9}
+    residency = Residency(costs, limit=4, reload_seconds=lambda _: RELOAD, now=clock)
+    for engine_set in ("small", "large"):
+        assert residency.may_step({engine_set: BUSY}) == {engine_set}
+        residency.arrived(engine_set)
+    clock.now += TURN
+    assert residency.may_step({"large": RUNS, "other": BUSY}) == {"other"}
+    assert residency.leaving == ("small",)
+    residency.may_step({"huge": BUSY})
+    assert set(residency.leaving) == {"small", "large"}
+
+
+def test_memory_that_was_too_short_for_all_makes_fewer_fit_from_then_on() -> None:
+    clock = Clock()
+    residency = Residency(reload_seconds=lambda _: RELOAD, now=clock)
+    for engine_set in ("a", "b", "c"):
+        residency.arrived(engine_set)
+        clock.now += 1
+    assert residency.shrink("d") == "a"
+    residency.left("a")
+    residency.arrived("d")
+    assert residency.is_limited
+    assert residency.may_step({"a": BUSY, "b": RUNS, "c": RUNS, "d": RUNS}) == {"b", "c", "d"}
+    assert residency.shrink("d") in ("b", "c")
+
+
+def test_a_set_that_is_alone_has_nobody_to_make_room() -> None:
+    assert Residency().shrink("a") is None
+
+
+# -- the scheduler with it ---------------------------------------------------------------------------------------------
+
+Arrival = tuple[int, int, int, int]  # turns before it, its set, its side in 64 pixels, its steps
+
+
+class Turns:
+    """A scheduler whose steps take a second and whose sets come and go as in the loop."""
+
+    def __init__(self, *, limit: int, batch: int = 2) -> None:
+        self.clock = Clock()
+        self.residency = Residency(limit=limit, reload_seconds=lambda _: 0.5, now=self.clock)
+        self.scheduler = Scheduler(lambda key: batch, Shutdown(), self.residency)
+        self.left: dict[ImageRequest, int] = {}
+        self.arrivals: list[str] = []  # of sets for which another one left
+        self.stays: list[tuple[float, bool]] = []  # of each set that left: seconds, and whether any set had work
+        self.began: dict[str, float] = {}
+        self.started: dict[str, int] = {}  # job -> arrivals before it was admitted
+
+    def take(self) -> bool:
+        self.scheduler.dismiss()
+        self.clock.now += 1
+        bucket = self.scheduler.next_bucket()
+        if bucket is None:
+            return False
+        engine_set = bucket.key.engine_set
+        if not self.residency.holds(engine_set):
+            others_work = bool(self.scheduler._work().keys() & self.residency._turns.keys())
+            for other in self.scheduler.leaving():
+                assert self.scheduler.left(other) == self.clock.now - self.began[other]
+                self.stays.append((self.clock.now - self.began[other], others_work))
+            if self.scheduler.leaving():  # one that finds room beside all others takes nobody's turn
+                self.arrivals.append(engine_set)
+            self.scheduler.arrived(engine_set)
+            self.began[engine_set] = self.clock.now
+        for request in self.scheduler.admit(bucket):
+            self.started[request.spec.job_id] = len(self.arrivals)
+            self.left[request] = request.spec.steps
+            request.start(cast(Any, object()))
+            bucket.running.append(request)
+        for request in bucket.due:
+            self.left[request] -= 1
+            if self.left[request] == 0:
+                request.start_decoding()
+                request.succeed(np.zeros(1))
+        bucket.drop_ended()
+        return True
+
+
+@given(
+    st.integers(1, 3),
+    st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(1, 2), st.integers(1, 5)), min_size=1, max_size=40
+    ),
+)
+def test_no_request_waits_for_more_turns_than_there_are_sets_that_do_not_fit(
+    limit: int, arrivals: list[Arrival]
+) -> None:
+    turns = Turns(limit=limit)
+    submitted: dict[str, tuple[str, int]] = {}
+    futures = []
+    for number, (wait, engine_set, side, steps) in enumerate(arrivals):
+        for _ in range(wait):
+            turns.take()
+        spec = sample_spec(number, engine_set=f"set {engine_set}", size=(64, 64 * side), steps=steps)
+        submitted[spec.job_id] = spec.engine_set, len(turns.arrivals)
+        futures.append(turns.scheduler.submit(spec))
+    for _ in range(5000):
+        turns.take()
+        if all(future.done() for future in futures):
+            break
+    assert all(future.done() for future in futures)
+    most = max(0, len({engine_set for engine_set, _ in submitted.values()}) - limit)
+    for job, (engine_set, before) in submitted.items():
+        of_others = [one for one in turns.arrivals[before : turns.started[job]] if one != engine_set]
+        assert len(of_others) <= most, (job, of_others)
+    assert all(seconds >= TURN_RELOADS * 0.5 or not others_work for seconds, others_work in turns.stays)
+
+
+def test_requests_of_sets_that_wait_for_their_turn_are_parked_jobs() -> None:
+    turns = Turns(limit=1)
+    for number, engine_set in enumerate("aabbb"):
+        turns.scheduler.submit(sample_spec(number, engine_set=engine_set, steps=50))
+    turns.scheduler.submit(sample_spec(4, engine_set="b", sample=1, steps=50))
+    turns.take()
+    assert turns.scheduler.parked() == 3
+    assert turns.scheduler.count_by_set() == {"a": (0, 2), "b": (4, 0)}
+
+
+def test_nothing_is_parked_where_all_sets_fit() -> None:
+    scheduler = Scheduler(lambda key: 2, Shutdown())
+    scheduler.submit(sample_spec(1, engine_set="a"))
+    assert scheduler.parked() == 0
+
+
+def test_a_stopping_worker_gives_back_what_waits_for_a_turn() -> None:
+    turns = Turns(limit=1)
+    turns.scheduler.submit(sample_spec(1, engine_set="a", steps=3))
+    turns.take()
+    waits = turns.scheduler.submit(sample_spec(2, engine_set="b"))
+    turns.scheduler._shutdown.drain()
+    assert turns.scheduler.has_work()
+    turns.scheduler.dismiss()
+    assert waits.done()

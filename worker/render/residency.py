@@ -1,0 +1,150 @@
+"""Residency: which engine sets are on the device, and when one leaves for another. It loads nothing and needs no torch.
+
+Where all sets fit, each is loaded when it is first needed, and stays. Where only some fit, sets take turns:
+
+- A set that is not on the device asks once it has a request. Sets arrive in the order in which they asked.
+- A turn lasts from the end of a set's loading until it has to leave. That is at least TURN_RELOADS times as long as
+  loading took, and until every request that waited for the turn has been admitted. It ends before only if no set on the
+  device has had a request for as long as loading took: the device would be idle.
+- When a turn is over and another set waits, no more requests of the set are admitted; those that run are finished.
+- The least recently used set leaves first; of those that are in use, the one whose turn began first.
+
+So a request waits for as many turns as there are sets that do not fit, at most.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+TURN_RELOADS = 20.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a set has to do: whether requests of it run, and whether some that waited for its turn still wait."""
+
+    runs: bool = False
+    owes: bool = False
+
+
+@dataclass
+class _Turn:
+    """A set on the device: since when, and when it was last used (seconds of the clock)."""
+
+    began: float
+    used: float
+
+
+class Residency:
+    """For one thread at a time; the scheduler's lock guards it."""
+
+    def __init__(
+        self,
+        costs: Mapping[str, int] | None = None,
+        *,
+        limit: int | None = None,
+        reload_seconds: Callable[[str], float] = lambda _: 0.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`costs` of the sets, by digest: those on the device cost at most `limit` together; None: all sets fit.
+
+        A set that costs more than the limit is alone on the device. `reload_seconds` is how long loading a set takes.
+        """
+        self._costs = costs or {}
+        self._limit = limit
+        self._reload_seconds = reload_seconds
+        self._now = now
+        self._turns: dict[str, _Turn] = {}
+        self._asking: dict[str, None] = {}  # in order
+        self._leaving: tuple[str, ...] = ()
+
+    def holds(self, engine_set: str) -> bool:
+        """Whether the set is on the device."""
+        return engine_set in self._turns
+
+    @property
+    def leaving(self) -> tuple[str, ...]:
+        """As of the last `may_step`: the sets that leave for another one; until then they finish what runs."""
+        return self._leaving
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether sets may have to take turns."""
+        return self._limit is not None
+
+    def may_step(self, work: Mapping[str, Work]) -> frozenset[str]:
+        """The sets that may take the next step, of those that have work.
+
+        If it is a set that is not on the device, the caller brings it in, after those that are `leaving`.
+        """
+        if self._limit is None:
+            return frozenset(work)
+        asking = [engine_set for engine_set in work if engine_set not in self._turns]
+        self._asking = {one: None for one in self._asking if one in asking} | dict.fromkeys(asking)
+        self._leaving = ()
+        if self._asking:
+            arriving = next(iter(self._asking))
+            leaving = self._those_in_the_way_of(arriving, work)
+            if all(self._is_over(one, work) for one in leaving):
+                self._leaving = leaving
+                if not any(one in work and work[one].runs for one in leaving):
+                    return frozenset({arriving})
+        return frozenset(work.keys() & self._turns.keys())
+
+    def _those_in_the_way_of(self, arriving: str, work: Mapping[str, Work]) -> tuple[str, ...]:
+        assert self._limit is not None
+        missing = self._cost(arriving) + sum(map(self._cost, self._turns)) - self._limit
+        chosen: list[str] = []
+        for engine_set in sorted(self._turns, key=lambda one: self._order(one, work)):
+            if missing <= 0:
+                break
+            chosen.append(engine_set)
+            missing -= self._cost(engine_set)
+        return tuple(chosen)
+
+    def arrived(self, engine_set: str) -> None:
+        """The set has been loaded: its turn begins."""
+        now = self._now()
+        self._turns[engine_set] = _Turn(began=now, used=now)
+        self._asking.pop(engine_set, None)
+
+    def left(self, engine_set: str) -> float:
+        """The set is not on the device any more; the seconds that its turn lasted."""
+        turn = self._turns.pop(engine_set, None)
+        return 0.0 if turn is None else self._now() - turn.began
+
+    def used(self, engine_set: str) -> None:
+        """The set takes a step."""
+        if engine_set in self._turns:
+            self._turns[engine_set].used = self._now()
+
+    def shrink(self, arriving: str) -> str | None:
+        """Memory does not suffice for this one beside the others: the one that has to leave, None if it is alone.
+
+        From now on so much fits as fitted without that one.
+        """
+        others = [one for one in self._turns if one != arriving]
+        if not others:
+            return None
+        first = min(others, key=lambda one: self._turns[one].used)
+        fitting = self._cost(arriving) + sum(self._cost(one) for one in others if one != first)
+        self._limit = fitting if self._limit is None else min(self._limit, fitting)
+        return first
+
+    def _cost(self, engine_set: str) -> int:
+        return self._costs.get(engine_set, 1)
+
+    def _order(self, engine_set: str, work: Mapping[str, Work]) -> tuple[bool, bool, float]:
+        """Those whose turns are over come first, then those without work; the least recently used before the others."""
+        turn, busy = self._turns[engine_set], engine_set in work
+        return not self._is_over(engine_set, work), busy, turn.began if busy else turn.used
+
+    def _is_over(self, engine_set: str, work: Mapping[str, Work]) -> bool:
+        turn, now, seconds = self._turns[engine_set], self._now(), self._reload_seconds(engine_set)
+        if engine_set in work and work[engine_set].owes:
+            return False
+        if now - turn.began >= TURN_RELOADS * seconds:
+            return True
+        return not (work.keys() & self._turns.keys()) and now - turn.used >= seconds

@@ -1,0 +1,52 @@
+"""The folders of RENDER_ENGINE_DIR: one engine set, or several by the names of the sub-folders that they are in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+from engines.errors import EngineSetRefused
+from engines.files import without_links
+from engines.manifest import MANIFEST
+from jobs.job import MODEL_NAME
+from worker.held_sets import DEFAULT
+
+log = structlog.get_logger(__name__)
+
+RULE = "letters, digits, '.', '_' and '-', at most 100, and a letter or digit first"
+
+
+def set_folders(path: Path) -> dict[str, Path]:
+    """Name -> folder, in order of the names. A sub-folder may be a link; each is followed once, when this is called.
+
+    Hidden sub-folders and those without a manifest are passed over. Where there is no set at all, `path` itself is
+    given under its name: loading it says what is missing.
+
+    Raises:
+        EngineSetRefused: a sub-folder whose name no row could have as its model; or one that cannot be read.
+    """
+    if (path / MANIFEST).is_file() or not path.is_dir():
+        return {_own_name(path): without_links(path)}
+    try:
+        below = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+    except OSError as error:
+        raise EngineSetRefused(f"{path} cannot be read: {error.strerror}") from error
+    found = [child for child in below if (child / MANIFEST).is_file()]
+    if not found:
+        return {_own_name(path): without_links(path)}
+    for child in below:
+        if child not in found:
+            log.warning("folder_without_set", folder=str(child), consequence=f"it has no {MANIFEST} and is passed over")
+    for child in found:
+        if MODEL_NAME.fullmatch(child.name) is None:
+            raise EngineSetRefused(
+                f"the folder {child.name!r} of an engine set has a name that no row can have as its model; "
+                f"rename it: {RULE}"
+            )
+    return {child.name: without_links(child) for child in found}
+
+
+def _own_name(path: Path) -> str:
+    name = path.absolute().name
+    return name if MODEL_NAME.fullmatch(name) else DEFAULT
