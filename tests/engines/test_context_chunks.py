@@ -135,6 +135,12 @@ def test_tensorrt_takes_the_context_as_a_range_of_a_profile(tmp_path: Path) -> N
     assert [tuple(shape) for shape in made.get_shape("context")] == [(2, 77, width), (4, 77, width), (4, 231, width)]
 
 
+def test_the_one_profile_of_tensorrt_for_rtx_holds_the_longest_prompts() -> None:
+    profiles = [Profile.parse("64x64", max_batch=2, context_chunks=chunks) for chunks in (1, 3)]
+    (one,) = plan.planned("tensorrt_rtx", profiles)
+    assert one.max_context_chunks == 3
+
+
 def test_stages_that_prompts_do_not_reach_are_those_of_a_set_for_short_ones() -> None:
     def keys(backend: str, chunks: int) -> dict[str, list[list[object]]]:
         profiles = [Profile.parse("64x64", max_batch=1, context_chunks=chunks)]
