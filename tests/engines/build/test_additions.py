@@ -69,14 +69,13 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_only_what_an_addition_changes_is_built_again(plain: Path, lora: Path, embedding: Path, tmp_path: Path) -> None:
     """Sets of one model share everything else: the kernels, and networks that are the same."""
-    for i, (additions, components) in enumerate(
-        [
-            ({}, []),
-            ({"loras": (str(lora),)}, [CLIP, UNET_STAGE]),
-            ({"embeddings": (str(embedding),), "clip_skip": 2}, [TOKENIZER, CLIP]),
-            ({"vae": str(tiny_model() / "model" / "vae")}, [DECODER]),
-        ]
-    ):
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({}, []),
+        ({"loras": (str(lora),)}, [CLIP, UNET_STAGE]),
+        ({"embeddings": (str(embedding),), "clip_skip": 2}, [TOKENIZER, CLIP]),
+        ({"vae": str(tiny_model() / "model" / "vae")}, [DECODER]),
+    ]
+    for i, (additions, components) in enumerate(cases):
         assert built(tmp_path / str(i), reuse=(plain,), **additions) == components, additions
         assert load_manifest(tmp_path / str(i)).source.additions == AdditionNames(**resolved(additions))
     digests = {load_manifest(folder).digest for folder in (plain, *tmp_path.iterdir())}

@@ -95,7 +95,7 @@ def _shaped(layer: str, tensor: Tensor) -> Tensor:
 
 def kohya(pairs: Pairs) -> dict[str, Tensor]:
     """As kohya's trainer names them."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for (part, layer), pair in pairs.items():
         prefix = "lora_unet_" if part == "unet" else "lora_te_text_model_"
         name = prefix + layer.replace(".", "_")
@@ -105,7 +105,7 @@ def kohya(pairs: Pairs) -> dict[str, Tensor]:
 
 def original_blocks(pairs: Pairs) -> dict[str, Tensor]:
     """kohya's names with the original code's blocks, of layers in the U-Net's attentions."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for (_, layer), pair in pairs.items():
         way, level, number, rest = re.fullmatch(r"(\w+?)_blocks?\.(?:(\d)\.)?attentions\.(\d)\.(.+)", layer).groups()  # type: ignore[union-attr]
         first = 3 * int(level or 0) + int(number)
@@ -127,7 +127,7 @@ def before_peft(pairs: Pairs) -> dict[str, Tensor]:
 
 def first_files(pairs: Pairs) -> dict[str, Tensor]:
     """As diffusers' first trainer wrote them: attention alone, no prefix in the U-Net's names."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for (part, layer), pair in pairs.items():
         path, last = layer.removesuffix(".0").rsplit(".", 1)
         if part == "unet":
@@ -140,7 +140,7 @@ def first_files(pairs: Pairs) -> dict[str, Tensor]:
 
 
 def _diffusers(pairs: Pairs, endings: tuple[str, str]) -> dict[str, Tensor]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for (part, layer), pair in pairs.items():
         name = f"unet.{layer}" if part == "unet" else f"text_encoder.text_model.{layer}"
         tensors |= _named(name, layer, pair, (*endings, ""))

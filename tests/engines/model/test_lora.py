@@ -113,10 +113,9 @@ def test_pefts_alphas_are_read_from_the_files_metadata(networks: Networks, tmp_p
         assert torch.allclose(found[part, f"{layer}.weight"] - value, expected.reshape(value.shape), atol=1e-6), layer
 
 
-def one(width: int = 32, rank: int = 2, **more: Tensor) -> dict[str, Tensor]:
-    """A whole pair, and further tensors by their ending."""
-    pair = {f"{LAYER}.lora_down.weight": torch.ones(rank, width), f"{LAYER}.lora_up.weight": torch.ones(width, rank)}
-    return pair | {f"{LAYER}.{name}": tensor for name, tensor in more.items()}
+def one(width: int = 32, rank: int = 2) -> dict[str, Tensor]:
+    """A whole pair."""
+    return {f"{LAYER}.lora_down.weight": torch.ones(rank, width), f"{LAYER}.lora_up.weight": torch.ones(width, rank)}
 
 
 ONE = torch.ones(2, 2)
@@ -124,7 +123,7 @@ CONVOLUTION = "lora_unet_down_blocks_0_resnets_0_conv1"
 REFUSED: list[tuple[dict[str, Tensor], str]] = [
     ({f"{LAYER}.hada_w1_a": ONE}, f"is a LoHa: it has {LAYER}.hada_w1_a; only plain LoRAs"),
     ({f"{LAYER}.lokr_w1": ONE}, f"is a LoKr: it has {LAYER}.lokr_w1; "),
-    (one(dora_scale=ONE), f"is a DoRA: it has {LAYER}.dora_scale; "),
+    (one() | {f"{LAYER}.dora_scale": ONE}, f"is a DoRA: it has {LAYER}.dora_scale; "),
     ({"unet.conv_in.lora_magnitude_vector": ONE}, "is a DoRA: it has unet.conv_in.lora_magnitude_vector; "),
     ({f"{CONVOLUTION}.lora_mid.weight": ONE}, "is a LoCon (with a third factor): it has "),
     (
@@ -150,7 +149,7 @@ REFUSED: list[tuple[dict[str, Tensor], str]] = [
     ),
     ({f"{LAYER}.oft_blocks": ONE}, "is an OFT: it has "),
     ({f"{LAYER}.diff": ONE}, "is a file of whole differences: it has "),
-    (one(**{"lora_up.bias": ONE}), "is a LoRA with biases: it has "),
+    (one() | {f"{LAYER}.lora_up.bias": ONE}, "is a LoRA with biases: it has "),
     (
         {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": ONE},
         "further text encoders, such as SDXL: it has ",
@@ -169,7 +168,7 @@ REFUSED: list[tuple[dict[str, Tensor], str]] = [
     (one(rank=0), "was made for another model: "),
     ({f"{LAYER}.lora_down.weight": ONE}, f"beside {LAYER}.lora_down.weight, the layer's up matrix is missing"),
     ({f"{LAYER}.alpha": torch.tensor(1.0)}, f"beside {LAYER}.alpha, the layer's down matrix is missing"),
-    (one(alpha=ONE), f"{LAYER}.alpha is (2, 2), not one number"),
+    (one() | {f"{LAYER}.alpha": ONE}, f"{LAYER}.alpha is (2, 2), not one number"),
     (one() | {f"{LAYER}.lora_up.weight": torch.full((32, 2), torch.nan)}, "lora_up.weight has values that are NaN"),
     (
         one() | {f"{LAYER}.lora_up.weight": torch.ones(32, 2, dtype=torch.int8)},
