@@ -107,7 +107,12 @@ def options(
 def build(
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder that becomes the engine set; replaced whole, when all is built.")],
-    shape: Annotated[list[str], typer.Option(help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable.")],
+    shape: Annotated[
+        list[str] | None, typer.Option(help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable.")
+    ] = None,
+    sizes: Annotated[
+        Path | None, typer.Option(help="What `producer sizes` printed, beside or instead of --shape; - is stdin.")
+    ] = None,
     controlnet: Control = None,
     tokenizer: Tokenizer = None,
     original_config: Config = None,
@@ -131,7 +136,7 @@ def build(
         out=out,
         backend=chosen.name,
         precision=precision or chosen.usual_precision(),
-        profiles=_profiles(shape, max_batch),
+        profiles=_profiles_for(chosen, shape or [], sizes, max_batch),
         compute_capability=compute_capability,
         tokenizer=tokenizer,
         original_config=original_config,
@@ -259,7 +264,24 @@ def _one_size(shape: str) -> Any:
     return _profiles([shape], 1)[0]
 
 
-def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:
+def _profiles_for(backend: Any, shapes: list[str], sizes: Path | None, max_batch: int) -> tuple[Any, ...]:
+    """Those of --shape first: where two profiles cover a size, the first one draws it."""
+    from engines.shapes_file import read_shapes
+
+    if sizes is None and not shapes:
+        raise typer.BadParameter("name at least one, or a file of producer sizes with --sizes", param_hint="--shape")
+    if sizes is None:
+        return _profiles(shapes, max_batch)
+    named = _profiles(shapes, max_batch)
+    try:
+        texts = read_shapes(sizes, ranges=backend.takes_ranges)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--sizes") from error
+    more = _profiles(texts, max_batch, option="--sizes")
+    return named + tuple(profile for profile in more if profile not in named)
+
+
+def _profiles(shapes: list[str], max_batch: int, *, option: str = "--shape") -> tuple[Any, ...]:
     from pydantic import ValidationError
 
     from engines.spec import Profile
@@ -267,11 +289,9 @@ def _profiles(shapes: list[str], max_batch: int) -> tuple[Any, ...]:
     try:
         return tuple(Profile.parse(text, max_batch=max_batch) for text in dict.fromkeys(shapes))
     except ValidationError as error:
-        raise typer.BadParameter(
-            error.errors()[0]["msg"].removeprefix("Value error, "), param_hint="--shape"
-        ) from error
+        raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, "), param_hint=option) from error
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--shape") from error
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 app.command(epilog=EXIT_CODES)(store.push)
