@@ -235,25 +235,40 @@ def score(
     samples: Annotated[int, typer.Option(min=1, help="Pictures, from seeds 0, 1, ...")] = 4,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 20,
     at_least: Annotated[float | None, typer.Option(help="Exit code 1 if a picture is below this PSNR, in dB.")] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help="FID's InceptionV3 weights (pt_inception-2015-12-05-6726825d.pth): PD as well.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a PNG of the worst pictures: input, edges, both sets', the difference.")
+    ] = None,
+    worst: Annotated[int, typer.Option(min=1, max=100, help="Pictures on the sheet.")] = 4,
     device: Device = "auto",
 ) -> None:
-    """Render the same seeds with two sets and compare the pictures: PSNR in dB, one JSON line.
+    """Render the same seeds with two sets and compare the pictures: PSNR, SSIM, FLIP and PD; one JSON line.
 
-    engines score engine-set-fp16 engine-set-fp32 --samples 4 --at-least 35
+    PSNR is in dB, SSIM 1 for equal pictures, FLIP 0 (it needs the extra `score`). PD is the distance of Inception
+    features that ControlNet's TensorRT port was scored by.
+
+    engines score engine-set-fp16 engine-set-fp32 --samples 4 --at-least 35 --sheet worst.png
     """
+    from engines.check.compare import Extras, compare
+    from engines.check.perception import has_flip
     from engines.check.score import ScoreRequest
-    from engines.check.score import score as distances_of
+    from engines.console import score_table
     from engines.manifest import load_manifest
 
     size = load_manifest(path).profiles[0] if shape is None else _one_size(shape)
     request = ScoreRequest(size.max_height, size.max_width, samples, steps)
-    distances = distances_of(path, reference, request, device=device)
-    lowest = min(distance.psnr_db for distance in distances)
-    worst = "all pictures are equal" if lowest == float("inf") else f"lowest PSNR {lowest:.1f} dB"
-    people.print(f"{len(distances)} pictures of {size.max_height}x{size.max_width}, {steps} steps: {worst}")
+    compared = compare(path, reference, request, extras=Extras(inception, sheet, worst), device=device)
+    lowest = min(each.psnr_db for each in compared)
+    summary = "all pictures are equal" if lowest == float("inf") else f"lowest PSNR {lowest:.1f} dB"
+    people.print(score_table(compared))
+    people.print(f"{len(compared)} pictures of {size.max_height}x{size.max_width}, {steps} steps: {summary}")
+    if not has_flip():
+        people.print("FLIP was not measured: pip install 'batch-renderer[score]'", markup=False)
     sets = {"set": load_manifest(path).digest, "reference": load_manifest(reference).digest}
-    compared = [distance.to_json() for distance in distances]
-    print_json({"what": "engines score", **sets, **asdict(request), "pictures": compared})
+    written = {"sheet": None if sheet is None else str(sheet), "pictures": [each.to_json() for each in compared]}
+    print_json({"what": "engines score", **sets, **asdict(request), **written})
     if at_least is not None and not lowest >= at_least:
         raise typer.Exit(1)
 
