@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import threading
+import warnings
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image
@@ -10,6 +12,9 @@ from PIL import ExifTags, Image
 # What Pillow raises for EXIF that is damaged. Such a picture stays as it is stored, in a worker too.
 DAMAGED_EXIF = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
 ON_ITS_SIDE = (5, 6, 7, 8)  # of EXIF's orientations
+
+# `warnings.catch_warnings` changes the whole process for a moment: one thread at a time.
+_reading_exif = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class RawHeader:
         if not image.info:
             return False
         try:
-            return image.getexif().get(ExifTags.Base.Orientation, 1) in ON_ITS_SIDE
+            with _reading_exif, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns of odd metadata
+                return image.getexif().get(ExifTags.Base.Orientation, 1) in ON_ITS_SIDE
         except DAMAGED_EXIF:
             return False

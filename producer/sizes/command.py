@@ -56,7 +56,13 @@ def _record(request: Request, outcome: Outcome, tally: Tally, chosen: list[Size]
         "problems": [problem.as_dict() for problem in outcome.problems],
         "measured": tally.rows.total(),
         "unread": [
-            {"reason": kind, "rows": each.rows, "first_row": each.first_row, "first": each.sentence}
+            {
+                "reason": kind,
+                "rows": each.rows,
+                "first_row": each.first_row,
+                "picture": each.picture,
+                "why": each.sentence,
+            }
             for kind, each in sorted(tally.unread.items())
         ],
         "sizes": [

@@ -33,7 +33,7 @@ def report_sizes(request: Request, outcome: Outcome, tally: Tally, chosen: list[
             say(f"... and {count(len(listed) - SHOWN_SIZES, 'more size')}, which the JSON names", console=console)
     for kind, each in sorted(tally.unread.items()):
         sentence = f"{count(each.rows, 'row')} without a size ({kind}); the first is row {each.first_row}"
-        say(f"{sentence}: {printable(each.sentence)}", "warning", console)
+        say(f"{sentence}, {each.picture}: {printable(each.sentence)}", "warning", console)
     _report_end(request, outcome, tally, chosen)
 
 

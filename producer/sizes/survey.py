@@ -10,10 +10,9 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 from jobs.errors import RenderError
-from producer.sizes.tally import Tally, Wanted
+from producer.sizes.tally import Picture, Tally, Wanted
 
 THREADS = 32  # most of the time they wait for a host
 ON_THEIR_WAY = 8 * THREADS
@@ -23,21 +22,13 @@ SizeOf = Callable[[str], tuple[int, int]]  # URI -> width and height, upright; r
 Answer = tuple[int, int] | RenderError
 
 
-@dataclass
-class _Rows:
-    """The rows that wait for one picture."""
-
-    first_row: int
-    wanted: Counter[Wanted] = field(default_factory=Counter)
-
-
 class Survey:
     """Fills a tally. `size_of` is called by THREADS threads. Use as a context manager; for one thread."""
 
     def __init__(self, size_of: SizeOf, tally: Tally) -> None:
         self._size_of = size_of
         self._tally = tally
-        self._waiting: dict[str, _Rows] = {}
+        self._waiting: dict[str, Picture] = {}
         self._known: OrderedDict[str, Answer] = OrderedDict()
         self._asked: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[str, Answer | BaseException]] = queue.SimpleQueue()
@@ -47,10 +38,10 @@ class Survey:
         """Ask for a row's picture, unless that is known or asked for; waits while too many are on their way."""
         if (known := self._known.get(uri)) is not None:
             self._known.move_to_end(uri)
-            self._count(known, _Rows(row, Counter({wanted: 1})))
+            self._count(Picture(uri, row, Counter({wanted: 1})), known)
             return
         if uri not in self._waiting:
-            self._waiting[uri] = _Rows(row)
+            self._waiting[uri] = Picture(uri, row)
             self._asked.put(uri)
         self._waiting[uri].wanted[wanted] += 1
         while len(self._waiting) > ON_THEIR_WAY:
@@ -66,21 +57,20 @@ class Survey:
 
     def _take(self) -> None:
         uri, answer = self._answers.get()
-        rows = self._waiting.pop(uri)
+        picture = self._waiting.pop(uri)
         if isinstance(answer, BaseException) and not isinstance(answer, RenderError):
             raise answer
         self._known[uri] = answer
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        self._count(answer, rows)
+        self._count(picture, answer)
 
-    def _count(self, answer: Answer, rows: _Rows) -> None:
-        number = rows.wanted.total()
-        self.counted += number
+    def _count(self, picture: Picture, answer: Answer) -> None:
+        self.counted += picture.wanted.total()
         if isinstance(answer, RenderError):
-            self._tally.miss(answer, number, first_row=rows.first_row)
+            self._tally.miss(picture, answer)
         else:
-            self._tally.add(*answer, rows.wanted, first_row=rows.first_row)
+            self._tally.add(picture, *answer)
 
     def _work(self) -> None:
         while (uri := self._asked.get()) is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jobs.errors import RenderError
 from jobs.picture_size import target_size
+from producer.console import place
 
 
 class Size(NamedTuple):
@@ -31,11 +32,21 @@ class Wanted(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """Rows without a size for one kind of reason, and what is wrong with the first of them."""
+    """Rows without a size for one kind of reason; the first of them, its picture for people, and what is wrong."""
 
     rows: int
     first_row: int
+    picture: str
     sentence: str
+
+
+@dataclass
+class Picture:
+    """A picture, and how many rows want what of it."""
+
+    uri: str
+    first_row: int
+    wanted: Counter[Wanted] = field(default_factory=Counter)
 
 
 @dataclass
@@ -46,22 +57,25 @@ class Tally:
     pictures: Counter[Size] = field(default_factory=Counter)
     unread: dict[str, Unread] = field(default_factory=dict)
 
-    def add(self, width: int, height: int, wanted: Mapping[Wanted, int], *, first_row: int) -> None:
-        """Count rows whose picture has this size, upright, in pixels: how many want what."""
-        for want, rows in wanted.items():
+    def add(self, picture: Picture, width: int, height: int) -> None:
+        """Count the rows of a picture of this size, upright, in pixels."""
+        for want, rows in picture.wanted.items():
             try:
                 size = Size(*target_size(height, width, want.resolution))
             except RenderError as error:
-                self.miss(error, rows, first_row=first_row)
+                self._miss(error, picture, rows)
             else:
                 self.rows[size] += rows
                 self.pictures[size] += rows * want.samples
 
-    def miss(self, error: RenderError, rows: int, *, first_row: int) -> None:
-        """Count rows whose size is not known."""
+    def miss(self, picture: Picture, error: RenderError) -> None:
+        """Count the rows of a picture whose size is not known."""
+        self._miss(error, picture, picture.wanted.total())
+
+    def _miss(self, error: RenderError, picture: Picture, rows: int) -> None:
         known = self.unread.get(error.kind)
-        if known is None or first_row < known.first_row:
-            known = Unread(known.rows if known else 0, first_row, str(error))
+        if known is None or picture.first_row < known.first_row:
+            known = Unread(known.rows if known else 0, picture.first_row, place(picture.uri), str(error))
         self.unread[error.kind] = known._replace(rows=known.rows + rows)
 
     @property
