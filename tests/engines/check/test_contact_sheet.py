@@ -44,5 +44,5 @@ def test_it_is_written_as_a_png_or_a_sentence_says_why_not(tmp_path: Path) -> No
         assert (image.format, image.mode) == ("PNG", "RGB")
         assert np.array_equal(np.asarray(image), sheet([row((64, 80))]))
     (tmp_path / "file").touch()
-    with pytest.raises(DiskRefused, match="the sheet cannot be written to .*file/sheet.png"):
+    with pytest.raises(DiskRefused, match=r"the sheet cannot be written to .*file/sheet\.png"):
         write_sheet(tmp_path / "file" / "sheet.png", [row((64, 80))])
