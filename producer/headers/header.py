@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from jobs.errors import NotAnImage
 from producer.headers.bmp_gif import bmp_header, gif_header
-from producer.headers.heif import heif_header, is_heif
+from producer.headers.heif import LONGEST_BRANDS, heif_header, is_heif
 from producer.headers.jpeg import jpeg_header
 from producer.headers.parts import Parts
 from producer.headers.png import png_header
@@ -20,7 +20,6 @@ from producer.headers.tiff import TIFF_BEGIN, tiff_header
 from producer.headers.webp import webp_header
 
 READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC can"
-LONGEST_BEGIN = 16  # bytes
 READERS: tuple[tuple[tuple[bytes, ...], Callable[[Parts], RawHeader]], ...] = (
     ((b"\xff\xd8\xff",), jpeg_header),
     ((b"\x89PNG\r\n\x1a\n",), png_header),
@@ -37,7 +36,7 @@ def upright_size(parts: Parts) -> tuple[int, int]:
         NotAnImage: it is of no format that is read here, or its header is damaged.
         What reading a part raises.
     """
-    begin = parts.upto(0, LONGEST_BEGIN)
+    begin = parts.upto(0, LONGEST_BRANDS)
     if not begin:
         raise NotAnImage("the file is empty (0 bytes)")
     size = _reader(begin)(parts).upright()

@@ -16,7 +16,9 @@ from producer.headers.parts import Parts
 from producer.headers.raw_header import RawHeader
 
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
-HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"})
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
+CONTAINER_BRANDS = frozenset({b"mif1", b"mif2", b"msf1", b"miaf"})  # of either kind
+LONGEST_BRANDS = 1024  # bytes of the first box
 MOST_BOXES = 1000  # side by side
 LONGEST_META = 2**20  # bytes; items of a grid are a few hundred, and take 10 to 20 bytes each
 DAMAGED = "the picture is damaged: its boxes do not say its size"
@@ -31,20 +33,23 @@ class Box(NamedTuple):
 
 
 def is_heif(begin: bytes) -> bool:
-    """Whether a file begins as AVIF or HEIC."""
-    return begin[4:8] == b"ftyp" and begin[8:12] in AVIF_BRANDS | HEIC_BRANDS
+    """Whether a file begins as AVIF or HEIC; `begin` are its first LONGEST_BRANDS bytes."""
+    return begin[4:8] == b"ftyp" and bool(_brands(begin) & (AVIF_BRANDS | HEIC_BRANDS | CONTAINER_BRANDS))
 
 
 def heif_header(parts: Parts) -> RawHeader:
     """The size of the primary item."""
-    length, _ = struct.unpack(">I4s", parts.need(0, 8))
-    brands = parts.upto(8, min(max(length - 8, 4), 256))
-    is_avif = any(brands[at : at + 4] in AVIF_BRANDS for at in range(0, len(brands), 4))
+    is_avif = bool(_brands(parts.upto(0, LONGEST_BRANDS)) & AVIF_BRANDS)
     meta = _Meta.of(parts)
     try:
         return meta.header(crops=not is_avif)
     except (struct.error, IndexError) as error:  # a box that is too short for what it says
         raise NotAnImage(DAMAGED) from error
+
+
+def _brands(begin: bytes) -> set[bytes]:
+    end = max(16, int.from_bytes(begin[:4]))
+    return {begin[8:12]} | {begin[at : at + 4] for at in range(16, min(end, len(begin)), 4)}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jobs.storage.part import Part
 
 FIRST_BYTES = 64 * 2**10  # most headers end within these
 MOST_BYTES_AT_ONCE = 2**20
-MOST_PARTS = 24  # a header in more places than these is made to be slow
+MOST_PARTS = 12  # a header in more places than these is made to be slow
 MOST_READS = 50_000  # likewise; a camera's JPEG takes thirty
 KEPT_PARTS = 4
 FARTHEST = 2**48  # bytes; a place behind them is in no file
@@ -72,7 +72,7 @@ class Parts:
     def _fetched(self, start: int, size: int) -> bytes:
         if not self._parts_left:
             raise NotAnImage("the picture's header is spread over too many places of its file: save it again")
-        ahead = min(FIRST_BYTES << (MOST_PARTS - self._parts_left) // 2, MOST_BYTES_AT_ONCE)
+        ahead = min(FIRST_BYTES << MOST_PARTS - self._parts_left, MOST_BYTES_AT_ONCE)
         self._parts_left -= 1
         asked = max(size, ahead)
         data, total = self._read(start, asked)

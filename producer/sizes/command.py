@@ -16,7 +16,7 @@ from producer.sizes.survey import survey
 from producer.sizes.tally import Size, Tally, Wanted
 from producer.submission import Outcome, Request
 from producer.submit_report import report_rows
-from producer.table.check import check
+from producer.table.check import CheckedRows, check
 
 BATCH = "sizes"  # no batch is made: a name for the request
 
@@ -30,19 +30,23 @@ def sizes(file: Path | str, *, cover: float = 1.0) -> Exit:
     settings = load_settings()
     request = Request.resolve(settings, file=file, batch=BATCH, dry_run=True)
     outcome = Outcome()
-    with row_progress("Reading headers") as tick, closing(_wanted(request, outcome)) as rows:
-        tally = survey(rows, Pictures(settings).size_of, tick=tick)
-    report_rows(request, outcome)
+    with CheckedRows() as rows:
+        with row_progress("Checking") as tick, closing(check(request, outcome)) as good_rows:
+            for row, parameters in good_rows:
+                rows.add(row, parameters)
+                tick(outcome.rows)
+        report_rows(request, outcome)
+        with row_progress("Reading headers", outcome.good) as tick:
+            tally = survey(_wanted(rows), Pictures(settings).size_of, tick=tick)
     chosen = tally.covering(cover)
     report_sizes(request, outcome, tally, chosen)
     write_json(_record(request, outcome, tally, chosen))
     return Exit.INVALID_CSV if outcome.unreadable or outcome.rejected else Exit.OK
 
 
-def _wanted(request: Request, outcome: Outcome) -> Iterator[tuple[int, str, Wanted]]:
-    with closing(check(request, outcome)) as rows:
-        for row, parameters in rows:
-            yield row, parameters.image, Wanted(parameters.image_resolution, parameters.num_samples)
+def _wanted(rows: CheckedRows) -> Iterator[tuple[int, str, Wanted]]:
+    for row, parameters in rows:
+        yield row, parameters.image, Wanted(parameters.image_resolution, parameters.num_samples)
 
 
 def _record(request: Request, outcome: Outcome, tally: Tally, chosen: list[Size]) -> dict[str, object]:
