@@ -47,7 +47,10 @@ class Compared:
         """One line of ASCII for the sheet."""
         words = [f"seed {self.seed}", "equal" if math.isinf(self.psnr_db) else f"PSNR {self.psnr_db:.1f} dB"]
         words.append(f"SSIM {self.ssim:.4f}")
-        words += [f"FLIP {self.flip:.4f}"] * (self.flip is not None) + [f"PD {self.pd:.2f}"] * (self.pd is not None)
+        if self.flip is not None:
+            words.append(f"FLIP {self.flip:.4f}")
+        if self.pd is not None:
+            words.append(f"PD {self.pd:.2f}")
         return ", ".join(words)
 
 

@@ -68,7 +68,7 @@ class Span:
             body += unpacker.feed(chunk, end - len(body))
             deadline.left(shown)
         deadline.left(shown)
-        if len(body) > max_bytes:
+        if len(body) >= end > max_bytes:
             raise SourceTooLarge(too_large(shown, max_bytes))
         if len(body) >= end:
             return Part(bytes(body[self.start : end]), None if encoding else sent)

@@ -59,16 +59,7 @@ def _record(request: Request, outcome: Outcome, tally: Tally, chosen: list[Size]
         "problem_count": outcome.problem_count,
         "problems": [problem.as_dict() for problem in outcome.problems],
         "measured": tally.rows.total(),
-        "unread": [
-            {
-                "reason": kind,
-                "rows": each.rows,
-                "first_row": each.first_row,
-                "picture": each.picture,
-                "why": each.sentence,
-            }
-            for kind, each in sorted(tally.unread.items())
-        ],
+        "unread": [{"reason": kind, **each._asdict()} for kind, each in sorted(tally.unread.items())],
         "sizes": [
             {
                 "height": size.height,

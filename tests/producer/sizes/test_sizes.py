@@ -235,8 +235,8 @@ def peak_bytes(rows: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey_module, "REMEMBERED", 500)
-    assert peak_bytes(12_000) < 1.5 * peak_bytes(3_000)
+    monkeypatch.setattr(survey_module, "REMEMBERED", 200)
+    assert peak_bytes(5_000) < 1.5 * peak_bytes(1_500)
 
 
 def test_sizes_are_chosen_by_their_share() -> None:
