@@ -48,12 +48,14 @@ def _record(data: bytes, name: str) -> dict[str, list[str]]:
         raise ValueError(f"{name} is not JSON ({_short(error)}); {HOW}") from error
     if not isinstance(record, dict) or record.get("what") != WHAT:
         raise ValueError(f"{name} is not what producer sizes prints; {HOW}")
-    lists = {key: record.get(key) for key in ("shapes", "ranges")}
-    for key, texts in lists.items():
+    lists: dict[str, list[str]] = {}
+    for key in ("shapes", "ranges"):
+        texts = record.get(key)
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"{name}: {key!r} is no list of texts; {HOW}")
         if not texts:
             raise ValueError(f"{name} names no size: no picture of its {record.get('rows')} rows could be read")
+        lists[key] = texts
     return lists
 
 

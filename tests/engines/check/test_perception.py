@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 from engines.check import perception
 from engines.check.perception import flip, ssim
 from engines.errors import BackendUnavailable
+from tests.engines.required import required
 
 
 def pair(noise: int, size: tuple[int, int] = (40, 52)) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +39,7 @@ def test_ssim_needs_a_whole_window() -> None:
 
 
 def test_flip_is_that_of_its_authors_program_for_files(tmp_path: Path) -> None:
-    package = pytest.importorskip("flip_evaluator", reason="FLIP needs pip install 'batch-renderer[score]'")
+    package = required("flip_evaluator")
     one, reference = pair(60)
     for name, picture in (("one.png", one), ("reference.png", reference)):
         Image.fromarray(picture).save(tmp_path / name)
