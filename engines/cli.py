@@ -105,6 +105,7 @@ def options(
 
 @app.command(epilog=EXIT_CODES)
 def build(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder that becomes the engine set; replaced whole, when all is built.")],
     shape: Annotated[
@@ -129,6 +130,8 @@ def build(
     from engines.build.builder import BuildRequest, build_set
     from engines.noise_schedule import SD15
 
+    if not shape and sizes is None:
+        context.fail("Missing option '--shape': name at least one, or a file of producer sizes with --sizes.")
     chosen = registry.choose(backend)
     request = BuildRequest(
         model=model,
@@ -283,8 +286,6 @@ def _profiles_for(backend: Any, shapes: list[str], sizes: Path | None, max_batch
     """Those of --shape first: where two profiles cover a size, the first one draws it."""
     from engines.shapes_file import read_shapes
 
-    if sizes is None and not shapes:
-        raise typer.BadParameter("name at least one, or a file of producer sizes with --sizes", param_hint="--shape")
     if sizes is None:
         return _profiles(shapes, max_batch)
     named = _profiles(shapes, max_batch)
