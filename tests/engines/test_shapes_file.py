@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from engines import cli
+from engines.backends import registry
 from engines.shapes_file import STDIN, read_shapes
 from tests.engines.conftest import Ended
 
@@ -68,3 +70,15 @@ def test_the_command_line_says_what_is_wrong(engines: Callable[..., Ended], tmp_
     assert ended.code == 2
     assert "64x65: sides must be multiples of 64 pixels" in ended.err
     assert "--sizes" in ended.err
+
+
+def test_the_profiles_of_a_backend_begin_with_those_of_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "sizes.json"
+    file.write_text(json.dumps(GOOD))
+
+    def profiles(backend: str, *shapes: str) -> list[str]:
+        return [each.text for each in cli._profiles_for(registry.choose(backend), list(shapes), file, 4)]
+
+    assert profiles("torch") == ["64x64:64x128"]
+    assert profiles("torch", "64x128", "64x64:64x128") == ["64x128", "64x64:64x128"]
+    assert profiles("inductor", "64x128") == ["64x128", "64x64"]
