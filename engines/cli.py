@@ -108,9 +108,15 @@ def options(
 
 @app.command(epilog=EXIT_CODES)
 def build(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder that becomes the engine set; replaced whole, when all is built.")],
-    shape: Annotated[list[str], typer.Option(help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable.")],
+    shape: Annotated[
+        list[str] | None, typer.Option(help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable.")
+    ] = None,
+    sizes: Annotated[
+        Path | None, typer.Option(help="What `producer sizes` printed, beside or instead of --shape; - is stdin.")
+    ] = None,
     controlnet: Control = None,
     tokenizer: Tokenizer = None,
     original_config: Config = None,
@@ -140,6 +146,8 @@ def build(
     from engines.build.builder import BuildRequest, build_set
     from engines.noise_schedule import SD15
 
+    if not shape and sizes is None:
+        context.fail("Missing option '--shape': name at least one, or a file of producer sizes with --sizes.")
     chosen = registry.choose(backend)
     request = BuildRequest(
         model=model,
@@ -147,7 +155,7 @@ def build(
         out=out,
         backend=chosen.name,
         precision=precision or chosen.usual_precision(),
-        profiles=_profiles(shape, max_batch, context_chunks),
+        profiles=_profiles_for(chosen, shape or [], sizes, max_batch=max_batch, context_chunks=context_chunks),
         compute_capability=compute_capability,
         tokenizer=tokenizer,
         original_config=original_config,
@@ -259,25 +267,40 @@ def score(
     samples: Annotated[int, typer.Option(min=1, help="Pictures, from seeds 0, 1, ...")] = 4,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 20,
     at_least: Annotated[float | None, typer.Option(help="Exit code 1 if a picture is below this PSNR, in dB.")] = None,
+    inception: Annotated[
+        Path | None, typer.Option(help="FID's InceptionV3 weights (pt_inception-2015-12-05-6726825d.pth): PD as well.")
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a PNG of the worst pictures: input, edges, both sets', the difference.")
+    ] = None,
+    worst: Annotated[int, typer.Option(min=1, max=100, help="Pictures on the sheet.")] = 4,
     device: Device = "auto",
 ) -> None:
-    """Render the same seeds with two sets and compare the pictures: PSNR in dB, one JSON line.
+    """Render the same seeds with two sets and compare the pictures: PSNR, SSIM, FLIP and PD; one JSON line.
 
-    engines score engine-set-fp16 engine-set-fp32 --samples 4 --at-least 35
+    PSNR is in dB, SSIM 1 for equal pictures, FLIP 0 (it needs the extra `score`). PD is the distance of Inception
+    features that ControlNet's TensorRT port was scored by.
+
+    engines score engine-set-fp16 engine-set-fp32 --samples 4 --at-least 35 --sheet worst.png
     """
+    from engines.check.compare import Extras, compare
+    from engines.check.perception import has_flip
     from engines.check.score import ScoreRequest
-    from engines.check.score import score as distances_of
+    from engines.console import score_table
     from engines.manifest import load_manifest
 
     size = load_manifest(path).profiles[0] if shape is None else _one_size(shape)
     request = ScoreRequest(size.max_height, size.max_width, samples, steps)
-    distances = distances_of(path, reference, request, device=device)
-    lowest = min(distance.psnr_db for distance in distances)
-    worst = "all pictures are equal" if lowest == float("inf") else f"lowest PSNR {lowest:.1f} dB"
-    people.print(f"{len(distances)} pictures of {size.max_height}x{size.max_width}, {steps} steps: {worst}")
+    compared = compare(path, reference, request, extras=Extras(inception, sheet, worst), device=device)
+    lowest = min(each.psnr_db for each in compared)
+    summary = "all pictures are equal" if lowest == float("inf") else f"lowest PSNR {lowest:.1f} dB"
+    people.print(score_table(compared))
+    people.print(f"{len(compared)} pictures of {size.max_height}x{size.max_width}, {steps} steps: {summary}")
+    if not has_flip():
+        people.print("FLIP was not measured: pip install 'batch-renderer[score]'", markup=False)
     sets = {"set": load_manifest(path).digest, "reference": load_manifest(reference).digest}
-    compared = [distance.to_json() for distance in distances]
-    print_json({"what": "engines score", **sets, **asdict(request), "pictures": compared})
+    written = {"sheet": None if sheet is None else str(sheet), "pictures": [each.to_json() for each in compared]}
+    print_json({"what": "engines score", **sets, **asdict(request), **written})
     if at_least is not None and not lowest >= at_least:
         raise typer.Exit(1)
 
@@ -288,7 +311,26 @@ def _one_size(shape: str) -> Any:
     return _profiles([shape], 1)[0]
 
 
-def _profiles(shapes: list[str], max_batch: int, context_chunks: int = 1) -> tuple[Any, ...]:
+def _profiles_for(
+    backend: Any, shapes: list[str], sizes: Path | None, *, max_batch: int, context_chunks: int
+) -> tuple[Any, ...]:
+    """Those of --shape first: where two profiles cover a size, the first one draws it."""
+    from engines.shapes_file import read_shapes
+
+    named = _profiles(shapes, max_batch, context_chunks)
+    if sizes is None:
+        return named
+    try:
+        texts = read_shapes(sizes, ranges=backend.takes_ranges)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--sizes") from error
+    more = _profiles(texts, max_batch, context_chunks, option="--sizes")
+    return named + tuple(profile for profile in more if profile not in named)
+
+
+def _profiles(
+    shapes: list[str], max_batch: int, context_chunks: int = 1, *, option: str = "--shape"
+) -> tuple[Any, ...]:
     from pydantic import ValidationError
 
     from engines.spec import Profile
@@ -298,11 +340,9 @@ def _profiles(shapes: list[str], max_batch: int, context_chunks: int = 1) -> tup
             Profile.parse(text, max_batch=max_batch, context_chunks=context_chunks) for text in dict.fromkeys(shapes)
         )
     except ValidationError as error:
-        raise typer.BadParameter(
-            error.errors()[0]["msg"].removeprefix("Value error, "), param_hint="--shape"
-        ) from error
+        raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, "), param_hint=option) from error
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--shape") from error
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 app.command(epilog=EXIT_CODES)(store.push)

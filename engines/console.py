@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:  # at run time a command would import what it does not need, torch among it
     from engines.build.builder import Report, Step
+    from engines.check.compare import Compared
     from engines.check.verify import Finding
 
 people = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -55,6 +56,21 @@ def verify_table(findings: Iterable[Finding]) -> Table:
 
 def _chunks(finding: Finding) -> str:
     return f", {finding.context_chunks} chunks" if finding.context_chunks > 1 else ""
+
+
+def score_table(compared: Iterable[Compared]) -> Table:
+    """A row for each seed."""
+    table = Table("seed", "PSNR (dB)", "SSIM", "FLIP", "PD", "largest difference")
+    for each in compared:
+        table.add_row(
+            str(each.seed),
+            f"{each.psnr_db:.1f}",
+            f"{each.ssim:.4f}",
+            "-" if each.flip is None else f"{each.flip:.4f}",
+            "-" if each.pd is None else f"{each.pd:.2f}",
+            str(each.distance.largest),
+        )
+    return table
 
 
 def _holds(finding: Finding) -> str:

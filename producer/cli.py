@@ -189,6 +189,41 @@ def submit(
 
 @app.command(
     epilog=_epilog(
+        """producer sizes jobs.csv
+producer sizes jobs.csv > sizes.json && engines build --sizes sizes.json ...
+producer sizes jobs.csv --cover 0.95         # leave the rarest sizes out
+producer sizes jobs.csv | engines build --sizes - ...""",
+        *(Exit.OK, Exit.USAGE, Exit.INVALID_CSV, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
+    )
+)
+def sizes(
+    file: Annotated[str, typer.Argument(metavar="CSV", help="As for producer submit; - reads standard input.")],
+    *,
+    cover: Annotated[
+        float,
+        typer.Option("--cover", metavar="SHARE", min=0.0, max=1.0, help="The share of the pictures that shapes cover."),
+    ] = 1.0,
+    json: JsonOption = False,
+) -> None:
+    """Show which sizes the rows will be rendered at, and how an engine set is built for them.
+
+    Reads the headers of the pictures, many at once, and no pixels: from this machine, from hosts and from buckets, by
+    the rules and limits of a worker. Asks neither Redis nor a worker. The size that counts is that of the picture the
+    right way up, resized by image_resolution.
+
+    Rows whose picture cannot be read are counted with the reasons. --cover 0.95 leaves out the rarest sizes, as long as
+    the rest is 95% of the pictures. Exit code 3 says that rows have mistakes, which producer submit would refuse; the
+    others are counted.
+    """
+    with exit_codes(), json_output(json):
+        from producer.sizes.command import sizes as run
+
+        code = run(file, cover=cover)
+    raise typer.Exit(int(code))
+
+
+@app.command(
+    epilog=_epilog(
         """producer status                       # the newest 20 batches
 producer status 'nightly-*' --state failed --limit 0
 producer status --watch               # until nothing is queued or running

@@ -19,13 +19,7 @@ _NOTHING = {
 def report_check(request: Request, outcome: Outcome) -> None:
     """How the file was read: its mistakes, its warnings, and whether anything goes to the queue."""
     console = people()
-    for remark in outcome.remarks:
-        say(f"{request.name}: {remark}", console=console)
-    for problem in outcome.problems:
-        say(problem.sentence(request.name), "error", console)
-    hidden = outcome.problem_count - len(outcome.problems)
-    if hidden:
-        say(f"... and {count(hidden, 'more problem', 'more problems')}", "error", console)
+    report_rows(request, outcome)
     for sentence in outcome.prompt_warnings.sentences():
         say(sentence, "warning", console)
     if outcome.absent:
@@ -38,6 +32,18 @@ def report_check(request: Request, outcome: Outcome) -> None:
             console,
         )
     _report_verdict(request, outcome)
+
+
+def report_rows(request: Request, outcome: Outcome) -> None:
+    """How the file was read, and its first mistakes."""
+    console = people()
+    for remark in outcome.remarks:
+        say(f"{request.name}: {remark}", console=console)
+    for problem in outcome.problems:
+        say(problem.sentence(request.name), "error", console)
+    hidden = outcome.problem_count - len(outcome.problems)
+    if hidden:
+        say(f"... and {count(hidden, 'more problem', 'more problems')}", "error", console)
 
 
 def _report_verdict(request: Request, outcome: Outcome) -> None:

@@ -47,6 +47,7 @@ class OddStore:
     etag: Callable[[bytes], str | None] = md5
     cut: Callable[[bytes], bytes] = bytes  # what it keeps of a body
     headers: dict[str, str] = field(default_factory=dict)  # of each answer
+    ranges: bool = False  # it gives the part of an object that is asked for, and not the whole
     strict: bool = False  # it answers 501 to headers that it does not know
     checks_md5: bool = False
     page: int = 1000  # keys in an answer to a listing
@@ -184,7 +185,16 @@ class Handler(BaseHTTPRequestHandler):
         data = self.odd.objects[path]
         if self.headers.get("Range") == "bytes=0-0" and not data:
             return self._answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+        if self.odd.ranges and (asked := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))):
+            return self._part(data, int(asked[1]), int(asked[2]))
         return self._answer(200, data, headers=self._kept(data))
+
+    def _part(self, data: bytes, first: int, last: int) -> None:
+        if first >= len(data):
+            return self._answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+        part = data[first : last + 1]
+        place = {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(data)}"}
+        return self._answer(206, part, headers=self._kept(data) | place)
 
     do_HEAD = do_GET
 

@@ -146,6 +146,9 @@ PARSED = {
     "--out inductor-set",
     "engines verify .demo/engine-set",
     "engines bench engine-set",
+    # tests/producer/sizes runs them.
+    "producer sizes jobs.csv > sizes.json",
+    "producer sizes jobs.csv --cover 0.95",
     # They need a bucket.
     "engines push engine-set s3://bucket/sets",
     "engines list s3://bucket/sets",

@@ -38,10 +38,11 @@ CELERY = {"celery", "kombu", "billiard"}
 CELERY_FOLDER = "worker/celery"
 
 # The core of the worker knows neither the queue nor the storage. Of jobs/ it may know the message, the errors and how
-# a URI may be shown, and what a prompt is warned of and how its weights are read. Folders count with all their files.
+# a URI may be shown, what a prompt is warned of and how its weights are read, and how large a picture is drawn. Folders
+# count with all their files.
 CORE = ("worker/render", "worker/image", "worker/prepare.py")
 NOT_IN_CORE = {"celery", "kombu", "billiard", "redis", "boto3", "botocore", "urllib3"}
-CORE_JOBS = {"jobs.errors", "jobs.job", "jobs.uri", "jobs.prompts", "jobs.prompt_weights"}
+CORE_JOBS = {"jobs.errors", "jobs.job", "jobs.uri", "jobs.prompts", "jobs.prompt_weights", "jobs.picture_size"}
 DOOR_TO_THE_ENGINES = "worker/render/denoiser.py"
 DATA_OF_THE_ENGINES = ("engines.spec", "engines.noise_schedule")
 

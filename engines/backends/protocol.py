@@ -50,6 +50,7 @@ class Backend(ABC):
     name: ClassVar[str]  # what --backend and manifests call it
     precision_help: ClassVar[str]  # `usual_precision` in words, for --help
     takes_capability: ClassVar[bool] = False  # whether --compute-capability may name the GPU to build for
+    takes_ranges: ClassVar[bool] = True  # whether a profile may be a range of sizes
     compiles: ClassVar[bool] = False  # whether stages compile in processes of their own, whose number --jobs sets
 
     @abstractmethod

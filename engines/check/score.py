@@ -55,7 +55,19 @@ class Distance:
 
 
 def score(path: Path, reference: Path, request: ScoreRequest, *, device: str = "auto") -> list[Distance]:
-    """Render with one set, then with the other (never both in memory), and compare sample by sample.
+    """Render with both sets, and compare sample by sample.
+
+    Raises:
+        EngineSetRefused: as `rendered_by_both`.
+    """
+    return [distance(*pair) for pair in rendered_by_both(path, reference, request, device=device)]
+
+
+def rendered_by_both(
+    path: Path, reference: Path, request: ScoreRequest, *, device: str = "auto"
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A pair of pictures a seed, each uint8 [H, W, 3]: one set renders all of its own first, so the sets are never both
+    in memory.
 
     Raises:
         EngineSetRefused: a set does not load, was not built for this size, or the two have different weights.
@@ -66,7 +78,7 @@ def score(path: Path, reference: Path, request: ScoreRequest, *, device: str = "
         with load_engine_set(folder, device=device, weights=weights) as engines:
             weights = engines.manifest.source.weights
             rendered.append(list(pictures(engines, request)))
-    return [distance(one, other) for one, other in zip(*rendered, strict=True)]
+    return list(zip(*rendered, strict=True))
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
@@ -160,6 +172,12 @@ def _scheduler(schedule: NoiseSchedule, steps: int) -> Any:
 
 def edges_for(height: int, width: int, seed: int) -> np.ndarray:
     """Canny edges of a few random shapes: uint8 [H, W], 0 or 255. The seed decides the shapes."""
+    edges: np.ndarray = cv2.Canny(shapes_for(height, width, seed), 100, 200)
+    return edges
+
+
+def shapes_for(height: int, width: int, seed: int) -> np.ndarray:
+    """A few random shapes in grey: uint8 [H, W]."""
     random = np.random.default_rng(seed)
     canvas = np.full((height, width), 128, np.uint8)
     for _ in range(8):
@@ -169,5 +187,4 @@ def edges_for(height: int, width: int, seed: int) -> np.ndarray:
             cv2.rectangle(canvas, (left, top), (right, bottom), shade, -1)
         else:
             cv2.circle(canvas, (left, top), min(height, width) // 6 + right % 16, shade, -1)
-    edges: np.ndarray = cv2.Canny(canvas, 100, 200)
-    return edges
+    return canvas

@@ -25,6 +25,7 @@ from typing import BinaryIO
 from jobs.errors import SourceForbidden, SourceTooLarge
 from jobs.storage.file_errors import is_missing, may_not_look, output_error, output_errors, source_error
 from jobs.storage.limits import OWN_LIMITS, FetchLimits
+from jobs.storage.part import Part
 from jobs.uri import file_path
 
 PARTS = ".part"
@@ -50,8 +51,17 @@ class FileStore:
         with source_file(path) as file:
             data = file.read(max_bytes + 1)
         if len(data) > max_bytes:
-            raise SourceTooLarge(f"{path} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
+            raise _too_large(path, max_bytes)
         return data
+
+    def read_part(self, uri: str, *, start: int, size: int) -> Part:
+        """A part of a regular file, which the policy allows to be read."""
+        path, max_bytes = self._readable(uri), self._limits.max_bytes
+        with source_file(path) as file:
+            part = file.part(start, size)
+        if part.total is not None and part.total > max_bytes:
+            raise _too_large(path, max_bytes)
+        return part
 
     def write(self, uri: str, data: bytes, content_type: str) -> None:  # noqa: ARG002 (files have no content type)
         """Store bytes, flushed to disk."""
@@ -145,6 +155,10 @@ class FileStore:
                 yield file
 
 
+def _too_large(path: str, max_bytes: int) -> SourceTooLarge:
+    return SourceTooLarge(f"{path} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
+
+
 def write_whole(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file that is visible whole or not at all. Its folder must exist. `durable`: as in whole_file.
 
@@ -229,6 +243,14 @@ class SourceFile:
         """At most `size` bytes; all that are left where it is negative."""
         try:
             return self._file.read(size)
+        except (OSError, ValueError) as error:
+            raise source_error(self._path, error) from error
+
+    def part(self, start: int, size: int) -> Part:
+        """At most `size` bytes from `start` on; what `read` gives next stays the same."""
+        try:
+            number = self._file.fileno()
+            return Part(os.pread(number, size, start), os.fstat(number).st_size)
         except (OSError, ValueError) as error:
             raise source_error(self._path, error) from error
 

@@ -25,9 +25,11 @@ from jobs.errors import RenderError, SourceForbidden, SourceNotFound, SourceUnav
 from jobs.storage.addresses import checked_addresses
 from jobs.storage.host_limits import Turn, Visit
 from jobs.storage.http_connection import Deadline, Route, connected, refused_by_proxy
+from jobs.storage.http_part import STATUSES, Span
 from jobs.storage.http_reply import LOOKED_AT_SECONDS, OK, Refused, check_status, read_body
 from jobs.storage.http_request import Request, user_agent
 from jobs.storage.limits import FetchLimits
+from jobs.storage.part import Part
 from jobs.storage.proxies import Proxy
 
 __all__ = ["FetchLimits", "HttpStore"]
@@ -60,12 +62,23 @@ class HttpStore:
         """
         return _Fetch(self._limits, Request.of(uri)).read()
 
+    def read_part(self, uri: str, *, start: int, size: int) -> Part:
+        """A part of the body. A host that knows no ranges is listened to up to the part's end.
+
+        Raises:
+            As `read`; NotAnImage also for another part than was asked for.
+        """
+        fetch = _Fetch(self._limits, Request.of(uri), Span(start, size))
+        return Part(fetch.read(), fetch.total)
+
 
 class _Fetch:
-    """One read, with its redirects."""
+    """One read, with its redirects. `total` are the bytes of the file, where a part of it was read."""
 
-    def __init__(self, limits: FetchLimits, first: Request) -> None:
+    def __init__(self, limits: FetchLimits, first: Request, span: Span | None = None) -> None:
         self._limits = limits
+        self._span = span
+        self.total: int | None = None
         self._requests = [first]
         self._deadline = Deadline(limits.timeout_seconds)
         self._visit = limits.hosts.visit(first.url, limits.check, limits.wait_seconds)
@@ -102,10 +115,10 @@ class _Fetch:
                     if reply.status in _REDIRECTS and location:
                         turn.served()
                         return location, b""
-                    if reply.status not in OK:
+                    if not self._is_ok(reply.status):
                         sock.settimeout(min(LOOKED_AT_SECONDS, deadline.left(request.shown)))
                     self._check_status(reply, request, route, turn)
-                    return None, read_body(reply, deadline, self._limits.max_bytes, request.shown)
+                    return None, self._body(reply, request.shown)
         except ssl.SSLCertVerificationError as error:
             raise SourceForbidden(f"{request.shown}: its certificate is not valid: {error.verify_message}") from error
         except (http.client.HTTPException, OSError, ValueError) as error:
@@ -113,11 +126,22 @@ class _Fetch:
             text = f"{request.shown} could not be read{route.through}: {type(error).__name__}"
             raise SourceUnavailable(text) from error
 
+    def _is_ok(self, status: int) -> bool:
+        return status in OK or (self._span is not None and status in STATUSES)
+
+    def _body(self, reply: http.client.HTTPResponse, shown: str) -> bytes:
+        max_bytes = self._limits.max_bytes
+        if self._span is None:
+            return read_body(reply, self._deadline, max_bytes, shown)
+        data, self.total = self._span.read(reply, self._deadline, max_bytes=max_bytes, shown=shown)
+        return data
+
     def _check_status(self, reply: http.client.HTTPResponse, request: Request, route: Route, turn: Turn) -> None:
         if route.proxy is not None and reply.status == PROXY_AUTHENTICATION:
             raise refused_by_proxy(reply.status, request, route.proxy)
         try:
-            check_status(reply, request, frozenset().union(*(each.secrets for each in self._requests)))
+            if not self._is_ok(reply.status):
+                check_status(reply, request, frozenset().union(*(each.secrets for each in self._requests)))
         except SourceUnavailable as error:
             if reply.status == OVERLOADED and not isinstance(error, Refused):
                 turn.overloaded()
@@ -168,6 +192,8 @@ class _Fetch:
             "Accept-Encoding": "identity",  # a compressed reply could grow a thousandfold
             "Connection": "close",
         }
+        if self._span is not None:
+            headers["Range"] = self._span.header
         if authorization := self._authorization(request):
             headers["Authorization"] = authorization
         if proxy is not None and proxy.authorization and not request.tls:

@@ -105,15 +105,15 @@ def read_body(reply: http.client.HTTPResponse, deadline: Deadline, max_bytes: in
     """
     expected = reply.length  # None where the server does not say, or says nonsense
     if expected is not None and expected > max_bytes:
-        raise SourceTooLarge(_too_large(shown, max_bytes))
-    unpacker = unpacker_for(_content_encoding(reply), shown)
+        raise SourceTooLarge(too_large(shown, max_bytes))
+    unpacker = unpacker_for(content_encoding(reply), shown)
     received, body = 0, bytearray()  # not a list of chunks: tiny ones would take fifty times their bytes
     # read1 returns what has arrived; read() would wait for everything and ignore the limit.
     while chunk := reply.read1(CHUNK_BYTES):
         received += len(chunk)
         body += unpacker.feed(chunk, max_bytes - len(body))
         if max(received, len(body)) > max_bytes:
-            raise SourceTooLarge(_too_large(shown, max_bytes))
+            raise SourceTooLarge(too_large(shown, max_bytes))
         deadline.left(shown)
     deadline.left(shown)  # a connection that was shut down ends like one that is complete
     if expected is not None and received < expected:
@@ -122,7 +122,8 @@ def read_body(reply: http.client.HTTPResponse, deadline: Deadline, max_bytes: in
     return bytes(body)
 
 
-def _too_large(shown: str, max_bytes: int) -> str:
+def too_large(shown: str, max_bytes: int) -> str:
+    """The sentence for a body that is too large."""
     return f"{shown} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)"
 
 
@@ -142,7 +143,7 @@ def _beginning(reply: http.client.HTTPResponse) -> tuple[bytes, bool]:
     """A few kilobytes of the body, of what arrives soon, and whether that is all of it."""
     end, body = time.monotonic() + LOOKED_AT_SECONDS, bytearray()
     with contextlib.suppress(http.client.HTTPException, OSError, ValueError, RenderError):
-        unpacker = unpacker_for(_content_encoding(reply), "")
+        unpacker = unpacker_for(content_encoding(reply), "")
         while len(body) <= LOOKED_AT_BYTES and time.monotonic() < end:
             chunk = reply.read1(LOOKED_AT_BYTES)
             if not chunk:
@@ -151,7 +152,8 @@ def _beginning(reply: http.client.HTTPResponse) -> tuple[bytes, bool]:
     return bytes(body[:LOOKED_AT_BYTES]), False
 
 
-def _content_encoding(reply: http.client.HTTPResponse) -> str:
+def content_encoding(reply: http.client.HTTPResponse) -> str:
+    """The value of all of its Content-Encoding headers."""
     return ",".join(reply.headers.get_all("Content-Encoding", []))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jobs.errors import SourceNotFound
 from jobs.storage.file import Progress, output_file, source_file
+from jobs.storage.part import Part
 
 
 class MemoryStore:
@@ -33,6 +34,11 @@ class MemoryStore:
         if uri not in self.objects:
             raise SourceNotFound(f"{uri} does not exist")
         return self.objects[uri]
+
+    def read_part(self, uri: str, *, start: int, size: int) -> Part:
+        """A part of what was written."""
+        data = self.read(uri)
+        return Part(data[start : start + size], len(data))
 
     def names(self, folder: str) -> Iterator[str]:
         """Names directly in the folder."""

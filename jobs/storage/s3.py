@@ -16,6 +16,7 @@ from botocore.exceptions import PaginationError
 from jobs.errors import OutputForbidden, SourceTooLarge, SourceUnavailable
 from jobs.storage.file import HashedSource, Progress, output_file, source_file
 from jobs.storage.limits import OWN_LIMITS, FetchLimits
+from jobs.storage.part import Part
 from jobs.storage.s3_client import client, forget_client
 from jobs.storage.s3_errors import DELETE, LIST, LOOK, output_error, source_error
 from jobs.storage.s3_keys import with_keys
@@ -25,6 +26,7 @@ from jobs.uri import bucket_and_key, redacted
 
 __all__ = ["PART_BYTES", "SINGLE_PUT_BYTES", "S3Store", "client", "forget_client"]
 
+BEYOND_THE_END = ("InvalidRange", "416")  # the codes of a range that begins behind the last byte
 SPOILT_TRIES = 3  # of an upload that arrives changed; a store or a proxy that changes every upload will not stop
 
 
@@ -41,6 +43,37 @@ class S3Store:
         for chunk in self._chunks(uri, max_bytes=limits.max_bytes, timeout_seconds=limits.timeout_seconds):
             body += chunk
         return bytes(body)
+
+    def read_part(self, uri: str, *, start: int, size: int) -> Part:
+        """A part of the object, if the policy allows its bucket to be read.
+
+        A store that knows no ranges is listened to up to the part's end.
+        """
+        if self._limits.policy is not None:
+            self._limits.policy.check_source(uri)
+        try:
+            reply = _ask(uri, "get_object", Range=f"bytes={start}-{start + size - 1}")
+            with contextlib.closing(reply["Body"]) as stream:
+                total = _total(reply)
+                if total is not None and total > self._limits.max_bytes:
+                    raise _too_large(uri, self._limits.max_bytes)
+                left_out = 0 if "ContentRange" in reply else start
+                return Part(self._read(uri, stream, left_out + size)[left_out:], total)
+        except ERRORS as error:
+            if code_of(error) in BEYOND_THE_END:
+                return Part(b"", None)
+            raise source_error(uri, error) from error
+
+    def _read(self, uri: str, stream: Any, size: int) -> bytes:
+        """At most `size` bytes, within the limits of time and of bytes."""
+        deadline, data = time.monotonic() + self._limits.timeout_seconds, bytearray()
+        size = min(size, self._limits.max_bytes + 1)
+        while len(data) < size and (chunk := stream.read(min(CHUNK_BYTES, size - len(data)))):
+            data += chunk
+            _check_time(uri, deadline)
+        if len(data) > self._limits.max_bytes:
+            raise _too_large(uri, self._limits.max_bytes)
+        return bytes(data)
 
     def write(self, uri: str, data: bytes, content_type: str) -> None:
         """Store bytes: one request, or several for large data."""
@@ -131,15 +164,29 @@ class S3Store:
                     yield chunk
                     received += len(chunk)
                     size = max(size, received)
-                    if time.monotonic() > deadline:
-                        # Not the store's fault, whose tries have no limit: this object may be too large for the time.
-                        raise SourceUnavailable(
-                            f"{redacted(uri)} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)"
-                        )
+                    _check_time(uri, deadline)
         except ERRORS as error:
             raise source_error(uri, error) from error
         if size > max_bytes:
-            raise SourceTooLarge(f"{redacted(uri)} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
+            raise _too_large(uri, max_bytes)
+
+
+def _too_large(uri: str, max_bytes: float) -> SourceTooLarge:
+    return SourceTooLarge(f"{redacted(uri)} is larger than {max_bytes:,} bytes (RENDER_FETCH_MAX_BYTES)")
+
+
+def _check_time(uri: str, deadline: float) -> None:
+    if time.monotonic() > deadline:
+        # Not the store's fault, whose tries have no limit: this object may be too large for the time.
+        raise SourceUnavailable(f"{redacted(uri)} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")
+
+
+def _total(reply: dict[str, Any]) -> int | None:
+    """The bytes of the whole object: of a part, they stand behind the slash in `bytes 0-99/1234`."""
+    if "ContentRange" not in reply:
+        return reply.get("ContentLength")
+    total = reply["ContentRange"].rpartition("/")[2]
+    return int(total) if total.isascii() and total.isdecimal() and len(total) < 19 else None
 
 
 def _until_whole(uri: str, send: Callable[[Target], str | None]) -> None:
@@ -174,7 +221,7 @@ def _has_a_byte(uri: str) -> bool | None:
         verdict = verdict_of(error)
         if verdict == "missing":
             return False
-        if code_of(error) in ("InvalidRange", "416"):  # an empty object has no first byte
+        if code_of(error) in BEYOND_THE_END:  # an empty object has no first byte
             return True
         if verdict == "denied":
             return None

@@ -10,6 +10,7 @@ from jobs.errors import InvalidJob, OutputForbidden
 from jobs.storage.file import FileStore, Progress
 from jobs.storage.http import HttpStore
 from jobs.storage.limits import OWN_LIMITS, OWN_MAX_BYTES, FetchLimits
+from jobs.storage.part import Part
 from jobs.uri import redacted
 
 __all__ = ["OWN_MAX_BYTES", "Progress", "Source", "Store", "read_bytes", "source_for", "store_for"]
@@ -23,6 +24,14 @@ class Source(Protocol):
 
         Raises:
             SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable: as their names say.
+        """
+
+    def read_part(self, uri: str, *, start: int, size: int) -> Part:
+        """At most `size` (1 or more) bytes from `start` on; fewer only at the file's end.
+
+        Raises:
+            SourceNotFound, SourceForbidden, SourceTooLarge, SourceUnavailable: as for `read`, which a whole file that
+                has too many bytes would fail, too.
         """
 
 

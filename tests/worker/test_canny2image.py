@@ -19,8 +19,9 @@ from PIL import Image
 
 from engines.noise_schedule import SD15
 from jobs.job import DEFAULT_A_PROMPT, DEFAULT_N_PROMPT
+from jobs.picture_size import target_size
 from tests.worker.test_prepare import job, prepared
-from worker.image.canny import target_size, three_channels
+from worker.image.canny import three_channels
 from worker.prepare import control_scales, full_prompt
 from worker.render import ddim
 from worker.render.decoding import Decoding

@@ -7,16 +7,13 @@ from functools import cache
 import cv2
 import numpy as np
 
-from jobs.errors import SourceTooLarge
+from jobs.picture_size import target_size
 from worker.image.strips import row_slices
 
 # OpenCV keeps what it notes of every thread that has ever called one of its parallel loops (TraceManager, which gathers
 # it for a trace that nobody asks for): 0.8 KB a job, as each job has a new thread. Without threads of its own it notes
 # nothing. Other jobs use the other cores, and only one parallel loop runs at a time in a process anyway.
 cv2.setNumThreads(1)
-
-MULTIPLE = 64
-MAX_SIDE = 4096
 
 # Of the pixels of pure noise, Canny marks 35 to 37%; of photographs of gravel and grass, 26 and 31%.
 TOO_MANY_EDGES = 1 / 3
@@ -56,23 +53,6 @@ def _blended_values() -> np.ndarray:
     values = np.arange(256, dtype=np.uint8)[None, :].astype(np.float32)
     blended: np.ndarray = (values * alpha + 255.0 * (1.0 - alpha)).clip(0, 255).astype(np.uint8).reshape(-1)
     return blended
-
-
-def target_size(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """Height and width in pixels with the short side at `resolution`, both rounded to multiples of 64.
-
-    Raises:
-        SourceTooLarge: with these proportions a side would exceed 4096 pixels.
-    """
-    factor = resolution / min(height, width)
-    high, wide = (max(MULTIPLE, round(side * factor / MULTIPLE) * MULTIPLE) for side in (height, width))
-    if max(high, wide) > MAX_SIDE:
-        raise SourceTooLarge(
-            f"a picture of {width}x{height} pixels with its short side at {resolution} would be {wide}x{high}; "
-            f"no side may exceed {MAX_SIDE}: crop it, or lower image_resolution",
-            fault="job",
-        )
-    return high, wide
 
 
 def resize_image(image: np.ndarray, resolution: int) -> np.ndarray:

@@ -22,6 +22,7 @@ class InductorBackend(Backend):
 
     name = "inductor"
     precision_help = "fp16 on a GPU, fp32 on a CPU"
+    takes_ranges = False
     compiles = True
 
     def usual_precision(self) -> Precision:

@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from engines.build.builder import build_set
+from engines.check.perception import has_flip
 from engines.check.score import ScoreRequest, distance, edges_for, pictures, psnr, score
 from engines.engine_set import load_engine_set
 from engines.errors import EngineSetRefused
+from tests.engines.check.inception import random_weights
 from tests.engines.conftest import Ended
 from tests.engines.sets import copy_of_model, request_for, train_a_little
 from tests.models import tiny_engine_set, tiny_model
@@ -88,3 +92,28 @@ def test_the_command_prints_one_line_and_holds_a_limit(engines: Callable[..., En
     assert engines("score", *sets, *common, "--at-least", "1000").code == (0 if picture["psnr_db"] is None else 1)
     assert "all pictures are equal" in engines("score", sets[0], sets[0], *common).err
     assert engines("score", *sets, "--shape", "64x64:128x128").code == 2
+
+
+def test_all_measures_are_in_the_table_and_in_json_and_the_worst_are_on_the_sheet(
+    engines: Callable[..., Ended], tmp_path: Path
+) -> None:
+    sets = [tiny_engine_set("onnxruntime"), tiny_engine_set("torch")]
+    weights = tmp_path / "fid.pth"
+    torch.save(random_weights(), weights)
+    size = ("--shape", "64x64", "--samples", "2", "--steps", "1")
+    ended = engines("score", *sets, *size, "--inception", weights, "--sheet", tmp_path / "sheet.png", "--worst", "1")
+    assert ended.code == 0
+    told = json.loads(ended.out)
+    assert [picture["seed"] for picture in told["pictures"]] == [0, 1]
+    for picture in told["pictures"]:
+        assert 0.99 < picture["ssim"] <= 1
+        assert 0 <= picture["pd"] < 1
+        assert (picture["flip"] is None) == (not has_flip())
+    assert told["sheet"] == str(tmp_path / "sheet.png")
+    for words in ("seed", "PSNR (dB)", "SSIM", "FLIP", "PD", "largest difference"):
+        assert words in ended.err
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height < 64 * 2 + 100  # one row
+    ended = engines("score", *sets, *size, "--inception", tmp_path / "none.pth")
+    assert ended.code == 3
+    assert "none.pth" in ended.err

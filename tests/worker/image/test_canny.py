@@ -14,15 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import SourceTooLarge
-from worker.image.canny import (
-    MAX_SIDE,
-    MULTIPLE,
-    canny_edges,
-    edge_warnings,
-    resize_image,
-    target_size,
-    three_channels,
-)
+from jobs.picture_size import MAX_SIDE, MULTIPLE, target_size
+from worker.image.canny import canny_edges, edge_warnings, resize_image, three_channels
 
 ROOT = Path(__file__).resolve().parents[3]
 THREADS = 1000
