@@ -76,5 +76,5 @@ def _decimal(value: Decimal) -> str:
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", tuple: "a list", bytes: "bytes"}
+    names: dict[type[object], str] = {dict: "an object", list: "a list", tuple: "a list", bytes: "bytes"}
     return names.get(type(value), f"a value of the type {type(value).__name__}")
