@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from engines.backends import registry
-from engines.console import people, print_json, progress_on, verify_table
+from engines.console import export_table, people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
+from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET
 from engines.store import commands as store
 
 TRACEBACK = "--traceback"
@@ -251,6 +252,61 @@ def score(
     print_json({"what": "engines score", **sets, **asdict(request), "pictures": compared})
     if at_least is not None and not lowest >= at_least:
         raise typer.Exit(1)
+
+
+@app.command(epilog=EXIT_CODES)
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the files; replaced whole, when all of them hold.")],
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HEIGHTxWIDTH in pixels: graphs of that size only. A range 256x256:512x768, several --shape, dynamic, "
+            "or none: height and width are dynamic, and the sizes that are named are compared."
+        ),
+    ] = None,
+    opset: Annotated[
+        int,
+        typer.Option(
+            min=MIN_OPSET,
+            max=MAX_OPSET,
+            help=f"Version of ONNX's operators, {MIN_OPSET} to {MAX_OPSET}: torch's exporter knows no attention below, "
+            "and no operators above.",
+        ),
+    ] = OPSET,
+    controlnet: Control = None,
+    tokenizer: Tokenizer = None,
+    original_config: Config = None,
+) -> None:
+    """Write CLIP.onnx, CONTROL_NET.onnx, CONTROL_UNET.onnx and DECODER.onnx, for TensorRT and other runtimes.
+
+    They have the names of ControlNet's TensorRT ports, batch and prompt are dynamic, and onnxruntime must give what
+    torch gives.
+
+    engines export --model M --controlnet C --shape 256x384 --out onnx
+    """
+    from engines.export.exporter import ExportRequest, export_graphs, require_packages
+    from engines.model.locate import find_weights
+    from engines.noise_schedule import SD15
+
+    sizes = _sizes(shape or [])
+    require_packages()
+    weights = find_weights(model, controlnet, tokenizer=tokenizer, original_config=original_config)
+    with progress_on(people) as report:
+        exported = export_graphs(ExportRequest(weights, out, sizes, opset), report)
+    people.print(export_table(exported.comparisons))
+    if exported.schedule != SD15:
+        people.print(f"noise schedule: {exported.schedule.differences(SD15)}", markup=False)
+    print_json({"out": str(out), **exported.to_json()})
+    exported.require()
+    people.print(f"{out}: opset {opset}, {sizes.text} size, all graphs hold", markup=False)
+
+
+def _sizes(shapes: list[str]) -> Any:
+    from engines.export.sizes import DYNAMIC, Sizes
+
+    named = [shape for shape in shapes if shape.strip().lower() != DYNAMIC]
+    return Sizes.of(_profiles(named, 1), dynamic=len(named) < len(shapes))
 
 
 def _one_size(shape: str) -> Any:
