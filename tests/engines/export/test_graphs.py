@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from engines.export.graphs import GRAPHS, lineage_specs
-from engines.export.sizes import USUAL, Sizes
+from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET, USUAL, Sizes
 from engines.spec import ComponentSpec, Geometry, Profile
+from tests.pages import ROOT
 
 CONTROLS = [f"control{i}" for i in range(13)]
 # As in the export scripts of ControlNet's TensorRT ports, written once more.
@@ -96,3 +97,8 @@ def test_a_graph_is_compared_at_a_batch_and_a_size_that_were_not_traced(given: S
         assert any(size != given.traced for _, size in given.runs)
     else:
         assert {size for _, size in given.runs} == {given.traced} == {given.fixed}
+
+
+def test_the_page_names_the_opsets() -> None:
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    assert f"**`--opset`** is {MIN_OPSET} to {MAX_OPSET}, and {OPSET} without it" in page
