@@ -60,6 +60,15 @@ def _known_backend(name: str) -> str:
     return name
 
 
+def _known_opset(opset: int) -> int:
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise typer.BadParameter(
+            f"{opset} is not one of {MIN_OPSET} to {MAX_OPSET}: torch's exporter knows no attention below "
+            f"{MIN_OPSET}, and no operators above {MAX_OPSET}."
+        )
+    return opset
+
+
 def _usual_precisions() -> str:
     """'a, b: fp16; c: fp32': backends with the same usual precision stand together."""
     named: dict[str, list[str]] = {}
@@ -267,12 +276,7 @@ def export(
     ] = None,
     opset: Annotated[
         int,
-        typer.Option(
-            min=MIN_OPSET,
-            max=MAX_OPSET,
-            help=f"Version of ONNX's operators, {MIN_OPSET} to {MAX_OPSET}: torch's exporter knows no attention below, "
-            "and no operators above.",
-        ),
+        typer.Option(callback=_known_opset, help=f"Version of ONNX's operators, {MIN_OPSET} to {MAX_OPSET}."),
     ] = OPSET,
     controlnet: Control = None,
     tokenizer: Tokenizer = None,

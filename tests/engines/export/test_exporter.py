@@ -203,8 +203,8 @@ def test_weights_above_the_limit_lie_beside_their_graph(weights: Weights, tmp_pa
 @pytest.mark.parametrize(
     ("options", "code", "sentence"),
     [
-        (["--opset", "13"], 2, "'--opset': 13 is not in the range 14<=x<=20"),
-        (["--opset", "21"], 2, "'--opset': 21 is not in the range 14<=x<=20"),
+        (["--opset", "13"], 2, "'--opset': 13 is not one of 14 to 20: torch's exporter knows no attention below 14"),
+        (["--opset", "21"], 2, "'--opset': 21 is not one of 14 to 20: torch's exporter knows no attention below 14"),
         (["--shape", "static"], 2, "'static' is not a shape; write HEIGHTxWIDTH, or a range 256x256:512x768"),
         (["--shape", "500x512"], 2, "500x512: sides must be multiples of 64 pixels"),
         (["--precision", "fp16"], 2, "No such option: --precision"),
