@@ -54,7 +54,7 @@ def rows() -> tuple[Row, ...]:
 
 
 @cache
-def tests_of(path: str) -> frozenset[str]:
+def names_in(path: str) -> frozenset[str]:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
@@ -78,7 +78,7 @@ def test_every_file_and_every_test_of_a_row_exists(row: Row) -> None:
     for test in row.tests:
         path, _, name = test.partition("::")
         assert name.startswith("test_"), f"{row.what}: {test}"
-        assert name in tests_of(path), f"{row.what}: {path} has no {name}"
+        assert name in names_in(path), f"{row.what}: {path} has no {name}"
 
 
 def test_every_argument_of_process_has_a_row_in_its_order() -> None:
