@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from engines.errors import BuildFailed
 from engines.export.check import Comparison, check_file, compare
-from engines.export.exporter import OPSET
 from engines.export.graphs import Graph, Run, lineage_specs
+from engines.export.sizes import OPSET
 from engines.model.onnx_export import save_onnx, trace_onnx
 from engines.spec import Geometry
 

@@ -20,6 +20,7 @@ from engines.check import verify
 from engines.export import exporter, graphs
 from engines.export.exporter import ExportRequest, export_graphs
 from engines.export.sizes import MAX_OPSET, MIN_OPSET, Sizes
+from engines.manifest import installed_version
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import Networks, load_networks
 from tests.engines.conftest import Ended
@@ -244,7 +245,7 @@ def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(
     engines: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absent = {"onnx", "onnxruntime"}
-    real = exporter.installed_version
+    real = installed_version
     monkeypatch.setattr(exporter, "installed_version", lambda name: None if name in absent else real(name))
     ended = engines("export", *model_options(), "--out", tmp_path / "onnx")
     assert ended == Ended(
