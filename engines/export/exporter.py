@@ -7,6 +7,7 @@ is known that all packages are installed.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ def export_graphs(request: ExportRequest, report: Report = lambda _: None) -> Ex
     from engines.export.graphs import lineage_graphs
 
     with staging(request.out) as folder:
+        _clear(folder)
         context = BuildContext(request.weights, folder, "fp32")
         schedule, geometry = context.read_schedule(), context.read_geometry()
         graphs = lineage_graphs(context.networks(), geometry, request.sizes)
@@ -159,6 +161,15 @@ def export_graphs(request: ExportRequest, report: Report = lambda _: None) -> Ex
             write_whole(folder / EXPORT, json.dumps(exported.to_json(), indent=1))
             publish(folder, request.out, [EXPORT, *(name for file in exported.files for name in file.files)])
     return exported
+
+
+def _clear(folder: Path) -> None:
+    """Drop what a killed export left: nothing of it is taken over."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _export(graph: Graph, request: ExportRequest, folder: Path, report: Report) -> ExportedFile:

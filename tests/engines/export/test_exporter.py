@@ -149,9 +149,13 @@ def test_tensorrts_parser_takes_the_file_with_its_names_and_types(folder: Path, 
 
 @pytest.mark.usefixtures("only_clip")
 def test_the_command_exports_prints_and_replaces_what_it_wrote(engines: Callable[..., Ended], tmp_path: Path) -> None:
-    out = tmp_path / "onnx"
+    out, left = tmp_path / "onnx", tmp_path / "onnx.building"
+    (left / "tmp1").mkdir(parents=True)  # as a killed export leaves it
+    for path in (left / "tmp1" / "CLIP.onnx", left / "CLIP.onnx", left / "DECODER.onnx"):
+        path.write_text("half a file")
     ended = engines("export", *model_options(), "--shape", "64x64", "--out", out)
     assert ended.code == 0, ended.err
+    assert sorted(path.name for path in out.iterdir()) == ["CLIP.onnx", "export.json"]
     told = json.loads(ended.out)
     assert ended.out.count("\n") == 1
     assert {"out": str(out), **json.loads((out / "export.json").read_text())} == told
