@@ -24,6 +24,22 @@ def print_json(value: object) -> None:
     print(json.dumps(value, default=str), flush=True)  # noqa: T201 (this is the command's output)
 
 
+def export_table(comparisons: Iterable[Comparison]) -> Table:
+    """A row for each graph and run."""
+    table = Table("graph", "batch", "tokens", "size", "max abs error", "max rel error", "holds at rtol / atol")
+    for comparison in comparisons:
+        table.add_row(
+            f"{comparison.graph}.onnx",
+            str(comparison.batch),
+            "" if comparison.tokens is None else str(comparison.tokens),
+            "" if comparison.height is None else f"{comparison.height}x{comparison.width}",
+            f"{comparison.absolute_error:.2e}",
+            f"{comparison.relative_error:.2e}",
+            _pair(comparison.rtol, comparison.atol) or "[red]none[/red]",
+        )
+    return table
+
+
 @contextmanager
 def progress_on(console: Console) -> Iterator[Report]:
     """A function for `build_set` to report to: a spinner on a terminal, elsewhere a line for each finished stage."""
@@ -50,22 +66,6 @@ def verify_table(findings: Iterable[Finding]) -> Table:
             f"{finding.absolute_error:.2e}",
             f"{finding.relative_error:.2e}",
             _holds(finding),
-        )
-    return table
-
-
-def export_table(comparisons: Iterable[Comparison]) -> Table:
-    """A row for each graph and run."""
-    table = Table("graph", "batch", "tokens", "size", "max abs error", "max rel error", "holds at rtol / atol")
-    for comparison in comparisons:
-        table.add_row(
-            f"{comparison.graph}.onnx",
-            str(comparison.batch),
-            "" if comparison.tokens is None else str(comparison.tokens),
-            "" if comparison.height is None else f"{comparison.height}x{comparison.width}",
-            f"{comparison.absolute_error:.2e}",
-            f"{comparison.relative_error:.2e}",
-            _pair(comparison.rtol, comparison.atol) or "[red]none[/red]",
         )
     return table
 
