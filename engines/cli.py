@@ -15,8 +15,9 @@ import typer
 
 from engines.addition_options import ClipSkip, Embeddings, Loras, Reuse, Vae, added
 from engines.backends import registry
-from engines.console import people, print_json, progress_on, verify_table
+from engines.console import export_table, people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
+from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET
 from engines.source import NO_ADDITIONS
 from engines.spec import MOST_CONTEXT_CHUNKS
 from engines.store import commands as store
@@ -60,6 +61,15 @@ def _known_backend(name: str) -> str:
     if name not in known:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(map(repr, known))}.")
     return name
+
+
+def _known_opset(opset: int) -> int:
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise typer.BadParameter(
+            f"{opset} is not one of {MIN_OPSET} to {MAX_OPSET}: torch's exporter knows no attention below "
+            f"{MIN_OPSET}, and no operators above {MAX_OPSET}."
+        )
+    return opset
 
 
 def _usual_precisions() -> str:
@@ -303,6 +313,56 @@ def score(
     print_json({"what": "engines score", **sets, **asdict(request), **written})
     if at_least is not None and not lowest >= at_least:
         raise typer.Exit(1)
+
+
+@app.command(epilog=EXIT_CODES)
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Folder for the files; replaced whole, when all of them hold.")],
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HEIGHTxWIDTH in pixels: graphs of that size only. A range 256x256:512x768, several --shape, dynamic, "
+            "or none: height and width are dynamic, and the sizes that are named are compared."
+        ),
+    ] = None,
+    opset: Annotated[
+        int,
+        typer.Option(callback=_known_opset, help=f"Version of ONNX's operators, {MIN_OPSET} to {MAX_OPSET}."),
+    ] = OPSET,
+    controlnet: Control = None,
+    tokenizer: Tokenizer = None,
+    original_config: Config = None,
+) -> None:
+    """Write CLIP.onnx, CONTROL_NET.onnx, CONTROL_UNET.onnx and DECODER.onnx, for TensorRT and other runtimes.
+
+    They have the names of ControlNet's TensorRT ports, batch and prompt are dynamic, and onnxruntime must give what
+    torch gives.
+
+    engines export --model M --controlnet C --shape 256x384 --out onnx
+    """
+    from engines.export.exporter import ExportRequest, export_graphs, require_packages
+    from engines.model.locate import find_weights
+    from engines.noise_schedule import SD15
+
+    sizes = _sizes(shape or [])
+    require_packages()
+    weights = find_weights(model, controlnet, tokenizer=tokenizer, original_config=original_config)
+    with progress_on(people) as report:
+        exported = export_graphs(ExportRequest(weights, out, sizes, opset), report)
+    people.print(export_table(exported.comparisons))
+    if exported.schedule != SD15:
+        people.print(f"noise schedule: {exported.schedule.differences(SD15)}", markup=False)
+    print_json({"out": str(out), **exported.to_json()})
+    exported.require()
+    people.print(f"{out}: opset {opset}, {sizes.text} size, all graphs hold", markup=False)
+
+
+def _sizes(shapes: list[str]) -> Any:
+    from engines.export.sizes import DYNAMIC, Sizes
+
+    named = [shape for shape in shapes if shape.strip().lower() != DYNAMIC]
+    return Sizes.of(_profiles(named, 1), dynamic=len(named) < len(shapes))
 
 
 def _one_size(shape: str) -> Any:

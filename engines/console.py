@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # at run time a command would import what it does not need, t
     from engines.build.builder import Report, Step
     from engines.check.compare import Compared
     from engines.check.verify import Finding
+    from engines.export.check import Comparison
 
 people = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -22,6 +23,22 @@ def print_json(value: object) -> None:
     """Print one line to stdout."""
     # Flushed here: a full disk at the interpreter's end would be no sentence.
     print(json.dumps(value, default=str), flush=True)  # noqa: T201 (this is the command's output)
+
+
+def export_table(comparisons: Iterable[Comparison]) -> Table:
+    """A row for each graph and run."""
+    table = Table("graph", "batch", "tokens", "size", "max abs error", "max rel error", "holds at rtol / atol")
+    for comparison in comparisons:
+        table.add_row(
+            f"{comparison.graph}.onnx",
+            str(comparison.batch),
+            "" if comparison.tokens is None else str(comparison.tokens),
+            "" if comparison.height is None else f"{comparison.height}x{comparison.width}",
+            f"{comparison.absolute_error:.2e}",
+            f"{comparison.relative_error:.2e}",
+            _pair(comparison.rtol, comparison.atol) or "[red]none[/red]",
+        )
+    return table
 
 
 @contextmanager
@@ -74,6 +91,10 @@ def score_table(compared: Iterable[Compared]) -> Table:
 
 
 def _holds(finding: Finding) -> str:
-    if finding.rtol is not None and finding.atol is not None:
-        return f"{finding.rtol:.0e} / {finding.atol:.0e}"
+    if pair := _pair(finding.rtol, finding.atol):
+        return pair
     return f"{finding.within:g} of the largest" if finding.ok else "[red]none[/red]"
+
+
+def _pair(rtol: float | None, atol: float | None) -> str | None:
+    return None if rtol is None or atol is None else f"{rtol:.0e} / {atol:.0e}"

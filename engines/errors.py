@@ -7,7 +7,8 @@
     ├── EngineSetRefused      6   a set that was changed, is incomplete, or was built for something else
     ├── DiskRefused           7   this machine's disk is full, or a folder may not be written
     ├── NoSetFits             8   `pull`: no set in the folder or bucket fits this machine
-    └── StoreRefused          9   the folder or bucket of sets cannot be reached, or refuses
+    ├── StoreRefused          9   the folder or bucket of sets cannot be reached, or refuses
+    └── ExportDiffers        10   `export`: a graph gives other numbers in onnxruntime than in torch
 
 1 is `verify` finding a component out of tolerance, 2 a wrong command line. Every message is a sentence that names what
 differs and what would help. Any other exception is not expected, such as a fault of ours: 7.
@@ -22,7 +23,8 @@ from typing import ClassVar
 EXIT_CODES = """
 Exit codes: 0 done; 1 out of tolerance (verify, score); 2 wrong command line; 3 weights refused;
 4 backend not available; 5 build failed; 6 engine set refused; 7 unexpected error, such as a full disk;
-8 no set fits this machine (pull); 9 bucket or folder of sets not reached, or it refuses; 130 interrupted.
+8 no set fits this machine (pull); 9 bucket or folder of sets not reached, or it refuses;
+10 an exported graph differs from torch (export); 130 interrupted.
 """
 UNEXPECTED = 7
 INTERRUPTED = 130  # as shells write it
@@ -74,6 +76,12 @@ class StoreRefused(EngineError):
     """The folder or bucket of sets cannot be reached, or refuses what was asked."""
 
     exit_code = 9
+
+
+class ExportDiffers(EngineError):
+    """An exported graph is valid, and onnxruntime gives other numbers than torch; nothing was written."""
+
+    exit_code = 10
 
 
 def sentence_of(error: BaseException) -> str:

@@ -1,8 +1,9 @@
 """Every input and output of an engine: its name, shape, dtype and range of sizes, as data. No torch here.
 
-A dimension is a number or a text: 'N' images, 'R' rows (2N: conditional and unconditional), 'h' and 'w' latent cells,
-'8h' pixels, 'h/2' a control at stride 2, '77k' the tokens of k chunks. The exporter's dynamic axes, TensorRT's
-profiles, the manifest and the tests are all made from this table, so each name is written once.
+A dimension is a number or a text: 'N' images, 'R' rows (2N: conditional and unconditional), 'S' tokens of a prompt (in
+`engines export` only), 'h' and 'w' latent cells, '8h' pixels, 'h/2' a control at stride 2, '77k' the tokens of k
+chunks. The exporter's dynamic axes, TensorRT's profiles, the manifest and the tests are all made from this table, so
+each name is written once.
 
 The first half of the R rows is unconditional. Rows n and N+n are the same sample: in the tensors of BOTH_HALVES the two
 halves are equal, and an engine may read only one of them.
@@ -30,7 +31,7 @@ BOTH_HALVES = ("x_noisy", "guided_hint", "timestep")
 PIXEL_MULTIPLE = 64
 # Chunks of a prompt: 4,800 tokens. A row's prompt has at most 8,000 characters.
 MOST_CONTEXT_CHUNKS = 64
-_DIMENSION = re.compile(r"(?P<times>\d+)?(?P<axis>[NRhwk])(?:/(?P<over>\d+))?")
+_DIMENSION = re.compile(r"(?P<times>\d+)?(?P<axis>[NRShwk])(?:/(?P<over>\d+))?")
 _SHAPE = re.compile(r"(\d+)x(\d+)(?::(\d+)x(\d+))?")
 
 Dimension = int | str

@@ -151,7 +151,9 @@ _LETTER = r"[^\W\d_]"
 _CELL = r"\$?[A-Z]{1,3}\$?\d"
 
 KINDS = (
-    PromptKind("prompt weights", LITERALLY, f"write the words alone, {OR_APPLY}", (r":\s{0,4}[+-]?\d{0,4}\.?\d",), _weight),
+    PromptKind(
+        "prompt weights", LITERALLY, f"write the words alone, {OR_APPLY}", (r":\s{0,4}[+-]?\d{0,4}\.?\d",), _weight
+    ),
     PromptKind("emphasis brackets", LITERALLY, f"write the words alone, {OR_APPLY}", (r"\(\(", r"\["), _emphasis),
     PromptKind("prompt schedules", LITERALLY, "write one prompt for all steps", (r"\[",), _schedule),
     PromptKind(

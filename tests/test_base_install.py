@@ -105,3 +105,13 @@ def test_sets_are_pushed_and_listed_without_torch(environment: Path, tmp_path: P
     refused = engines("pull", root, "--into", tmp_path / "sets")
     assert refused.returncode == 8
     assert "which is not installed" in refused.stderr
+
+
+def test_an_export_without_its_packages_names_the_extra_that_brings_them(environment: Path, tmp_path: Path) -> None:
+    engines, out = str(environment / "bin" / "engines"), str(tmp_path / "onnx")
+    command = [engines, "export", "--model", str(tmp_path), "--out", out]
+    done = subprocess.run(command, env=plain(), capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "exporting needs torch, diffusers, transformers, onnx, onnxruntime, which are not installed" in done.stderr
+    assert "pip install 'batch-renderer[engines]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []

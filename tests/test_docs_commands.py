@@ -144,6 +144,7 @@ PARSED = {
     "--out engine-set",
     f"engines build --backend inductor {FULL_SIZE} --shape 512x512 --shape 256x384 --max-batch 8 --jobs 14 "
     "--out inductor-set",
+    f"engines export {RANDOM} --shape 256x384 --out onnx",
     "engines verify .demo/engine-set",
     "engines bench engine-set",
     # tests/producer/sizes runs them.

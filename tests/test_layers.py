@@ -55,6 +55,7 @@ ENGINE_LAYERS = (
     "engines/engine_set.py",
     "engines/build",
     "engines/check",
+    "engines/export",
     "engines/console.py",
     "engines/store",
     "engines/cli.py",

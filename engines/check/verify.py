@@ -170,14 +170,15 @@ def likely_inputs(spec: ComponentSpec, batch: int, *, height: int, width: int, c
     for tensor in spec.inputs:
         shape = tensor.sized(batch, height=height, width=width, chunks=chunks)
         if tensor.name in BOTH_HALVES:
-            one = _likely(tensor, (batch, *shape[1:]), generator)
+            one = likely(tensor, (batch, *shape[1:]), generator)
             inputs[tensor.name] = torch.cat([one, one])
         else:
-            inputs[tensor.name] = _likely(tensor, shape, generator)
+            inputs[tensor.name] = likely(tensor, shape, generator)
     return inputs
 
 
-def _likely(tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def likely(tensor: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """One input of `likely_inputs`: int64 token ids, all others float32."""
     if tensor.name == "input_ids":
         return torch.randint(0, 512, shape, generator=generator)  # the symbols for bytes: every CLIP has them
     if tensor.name == "hint":

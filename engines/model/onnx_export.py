@@ -43,29 +43,41 @@ def export_onnx(module: nn.Module, spec: ComponentSpec, *, dtype: torch.dtype, f
     Raises:
         BuildFailed: the exporter failed, or gave other inputs or outputs than the spec's.
     """
+    model = trace_onnx(module, spec, example_inputs(spec, dtype), folder=folder)
+    return save_onnx(model, folder / f"{spec.name}.onnx")
+
+
+def trace_onnx(
+    module: nn.Module, spec: ComponentSpec, inputs: tuple[Tensor, ...], *, folder: Path, opset: int = OPSET
+) -> onnx.ModelProto:
+    """The graph of `module`, traced with `inputs`; `folder` holds the exporter's files while it works.
+
+    Raises:
+        BuildFailed: as `export_onnx`.
+    """
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         traced = Path(scratch) / f"{spec.name}.onnx"
         try:
             with quiet_libraries(), torch.no_grad():
-                _trace(module, spec, dtype, traced)
+                _trace(module, spec, inputs, traced, opset)
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             raise BuildFailed(f"torch could not export {spec.name} to ONNX: {error}") from error
         model = onnx.load(str(traced))
     check_borders(model, spec)
-    return save_onnx(model, folder / f"{spec.name}.onnx")
+    return model
 
 
-def _trace(module: nn.Module, spec: ComponentSpec, dtype: torch.dtype, path: Path) -> None:
+def _trace(module: nn.Module, spec: ComponentSpec, inputs: tuple[Tensor, ...], path: Path, opset: int) -> None:
     tensors = (*spec.inputs, *spec.outputs)
     torch.onnx.export(
         module,
-        example_inputs(spec, dtype),
+        inputs,
         str(path),
         dynamo=False,
         input_names=[tensor.name for tensor in spec.inputs],
         output_names=[tensor.name for tensor in spec.outputs],
         dynamic_axes={tensor.name: _axis_names(tensor) for tensor in tensors},
-        opset_version=OPSET,
+        opset_version=opset,
         do_constant_folding=True,
     )
 

@@ -210,7 +210,7 @@ def test_verify_takes_weights_by_name_and_refuses_others(engines: Callable[..., 
     assert "the set was built from other weights" in ended.err
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["verify"], ["inspect"], ["bench"], ["score"]])
+@pytest.mark.parametrize("command", [[], ["build"], ["verify"], ["inspect"], ["bench"], ["score"], ["export"]])
 def test_help_says_the_exit_codes(engines: Callable[..., Ended], command: list[str]) -> None:
     ended = engines(*command, "--help")
     assert ended.code == 0
