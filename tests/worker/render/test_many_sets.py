@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def several(*names: str, limit: int | None = None) -> tuple[RenderLoop, dict[str
     return RenderLoop(denoisers, residency=residency), devices
 
 
-def alone(device: SetDevice, number: int, **values: object) -> np.ndarray:
+def alone(device: SetDevice, number: int, **values: Any) -> np.ndarray:
     loop = RenderLoop(SetDevice(pull=device._pull))
     future = loop.submit(sample_spec(number, **values))
     run(loop)
@@ -84,7 +85,7 @@ def test_equal_prompts_and_edges_are_encoded_by_each_set_and_kept_for_each() -> 
 
 def test_prompts_of_another_length_are_another_batch() -> None:
     loop, devices = several("a")
-    long = {"cond_ids": np.ones(154, np.int64), "uncond_ids": np.zeros(154, np.int64)}
+    long: dict[str, Any] = {"cond_ids": np.ones(154, np.int64), "uncond_ids": np.zeros(154, np.int64)}
     futures = [loop.submit(sample_spec(number, engine_set="a", **more)) for number, more in enumerate([{}, long, {}])]
     run(loop)
     assert kinds(futures) == ["done"] * 3

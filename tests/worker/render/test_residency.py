@@ -203,9 +203,9 @@ def test_no_request_waits_for_more_turns_than_there_are_sets_that_do_not_fit(
         if all(future.done() for future in futures):
             break
     assert all(future.done() for future in futures)
-    most = max(0, len({engine_set for engine_set, _ in submitted.values()}) - limit)
-    for job, (engine_set, before) in submitted.items():
-        of_others = [one for one in turns.arrivals[before : turns.started[job]] if one != engine_set]
+    most = max(0, len({name for name, _ in submitted.values()}) - limit)
+    for job, (own, before) in submitted.items():
+        of_others = [one for one in turns.arrivals[before : turns.started[job]] if one != own]
         assert len(of_others) <= most, (job, of_others)
     assert all(seconds >= TURN_RELOADS * 0.5 or not others_work for seconds, others_work in turns.stays)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 import pytest
 import torch
@@ -207,6 +208,7 @@ def test_weights_that_a_package_wants_and_does_not_get_are_named(clip: Clip) -> 
 def test_a_package_of_another_torch_is_refused_with_what_to_do(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.codecache.torch_key", lambda: b"another")
     monkeypatch.setattr(clip.runtime, "_codes", {})
+    monkeypatch.setattr("engines.backends.inductor.runtime._shared", WeakValueDictionary())
     with pytest.raises(
         EngineSetRefused, match=r"clip-batch2\S+: it was compiled by another torch; build the set again"
     ):
