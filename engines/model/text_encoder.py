@@ -36,7 +36,7 @@ def adapted(network: Any, additions: Additions) -> Any:
 def _add_rows(network: Any, vectors: torch.Tensor) -> None:
     table = network.get_input_embeddings()
     weight = torch.cat([table.weight, vectors.to(table.weight.dtype)])
-    network.set_input_embeddings(nn.Embedding(*weight.shape, _weight=weight))
+    network.set_input_embeddings(nn.Embedding(weight.shape[0], weight.shape[1], _weight=weight))
     network.config.vocab_size = len(weight)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from jobs.errors import naming
 from jobs.job import RenderParameters
-from worker.image.canny import canny_edges, edge_warnings, resize_to, target_size, three_channels
+from jobs.picture_size import target_size
+from worker.image.canny import canny_edges, edge_warnings, resize_to, three_channels
 from worker.image.decode import Picture, decode_image
 from worker.image.decode_budget import DecodeBudget
 
