@@ -26,6 +26,15 @@ app = typer.Typer(
 JsonOption = Annotated[
     bool, typer.Option("--json", help="JSON on stdout; without it, only where stdout is no terminal.")
 ]
+FormatOption = Annotated[
+    str | None,
+    typer.Option(
+        "--input-format", metavar="FORMAT", help="csv, tsv, jsonl or parquet [default: by the ending; else csv]."
+    ),
+]
+AgainOption = Annotated[
+    bool, typer.Option("--again", help="SOURCE is a folder of rendered pictures: render them once more.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name.")]
 
@@ -63,15 +72,8 @@ def submit(
         ),
     ],
     *,
-    input_format: Annotated[
-        str | None,
-        typer.Option(
-            "--input-format", metavar="FORMAT", help="csv, tsv, jsonl or parquet [default: by the ending; else csv]."
-        ),
-    ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="SOURCE is a folder of rendered pictures: render them once more.")
-    ] = False,
+    input_format: FormatOption = None,
+    again: AgainOption = False,
     batch: Annotated[str | None, typer.Option("--batch", "-b", help="The batch's name [default: the file's].")] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder, file:// or s3:// [default: RENDER_OUTPUT_URI].")
@@ -191,14 +193,17 @@ def submit(
     epilog=_epilog(
         """producer sizes jobs.csv
 producer sizes jobs.csv > sizes.json && engines build --sizes sizes.json ...
+producer sizes photos/                       # a folder of pictures
 producer sizes jobs.csv --cover 0.95         # leave the rarest sizes out
 producer sizes jobs.csv | engines build --sizes - ...""",
         *(Exit.OK, Exit.USAGE, Exit.INVALID_CSV, Exit.NOT_FOUND, Exit.STORAGE, Exit.INTERRUPTED),
     )
 )
 def sizes(
-    file: Annotated[str, typer.Argument(metavar="CSV", help="As for producer submit; - reads standard input.")],
+    file: Annotated[str, typer.Argument(metavar="SOURCE", help="As for producer submit; - reads standard input.")],
     *,
+    input_format: FormatOption = None,
+    again: AgainOption = False,
     cover: Annotated[
         float,
         typer.Option("--cover", metavar="SHARE", min=0.0, max=1.0, help="The share of the pictures that shapes cover."),
@@ -218,7 +223,7 @@ def sizes(
     with exit_codes(), json_output(json):
         from producer.sizes.command import sizes as run
 
-        code = run(file, cover=cover)
+        code = run(file, cover=cover, input_format=input_format, again=again)
     raise typer.Exit(int(code))
 
 

@@ -19,16 +19,28 @@ from producer.submit_report import report_rows
 from producer.table.check import CheckedRows, check
 
 BATCH = "sizes"  # no batch is made: a name for the request
+NO_PROMPT = "-"  # of a folder's pictures, whose sizes depend on none
 
 
-def sizes(file: Path | str, *, cover: float = 1.0) -> Exit:
+def sizes(file: Path | str, *, cover: float = 1.0, input_format: str | None = None, again: bool = False) -> Exit:
     """Run the command; prints, and returns the exit code. `cover`: the share of pictures that the shapes shall cover.
+
+    `input_format` and `again` are as for `producer submit`.
 
     Raises:
         CommandFailed, RenderError, OSError: each becomes its number in exits.py.
     """
     settings = load_settings()
-    request = Request.resolve(settings, file=file, batch=BATCH, dry_run=True)
+    is_folder = not again and Path(file).is_dir()
+    request = Request.resolve(
+        settings,
+        file=file,
+        batch=BATCH,
+        dry_run=True,
+        defaults={"prompt": NO_PROMPT} if is_folder else None,
+        input_format=input_format,
+        again=again,
+    )
     outcome = Outcome()
     with CheckedRows() as rows:
         with row_progress("Checking") as tick, closing(check(request, outcome)) as good_rows:

@@ -112,6 +112,19 @@ def test_standard_input_is_read(run: Run, tmp_path: Path) -> None:
     assert ran.record["shapes"] == ranges([Size(512, 512)]) == ["512x512"]
 
 
+def test_every_source_of_submit_has_sizes(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(saved("PNG", SQUARE))
+    (folder / "notes.txt").write_text("no picture")
+    (tmp_path / "rows.jsonl").write_text('{"image": "photos/a.png", "prompt": "x", "image_resolution": 256}\n')
+    of_folder, of_lines = run("sizes", "photos"), run("sizes", "rows.jsonl")
+    assert (of_folder.code, of_folder.record["shapes"], of_folder.record["rows"]) == (0, ["512x512"], 1)
+    assert (of_lines.code, of_lines.record["shapes"], of_lines.record["rows"]) == (0, ["256x256"], 1)
+    piped = run("sizes", "-", "--input-format", "jsonl", stdin='{"image": "photos/a.png", "prompt": "x"}\n')
+    assert piped.record["shapes"] == ["512x512"]
+
+
 def test_hosts_and_buckets_are_asked_for_headers_only(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: OddStore
 ) -> None:
