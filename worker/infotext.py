@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from worker.image.encode import encode_picture
 from worker.image.png import as_json
 from worker.prepare import Prepared, full_prompt
 
+if TYPE_CHECKING:
+    from engines.source import Source
+
 HASH_DIGITS = 10  # of a model's hash, as web interfaces show it
 SUFFIXES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 CACHED = "models--"  # how huggingface_hub's cache begins the folder of `org/name`: models--org--name
@@ -29,16 +33,23 @@ NOT_IN_A_UNIT = re.compile(r"[,:\x00-\x1f\x7f]")  # a ControlNet unit is quoted 
 
 @dataclass(frozen=True)
 class ModelLabel:
-    """What pictures say of the networks that drew them: names without folders, and the digest of the weights."""
+    """What pictures say of the networks that drew them: names without folders, and the digest of the weights.
+
+    `clip_skip` counts as web interfaces do: 1 is the last layer.
+    """
 
     model: str
     controlnet: str
     weights: str | None = None
+    vae: str = ""
+    clip_skip: int = 1
 
     @classmethod
-    def of(cls, model: str, controlnet: str | None, *, weights: str) -> ModelLabel:
-        """From paths or hub ids, as a manifest has them. Without a ControlNet, the model brought its own."""
-        return cls(short_name(model), short_name(model if controlnet is None else controlnet), weights)
+    def of(cls, source: Source) -> ModelLabel:
+        """From what a set was built from. Without a ControlNet of its own, the model brought one."""
+        controlnet = source.model if source.controlnet is None else source.controlnet
+        vae = "" if source.vae is None else short_name(source.vae.file)
+        return cls(short_name(source.model), short_name(controlnet), source.weights, vae, source.clip_skip)
 
 
 def short_name(source: str) -> str:
@@ -73,6 +84,8 @@ def infotext(job: RenderJob, *, seed: int, width: int, height: int, label: Model
         "Size": f"{width}x{height}",
         "Model hash": (label.weights or "")[:HASH_DIGITS],
         "Model": label.model,
+        "VAE": label.vae,
+        "Clip skip": str(label.clip_skip) if label.clip_skip > 1 else "",
         # How web interfaces call it that brackets are text. Read as weights, these prompts would say something else.
         "Emphasis": "None" if _has_literal_brackets(parameters) else "",
         # The shorter of the two prompts ends with empty chunks; theirs does so only if it is told to.

@@ -148,7 +148,7 @@ def _renderers(
             eos_token_id=geometry.eos_token_id,
             pad_token_id=geometry.pad_token_id,
         )
-        label = ModelLabel.of(source.model, source.controlnet, weights=source.weights)
+        label = ModelLabel.of(source)
         prepared = partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels, budget=budget)
         renderers[name] = Renderer(
             loop,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from engines.manifest import load_manifest
+from engines.source import AddedFile, Source
 from jobs.job import EMPTY_PROMPT, RenderJob
 from jobs.settings import load_settings
 from producer.picture_texts import texts_of
@@ -152,7 +153,9 @@ def test_a_name_is_the_last_part_of_a_path_or_hub_id(source: str, name: str) -> 
 
 
 def test_no_folder_of_the_machine_gets_into_a_picture() -> None:
-    label = ModelLabel.of("/home/ann/secret/model-a.ckpt", "/mnt/secret/control.pth", weights="ab" * 32)
+    label = ModelLabel.of(
+        Source(model="/home/ann/secret/model-a.ckpt", controlnet="/mnt/secret/control.pth", weights="ab" * 32)
+    )
     assert (label.model, label.controlnet) == ("model-a", "control")
     data = encode_sample(job(), prepared(job()), 0, np.zeros((8, 8, 3), np.uint8), label=label)
     assert b"secret" not in data
@@ -160,8 +163,17 @@ def test_no_folder_of_the_machine_gets_into_a_picture() -> None:
 
 
 def test_a_model_that_brought_its_controlnet_lends_it_its_name() -> None:
-    label = ModelLabel.of("/models/control_sd15_canny.pth", None, weights="ab" * 32)
+    label = ModelLabel.of(Source(model="/models/control_sd15_canny.pth", controlnet=None, weights="ab" * 32))
     assert unit(job(), label)["model"] == "control_sd15_canny"
+
+
+def test_another_vae_and_an_earlier_layer_of_clip_are_named() -> None:
+    vae = AddedFile(file="/models/vae-ft-mse.safetensors", digest="ab" * 32)
+    source = Source(model="a", controlnet=None, weights="ab" * 32, vae=vae, clip_skip=2)
+    settings = read(job(), ModelLabel.of(source))
+    assert (settings["VAE"], settings["Clip skip"]) == ("vae-ft-mse", "2")
+    plain = read(job(), ModelLabel.of(Source(model="a", controlnet=None, weights="ab" * 32)))
+    assert not {"VAE", "Clip skip"} & {name for name, value in plain.items() if value not in ("", "1")}
 
 
 def test_what_is_not_known_is_left_out() -> None:
