@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:  # at run time a command would import what it does not need, torch among it
     from engines.build.builder import Report, Step
@@ -27,10 +27,11 @@ def print_json(value: object) -> None:
 
 def export_table(comparisons: Iterable[Comparison]) -> Table:
     """A row for each graph and run."""
-    table = Table("graph", "batch", "tokens", "size", "max abs error", "max rel error", "holds at rtol / atol")
+    columns = ("batch", "tokens", "size", "max abs error", "max rel error", "holds at rtol / atol")
+    table = Table(Column("graph", no_wrap=True), *columns)
     for comparison in comparisons:
         table.add_row(
-            f"{comparison.graph}.onnx",
+            comparison.graph,
             str(comparison.batch),
             "" if comparison.tokens is None else str(comparison.tokens),
             "" if comparison.height is None else f"{comparison.height}x{comparison.width}",
