@@ -44,11 +44,11 @@ HELP = """
 Several engine sets in one worker against one set; prints one JSON line.
 
 The jobs are for all sets in equal numbers, in mixed order. Without --sets there are three of random weights, for the
-CPU. They are rendered four times, each time by one worker
-from the CSV to the files: by a worker that holds one set (all jobs without their models), by workers that hold one set
-each (only the jobs of their set: the pictures to compare with), by a worker that holds all sets, and by one on whose
-device only some of them fit. `turns` are of the last one: how often sets were loaded, and how long a turn lasted,
-in loadings.
+CPU. They are rendered four times, from the CSV to the files: by a worker that holds one set (all jobs without their
+models), by workers that hold one set each (only the jobs of their set: the pictures to compare with), by a worker that
+holds all sets, and by one on whose device only some of them fit. `turns` are of the last one: how often sets were
+loaded, and for each that left how long its turn had lasted, in seconds and in loadings. A turn of fewer than 20 ended
+because no set on the device had work: that of the warm-up, and the last ones.
 """
 
 
@@ -68,7 +68,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The seconds from the start of `producer submit` to the last record, the worker's CPU seconds, and the pictures."""
+    """Seconds from the start of `producer submit` to the last record, CPU seconds of the worker, and the pictures."""
 
     seconds: float
     cpu_seconds: float
