@@ -44,11 +44,11 @@ HELP = """
 Several engine sets in one worker against one set; prints one JSON line.
 
 The jobs are for all sets in equal numbers, in mixed order. Without --sets there are three of random weights, for the
-CPU. They are rendered four times, each time by one worker
-from the CSV to the files: by a worker that holds one set (all jobs without their models), by workers that hold one set
-each (only the jobs of their set: the pictures to compare with), by a worker that holds all sets, and by one on whose
-device only some of them fit. `turns` are of the last one: how often sets were loaded, and how long a turn lasted,
-in loadings.
+CPU. They are rendered four times, from the CSV to the files: by a worker that holds one set (all jobs without their
+models), by workers that hold one set each (only the jobs of their set: the pictures to compare with), by a worker that
+holds all sets, and by one on whose device only some of them fit. `turns` are of the last one: how often sets were
+loaded, and for each that left how long its turn had lasted, in seconds and in loadings. A turn of fewer than 20 ended
+because no set on the device had work: that of the warm-up, and the last ones.
 """
 
 
@@ -68,9 +68,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The seconds from the start of `producer submit` to the last record, and the pictures in the order of the jobs."""
+    """Seconds from the start of `producer submit` to the last record, CPU seconds of the worker, and the pictures."""
 
     seconds: float
+    cpu_seconds: float
     pictures: Sequence[np.ndarray]
 
 
@@ -88,24 +89,21 @@ class Farm:
         site = Site(folder, self._url, engines=self._sets / engines, settings=self._environment(settings))
         with site.worker():
             site.render(list(_warm_up(jobs, case)))
+            before = site.cpu_seconds()
             seconds, pictures = site.render(jobs)
-        say(f"{case}: {len(jobs) / seconds:.1f} images/s")
-        return Rendered(seconds, pictures)
+            cpu_seconds = site.cpu_seconds() - before
+        say(f"{case}: {len(jobs) / seconds:.1f} images/s, CPU {cpu_seconds:.1f} s")
+        return Rendered(seconds, cpu_seconds, pictures)
 
     def turns(self, case: str) -> dict[str, object]:
         """What the worker's log says of the sets that came and went."""
         lines = (self._folder / case / "worker0.log").read_text().splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{")]
-        loads = {event["engine_set"]: event["seconds"] for event in events if event["event"] == "engine_set_loaded"}
-        ended = [
-            event["turn_seconds"] / loads[event["engine_set"]]
-            for event in events
-            if event["event"] == "engine_set_unloaded" and loads.get(event["engine_set"])
-        ]
+        ended = [event for event in events if event["event"] == "engine_set_unloaded"]
         return {
             "loads": sum(event["event"] == "engine_set_loaded" for event in events),
-            "load_seconds": round(max(loads.values(), default=0.0), 3),
-            "in_loadings": [round(one, 1) for one in ended],
+            "seconds": [event["turn_seconds"] for event in ended],
+            "in_loadings": [round(event["turn_seconds"] / event["reload_seconds"], 1) for event in ended],
         }
 
     def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
@@ -153,16 +151,20 @@ def measure(plan: Plan, sets: Path, folder: Path) -> dict[str, object]:
         some = [with_model(job, job.parameters.model, batch="some") for job in mixed]
         some_fit = farm.render("some", some, sets_resident=plan.resident)
         turns = farm.turns("some")
-    rates = {"one": one.seconds, "all_fit": all_fit.seconds, "some_fit": some_fit.seconds}
+    cases = {"one": one, "all_fit": all_fit, "some_fit": some_fit}
     drawn = [
         (alone[job.row], picture)
         for each in (all_fit, some_fit)
         for job, picture in zip(mixed, each.pictures, strict=True)
     ]
     return {
-        "images_per_second": {name: round(plan.jobs / seconds, 2) for name, seconds in rates.items()},
+        "images_per_second": {name: round(plan.jobs / case.seconds, 2) for name, case in cases.items()},
+        "cpu_seconds": {name: round(case.cpu_seconds, 1) for name, case in cases.items()},
         "all_fit_of_one": round(one.seconds / all_fit.seconds, 3),
         "some_fit_of_one": round(one.seconds / some_fit.seconds, 3),
+        # On a machine that is busy with other things, CPU seconds tell more than the clock.
+        "all_fit_of_one_cpu": round(one.cpu_seconds / all_fit.cpu_seconds, 3),
+        "some_fit_of_one_cpu": round(one.cpu_seconds / some_fit.cpu_seconds, 3),
         "turns": turns,
         "psnr_db_min": smallest_psnr(drawn),
     }

@@ -75,7 +75,8 @@ class Arrivals:
                 return
 
     def _unload(self, engine_set: str) -> None:
+        reload_seconds = round(self._denoisers.reload_seconds(engine_set), 3)
         with translated_errors():
             self._denoisers.unload(engine_set)
-        seconds = self._scheduler.left(engine_set)
-        log.info("engine_set_unloaded", engine_set=engine_set, turn_seconds=round(seconds, 3))
+        seconds = round(self._scheduler.left(engine_set), 3)
+        log.info("engine_set_unloaded", engine_set=engine_set, turn_seconds=seconds, reload_seconds=reload_seconds)
