@@ -333,6 +333,10 @@ def export(
     controlnet: Control = None,
     tokenizer: Tokenizer = None,
     original_config: Config = None,
+    lora: Loras = None,
+    vae: Vae = None,
+    embedding: Embeddings = None,
+    clip_skip: ClipSkip = 1,
 ) -> None:
     """Write CLIP.onnx, CONTROL_NET.onnx, CONTROL_UNET.onnx and DECODER.onnx, for TensorRT and other runtimes.
 
@@ -347,7 +351,13 @@ def export(
 
     sizes = _sizes(shape or [])
     require_packages()
-    weights = find_weights(model, controlnet, tokenizer=tokenizer, original_config=original_config)
+    weights = find_weights(
+        model,
+        controlnet,
+        tokenizer=tokenizer,
+        original_config=original_config,
+        additions=added(lora, vae, embedding, clip_skip),
+    )
     with progress_on(people) as report:
         exported = export_graphs(ExportRequest(weights, out, sizes, opset), report)
     people.print(export_table(exported.comparisons))
