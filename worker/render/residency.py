@@ -9,7 +9,8 @@ Where all sets fit, each is loaded when it is first needed, and stays. Where onl
 - When a turn is over and another set waits, no more requests of the set are admitted; those that run are finished.
 - The least recently used set leaves first; of those that are in use, the one whose turn began first.
 
-So a request waits for as many turns as there are sets that do not fit, at most.
+So while its set is away, a request waits for as many other sets to arrive as there are sets that do not fit, at most;
+and once its set is there, it is drawn in that turn.
 """
 
 from __future__ import annotations

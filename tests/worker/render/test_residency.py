@@ -145,7 +145,7 @@ class Turns:
         self.residency = Residency(limit=limit, reload_seconds=lambda _: 0.5, now=self.clock)
         self.scheduler = Scheduler(lambda key: batch, Shutdown(), self.residency)
         self.left: dict[ImageRequest, int] = {}
-        self.arrivals: list[str] = []  # of sets for which another one left
+        self.arrivals: list[frozenset[str]] = []  # the sets on the device after each of them
         self.stays: list[tuple[float, bool]] = []  # of each set that left: seconds, and whether any set had work
         self.began: dict[str, float] = {}
         self.started: dict[str, int] = {}  # job -> arrivals before it was admitted
@@ -162,9 +162,8 @@ class Turns:
             for other in self.scheduler.leaving():
                 assert self.scheduler.left(other) == self.clock.now - self.began[other]
                 self.stays.append((self.clock.now - self.began[other], others_work))
-            if self.scheduler.leaving():  # one that finds room beside all others takes nobody's turn
-                self.arrivals.append(engine_set)
             self.scheduler.arrived(engine_set)
+            self.arrivals.append(frozenset(self.residency._turns))
             self.began[engine_set] = self.clock.now
         for request in self.scheduler.admit(bucket):
             self.started[request.spec.job_id] = len(self.arrivals)
@@ -205,8 +204,10 @@ def test_no_request_waits_for_more_turns_than_there_are_sets_that_do_not_fit(
     assert all(future.done() for future in futures)
     most = max(0, len({name for name, _ in submitted.values()}) - limit)
     for job, (own, before) in submitted.items():
-        of_others = [one for one in turns.arrivals[before : turns.started[job]] if one != own]
-        assert len(of_others) <= most, (job, of_others)
+        # The first `limit` sets find room beside those that are there, and take nobody's turn.
+        meanwhile = turns.arrivals[max(limit, before) : turns.started[job]]
+        while_away = [held for held in meanwhile if own not in held]
+        assert len(while_away) <= most, (job, while_away)
     assert all(seconds >= TURN_RELOADS * 0.5 or not others_work for seconds, others_work in turns.stays)
 
 
