@@ -116,16 +116,26 @@ def options(
     del traceback  # `main` looks for it: an error has left the command by then
 
 
+def _shapes(context: typer.Context, shapes: list[str] | None) -> list[str] | None:
+    if not shapes and context.params.get("sizes") is None:
+        context.fail("Missing option '--shape': name at least one, or a file of producer sizes with --sizes.")
+    return shapes
+
+
 @app.command(epilog=EXIT_CODES)
 def build(
-    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option(help="Folder that becomes the engine set; replaced whole, when all is built.")],
     shape: Annotated[
-        list[str] | None, typer.Option(help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable.")
+        list[str] | None,
+        typer.Option(callback=_shapes, help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable."),
     ] = None,
     sizes: Annotated[
-        Path | None, typer.Option(help="What `producer sizes` printed, beside or instead of --shape; - is stdin.")
+        Path | None,
+        typer.Option(
+            is_eager=True,  # `_shapes` looks whether it is given
+            help="What `producer sizes` printed, beside or instead of --shape; - is stdin.",
+        ),
     ] = None,
     controlnet: Control = None,
     tokenizer: Tokenizer = None,
@@ -156,8 +166,6 @@ def build(
     from engines.build.builder import BuildRequest, build_set
     from engines.noise_schedule import SD15
 
-    if not shape and sizes is None:
-        context.fail("Missing option '--shape': name at least one, or a file of producer sizes with --sizes.")
     chosen = registry.choose(backend)
     request = BuildRequest(
         model=model,
