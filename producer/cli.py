@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from producer import row_options
 from producer.exits import Exit, exit_codes, exit_table
 from producer.name_pattern import is_pattern
 from producer.output import escape_what_does_not_fit, json_output, open_closed_stderr
@@ -78,47 +79,19 @@ def submit(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="Folder, file:// or s3:// [default: RENDER_OUTPUT_URI].")
     ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt", metavar="TEXT", help="The prompt of a folder's pictures, or what an empty cell means."
-        ),
-    ] = None,
-    a_prompt: Annotated[
-        str | None,
-        typer.Option("--a-prompt", metavar="TEXT", help="What an empty a_prompt cell of this file means; '' for none."),
-    ] = None,
-    n_prompt: Annotated[
-        str | None,
-        typer.Option("--n-prompt", metavar="TEXT", help="What an empty n_prompt cell of this file means; '' for none."),
-    ] = None,
+    prompt: row_options.Prompt = None,
+    a_prompt: row_options.APrompt = None,
+    n_prompt: row_options.NPrompt = None,
     engine_set: Annotated[
         str | None,
         typer.Option("--engine-set", metavar="DIGEST", help="Only workers with this engine set render the batch."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME", help="What an empty model cell of this file means.")
-    ] = None,
-    control: Annotated[
-        str | None,
-        typer.Option("--control", metavar="KIND", help="What an empty control cell means: canny (default) or none."),
-    ] = None,
-    format: Annotated[
-        str | None,
-        typer.Option("--format", metavar="FORMAT", help="What an empty format cell means: png (default), jpeg, webp."),
-    ] = None,
-    quality: Annotated[
-        str | None,
-        typer.Option("--quality", metavar="1..100", help="What an empty quality cell of a jpeg or webp row means."),
-    ] = None,
-    long_prompts: Annotated[
-        str | None,
-        typer.Option("--long-prompts", metavar="HOW", help="Prompts of over 77 tokens: cut (default) or chunk."),
-    ] = None,
-    prompt_syntax: Annotated[
-        str | None,
-        typer.Option("--prompt-syntax", metavar="HOW", help="(word:1.3) is literal text (default) or weighted."),
-    ] = None,
+    model: row_options.Model = None,
+    control: row_options.Control = None,
+    format: row_options.Format = None,
+    quality: row_options.Quality = None,
+    long_prompts: row_options.LongPrompts = None,
+    prompt_syntax: row_options.PromptSyntax = None,
     skip_invalid: Annotated[
         bool, typer.Option("--skip-invalid", help="Leave bad rows out; write them, with reasons, to a CSV.")
     ] = False,
@@ -129,15 +102,15 @@ def submit(
     """Check every row of a file or folder, then enqueue one job a row.
 
     All mistakes are reported, with file, line, column and what is allowed, before anything is enqueued.
-    Submitting the same file to the same batch again, with the same options for its rows, enqueues
-    only what the batch does not hold yet, so it is safe to repeat at any time: after a correction, an added row, or a
-    doubt. A row that was corrected supersedes its earlier version: that is not rendered any more if it has not been,
-    and left out of the results if it has.
+    Submitting the same file to the same batch again, with the same options for its rows, enqueues only what the batch
+    does not hold yet, so it is safe to repeat at any time: after a correction, an added row, or a doubt. A row that was
+    corrected supersedes its earlier version: that is not rendered any more if it has not been, and left out of the
+    results if it has.
 
     Columns: image and prompt (required), a_prompt, n_prompt, num_samples, image_resolution, ddim_steps, guess_mode,
     strength, scale, seed, eta, low_threshold, high_threshold, model, control, control_image, format, quality,
-    long_prompts, prompt_syntax. An empty cell takes the default. In prompt, a_prompt and
-    n_prompt, the cell <empty> is an empty text.
+    long_prompts, prompt_syntax. An empty cell takes the default. In prompt, a_prompt and n_prompt, the cell <empty> is
+    an empty text.
 
     A relative image is looked for beside the file: in its folder, or, for a file in a bucket, under its prefix there.
     --skip-invalid writes the bad rows beside the file, too, as CSV.
@@ -158,8 +131,8 @@ def submit(
     --engine-set keeps the batch to one engine set, named by its digest or the first 8 or more hex digits of that.
     Workers with another set give the jobs back; a job fails once every live worker has done so. The batch keeps it too.
 
-    Prompts with syntax that only other tools interpret, such as (cat:1.3), and values such as nan or #NAME? are counted
-    and shown, and rendered as they are.
+    Prompts with syntax that only other tools interpret, and values such as nan or #NAME?, are counted and shown, and
+    rendered as they are; --prompt-syntax weighted applies weights such as (cat:1.3).
     """
     with exit_codes(), json_output(json):
         from producer.submit import submit as run
@@ -169,15 +142,9 @@ def submit(
             batch=batch,
             output=output,
             defaults={
-                "prompt": prompt,
-                "a_prompt": a_prompt,
-                "n_prompt": n_prompt,
-                "model": model,
-                "control": control,
-                "format": format,
-                "quality": quality,
-                "long_prompts": long_prompts,
-                "prompt_syntax": prompt_syntax,
+                **{"prompt": prompt, "a_prompt": a_prompt, "n_prompt": n_prompt, "model": model, "control": control},
+                **{"format": format, "quality": quality},
+                **{"long_prompts": long_prompts, "prompt_syntax": prompt_syntax},
             },
             engine_set=engine_set,
             input_format=input_format,
