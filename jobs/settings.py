@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from typing import Annotated, Any, Literal
 from urllib.request import getproxies_environment
 
@@ -13,6 +15,7 @@ from jobs.errors import SettingsError
 from jobs.redis_url import checked_url
 
 MIB = 2**20
+HOST_NAME = re.compile(r"[^\s/:@*?#\[\]\\]+")
 
 
 def _comma_separated(value: Any) -> Any:
@@ -24,7 +27,23 @@ def _comma_separated(value: Any) -> Any:
 
 def _as_parsed(hosts: tuple[str, ...]) -> tuple[str, ...]:
     """As urlsplit gives them: in lower case, and an IPv6 address without its brackets."""
-    return tuple(host[1:-1] if host.startswith("[") and host.endswith("]") else host for host in map(str.lower, hosts))
+    return tuple(map(_host_alone, map(str.lower, hosts)))
+
+
+def _host_alone(host: str) -> str:
+    """A name or an address. Anything else would match no host, and nobody would be told."""
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not HOST_NAME.fullmatch(bare) and not _is_address(bare):
+        raise ValueError(f"{host!r} is not a host's name or address alone: leave out scheme, port, path and *")
+    return bare
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _header_comment(contact: str) -> str:

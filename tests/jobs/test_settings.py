@@ -39,6 +39,16 @@ def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variabl
         load_settings()
 
 
+@pytest.mark.parametrize(
+    "host", ["a.example:8080", "https://a.example", "*.example", "a.example/path", "a@b", "[::1]:80"]
+)
+@pytest.mark.parametrize("name", ["RENDER_ALLOW_HOSTS", "RENDER_KEEP_NAMES"])
+def test_what_could_match_no_host_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, host: str) -> None:
+    monkeypatch.setenv(name, f"good.example,{host}")
+    with pytest.raises(SettingsError, match=f"{name}.*is not a host's name or address alone"):
+        load_settings()
+
+
 def test_the_version_that_hosts_see_is_the_projects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert jobs.__version__ == project["version"]
