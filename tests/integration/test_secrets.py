@@ -137,7 +137,7 @@ def test_planted_secrets_come_out_nowhere(site: Site, web: str, level: str) -> N
     )
     push_garbage(site, web)
     said = {"submit": submit(site, web)}
-    # Three dozen rows, some of them tried twice: half a minute where nothing else runs.
+    # Some of the rows are tried twice: half a minute where nothing else runs.
     eventually(lambda: site.ledger.counts("b").finished == len(ROWS) + 1, seconds=180, what="every row ended")
     assert_each_row_ended_as_expected(site)
     said |= {page: site.get(f"/{page}") for page in ("metrics", "healthz", "readyz")}
