@@ -22,21 +22,32 @@ from worker.renderer import Renderer, RendererRefused, load_renderer
 
 NAMES = ("default", "dark", "odd")
 UNET = "unet.onnx"
+LAST_WEIGHTS = {
+    "clip": "layers.0.layer_norm1.weight",  # that of all norms, which are equal in a random model
+    "hint": "embedding.conv_out.weight",
+    "unet": "network.conv_out.weight",
+}
 ENOUGH_DB = 50.0
 
 
 def another_model(folder: Path, factor: float) -> None:
-    """Make the set in a folder another one: its U-Net predicts so many times as much noise."""
-    model = load_model(folder / UNET)
-    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "network.conv_out.weight")
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
-    save_model(model, folder / UNET)
-    sha = hashlib.sha256((folder / UNET).read_bytes()).hexdigest()
+    """Make the set in a folder another one: prompts, hints and predicted noise are so many times as large."""
+    shas = {name: scaled(folder / f"{name}.onnx", tensor, factor) for name, tensor in LAST_WEIGHTS.items()}
 
     def change(manifest: dict[str, Any]) -> None:
-        manifest["components"]["unet"]["stages"]["export"]["files"][UNET] = sha
+        for name, sha in shas.items():
+            manifest["components"][name]["stages"]["export"]["files"][f"{name}.onnx"] = sha
 
     edit_manifest(folder, change)
+
+
+def scaled(path: Path, tensor: str, factor: float) -> str:
+    """Multiply one tensor of a network; returns the file's SHA-256."""
+    model = load_model(path)
+    (weight,) = (one for one in model.graph.initializer if one.name.endswith(tensor))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
+    save_model(model, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +148,7 @@ def test_hints_and_prompts_of_all_kinds_share_the_loop_of_two_sets_and_look_as_i
         {"prompt": "a red house, " * 30, "long_prompts": "chunk", "control": "none"},
     ]
     same = {"prompt": "a (red:1.4) house", "seed": 1, "image_resolution": 64, "ddim_steps": 2}
-    models = ({}, {"model": "dark"})
+    models: tuple[dict[str, Any], ...] = ({}, {"model": "dark"})
     wanted = [
         make_job(row, **(same | kind | model))
         for row, (kind, model) in enumerate(((kind, model) for kind in kinds for model in models), start=1)
