@@ -147,7 +147,7 @@ def test_hints_and_prompts_of_all_kinds_share_the_loop_of_two_sets_and_look_as_i
         {"prompt": "a (red:1.4) house", "prompt_syntax": "weighted"},
         {"prompt": "a red house, " * 30, "long_prompts": "chunk", "control": "none"},
     ]
-    same = {"prompt": "a (red:1.4) house", "seed": 1, "image_resolution": 64, "ddim_steps": 2}
+    same: dict[str, Any] = {"prompt": "a (red:1.4) house", "seed": 1, "image_resolution": 64, "ddim_steps": 2}
     models: tuple[dict[str, Any], ...] = ({}, {"model": "dark"})
     wanted = [
         make_job(row, **(same | kind | model))
