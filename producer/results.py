@@ -20,7 +20,8 @@ from producer.output import json_wanted, takes_unicode, to_terminal, writing_std
 from producer.session import Session, open_session
 
 Format = Literal["jsonl", "csv", "text"]
-NOT_IN_CSV = frozenset({"version", "seconds", "parameters"})
+IN_SIDECARS_ONLY = frozenset({"parameters", "built_with"})
+NOT_IN_CSV = frozenset({"version", "seconds", *IN_SIDECARS_ONLY})
 CSV_COLUMNS = [name for name in RenderResult.model_fields if name not in NOT_IN_CSV]
 
 
@@ -127,7 +128,7 @@ def write_jsonl(results: Iterator[RenderResult], stream: TextIO) -> int:
     is_ascii = not takes_unicode()
     written = 0
     for result in results:
-        line = result.model_dump_json(exclude={"parameters"})
+        line = result.model_dump_json(exclude=set(IN_SIDECARS_ONLY))
         stream.write((json.dumps(json.loads(line)) if is_ascii else line) + "\n")
         written += 1
     return written

@@ -141,6 +141,7 @@ def test_results_come_as_json_lines_in_row_order(run: Run, ledger: Ledger, submi
         (4, "done"),
     ]
     assert records[1]["error"] == "no such picture"
+    assert not {"parameters", "built_with"} & records[0].keys()  # only sidecars have them
 
 
 def test_results_can_be_narrowed_to_a_state(run: Run, ledger: Ledger, submitted: None) -> None:
@@ -154,6 +155,7 @@ def test_results_as_csv_have_a_header_and_one_row_a_job(run: Run, ledger: Ledger
     assert [row["row"] for row in rows] == ["1", "2", "3", "4"]
     assert rows[0]["samples"].endswith("_0.png")
     assert (rows[1]["error_kind"], rows[1]["samples"]) == ("source_not_found", "")
+    assert list(rows[0])[-1] == "model_name"  # no column that only sidecars could fill
 
 
 def test_results_say_when_more_is_to_come(run: Run, submitted: None) -> None:

@@ -16,26 +16,38 @@ from jobs.job import RenderJob
 from jobs.settings import load_settings
 from tests.engines.sets import copy_of_set, edit_manifest
 from tests.jobs.rows import make_job
+from tests.models import tiny_engine_set
 from tests.worker.test_prepare import photograph, png
 from worker.renderer import Renderer, RendererRefused, load_renderer
 
 NAMES = ("default", "dark", "odd")
 UNET = "unet.onnx"
+LAST_WEIGHTS = {
+    "clip": "layers.0.layer_norm1.weight",  # that of all norms, which are equal in a random model
+    "hint": "embedding.conv_out.weight",
+    "unet": "network.conv_out.weight",
+}
 ENOUGH_DB = 50.0
 
 
 def another_model(folder: Path, factor: float) -> None:
-    """Make the set in a folder another one: its U-Net predicts so many times as much noise."""
-    model = load_model(folder / UNET)
-    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "network.conv_out.weight")
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
-    save_model(model, folder / UNET)
-    sha = hashlib.sha256((folder / UNET).read_bytes()).hexdigest()
+    """Make the set in a folder another one: prompts, hints and predicted noise are so many times as large."""
+    shas = {name: scaled(folder / f"{name}.onnx", tensor, factor) for name, tensor in LAST_WEIGHTS.items()}
 
     def change(manifest: dict[str, Any]) -> None:
-        manifest["components"]["unet"]["stages"]["export"]["files"][UNET] = sha
+        for name, sha in shas.items():
+            manifest["components"][name]["stages"]["export"]["files"][f"{name}.onnx"] = sha
 
     edit_manifest(folder, change)
+
+
+def scaled(path: Path, tensor: str, factor: float) -> str:
+    """Multiply one tensor of a network; returns the file's SHA-256."""
+    model = load_model(path)
+    (weight,) = (one for one in model.graph.initializer if one.name.endswith(tensor))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(factor), weight.name))
+    save_model(model, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +81,14 @@ def load(folder: Path, **settings: Any) -> Renderer:
     return load_renderer(load_settings(engine_dir=str(folder), device="cpu", threads=1, **settings))
 
 
-def drawn(renderer: Renderer, wanted: Sequence[RenderJob]) -> list[np.ndarray]:
-    data = png(photograph())
-    futures = [renderer.loop.submit(renderer.for_job(job).prepare(job, data).specs[0]) for job in wanted]
+def drawn(renderer: Renderer, wanted: Sequence[RenderJob], *, width: int = 150) -> list[np.ndarray]:
+    """The pictures of jobs from the left part of the photograph, which has 150x100 pixels."""
+    photo = photograph()[:, :width]
+    data, hint = png(photo), png(np.ascontiguousarray(photo[::-1, ::-1]))
+    futures = []
+    for job in wanted:
+        control = {} if job.parameters.control_image is None else {"control_data": hint}
+        futures.append(renderer.loop.submit(renderer.for_job(job).prepare(job, data, **control).specs[0]))
     while not all(future.done() for future in futures):
         renderer.loop.step()
     return [future.result(0) for future in futures]
@@ -114,6 +131,42 @@ def test_the_sets_differ_so_that_a_wrong_one_would_show(alone: Mapping[str, np.n
     pictures = [alone[job.id] for job in jobs() if job.parameters.seed == 1]
     assert len(pictures) == 3
     assert all(psnr(one, other) < 40 for i, one in enumerate(pictures) for other in pictures[i + 1 :])
+
+
+def test_hints_and_prompts_of_all_kinds_share_the_loop_of_two_sets_and_look_as_if_each_were_alone(
+    sets: Path, tmp_path: Path
+) -> None:
+    """Two backends, of which one takes long prompts: every option that changes what a sample's batch is made of."""
+    (tmp_path / "dark").symlink_to((sets / "dark").resolve())
+    (tmp_path / "default").symlink_to(tiny_engine_set("torch", shapes=("64x64",), max_batch=2, context_chunks=8))
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"control": "none"},
+        {"control_image": "file:///c.png"},
+        {"control": "none", "control_image": "file:///c.png", "eta": 0.5},
+        {"prompt": "a (red:1.4) house", "prompt_syntax": "weighted"},
+        {"prompt": "a red house, " * 30, "long_prompts": "chunk", "control": "none"},
+    ]
+    same: dict[str, Any] = {"prompt": "a (red:1.4) house", "seed": 1, "image_resolution": 64, "ddim_steps": 2}
+    models: tuple[dict[str, Any], ...] = ({}, {"model": "dark"})
+    wanted = [
+        make_job(row, **(same | kind | model))
+        for row, (kind, model) in enumerate(((kind, model) for kind in kinds for model in models), start=1)
+        if not (model and "long_prompts" in kind)
+    ]
+    together = load(tmp_path)
+    pictures = drawn(together, wanted, width=100)
+    together.close()
+    for name in ("default", "dark"):
+        renderer = load(tmp_path / name)
+        likeness = [
+            psnr(drawn(renderer, [job], width=100)[0], picture)
+            for job, picture in zip(wanted, pictures, strict=True)
+            if (job.parameters.model or "default") == name
+        ]
+        renderer.close()
+        assert min(likeness) >= ENOUGH_DB, (name, likeness)
+    assert len({picture.tobytes() for picture in pictures}) == len(pictures)  # nothing was mistaken for something else
 
 
 def test_one_set_that_is_damaged_refuses_the_start_and_is_named(sets: Path, tmp_path: Path) -> None:

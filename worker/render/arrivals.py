@@ -40,7 +40,8 @@ class Arrivals:
         except DeviceOutOfMemory as error:
             self._scheduler.fail_set(engine_set, OutOfMemory(TOO_LARGE.format(error=error)))
         except DeviceLost:
-            self._scheduler.fail_set(engine_set, Requeued("the device is lost"))
+            # Not blameless: a set whose loading takes the device down would do so in every worker, for ever.
+            self._scheduler.fail_set(engine_set, Requeued("the device is lost", blameless=False))
             raise
         except Exception as error:
             log.exception("engine_set_not_loaded", engine_set=engine_set)

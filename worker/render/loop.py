@@ -268,7 +268,7 @@ class RenderLoop:
         try:
             yield
         except DeviceOutOfMemory as error:
-            if len(requests) > 1 or (makes_room and self._arrivals.make_room(requests[0].spec.engine_set)):
+            if len(requests) > 1 or (makes_room and self._made_room_for(requests)):
                 raise
             fail_all(requests, OutOfMemory(TOO_LARGE.format(doing=doing, error=error)))
         except DeviceLost:
@@ -277,6 +277,18 @@ class RenderLoop:
         except Exception as error:
             log.exception("batch_failed", doing=doing, samples=len(requests))
             fail_all(requests, RenderFailed(f"{doing} failed: {type(error).__name__}: {error}"))
+
+    def _made_room_for(self, requests: Sequence[ImageRequest]) -> bool:
+        """Whether another engine set has left. Nobody else holds requests that wait for a place or for their picture.
+
+        Raises:
+            DeviceLost: while it left; these requests were requeued.
+        """
+        try:
+            return self._arrivals.make_room(requests[0].spec.engine_set)
+        except DeviceLost:
+            fail_all(requests, Requeued("the device is lost", blameless=False))
+            raise
 
 
 def _by_halves(items: Sequence[Item], do: Callable[[Sequence[Item]], None]) -> None:

@@ -35,6 +35,8 @@ said[#said + 1] = new
 
 local refused_by = {}
 for _, refusal in ipairs(said) do refused_by[refusal.by] = true end
+-- Workers that say nothing of `sets` cannot read messages of version 3.
+local is_new = (tonumber((decoded(ARGV[2]) or {}).version) or 1) >= 3
 local alive, undecided = {[worker] = true, [ARGV[4]] = true, [new.by] = true}, 0
 for i = 14, #ARGV do
   local name = string.sub(ARGV[i], #prefix + 1)
@@ -45,6 +47,7 @@ for i = 14, #ARGV do
     if type(facts.settings) == 'string' then alive[facts.settings] = true end
     -- It may be paused for good, or be of an earlier version and have failed other jobs in its own way.
     local may_never = type(facts.settings) ~= 'string' or type(facts.paused) == 'string'
+    may_never = may_never or (is_new and type(facts.sets) ~= 'table')
     local has_refused = refused_by[name] or refused_by[facts.settings or '']
     if not has_refused and not (may_never and times > PATIENCE) then undecided = undecided + 1 end
   end

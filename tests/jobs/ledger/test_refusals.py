@@ -9,7 +9,7 @@ import pytest
 from jobs.job import RenderJob
 from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import Counts, Refusal, Refused, WorkerFacts
+from jobs.ledger.records import Counts, HeldSet, Refusal, Refused, WorkerFacts
 from jobs.ledger.refusals import LONGEST_DELAY_SECONDS, LONGEST_TEXT
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
@@ -165,6 +165,18 @@ def test_who_may_never_take_the_job_is_not_waited_for_for_ever(ledger: Ledger, j
         ledger.beat(other, in_flight=[], lease_seconds=60, facts=WorkerFacts(settings="other", paused=paused))
     assert not any(refuse(ledger, job, "wrong").final for _ in range(20))
     assert refuse(ledger, job, "wrong").final == (other != "good")
+
+
+def test_a_worker_that_cannot_read_the_message_is_not_waited_for_for_ever(ledger: Ledger) -> None:
+    """While a farm is updated: version 3 came with workers that say which sets they hold."""
+    old, new = jobs = [make_job(1), make_job(2, model="ink")]
+    enqueue(ledger, jobs)
+    live(ledger, "of version 2", settings="other")
+    held = (HeldSet(name="ink", engine_set="ab" * 32),)
+    ledger.beat("good", in_flight=[], lease_seconds=60, facts=WorkerFacts(settings="third", sets=held))
+    assert not any(refuse(ledger, one, "wrong").final for one in (old, new) for _ in range(21))
+    ledger.retire("good")
+    assert [refuse(ledger, one, "wrong").final for one in (old, new)] == [False, True]
 
 
 def test_the_delay_doubles_with_each_refusal_of_the_same_worker_and_has_a_limit(ledger: Ledger, job: RenderJob) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from engines.cuda_graph import GraphPool
 from jobs.errors import OutOfMemory, RenderFailed, Requeued
-from tests.worker.loops import Device, kinds, run
+from tests.worker.loops import Device, kinds, larger_than, run
 from tests.worker.samples import sample_spec
 from worker.render.denoisers import Denoisers
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
@@ -158,7 +159,28 @@ def test_a_device_that_is_lost_while_a_set_is_loaded_ends_the_loop() -> None:
     future = loop.submit(sample_spec(1, engine_set="a"))
     with pytest.raises(DeviceLost):
         loop.step()
-    assert isinstance(future.exception(0), Requeued)
+    error = future.exception(0)
+    assert isinstance(error, Requeued)
+    assert not error.blameless  # loading that set may be what the device does not survive
+
+
+@pytest.mark.parametrize("call", ["text", "step", "decode"])
+def test_a_device_that_is_lost_while_another_set_makes_room_leaves_no_future_open(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, devices = several("a", "b")
+    loop.submit(sample_spec(1, engine_set="b"))
+    run(loop)
+
+    def lost() -> None:
+        raise DeviceLost("gone")
+
+    monkeypatch.setattr(devices["b"], "unload", lost)
+    devices["a"].trouble = larger_than(0, call)
+    futures = [loop.submit(sample_spec(number, engine_set="a", steps=1)) for number in range(2, 4)]
+    with pytest.raises(DeviceLost):
+        loop.run(threading.Event())
+    assert kinds(futures) == ["Requeued"] * 2
 
 
 def test_one_pool_of_graph_memory_lives_as_long_as_any_set_has_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
