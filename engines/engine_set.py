@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -153,4 +154,7 @@ def check_weights(manifest: Manifest, weights: str | None) -> None:
     """Raises EngineSetRefused if `weights` are not the ones that the set was built from."""
     built = manifest.source.weights
     if weights is not None and weights != built:
-        raise EngineSetRefused(f"the set was built from other weights: {built[:12]}..., asked for {weights[:12]}...")
+        sentence = f"the set was built from other weights: {built[:12]}..., asked for {weights[:12]}..."
+        if manifest.source.built_with is not None:
+            sentence += f"; it has additions, and was built with {shlex.join(manifest.source.build_words())}"
+        raise EngineSetRefused(sentence)

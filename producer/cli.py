@@ -171,6 +171,12 @@ def sizes(
     *,
     input_format: FormatOption = None,
     again: AgainOption = False,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="As for producer submit, for rows without a prompt.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="As for producer submit, for rows with a quality.")
+    ] = None,
     cover: Annotated[
         float,
         typer.Option("--cover", metavar="SHARE", min=0.0, max=1.0, help="The share of the pictures that shapes cover."),
@@ -185,12 +191,13 @@ def sizes(
 
     Rows whose picture cannot be read are counted with the reasons. --cover 0.95 leaves out the rarest sizes, as long as
     the rest is 95% of the pictures. Exit code 3 says that rows have mistakes, which producer submit would refuse; the
-    others are counted.
+    others are counted. A file that is submitted with --prompt or --format is measured with them.
     """
     with exit_codes(), json_output(json):
         from producer.sizes.command import sizes as run
 
-        code = run(file, cover=cover, input_format=input_format, again=again)
+        defaults = {"prompt": prompt, "format": format}
+        code = run(file, cover=cover, defaults=defaults, input_format=input_format, again=again)
     raise typer.Exit(int(code))
 
 

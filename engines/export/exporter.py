@@ -21,7 +21,7 @@ from engines.build.staging import publish, staging
 from engines.errors import BackendUnavailable, BuildFailed, ExportDiffers
 from engines.export.sizes import OPSET, Sizes
 from engines.files import file_sha256, write_whole
-from engines.manifest import installed_version
+from engines.manifest import TOKENIZER, installed_version
 from engines.model.locate import Weights
 from engines.noise_schedule import NoiseSchedule
 
@@ -92,6 +92,17 @@ class Exported:
         """Whether every run is within a pair of the ladder."""
         return all(comparison.ok for comparison in self.comparisons)
 
+    @property
+    def has_words(self) -> bool:
+        """Whether CLIP has tokens that only the tokenizer.json beside it gives: those of embeddings."""
+        return bool(self.request.weights.additions.embeddings)
+
+    @property
+    def names(self) -> list[str]:
+        """Everything in the folder."""
+        beside = [EXPORT, TOKENIZER] if self.has_words else [EXPORT]
+        return [*beside, *(name for file in self.files for name in file.files)]
+
     def require(self) -> None:
         """Refuse to end as if all were well.
 
@@ -114,6 +125,7 @@ class Exported:
             "weights": self.weights,
             "schedule": self.schedule.model_dump(),
             "scaling_factor": self.scaling_factor,
+            **({"tokenizer": TOKENIZER} if self.has_words else {}),
             "versions": {package: installed_version(package) for package in PACKAGES},
             "graphs": [file.to_json() for file in self.files],
         }
@@ -159,7 +171,7 @@ def export_graphs(request: ExportRequest, report: Report = lambda _: None) -> Ex
         exported = Exported(request, request.weights.digest, schedule, geometry.scaling_factor, files)
         if exported.ok:
             write_whole(folder / EXPORT, json.dumps(exported.to_json(), indent=1))
-            publish(folder, request.out, [EXPORT, *(name for file in exported.files for name in file.files)])
+            publish(folder, request.out, exported.names)
     return exported
 
 
@@ -218,7 +230,8 @@ def check_target(out: Path) -> None:
 def _written(out: Path) -> Iterable[str]:
     """The names that an earlier export left there."""
     try:
-        graphs = json.loads((out / EXPORT).read_text(encoding="utf-8"))["graphs"]
-        return [EXPORT, *(name for graph in graphs for name in graph["files"])]
-    except (OSError, ValueError, LookupError, TypeError):
+        record = json.loads((out / EXPORT).read_text(encoding="utf-8"))
+        beside = [EXPORT, TOKENIZER] if record.get("tokenizer") == TOKENIZER else [EXPORT]
+        return [*beside, *(name for graph in record["graphs"] for name in graph["files"])]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
 from jobs.settings import load_settings
+from producer.bucket_csv import local_or_bucket
 from producer.console import row_progress, write_json
 from producer.exits import Exit
 from producer.sizes.pictures import Pictures
@@ -22,22 +23,31 @@ BATCH = "sizes"  # no batch is made: a name for the request
 NO_PROMPT = "-"  # of a folder's pictures, whose sizes depend on none
 
 
-def sizes(file: Path | str, *, cover: float = 1.0, input_format: str | None = None, again: bool = False) -> Exit:
+def sizes(
+    file: Path | str,
+    *,
+    cover: float = 1.0,
+    defaults: Mapping[str, str | None] | None = None,
+    input_format: str | None = None,
+    again: bool = False,
+) -> Exit:
     """Run the command; prints, and returns the exit code. `cover`: the share of pictures that the shapes shall cover.
 
-    `input_format` and `again` are as for `producer submit`.
+    `defaults`, `input_format` and `again` are as for `producer submit`; a folder needs no prompt here.
 
     Raises:
         CommandFailed, RenderError, OSError: each becomes its number in exits.py.
     """
     settings = load_settings()
-    is_folder = not again and Path(file).is_dir()
+    path, uri = local_or_bucket(file)
+    is_folder = not again and uri is None and path.is_dir()
+    given = {name: text for name, text in (defaults or {}).items() if text is not None}
     request = Request.resolve(
         settings,
         file=file,
         batch=BATCH,
         dry_run=True,
-        defaults={"prompt": NO_PROMPT} if is_folder else None,
+        defaults={"prompt": NO_PROMPT} | given if is_folder else given,
         input_format=input_format,
         again=again,
     )

@@ -53,11 +53,9 @@ class Pictures:
         try:
             width, height = upright_size(Parts(lambda start, size: self._part(uri, start, size)))
         except TransientError:
-            with self._lock:
-                self._failed[place] += 1
+            self._note(place, failed=True)
             raise
-        with self._lock:
-            self._failed.pop(place, None)
+        self._note(place, failed=False)
         if width * height > self._settings.max_pixels:
             raise SourceTooLarge(
                 f"the picture has {width}x{height} = {width * height:,} pixels; {self._settings.max_pixels:,} are "

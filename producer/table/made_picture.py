@@ -20,6 +20,9 @@ MARK = re.escape(MARKS[0])
 TAKEN_OUT = re.compile(
     rf"https?://[^/?#]*{MARK}|https?://[^?#]*[?#].*{MARK}|s3://[^/]*{MARK}|s3://.*[=]{MARK}", re.DOTALL
 )
+# What a picture of ours leaves out is said, too, so that an option of the command does not change how it is rendered.
+# Its container and its model are for the command to choose.
+LEFT_OUT = {"control": "canny", "long_prompts": "cut", "prompt_syntax": "literal"}
 NOT_PARAMETERS = ("job", "seed")  # what the JSON has beside them; its seed is the sample's
 WEIGHTS = frozenset("()[]")
 NO_EMPHASIS = ("None", "Ignore")  # how web interfaces call it that brackets weigh nothing
@@ -47,7 +50,8 @@ class MadePicture:
 
 def ours(record: Mapping[str, Any]) -> MadePicture:
     """The row of one sample: its own seed, and no others beside it."""
-    values = {name: _said(name, value) for name, value in record.items() if name not in NOT_PARAMETERS}
+    said = {name: _said(name, value) for name, value in record.items() if name not in NOT_PARAMETERS}
+    values = LEFT_OUT | said
     values |= {"seed": record["seed"], "num_samples": 1}
     problems = [
         (name, SECRET_IS_AWAY)

@@ -38,6 +38,7 @@ class RowChecker:
         self._width = len(columns)
         self._columns = tuple(COLUMNS[name] for name in columns)
         self._defaults = dict(defaults or {})
+        self._may_be_png = "quality" in self._defaults and ("format" in self._defaults or "format" in columns)
         self._base = base
         self._base_uri = base if isinstance(base, str) else base.absolute().as_uri().rstrip("/") + "/"
         self._short = SHORT if len(self._base_uri) < 3 * SHORT else 0
@@ -47,21 +48,26 @@ class RowChecker:
         if record.mistakes or (record.undecoded and not self._names_a_file_here(record)):
             return [*record.mistakes, *record.undecoded]
         problems = [*record.besides, *self._surplus(record)]
-        values: dict[str, Value] = self._defaults.copy()
+        said: dict[str, Value] = {}
         for column, cell in zip(self._columns, record.cells, strict=False):
             if not cell or cell.isspace():
                 continue
             try:
-                values[column.name] = self._image(cell) if column.name in PICTURES else column.parse(cell)
+                said[column.name] = self._image(cell) if column.name in PICTURES else column.parse(cell)
             except (ValueError, InvalidJob) as error:
                 problems.append(self._refused(record, column.name, cell, str(error)))
-        if "quality" in self._defaults and "format" in values and values["format"] == "png":
-            values.pop("quality")  # the option is for the rows that can take it
         try:
-            parameters = RenderParameters.model_validate(values)
+            parameters = RenderParameters.model_validate(self._with_defaults(said))
         except ValidationError as error:
             problems += self._invalid(record, error, {problem.column for problem in problems})
         return problems or parameters
+
+    def _with_defaults(self, said: Mapping[str, Value]) -> dict[str, Value]:
+        """The cells of a row over the defaults. That of quality is for the rows that can take it, if rows differ."""
+        values: dict[str, Value] = {**self._defaults, **said}
+        if self._may_be_png and "quality" not in said and values.get("format", "png") == "png":
+            values.pop("quality")
+        return values
 
     def _image(self, cell: str) -> str:
         if len(cell) < self._short and PLAIN_PATH.fullmatch(cell):

@@ -39,6 +39,16 @@ def test_our_sample_is_rendered_from_its_source_with_its_own_seed(run: Run, ledg
     assert "1 picture says nothing of parameters and was left out (first: a_canny.png)" in ran.stderr
 
 
+def test_options_change_the_container_and_the_model_of_our_pictures_only(run: Run, ledger: Ledger, made: Path) -> None:
+    """The source is rendered with the picture's own parameters, those too that it leaves out at their defaults."""
+    rendered(made / "a_0.png")
+    options = ("--control", "none", "--long-prompts", "chunk", "--prompt-syntax", "weighted", "--model", "mine")
+    assert run("submit", "--again", "made", "--format", "webp", "--quality", "80", *options).code == 0
+    one = jobs(ledger)[1].parameters
+    assert (one.control, one.long_prompts, one.prompt_syntax) == ("canny", "cut", "literal")
+    assert (one.model, one.format, one.quality) == ("mine", "webp", 80)
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 def test_a_picture_of_the_web_interface_is_the_input_itself(run: Run, ledger: Ledger, made: Path, ending: str) -> None:
     path = picture(made / f"00001.{ending}", {"parameters": INFOTEXT})

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from engines import cli
@@ -23,8 +24,10 @@ from engines.export.sizes import MAX_OPSET, MIN_OPSET, Sizes
 from engines.manifest import installed_version
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import Networks, load_networks
+from engines.source import AdditionNames
 from tests.engines.conftest import Ended
 from tests.engines.export.test_graphs import NAMES
+from tests.engines.model.loras import save
 from tests.engines.required import required
 from tests.models import tiny_model
 
@@ -202,6 +205,22 @@ def test_weights_above_the_limit_lie_beside_their_graph(weights: Weights, tmp_pa
     assert exported.files[0].bytes == sum((out / name).stat().st_size for name in exported.files[0].files)
     out.rename(tmp_path / "elsewhere")
     assert len(outputs(tmp_path / "elsewhere", "CLIP", input_ids=torch.ones(1, 77, dtype=torch.int32))) == 1
+
+
+@pytest.mark.usefixtures("only_clip")
+def test_the_tokenizer_of_an_embeddings_word_lies_beside_the_graphs(weights: Weights, tmp_path: Path) -> None:
+    """No other tokenizer gives the tokens that CLIP has for it."""
+    word = save({"emb_params": torch.ones(2, 32)}, tmp_path / "toy.safetensors")
+    source = (str(weights.model), str(weights.controlnet))
+    changed = find_weights(*source, additions=AdditionNames(embeddings=(str(word),)))
+    out = tmp_path / "onnx"
+    assert export_graphs(ExportRequest(changed, out, Sizes())).ok
+    assert json.loads((out / "export.json").read_text())["tokenizer"] == "tokenizer.json"
+    ids = Tokenizer.from_file(str(out / "tokenizer.json")).encode("toy", add_special_tokens=False).ids
+    assert len(ids) == 2
+    assert len(outputs(out, "CLIP", input_ids=torch.tensor([ids], dtype=torch.int32))) == 1
+    assert export_graphs(ExportRequest(weights, out, Sizes())).ok
+    assert sorted(path.name for path in out.iterdir()) == ["CLIP.onnx", "export.json"]
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,15 @@ def test_every_source_of_submit_has_sizes(run: Run, tmp_path: Path) -> None:
     assert piped.record["shapes"] == ["512x512"]
 
 
+def test_a_file_that_needs_options_of_submit_takes_them_here(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(saved("PNG", SQUARE))
+    write(tmp_path, "image,quality\na.png,80\n")
+    assert run("sizes", "jobs.csv").code == 3
+    ran = run("sizes", "jobs.csv", "--prompt", "x", "--format", "jpeg")
+    assert (ran.code, ran.record["shapes"]) == (0, ["512x512"])
+    assert run("sizes", tmp_path.as_uri()).record["shapes"] == ["512x512"]  # a folder by its URI needs none
+
+
 def test_hosts_and_buckets_are_asked_for_headers_only(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: OddStore
 ) -> None:

@@ -245,3 +245,19 @@ def test_defaults_of_a_file_fill_blank_missing_and_short_cells_and_no_other(tmp_
         rows = [checker.check(record) for record in opened.records]
     assert [row.n_prompt for row in rows if isinstance(row, RenderParameters)] == ["grey", "grey", "dull", ""]
     assert {row.a_prompt for row in rows if isinstance(row, RenderParameters)} == {""}
+
+
+@pytest.mark.parametrize("defaults", [{"quality": 70}, {"quality": 70, "format": "webp"}])
+def test_a_quality_for_a_file_is_for_the_rows_that_can_take_it(tmp_path: Path, defaults: dict[str, str | int]) -> None:
+    """A row's own quality is no default: a PNG with one is refused as ever, and so is a file without a format."""
+    text = "image,prompt,format,quality\na.png,x,,\na.png,x,png,\na.png,x,jpeg,\na.png,x,jpeg,90\na.png,x,png,90\n"
+    with table(tmp_path, text) as opened:
+        checker = RowChecker(opened.columns, tmp_path, defaults=defaults)
+        rows = [checker.check(record) for record in opened.records]
+    found = [(row.format, row.quality) if isinstance(row, RenderParameters) else row[0].message for row in rows]
+    first = ("webp", 70) if "format" in defaults else ("png", None)
+    only_in_others = "quality goes with format jpeg or webp; a PNG loses nothing"
+    assert found == [first, ("png", None), ("jpeg", 70), ("jpeg", 90), only_in_others]
+    with table(tmp_path, "image,prompt\na.png,x\n") as opened:
+        (refused,) = [RowChecker(opened.columns, tmp_path, defaults={"quality": 70}).check(r) for r in opened.records]
+    assert isinstance(refused, list)
