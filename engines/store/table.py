@@ -44,10 +44,11 @@ class Listing:
             table.add_column(heading, overflow="fold", no_wrap=heading == HEADINGS[0])
         for each in self.judged:
             table.add_row(*(Text(cell) for cell in _cells(each)))
+        added = [Text(f"{each.stored.digest[:SHORT]}: with {_added(each)}") for each in self.judged if _added(each)]
         reasons = [Text(f"{each.stored.digest[:SHORT]}: {each.why_not}") for each in self.judged if each.why_not]
         notes = [Text(f"{self.bucket.place(each.place)} is no whole set: {each.why}") for each in self.left_out]
         empty = Text(f"there is no engine set in {self.bucket.shown}")
-        return Group(table if self.judged else empty, *reasons, *notes)
+        return Group(table if self.judged else empty, *added, *reasons, *notes)
 
 
 def _to_json(judged: Judged, bucket: Bucket) -> dict[str, object]:
@@ -56,6 +57,8 @@ def _to_json(judged: Judged, bucket: Bucket) -> dict[str, object]:
         "engine_set": stored.digest,
         "uri": bucket.uri(stored.place),
         "weights": manifest.source.weights,
+        "built_with": manifest.source.built_with,
+        "context_chunks": manifest.context_chunks,
         "backend": manifest.backend,
         "version": manifest.versions[manifest.runtime],
         "architecture": manifest.architecture,
@@ -67,6 +70,18 @@ def _to_json(judged: Judged, bucket: Bucket) -> dict[str, object]:
         "fits": judged.why_not is None,
         "why_not": None if judged.why_not is None else str(judged.why_not),
     }
+
+
+def _added(judged: Judged) -> str:
+    """What tells a set from another one of the same model: `ink.safetensors:0.8, clip skip 2, 2 context chunks`."""
+    manifest = judged.stored.manifest
+    made = manifest.source.built_with or {}
+    words = [f"{each['file']}:{each['weight']:g}" for each in made.get("loras", ())]
+    words += [made["vae"]["file"]] if "vae" in made else []
+    words += [f"{each['file']}:{each['word']}" for each in made.get("embeddings", ())]
+    words += [f"clip skip {made['clip_skip']}"] if "clip_skip" in made else []
+    words += [f"{manifest.context_chunks} context chunks"] if manifest.context_chunks > 1 else []
+    return ", ".join(words)
 
 
 def _cells(judged: Judged) -> tuple[str, ...]:

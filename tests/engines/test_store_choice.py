@@ -160,6 +160,8 @@ def test_a_list_says_what_each_set_is_and_whether_it_fits(engines: Callable[...,
         "engine_set": digest,
         "uri": place_of(tmp_path / "set", tmp_path / "root").as_uri(),
         "weights": manifest.source.weights,
+        "built_with": None,
+        "context_chunks": 1,
         "backend": "onnxruntime",
         "version": manifest.versions["onnxruntime"],
         "architecture": None,
@@ -175,6 +177,21 @@ def test_a_list_says_what_each_set_is_and_whether_it_fits(engines: Callable[...,
     for cell in (digest[:12], f"onnxruntime {fits['version']}", "64x64:512x512", "2025-10-09 08:53", "yes", "sm89"):
         assert cell in ended.err
     assert f"{no['engine_set'][:12]}: {no['why_not']}" in ended.err
+
+
+def test_a_list_says_what_was_added_to_a_model(engines: Callable[..., Ended], tmp_path: Path) -> None:
+    def add(manifest: dict[str, Any]) -> None:
+        lora = {"file": "/folder/ink.safetensors", "digest": "ab" * 32, "weight": 0.8}
+        manifest["source"] |= {"loras": [lora], "clip_skip": 2}
+
+    digest = pushed(engines, tmp_path / "set", change=add)
+    ended = engines("list", tmp_path / "root")
+    (listed,) = json.loads(ended.out)["sets"]
+    assert listed["built_with"] == {
+        "loras": [{"file": "ink.safetensors", "digest": "ab" * 32, "weight": 0.8}],
+        "clip_skip": 2,
+    }
+    assert f"{digest[:12]}: with ink.safetensors:0.8, clip skip 2" in ended.err
 
 
 def test_a_set_that_is_not_whole_is_listed_apart_and_never_taken(engines: Callable[..., Ended], tmp_path: Path) -> None:
