@@ -200,5 +200,5 @@ def test_the_page_s_infotext_is_what_we_write() -> None:
 
     label = ModelLabel("dreamshaper_8", "control_v11p_sd15_canny", "0123456789" * 6)
     one = job(prompt="a cat on a sofa", seed=5, image_resolution=512)
-    (shown,) = re.findall(r"```text\n(.*?)\n```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    shown, _grammar = re.findall(r"```text\n(.*?)\n```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert shown == infotext(one, seed=5, width=768, height=512, label=label)
