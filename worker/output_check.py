@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.errors import OutputForbidden, OutputFull, RenderError
 from jobs.job import RenderJob
@@ -95,8 +95,13 @@ class OutputCheck:
 
     def _suspect(self, failing: Failing) -> None:
         with self._lock:
+            if self._failing is not None:
+                if self._failing.place == failing.place and failing.size > self._failing.size:
+                    # Of the pictures that met the full disk, the smallest may fit in again before the others do.
+                    self._failing = replace(self._failing, size=failing.size)
+                return
             place, at = self._checked
-            if self._failing is not None or (place == failing.place and time.monotonic() < at + CHECKED_SECONDS):
+            if place == failing.place and time.monotonic() < at + CHECKED_SECONDS:
                 return
             problem = self.probe.problem(failing.place, size=failing.size)
             self._checked = failing.place, time.monotonic()

@@ -192,6 +192,7 @@ def test_jobs_fail_with_a_sentence_where_the_bucket_is_missing_or_the_key_is_wro
     site.start()
     eventually(lambda: site.ledger.counts("b").failed == 1)
     site.started[0].kill()
+    eventually(lambda: not site.ledger.workers(), what="the killed worker's lease has ended: nobody waits for it")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-wrong-key")
     enqueue(site.ledger, [site_job(site, 2, f"s3://{bucket}/out")])
     site.start()

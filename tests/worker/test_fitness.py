@@ -33,8 +33,10 @@ class Disk(MemoryStore):
         self.problem: RenderError | None = None
         self.where = ""
         self.room: int | None = None
+        self.tried: list[int] = []  # bytes
 
     def write(self, uri: str, data: bytes, content_type: str) -> None:
+        self.tried.append(len(data))
         if self.problem is not None and uri.startswith(self.where):
             raise self.problem
         if self.room is not None and len(data) > self.room:
@@ -141,6 +143,21 @@ def test_a_full_disk_is_checked_with_as_many_bytes_as_did_not_fit(fitness: Fitne
     eventually(lambda: fitness.paused is None)
     fitness.stop()
     assert disk.objects["s3://own/out/.render-probe"] == TEXT  # and nothing large is left
+
+
+def test_of_several_pictures_that_met_a_full_disk_the_largest_must_fit_in(fitness: Fitness, disk: Disk) -> None:
+    disk.room = 5  # not even for the probe: other jobs were writing
+    for size in (13, 5000, 70):
+        error = OutputFull("no space left")
+        error.needed_bytes = size
+        fitness.saw(error, OWN)
+    disk.tried.clear()
+    fitness.start()
+    eventually(lambda: disk.tried)
+    assert set(disk.tried) == {5000}
+    disk.room = 6000
+    eventually(lambda: fitness.paused is None)
+    fitness.stop()
 
 
 @pytest.mark.parametrize(
