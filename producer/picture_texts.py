@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 from PIL import ExifTags, Image
 
@@ -47,21 +48,50 @@ def _texts_of_exif(image: Image.Image) -> dict[str, str]:
     except DAMAGED_EXIF:
         return {}
     texts = {}
-    if isinstance(comment, (bytes, tuple)) and (text := _comment(bytes(comment))):
+    if text := user_comment(comment):
         texts[PARAMETERS] = text
     if isinstance(description, str) and description.startswith("{"):  # cameras put a title there
         texts[RENDER] = description
     return texts
 
 
-def _comment(comment: bytes) -> str:
-    """A UserComment as text. Without one of the known headers it is UTF-8, as the web interface reads it."""
-    code, text = comment[:CODE_BYTES], comment[CODE_BYTES:]
+def user_comment(value: object) -> str:
+    """EXIF's UserComment as text: eight bytes that name its encoding, then the text; '' for what is no text.
+
+    Without one of the known names it is UTF-8, as the web interface reads it.
+    """
+    value = _as_bytes(value)
+    if not isinstance(value, bytes):
+        return exif_text(value)
+    code, text = value[:CODE_BYTES], value[CODE_BYTES:]
     if code == UNICODE:
-        # Some programs use the order of the EXIF's numbers, and piexif always this one. Latin letters tell: their
-        # other byte is 0.
-        is_little = text[1::2].count(0) > text[::2].count(0)
-        return text.decode("utf-16-le" if is_little else "utf-16-be", "replace").rstrip("\0")
+        return _utf16(text)
     if code.rstrip(b"\0") == b"ASCII" or code == UTF8:
-        return text.decode("utf-8", "replace").rstrip("\0")
-    return comment.decode("utf-8", "ignore").rstrip("\0")
+        return exif_text(text)
+    return value.decode("utf-8", "ignore").rstrip("\0")
+
+
+def exif_text(value: object, *, utf16: bool = False) -> str:
+    """A value of EXIF as text, from UTF-8 or UTF-16 where it is bytes; '' for what is no text."""
+    value = _as_bytes(value)
+    if isinstance(value, bytes):
+        value = _utf16(value) if utf16 else value.decode("utf-8", "replace")
+    return value.rstrip("\0") if isinstance(value, str) else ""
+
+
+def _as_bytes(value: object) -> object:
+    """Bytes instead of a tuple of them: Pillow gives either, by the type that the file names."""
+    is_bytes = isinstance(value, tuple) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value)
+    return bytes(cast("tuple[int, ...]", value)) if is_bytes else value
+
+
+def _utf16(data: bytes) -> str:
+    """UTF-16 in the order that its mark says, or else in which its Latin letters are letters.
+
+    Some programs use the order of the EXIF's numbers, and piexif always big-endian. The other byte of a Latin letter
+    is 0.
+    """
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace").rstrip("\0")
+    is_little = data[1::2].count(0) > data[::2].count(0)
+    return data.decode("utf-16-le" if is_little else "utf-16-be", "replace").rstrip("\0")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
+
+from producer.picture_texts import DAMAGED_EXIF, exif_text, user_comment, without_warnings
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TEXTS = (b"tEXt", b"iTXt", b"zTXt")
@@ -25,12 +26,8 @@ OUR_KEYS = frozenset({"image", "prompt", "job", "seed"})
 # EXIF: the tags that tools write texts into. Two of them are in a part of its own.
 EXIF_PART, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 IMAGE_DESCRIPTION, XP_COMMENT = 0x010E, 0x9C9C
-ENCODING_BYTES = 8  # at the beginning of a UserComment: its encoding's name
 # What Pillow raises for a file that is no picture, or has damaged EXIF.
-UNREADABLE = (
-    *(OSError, Image.DecompressionBombError, ValueError, SyntaxError, EOFError),
-    *(LookupError, TypeError, ArithmeticError, struct.error),
-)
+UNREADABLE = (*DAMAGED_EXIF, Image.DecompressionBombError)
 
 
 class DamagedText(ValueError):
@@ -116,41 +113,14 @@ def _unpacked(data: bytes, keyword: str) -> bytes:
 def _exif_texts(path: Path) -> Iterator[str]:
     """The texts that the EXIF of a JPEG or a WebP holds; none where it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a picture's size: it is not decoded here
-            with Image.open(path, formats=("JPEG", "WEBP")) as image:
-                exif = image.getexif()
-                inner = exif.get_ifd(EXIF_PART)
+        # Pillow warns of a picture's size, and this one is not decoded.
+        with without_warnings(), Image.open(path, formats=("JPEG", "WEBP")) as image:
+            exif = image.getexif()
+            inner = exif.get_ifd(EXIF_PART)
         values = (inner.get(USER_COMMENT), exif.get(IMAGE_DESCRIPTION), exif.get(XP_COMMENT), inner.get(MAKER_NOTE))
     except UNREADABLE:
         return
     for number, value in enumerate(values):
-        text = _comment(value) if number == 0 else _text(value, utf16=number == 2)
+        text = user_comment(value) if number == 0 else exif_text(value, utf16=number == 2)
         if text and len(text) <= LONGEST_TEXT:
             yield text
-
-
-def _comment(value: object) -> str:
-    """A UserComment: eight bytes that name its encoding, then the text."""
-    if not isinstance(value, bytes):
-        return _text(value)
-    encoding, text = value[:ENCODING_BYTES], value[ENCODING_BYTES:]
-    if encoding == b"UNICODE\0":
-        return _utf16(text)
-    return _text(text if encoding in (b"ASCII\0\0\0", bytes(ENCODING_BYTES)) else value)
-
-
-def _text(value: object, *, utf16: bool = False) -> str:
-    if isinstance(value, tuple) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value):
-        value = bytes(value)
-    if isinstance(value, bytes):
-        value = _utf16(value) if utf16 else value.decode("utf-8", "replace")
-    return value.rstrip("\0") if isinstance(value, str) else ""
-
-
-def _utf16(data: bytes) -> str:
-    """UTF-16 in the order that its mark says, or else in which its ASCII letters are letters: tools write both."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace").rstrip("\0")
-    is_little = data[1::2].count(0) > data[0::2].count(0)
-    return data.decode("utf-16-le" if is_little else "utf-16-be", "replace").rstrip("\0")

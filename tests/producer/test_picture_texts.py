@@ -38,8 +38,10 @@ def picture(format_: str, **options: object) -> Image.Image:
         exif(bytes(8) + TEXT.encode()),
         exif(TEXT.encode()),
         exif(b"UNICODE\0" + TEXT.encode("utf-16-be"), kind=1),  # Pillow gives it the type of bytes
+        exif(b"UNICODE\0" + b"\xff\xfe" + TEXT.encode("utf-16-le")),
+        exif(b"UNICODE\0" + b"\xfe\xff" + TEXT.encode("utf-16-be"), "<"),
     ],
-    ids=["piexif", "little-endian file", "little-endian text", "no code", "no header", "bytes"],
+    ids=["piexif", "little-endian file", "little-endian text", "no code", "no header", "bytes", "mark LE", "mark BE"],
 )
 def test_a_comment_is_read_however_it_is_written(format_: str, data: bytes) -> None:
     assert texts_of(picture(format_, exif=data)) == {"parameters": TEXT}
