@@ -11,7 +11,7 @@ from producer.exits import CommandFailed, Exit
 from producer.table.columns import COLUMNS, Value, parse_prompt
 
 PROMPTS = ("prompt", "a_prompt", "n_prompt")
-# What an option that is left out says, as text: to give the default is to give nothing.
+# The text of each option that is left out. Giving the default counts as leaving the option out.
 UNSAID = {
     "a_prompt": DEFAULT_A_PROMPT,
     "n_prompt": DEFAULT_N_PROMPT,

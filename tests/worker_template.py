@@ -2,7 +2,7 @@
 
 Imports are three quarters of the processor time that a worker with stub engines takes to start and stop, and the tests
 start hundreds. Run as `python -m tests.worker_template FD`, with one end of a socket pair; tests/worker_process.py has
-the other. What a fork cannot show, the command line and the imports themselves, tests start afresh.
+the other. A fork shows nothing about the command line or the imports, so tests of those start a new process.
 """
 
 from __future__ import annotations

@@ -264,11 +264,12 @@ def test_without_the_right_to_list_a_look_says_not_known_and_the_rest_works(stor
 
 def test_a_job_that_starts_a_second_time_is_rendered_where_the_keys_may_not_list(site: Site, store: OddStore) -> None:
     store.refuse = may_not_list(store)
-    job = make_job(1, output="s3://bucket/out", image=site.picture.as_uri(), prompt="takes 0.5 s")
+    job = make_job(1, output="s3://bucket/out", image=site.picture.as_uri(), prompt=site.until_finished)
     enqueue(site.ledger, [job])
     first = site.start()
     eventually(lambda: site.ledger.counts("b").running == 1, what="the first start")
     first.kill()
+    site.finish()
     site.start()
 
     def done() -> bool:
