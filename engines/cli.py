@@ -88,7 +88,14 @@ Backend = Annotated[
         help="auto: the best that runs on this machine.",
     ),
 ]
-Precision = Annotated[Literal["fp16", "fp32"] | None, typer.Option(help=f"Without it: {_usual_precisions()}.")]
+Precision = Annotated[Literal["fp8", "fp16", "fp32"] | None, typer.Option(help=f"Without it: {_usual_precisions()}.")]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CSV",
+        help="For fp8: files and prompts to calibrate with, in the columns image and prompt. Without: random shapes.",
+    ),
+]
 Capability = Annotated[
     str | None,
     typer.Option(
@@ -156,6 +163,7 @@ def build(
     backend: Backend = registry.AUTO,
     precision: Precision = None,
     compute_capability: Capability = None,
+    calibrate: Calibrate = None,
     jobs: Jobs = None,
     reuse: Reuse = None,
 ) -> None:
@@ -177,6 +185,7 @@ def build(
         compute_capability=compute_capability,
         tokenizer=tokenizer,
         original_config=original_config,
+        calibrate=calibrate,
         jobs=jobs,
         additions=added(lora, vae, embedding, clip_skip),
         reuse=tuple(reuse or ()),

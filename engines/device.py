@@ -34,7 +34,7 @@ def dtype_of(precision: Precision) -> torch.dtype:
     """The dtype of a set's floating tensors."""
     import torch
 
-    return {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    return {"fp32": torch.float32, "fp16": torch.float16, "fp8": torch.float16}[precision]
 
 
 def has_gpu() -> bool:

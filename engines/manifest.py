@@ -21,8 +21,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 EXPORT = "export"
+BUILT_IN_SUBJECTS = "built-in"  # the source of a calibration without a CSV
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "fp8"]
 
 
 class _Record(BaseModel):
@@ -54,6 +55,17 @@ class Component(_Record):
         return {name: sha for files in opened for name, sha in files.items()}
 
 
+class Calibration(_Record):
+    """What the inputs of a quantized set's layers are divided by, and the pictures that were drawn to find out.
+
+    `source` is the CSV that named them, or 'built-in'; `digest` is that of the CSV and its pictures.
+    """
+
+    source: str
+    digest: str
+    input_scales: dict[str, dict[str, float]]  # by component and layer
+
+
 class Manifest(_Record):
     """Everything in manifest.json.
 
@@ -61,6 +73,8 @@ class Manifest(_Record):
     `versions` are the packages that made the files; the one in `runtime` ('onnxruntime', 'tensorrt', ...) must be the
     same where the set is loaded. `architecture` is None for files that run anywhere, else 'sm89', 'cpu-avx2', ...
     `kernels` has the keys by which a backend finds its compiled kernels; it is not part of the digest.
+    `precision` is that of the engines' inputs and outputs, and of most arithmetic; fp8 sets have quantized layers in a
+    float16 network, and only they have a `calibration`.
     `schedule` is None in sets that were built before schedules were read: they are rendered with SD1.5's.
     """
 
@@ -77,12 +91,13 @@ class Manifest(_Record):
     components: dict[str, Component]
     kernels: dict[str, str] = {}
     schedule: NoiseSchedule | None = None
+    calibration: Calibration | None = None
 
     @model_serializer(mode="wrap")
     def _without_empty_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A set without kernels or schedule is written as before these fields existed: older versions read it."""
+        """A set that has none of these is written as before the fields existed: older versions read it."""
         fields: dict[str, Any] = serialize(self)
-        for name in ("kernels", "schedule"):
+        for name in ("kernels", "schedule", "calibration"):
             if not fields.get(name):
                 fields.pop(name, None)
         return fields
@@ -144,6 +159,8 @@ class Manifest(_Record):
         words = self.source.build_words()
         words += [word for profile in self.profiles for word in ("--shape", profile.text)]
         words += ["--max-batch", str(self.max_batch), "--backend", self.backend, "--precision", self.precision]
+        if self.calibration is not None and self.calibration.source != BUILT_IN_SUBJECTS:
+            words += ["--calibrate", self.calibration.source]
         words += ["--context-chunks", str(self.context_chunks)] * (self.context_chunks > 1)
         return shlex.join(["engines", "build", *words, "--out", str(out)])
 

@@ -50,6 +50,7 @@ DATA_OF_THE_ENGINES = ("engines.spec", "engines.noise_schedule")
 # here is shared by all layers (a device, a progress bar), and may import only what is shared.
 ENGINE_LAYERS = (
     "engines/model",
+    "engines/sampler",
     "engines/backends",
     "engines/fit.py",
     "engines/engine_set.py",

@@ -51,6 +51,7 @@ class Backend(ABC):
     precision_help: ClassVar[str]  # `usual_precision` in words, for --help
     takes_capability: ClassVar[bool] = False  # whether --compute-capability may name the GPU to build for
     takes_ranges: ClassVar[bool] = True  # whether a profile may be a range of sizes
+    takes_calibration: ClassVar[bool] = False  # whether it has --precision fp8, whose sets are calibrated
     compiles: ClassVar[bool] = False  # whether stages compile in processes of their own, whose number --jobs sets
 
     @abstractmethod
@@ -111,6 +112,11 @@ class Backend(ABC):
         """
         del max_batch
         return ()
+
+    def input_scales(self, folder: Path, manifest: Manifest) -> dict[str, dict[str, float]]:
+        """What the inputs of quantized layers are divided by, by component and layer, as the set's files say."""
+        del folder, manifest
+        return {}
 
     def kernel_keys(self, recipe: Recipe) -> dict[str, str]:
         """Name -> key of each compiled kernel, for the manifest: at load they tell whether kernels still match."""

@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engines.device import dtype_of
 from engines.manifest import TOKENIZER, Precision
 from engines.model.locate import Weights
 from engines.noise_schedule import NoiseSchedule
+from engines.sampler.source import SubjectSource
 from engines.spec import ComponentSpec, Geometry, Profile, component_specs
 
 if TYPE_CHECKING:
     from engines.model.networks import Networks
     from engines.model.tokenizer import SpecialTokens
     from engines.model.words import Word
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Recipe:
     profiles: tuple[Profile, ...]
     architecture: str | None
     versions: dict[str, str]
+    calibration: str | None = None  # digest of what a quantized set is calibrated with
 
     @property
     def context_chunks(self) -> int:
@@ -42,13 +46,17 @@ class Recipe:
 class BuildContext:
     """What stages are made with: the weights, the folder that becomes the set, and the networks, read once."""
 
-    def __init__(self, weights: Weights, folder: Path, precision: Precision) -> None:
+    def __init__(
+        self, weights: Weights, folder: Path, precision: Precision, subject_source: SubjectSource | None = None
+    ) -> None:
         self.weights = weights
+        self.subject_source = SubjectSource() if subject_source is None else subject_source
         self.folder = folder
         self.precision = precision
         self.specs: dict[str, ComponentSpec] = {}  # by component, from `describe` on
         self._networks: Networks | None = None
         self._modules: dict[str, Any] = {}
+        self._made: dict[str, Any] = {}
 
     def describe(self, geometry: Geometry, *, context_chunks: int = 1) -> None:
         """Set the model's sizes; stages of components come after this."""
@@ -100,6 +108,13 @@ class BuildContext:
 
             self._networks = load_networks(self.weights, dtype=dtype_of(self.precision))
         return self._networks
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """What `make` gives, made at the first call: for what the stages of several components need."""
+        if name not in self._made:
+            self._made[name] = make()
+        made: T = self._made[name]
+        return made
 
     def module(self, component: str) -> Any:
         """One component's torch module; a stage may change it for the stages after it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -19,11 +19,12 @@ from engines.backends.recipe import BuildContext, BuildStage, CompileJob, Recipe
 from engines.build.origin import source_of
 from engines.build.recipe import recipe_for, tokenizer_stage
 from engines.build.staging import PROGRESS, check_target, link, publish, staging
-from engines.errors import EngineSetRefused, ModelRefused
+from engines.errors import BackendUnavailable, EngineSetRefused, ModelRefused
 from engines.files import file_sha256, write_whole
-from engines.manifest import Component, Manifest, Precision, Stage, json_key, load_manifest
+from engines.manifest import Calibration, Component, Manifest, Precision, Stage, json_key, load_manifest
 from engines.model.locate import find_weights
 from engines.noise_schedule import NoiseSchedule
+from engines.sampler.source import SubjectSource
 from engines.source import NO_ADDITIONS, AdditionNames
 from engines.spec import COMPONENTS, Geometry, Profile
 
@@ -46,6 +47,7 @@ class BuildRequest:
     original_config: str | None = None  # of single-file checkpoints; None: SD1.5's
     jobs: int | None = None  # processes that compile; None: half as many as cores
     additions: AdditionNames = NO_ADDITIONS  # LoRAs, another VAE, embeddings, clip skip
+    calibrate: Path | None = None  # a CSV for quantized sets; None: random shapes
     reuse: tuple[Path, ...] = ()  # finished sets whose stages are taken over where they are the same
 
 
@@ -96,9 +98,14 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
     recipe = recipe_for(
         request.backend, precision=request.precision, profiles=request.profiles, capability=request.compute_capability
     )
+    subjects = SubjectSource(request.calibrate)
+    if request.precision == "fp8":
+        recipe = replace(recipe, calibration=subjects.digest)
+    elif request.calibrate is not None:
+        raise BackendUnavailable("--calibrate is for --precision fp8; other sets need no calibration")
     check_target(request.out)
     with staging(request.out) as folder:
-        builder = _Builder(request, recipe, BuildContext(weights, folder, request.precision), report)
+        builder = _Builder(request, recipe, BuildContext(weights, folder, request.precision, subjects), report)
         manifest = builder.manifest()
         old = builder.old
         if builder.ran == 0 and old is not None and (old.digest, old.schedule) == (manifest.digest, manifest.schedule):
@@ -138,7 +145,7 @@ class _Builder:
             name: Component(spec=self.context.specs[name], stages=self._stages(name, stages))
             for name, stages in planned.items()
         }
-        return Manifest(
+        manifest = Manifest(
             backend=self.recipe.backend,
             runtime=self.recipe.runtime,
             precision=self.recipe.precision,
@@ -152,6 +159,14 @@ class _Builder:
             kernels=self._backend.kernel_keys(self.recipe),
             schedule=schedule,
         )
+        return manifest.model_copy(update={"calibration": self._calibration(manifest)})
+
+    def _calibration(self, manifest: Manifest) -> Calibration | None:
+        digest = self.recipe.calibration
+        if digest is None:
+            return None
+        scales = self._backend.input_scales(self.folder, manifest)
+        return Calibration(source=self.context.subject_source.text, digest=digest, input_scales=scales)
 
     def _stages(self, component: str, planned: Sequence[BuildStage]) -> dict[str, Stage]:
         stages: dict[str, Stage] = {}
@@ -252,9 +267,9 @@ def check_timesteps(schedule: NoiseSchedule, precision: Precision) -> None:
     Raises:
         ModelRefused: half precision has every whole number up to 2048 only.
     """
-    if precision == "fp16" and schedule.num_train_timesteps > HALF_PRECISION_INTEGERS:
+    if precision != "fp32" and schedule.num_train_timesteps > HALF_PRECISION_INTEGERS:
         raise ModelRefused(
-            f"the model has {schedule.num_train_timesteps} training timesteps, and fp16 engines take at most "
+            f"the model has {schedule.num_train_timesteps} training timesteps, and {precision} engines take at most "
             f"{HALF_PRECISION_INTEGERS}; build with --precision fp32"
         )
 

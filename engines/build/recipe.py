@@ -30,6 +30,11 @@ def recipe_for(
             f"--compute-capability is for {takers}; {backend.name} sets are built on the machine, or the kind of "
             "machine, that runs them"
         )
+    if precision == "fp8" and not backend.takes_calibration:
+        takers = ", ".join(each.name for each in registry.backends() if each.takes_calibration)
+        raise BackendUnavailable(
+            f"--precision fp8 is for --backend {takers}; {backend.name} sets take {backend.precision_help}"
+        )
     return backend.recipe(precision=precision, profiles=profiles, capability=capability)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from engines.check.contact_sheet import Row, write_sheet
 from engines.check.inception import Inception, perceptual_distance
 from engines.check.perception import flip, has_flip, ssim
-from engines.check.score import Distance, ScoreRequest, distance, edges_for, rendered_by_both, shapes_for
+from engines.check.score import Distance, ScoreRequest, distance, rendered_by_both
+from engines.sampler.subjects import edges_for, shapes_for
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -1,6 +1,6 @@
 """`engines score`: how far the pictures of one set are from another's, for the same seeds, prompts and edges.
 
-Noise, schedule and guidance are those of docs/lifecycle.md. The schedule is diffusers' own, not the worker's.
+The sampling loop is sampler/sample.py's, with diffusers' own schedule, not the worker's.
 """
 
 from __future__ import annotations
@@ -9,27 +9,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import EngineSetRefused
-from engines.model.libraries import library, quiet_libraries
-from engines.noise_schedule import NoiseSchedule
-from engines.spec import CONTROLS
-
-PROMPTS = (
-    "a photograph of a lighthouse by the sea at sunset, best quality, extremely detailed",
-    "an oil painting of a cat on a chair, best quality, extremely detailed",
-    "a pencil drawing of an old bridge in the snow, best quality, extremely detailed",
-    "a portrait of an astronaut, studio light, best quality, extremely detailed",
-)
-NEGATIVE = "longbody, lowres, bad anatomy, bad hands, missing fingers"
-GUIDANCE = 9.0
+from engines.sampler.sample import sample
+from engines.sampler.subjects import built_in
 
 
 @dataclass(frozen=True)
@@ -110,81 +97,8 @@ def pictures(engines: EngineSet, request: ScoreRequest) -> Iterator[np.ndarray]:
 
 @torch.inference_mode()
 def _picture(engines: EngineSet, request: ScoreRequest, seed: int) -> np.ndarray:
-    dtype = engines.io_dtype
-    latents = _noise(engines, request, seed)
-    edges = torch.from_numpy(edges_for(request.height, request.width, seed)).to(engines.device, dtype) / 255
-    hint = edges.expand(1, 3, -1, -1).contiguous()
-    constant = {
-        "context": _context(engines, PROMPTS[seed % len(PROMPTS)]),
-        "guided_hint": engines.engine("hint")({"hint": hint})["guided_hint"].repeat(2, 1, 1, 1),
-        "control_scales": torch.ones(2, CONTROLS, device=engines.device, dtype=dtype),
-    }
-    scheduler = _scheduler(engines.noise_schedule, request.steps)
-    for time in scheduler.timesteps:
-        step = {
-            "x_noisy": latents.to(dtype).repeat(2, 1, 1, 1),
-            "timestep": torch.full((2,), float(time), device=engines.device, dtype=dtype),
-        }
-        predicted = engines.predict(constant | step)["latent"].float()
-        unconditional, conditional = predicted.chunk(2)
-        guided = unconditional + GUIDANCE * (conditional - unconditional)
-        latents = scheduler.step(guided, time, latents).prev_sample
-    scaled = (latents / engines.geometry.scaling_factor).to(dtype)
+    latents = sample(engines, built_in(request.height, request.width, seed), steps=request.steps)
+    scaled = (latents / engines.geometry.scaling_factor).to(engines.io_dtype)
     image = engines.engine("decoder")({"latent": scaled})["image"][0].float().cpu()
     pixels: np.ndarray = (image * 127.5 + 127.5).clip(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     return pixels
-
-
-def _noise(engines: EngineSet, request: ScoreRequest, seed: int) -> Tensor:
-    """Drawn on the CPU in float32: the same for every backend."""
-    shape = (1, engines.geometry.latent_channels, request.height // 8, request.width // 8)
-    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).to(engines.device)
-
-
-def _context(engines: EngineSet, prompt: str) -> Tensor:
-    """The negative prompt and `prompt`, encoded: [2,77,C]."""
-    from tokenizers import Tokenizer
-
-    tokenizer, geometry = Tokenizer.from_file(str(engines.tokenizer_path)), engines.geometry
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    rows = []
-    for text in (NEGATIVE, prompt):
-        ids = tokenizer.encode(text, add_special_tokens=False).ids[: geometry.context_length - 2]
-        padding = [geometry.pad_token_id] * (geometry.context_length - 2 - len(ids))
-        rows.append([geometry.bos_token_id, *ids, geometry.eos_token_id, *padding])
-    encode = engines.engine("clip")
-    texts = torch.split(torch.tensor(rows, device=engines.device), 1)
-    return torch.cat([encode({"input_ids": text})["last_hidden_state"] for text in texts])
-
-
-def _scheduler(schedule: NoiseSchedule, steps: int) -> Any:
-    try:
-        with quiet_libraries():
-            scheduler = library("diffusers").DDIMScheduler(**schedule.model_dump(), clip_sample=False)
-        scheduler.set_timesteps(steps)
-    except ValueError as error:
-        raise EngineSetRefused(f"{steps} steps cannot be rendered: {error}") from error
-    if int(scheduler.timesteps.max()) >= schedule.num_train_timesteps:
-        raise EngineSetRefused(f"{steps} steps cannot be rendered: the first would be after the last training timestep")
-    return scheduler
-
-
-def edges_for(height: int, width: int, seed: int) -> np.ndarray:
-    """Canny edges of a few random shapes: uint8 [H, W], 0 or 255. The seed decides the shapes."""
-    edges: np.ndarray = cv2.Canny(shapes_for(height, width, seed), 100, 200)
-    return edges
-
-
-def shapes_for(height: int, width: int, seed: int) -> np.ndarray:
-    """A few random shapes in grey: uint8 [H, W]."""
-    random = np.random.default_rng(seed)
-    canvas = np.full((height, width), 128, np.uint8)
-    for _ in range(8):
-        left, top, right, bottom = (int(random.integers(0, side)) for side in (width, height, width, height))
-        shade = int(random.integers(0, 256))
-        if random.random() < 0.5:
-            cv2.rectangle(canvas, (left, top), (right, bottom), shade, -1)
-        else:
-            cv2.circle(canvas, (left, top), min(height, width) // 6 + right % 16, shade, -1)
-    return canvas

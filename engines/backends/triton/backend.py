@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engines.backends.protocol import Backend, Runtime
 from engines.backends.recipe import BuildContext, BuildStage, CompileJob, Recipe
-from engines.backends.stages import NETWORK_PACKAGES, constants_stage, made_by, versions_of
-from engines.device import Placement, architecture_of, build_device, dtype_of
+from engines.backends.stages import (
+    CONSTANTS,
+    CONSTANTS_REVISION,
+    NETWORK_PACKAGES,
+    constants_stage,
+    made_by,
+    versions_of,
+)
+from engines.device import Placement, architecture_of, build_device
 from engines.errors import BackendUnavailable
 from engines.files import file_sha256
 from engines.manifest import Manifest, Precision, json_key
@@ -16,6 +24,10 @@ from engines.spec import Profile
 
 # Raise it when kernels differ although their inputs are the same.
 KERNELS_REVISION = 1
+# Raise it when quantized constants differ although their inputs are the same.
+QUANTIZED_REVISION = 1
+QUANTIZED_FROM = 89  # the first compute capability with e4m3
+QUANTIZED_COMPONENTS = ("controlnet", "unet")
 
 
 class TritonBackend(Backend):
@@ -23,6 +35,7 @@ class TritonBackend(Backend):
 
     name = "triton"
     precision_help = "fp16"
+    takes_calibration = True
     compiles = True
 
     def preference(self, *, gpu: bool) -> int:
@@ -34,21 +47,40 @@ class TritonBackend(Backend):
         return "fp16"
 
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
-        """For the GPU that is here, in float16 only."""
+        """For the GPU that is here, in float16, or with quantized layers where the GPU computes in e4m3."""
         assert capability is None, capability
         device = build_device()
         if device.type != "cuda":
             raise BackendUnavailable(
                 "triton sets are built on the machine, or the kind of machine, that runs them: a GPU"
             )
-        if precision != "fp16":
-            raise BackendUnavailable("triton sets hold float16 kernels; use --precision fp16, or another backend")
+        architecture = architecture_of(device)
+        if precision == "fp32":
+            raise BackendUnavailable("triton sets hold float16 or fp8; use --precision fp16 or fp8, or another backend")
+        if precision == "fp8" and _capability(architecture) < QUANTIZED_FROM:
+            raise BackendUnavailable(
+                f"this GPU ({architecture}) does not compute in fp8, which begins with sm89; use --precision fp16"
+            )
         versions = versions_of([*NETWORK_PACKAGES, self.name])
-        return Recipe(self.name, self.name, precision, tuple(profiles), architecture_of(device), versions)
+        return Recipe(self.name, self.name, precision, tuple(profiles), architecture, versions)
 
     def stages(self, recipe: Recipe, component: str) -> tuple[BuildStage, ...]:
-        """The weights, and the kernels for every size."""
-        return constants_stage(recipe, component), _kernels_stage(recipe, component)
+        """The weights, quantized where the precision says so, and the kernels for every size."""
+        if recipe.precision == "fp8" and component in QUANTIZED_COMPONENTS:
+            return _quantized_stage(recipe, component), _kernels_stage(recipe, component)
+        plain = replace(recipe, precision="fp16")  # these constants are those of a float16 set
+        return constants_stage(plain, component), _kernels_stage(recipe, component)
+
+    def input_scales(self, folder: Path, manifest: Manifest) -> dict[str, dict[str, float]]:
+        """As the files of a quantized set say."""
+        if manifest.precision != "fp8":
+            return {}
+        from engines.backends.triton.stored_scales import scales_in
+
+        return {
+            component: scales_in(folder / next(iter(manifest.components[component].stages[CONSTANTS].files)))
+            for component in QUANTIZED_COMPONENTS
+        }
 
     def kernel_keys(self, recipe: Recipe) -> dict[str, str]:
         """A digest of each kernel's source, which is part of its key in Triton's cache."""
@@ -72,17 +104,36 @@ class TritonBackend(Backend):
         return open_set(folder, manifest, placement)
 
 
+def _quantized_stage(recipe: Recipe, component: str) -> BuildStage:
+    """The constants with quantized layers. Their scales come from pictures, which take all components to draw."""
+
+    def make(context: BuildContext) -> list[Path]:
+        from engines.backends.triton.quantized_build import save_quantized
+
+        return [save_quantized(context, recipe, component)]
+
+    inputs = [QUANTIZED_REVISION, CONSTANTS_REVISION, component, recipe.calibration, made_by(recipe)]
+    return BuildStage(CONSTANTS, inputs, make=make)
+
+
+def _capability(architecture: str) -> int:
+    """'sm89' -> 89."""
+    return int(architecture.removeprefix("sm"))
+
+
 def _kernels_stage(recipe: Recipe, component: str) -> BuildStage:
     def job(context: BuildContext) -> CompileJob:
         from engines.backends.triton.kernel_job import KernelJob
 
         path = context.folder / "kernels" / f"{component}.zip"
-        dtype = dtype_of(recipe.precision)
-        return KernelJob(component, context.specs[component], context.weights, dtype, recipe.profiles, path)
+        spec = context.specs[component]
+        return KernelJob(component, spec, context.weights, recipe.precision, recipe.profiles, path)
 
     profiles = [profile.model_dump() for profile in recipe.profiles]
     versions = made_by(recipe) | {recipe.runtime: recipe.versions[recipe.runtime]}
-    inputs = [KERNELS_REVISION, component, sources_digest(), recipe.architecture, profiles, versions]
+    # Only the kernels of quantized layers differ with the precision.
+    quantized = ["fp8"] if recipe.precision == "fp8" and component in QUANTIZED_COMPONENTS else []
+    inputs = [*quantized, KERNELS_REVISION, component, sources_digest(), recipe.architecture, profiles, versions]
     return BuildStage("kernels", inputs, job=job)
 
 

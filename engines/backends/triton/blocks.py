@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engines.backends.triton import ops
+from engines.backends.triton.operands import Layer
 from engines.backends.triton.parameters import Parameters
 
 
@@ -24,7 +25,7 @@ class Resnet:
         """`deferred`: float32 [C], the bias that the input still lacks."""
         self._deferred_in = deferred
         self._norm1, self._norm2 = at.at("norm1").norm, at.at("norm2").norm
-        self._conv1, self._conv2 = channels_last(at.at("conv1").weight), channels_last(at.at("conv2").weight)
+        self._conv1, self._conv2 = at.layer("conv1"), at.layer("conv2")
         self.inner_bias = at.at("conv1").bias  # added to the time embedding, if there is one
         self.time = at.at("time_emb_proj").linear if "time_emb_proj" in at else None
         self._shortcut: Tensor | None = None
@@ -36,12 +37,15 @@ class Resnet:
 
     def __call__(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """[R,H,W,C] -> [R,H,W,C2]; `time` [R,C2] includes `inner_bias`."""
-        h = ops.group_norm(x, self._deferred_in, self._norm1, silu=True)
-        h = ops.convolved(h, self._conv1)
-        h = ops.group_norm(h, self.inner_bias if time is None else time, self._norm2, silu=True)
-        h = ops.convolved(h, self._conv2)
+        h = ops.group_norm(x, self._deferred_in, self._norm1, silu=True, into=self._conv1)
+        h = ops.product(h, self._conv1)
+        bias = self.inner_bias if time is None else time
+        h = ops.group_norm(h, bias, self._norm2, silu=True, into=self._conv2)
         if self._shortcut is None:
-            return h.add_(x)
+            return ops.product(h, self._conv2, added=x)
+        if self._conv2.quantized is not None:  # our own product adds without another pass over the features
+            return ops.product(h, self._conv2, added=x @ self._shortcut)
+        h = ops.product(h, self._conv2)
         h.view(-1, h.shape[3]).addmm_(x.reshape(-1, x.shape[3]), self._shortcut)
         return h
 
@@ -54,16 +58,16 @@ class Transformer:
         own, cross, feed = block.at("attn1"), block.at("attn2"), block.at("ff", "net")
         self._deferred_in = deferred
         self._norm = at.at("norm").norm
-        self._into, out = at.at("proj_in").matrix, at.at("proj_out")
+        self._into, out = at.layer("proj_in").flat, at.at("proj_out")
         self._heads = own.setting("heads")
         self._norms = [block.at(f"norm{i}").norm for i in (1, 2, 3)]
-        self._own = torch.cat([own.at(name).weight for name in ("to_q", "to_k", "to_v")]).t()
+        self._own = Layer.stacked([own.layer(name) for name in ("to_q", "to_k", "to_v")])
         self._own_out, self._cross_out = (a.at("to_out", 0).matrix for a in (own, cross))
-        self._query = cross.at("to_q").matrix
+        self._query = cross.layer("to_q")
         self._context = contexts.add(cross)
         gated = feed.at(0, "proj")
-        self._up, self._up_bias = ops.in_pairs(gated.weight), ops.in_pairs(gated.bias)
-        self._down = feed.at(2).matrix
+        self._up, self._up_bias = feed.layer(0, "proj").each(ops.in_pairs), ops.in_pairs(gated.bias)
+        self._down = feed.layer(2)
         self._out = out.matrix
         biases = [at.at("proj_in").bias, *(a.at("to_out", 0).bias for a in (own, cross)), feed.at(2).bias]
         self._deferred = list(torch.stack(biases).cumsum(0))  # before each of the norms, and at the end
@@ -76,18 +80,20 @@ class Transformer:
         the cross-attention on there are both.
         """
         rows, height, width, channels = x.shape
-        h = ops.group_norm(x, self._deferred_in, self._norm, silu=False).view(-1, channels) @ self._into
-        n = ops.layer_norm(h, self._deferred[0], self._norms[0])
-        attended = ops.self_attention((n @ self._own).view(rows, -1, 3 * channels), self._heads)
+        n = ops.group_norm(x, self._deferred_in, self._norm, silu=False, into=self._into)
+        h = ops.product(n.view(-1, channels), self._into)
+        n = ops.layer_norm(h, self._deferred[0], self._norms[0], into=self._own)
+        attended = ops.self_attention(ops.product(n, self._own).view(rows, -1, 3 * channels), self._heads)
         h.addmm_(attended.view(-1, channels), self._own_out)
         if double:
             rows, h, x = 2 * rows, h.repeat(2, 1), x.repeat(2, 1, 1, 1)
-        query = ops.layer_norm(h, self._deferred[1], self._norms[1]) @ self._query
+        n = ops.layer_norm(h, self._deferred[1], self._norms[1], into=self._query)
+        query = ops.product(n, self._query)
         key, value = contexts[..., self._context].chunk(2, dim=-1)
         attended = ops.attention(query.view(rows, -1, channels), key, value, self._heads)
         h.addmm_(attended.view(-1, channels), self._cross_out)
-        n = ops.layer_norm(h, self._deferred[2], self._norms[2])
-        h.addmm_(ops.geglu(n, self._up, self._up_bias), self._down)
+        n = ops.layer_norm(h, self._deferred[2], self._norms[2], into=self._up)
+        h = ops.product(ops.geglu(n, self._up, self._up_bias, into=self._down), self._down, added=h)
         x.view(-1, channels).addmm_(h, self._out)
         return x.view(rows, height, width, channels)
 

@@ -12,7 +12,10 @@ import torch
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.kernel_cache import archive_kernels, empty_cache
 from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.quantize import layer_names, quantized
+from engines.device import dtype_of
 from engines.errors import BuildFailed, ModelRefused
+from engines.manifest import Precision
 from engines.model.libraries import quiet_libraries
 from engines.model.locate import Weights
 from engines.model.networks import load_component
@@ -26,7 +29,7 @@ class KernelJob:
     component: str
     spec: ComponentSpec
     weights: Weights
-    dtype: torch.dtype
+    precision: Precision
     profiles: tuple[Profile, ...]
     path: Path
 
@@ -55,14 +58,18 @@ class KernelJob:
 
     def _run(self) -> None:
         with quiet_libraries(), torch.inference_mode():
-            module = load_component(self.component, self.weights, self.dtype).to("cuda")
-            engine = ENGINES[self.component](Parameters.of(module))
+            dtype = dtype_of(self.precision)
+            parameters = Parameters.of(load_component(self.component, self.weights, dtype).to("cuda"))
+            if self.precision == "fp8":  # kernels are the same for all scales
+                names = layer_names(self.component, parameters)
+                parameters = quantized(parameters, dict.fromkeys(names, 1.0))
+            engine = ENGINES[self.component](parameters)
             for batch, height, width in sizes(self.profiles):
                 engine(
                     {
                         tensor.name: torch.zeros(
                             tensor.sized(batch, height=height, width=width),
-                            dtype=torch.int64 if tensor.dtype == "int64" else self.dtype,
+                            dtype=torch.int64 if tensor.dtype == "int64" else dtype,
                             device="cuda",
                         )
                         for tensor in self.spec.inputs

@@ -21,9 +21,9 @@ log = logging.getLogger("engines")
 
 def current_keys(architecture: str | None) -> dict[str, str]:
     """Kernel name -> a digest of its source, which is part of its key in Triton's cache. Needs triton, but no GPU."""
-    from engines.backends.triton.kernels import KERNELS
+    from engines.backends.triton import kernels, products
 
-    keys = {kernel.__name__: kernel.cache_key for kernel in KERNELS}
+    keys = {kernel.__name__: kernel.cache_key for kernel in (*kernels.KERNELS, *products.KERNELS)}
     if architecture == hopper.ARCHITECTURE:
         keys[hopper.NAME] = hopper.cache_key()
     return keys

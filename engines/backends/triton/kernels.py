@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from engines.backends.triton.operands import Features, Norm
+from engines.backends.triton.operands import QUANTIZED, Features, Norm, Quantized
 
 # One program norms a whole group of a picture in registers, up to this many elements.
 WHOLE = 16384
@@ -24,18 +24,19 @@ CHUNK_PIXELS, CHUNKS = 256, 256
 APPLY_PIXELS = 64
 
 
-def group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool) -> Tensor:
-    """As ops.group_norm."""
+def group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool, quantized: Quantized | None = None) -> Tensor:
+    """As ops.group_norm; e4m3 if `quantized`."""
     rows, height, width, channels = x.shape
     pixels = height * width
     size = channels // norm.groups
-    y = torch.empty_like(x)
+    y = _empty_like(x, quantized)
+    inverse = 1.0 if quantized is None else quantized.inverse
     stride = deferred.stride(0) if deferred.dim() == 2 else 0
     padded = triton.next_power_of_2(size)
     whole = triton.next_power_of_2(pixels) * padded
     if whole <= WHOLE:
         _group_norm_whole[(rows, norm.groups)](
-            x, deferred, norm.gamma, norm.beta, y, pixels, stride, norm.eps,
+            x, deferred, norm.gamma, norm.beta, y, pixels, stride, norm.eps, inverse,
             C=channels, SIZE=size, PADDED=padded, PIXELS=triton.next_power_of_2(pixels), SILU=silu,
             num_warps=4 if whole <= 4096 else 8 if whole <= 16384 else 16,
         )  # fmt: skip
@@ -51,14 +52,26 @@ def group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool) -> Tensor
         C=channels, SIZE=size, PADDED=padded, CHUNKS=chunks, num_warps=4,
     )  # fmt: skip
     _apply[(rows, triton.cdiv(pixels, APPLY_PIXELS), blocks)](
-        x, factors, y, pixels, C=channels, CHANNELS=CHANNELS, PIXELS=APPLY_PIXELS, SILU=silu, num_warps=4
+        x, factors, y, pixels, inverse, C=channels, CHANNELS=CHANNELS, PIXELS=APPLY_PIXELS, SILU=silu, num_warps=4
     )
     return y
 
 
+def _empty_like(x: Tensor, quantized: Quantized | None) -> Tensor:
+    return torch.empty_like(x) if quantized is None else torch.empty_like(x, dtype=QUANTIZED)
+
+
+@triton.jit
+def stored(value, inverse, dtype: tl.constexpr):
+    """float32 -> `dtype`. For e4m3 it is divided by its scale, and what is too large becomes the largest value."""
+    if dtype == tl.float8e4nv:
+        value = tl.minimum(tl.maximum(value * inverse, -448.0), 448.0)
+    return value.to(dtype)
+
+
 @triton.jit(do_not_specialize=["pixels", "deferred_stride"])
 def _group_norm_whole(
-    x, deferred, gamma, beta, y, pixels, deferred_stride, eps,
+    x, deferred, gamma, beta, y, pixels, deferred_stride, eps, inverse,
     C: tl.constexpr, SIZE: tl.constexpr, PADDED: tl.constexpr, PIXELS: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     row, group = tl.program_id(0), tl.program_id(1)
@@ -78,7 +91,7 @@ def _group_norm_whole(
     result = centred * scale[None, :] + shift[None, :]
     if SILU:
         result = result * tl.sigmoid(result)
-    tl.store(y + offsets, result.to(y.dtype.element_ty), mask)
+    tl.store(y + offsets, stored(result, inverse, y.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=["pixels", "chunks"])
@@ -128,7 +141,7 @@ def _moments(
 
 @triton.jit(do_not_specialize=["pixels"])
 def _apply(
-    x, factors, y, pixels, C: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, SILU: tl.constexpr
+    x, factors, y, pixels, inverse, C: tl.constexpr, CHANNELS: tl.constexpr, PIXELS: tl.constexpr, SILU: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0)
     pixel = tl.program_id(1) * PIXELS + tl.arange(0, PIXELS)
@@ -140,23 +153,35 @@ def _apply(
     result = tl.load(x + offsets, mask, 0).to(tl.float32) * scale[None, :] + shift[None, :]
     if SILU:
         result = result * tl.sigmoid(result)
-    tl.store(y + offsets, result.to(y.dtype.element_ty), mask)
+    tl.store(y + offsets, stored(result, inverse, y.dtype.element_ty), mask)
 
 
-def layer_norm(x: Tensor, deferred: Tensor, norm: Norm) -> Tensor:
-    """As ops.layer_norm."""
+def layer_norm(x: Tensor, deferred: Tensor, norm: Norm, quantized: Quantized | None = None) -> Tensor:
+    """As ops.layer_norm; e4m3 if `quantized`."""
     count, channels = x.shape
-    y = torch.empty_like(x)
+    y = _empty_like(x, quantized)
+    inverse = 1.0 if quantized is None else quantized.inverse
     padded = triton.next_power_of_2(channels)
     _layer_norm[(triton.cdiv(count, 2),)](
-        x, deferred, norm.gamma, norm.beta, y, count, norm.eps, C=channels, PADDED=padded, EACH=2, num_warps=1
+        x,
+        deferred,
+        norm.gamma,
+        norm.beta,
+        y,
+        count,
+        norm.eps,
+        inverse,
+        C=channels,
+        PADDED=padded,
+        EACH=2,
+        num_warps=1,
     )
     return y
 
 
 @triton.jit(do_not_specialize=["count"])
 def _layer_norm(
-    x, deferred, gamma, beta, y, count, eps, C: tl.constexpr, PADDED: tl.constexpr, EACH: tl.constexpr
+    x, deferred, gamma, beta, y, count, eps, inverse, C: tl.constexpr, PADDED: tl.constexpr, EACH: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0) * EACH + tl.arange(0, EACH)
     channel = tl.arange(0, PADDED)
@@ -168,7 +193,7 @@ def _layer_norm(
     scale = tl.rsqrt(tl.sum(centred * centred, 1) / C + eps)
     gains, shifts = tl.load(gamma + channel, channel < C, 0), tl.load(beta + channel, channel < C, 0)
     result = centred * scale[:, None] * gains[None, :] + shifts[None, :]
-    tl.store(y + offsets, result.to(y.dtype.element_ty), mask)
+    tl.store(y + offsets, stored(result, inverse, y.dtype.element_ty), mask)
 
 
 def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -5,48 +5,128 @@ The torch code here defines what an operation means; the kernels (kernels.py) ar
 
 `deferred` is a deferred bias, float [C], or [R, C] if it differs by row. A bias that is not needed immediately is not
 added where it arises, which would be one more pass over the tensor: the next operation that reads the tensor adds it.
+
+`into` is the layer that reads the result. If it is quantized, the result is divided by its scale, clipped, and e4m3.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from engines.backends.triton import hopper
-from engines.backends.triton.operands import Features, Norm
+from engines.backends.triton.operands import LARGEST, QUANTIZED, Features, Layer, Norm, Quantized
 
 
-def group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool) -> Tensor:
+def group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool, into: Layer | None = None) -> Tensor:
     """GroupNorm of x [R,H,W,C] + deferred; then SiLU, if `silu`."""
     if x.is_cuda:
         from engines.backends.triton import kernels
 
-        return kernels.group_norm(x, deferred, norm, silu=silu)
+        return _for_layer(into, lambda quantized: kernels.group_norm(x, deferred, norm, silu=silu, quantized=quantized))
     full = x.float() + deferred.float().view(-1, 1, 1, x.shape[3])
     result = functional.group_norm(full.permute(0, 3, 1, 2), norm.groups, norm.gamma, norm.beta, norm.eps)
     result = functional.silu(result) if silu else result
-    return result.permute(0, 2, 3, 1).to(x.dtype).contiguous()
+    return _for_layer(into, partial(_converted, result.permute(0, 2, 3, 1), x.dtype))
 
 
-def layer_norm(x: Tensor, deferred: Tensor, norm: Norm) -> Tensor:
+def layer_norm(x: Tensor, deferred: Tensor, norm: Norm, *, into: Layer | None = None) -> Tensor:
     """LayerNorm of x [M,C] + deferred [C]."""
     if x.is_cuda:
         from engines.backends.triton import kernels
 
-        return kernels.layer_norm(x, deferred, norm)
+        return _for_layer(into, lambda quantized: kernels.layer_norm(x, deferred, norm, quantized))
     full = x.float() + deferred.float()
-    return functional.layer_norm(full, full.shape[-1:], norm.gamma, norm.beta, norm.eps).to(x.dtype)
+    result = functional.layer_norm(full, full.shape[-1:], norm.gamma, norm.beta, norm.eps)
+    return _for_layer(into, partial(_converted, result, x.dtype))
 
 
-def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [M,K], weight [2F,K], bias [2F] -> value * gelu(gate) [M,F]; outputs alternate, value and gate (`in_pairs`)."""
-    if x.is_cuda:
+def geglu(x: Tensor, up: Layer, bias: Tensor, *, into: Layer | None = None) -> Tensor:
+    """x [M,K], `up` [2F,K], bias [2F] -> value * gelu(gate) [M,F]; outputs alternate, value and gate (`in_pairs`).
+
+    Either both layers are quantized or neither is.
+    """
+    quantized = None if into is None else into.quantized
+    assert (up.quantized is None) == (quantized is None), "the layers before and after a gate have one precision"
+    if x.is_cuda and quantized is None:
         from engines.backends.triton import kernels
 
-        return kernels.geglu(x, weight, bias)
-    both = x @ weight.t() + bias.to(x.dtype)
+        return _for_layer(into, lambda _quantized: kernels.geglu(x, up.weight, bias))
+    if x.is_cuda:
+        from engines.backends.triton import products
+
+        assert into is not None
+        assert quantized is not None
+        if into.observer is not None:
+            into.observer.see(_gated(x, up, bias), quantized.scale)
+        return products.gated(x, up, bias, quantized)
+    return _for_layer(into, partial(_converted, _gated(x, up, bias), x.dtype))
+
+
+def _gated(x: Tensor, up: Layer, bias: Tensor) -> Tensor:
+    both = _exact(x, up) + bias
     return both[:, 0::2] * functional.gelu(both[:, 1::2])
+
+
+def product(x: Tensor, layer: Layer, *, added: Tensor | None = None) -> Tensor:
+    """x [R,H,W,C] or [M,C] through the layer, plus `added`, which a linear layer may write its result into.
+
+    A quantized layer takes e4m3 and gives float16; another one keeps the network's dtype. Convolutions pad with zeros.
+    """
+    if layer.quantized is None:
+        return _plain_product(x, layer, added)
+    if x.is_cuda:
+        from engines.backends.triton import products
+
+        shaped = x if x.dim() == 4 else x.view(1, 1, *x.shape)
+        result = products.product(shaped, layer, added)
+        return result if x.dim() == 4 else result.view(-1, layer.outputs)
+    result = _exact(x, layer)
+    return result.to(torch.float16) if added is None else (result + added.view(result.shape)).to(added.dtype)
+
+
+def _plain_product(x: Tensor, layer: Layer, added: Tensor | None) -> Tensor:
+    if layer.side > 1:
+        result = convolved(x, layer.weight)
+        return result if added is None else result.add_(added)
+    if added is None:
+        return x @ layer.weight.t()
+    return added.addmm_(x, layer.weight.t())
+
+
+def _exact(x: Tensor, layer: Layer) -> Tensor:
+    """The product in float32, of what e4m3 numbers stand for."""
+    weight = layer.weight.float()
+    if layer.quantized is not None:
+        weight = weight.view(layer.outputs, layer.side, layer.side, -1).permute(0, 3, 1, 2)
+        weight = weight * layer.quantized.factors.view(-1, 1, 1, 1)
+    else:
+        weight = weight.view(layer.outputs, -1, layer.side, layer.side)
+    shaped = x.float() if x.dim() == 4 else x.float().view(1, 1, *x.shape)
+    result = functional.conv2d(shaped.permute(0, 3, 1, 2), weight, padding=layer.side // 2).permute(0, 2, 3, 1)
+    return result.contiguous() if x.dim() == 4 else result.reshape(-1, layer.outputs)
+
+
+def _for_layer(into: Layer | None, computed: Callable[[Quantized | None], Tensor]) -> Tensor:
+    """What `computed` gives for the layer that reads it; an observed layer sees it before it is quantized."""
+    if into is None:
+        return computed(None)
+    if into.observer is None:
+        return computed(into.quantized)
+    whole = computed(None)
+    into.observer.see(whole, None if into.quantized is None else into.quantized.scale)
+    return whole if into.quantized is None else computed(into.quantized)
+
+
+def _converted(result: Tensor, dtype: torch.dtype, quantized: Quantized | None) -> Tensor:
+    """float32 -> the network's dtype, or e4m3."""
+    if quantized is None:
+        return result.to(dtype).contiguous()
+    return (result * quantized.inverse).clamp(-LARGEST, LARGEST).to(QUANTIZED).contiguous()
 
 
 def in_pairs(rows: Tensor) -> Tensor:

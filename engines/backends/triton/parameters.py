@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engines.backends.triton.operands import Norm
+from engines.backends.triton.operands import QUANTIZED, Layer, Norm, Observer, Quantized
 from engines.model.constants import Settings, load_constants, settings_of, tensors_of
+
+# Beside a quantized layer's weight, e4m3 [out, taps, in]: float32 [out], and one float32 for the layer's input.
+WEIGHT_SCALE, INPUT_SCALE = "weight_scale", "input_scale"
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Parameters:
     tensors: Mapping[str, Tensor]
     settings: Settings
     prefix: str = ""
+    observers: dict[str, Observer] | None = None  # by the layer's name; None: nobody watches
 
     @classmethod
     def of(cls, module: nn.Module) -> Parameters:
@@ -31,6 +36,10 @@ class Parameters:
     def load(cls, path: Path, device: torch.device) -> Parameters:
         """A component's constants (model/constants.py), on a device."""
         return cls(*load_constants(path, device))
+
+    def moved(self, device: torch.device) -> Parameters:
+        """The same on a device."""
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     def at(self, *names: str | int) -> Parameters:
         """The module that these names lead to, one level each."""
@@ -73,6 +82,19 @@ class Parameters:
         """The weight of a linear layer or a 1x1 convolution as [in, out], for `x @ matrix`."""
         return self.weight.reshape(self.weight.shape[0], -1).t()
 
+    def layer(self, *names: str | int) -> Layer:
+        """The layer of that name inside this module: quantized, if its weight is; entered in `observers`, if given."""
+        at = self.at(*names)
+        weight, observer = at.weight, None
+        if self.observers is not None:
+            observer = self.observers[at.prefix.rstrip(".")] = Observer.on(weight.device)
+        if weight.dtype != QUANTIZED:
+            side = weight.shape[2] if weight.dim() == 4 else 1
+            return Layer(_laid_out(weight), side, observer=observer)
+        side = math.isqrt(weight.shape[1])
+        quantized = Quantized(float(at[INPUT_SCALE]), at[WEIGHT_SCALE] * at[INPUT_SCALE])
+        return Layer(weight.flatten(1), side, quantized, observer)
+
     @property
     def linear(self) -> tuple[Tensor, Tensor]:
         """Weight [out, in] and bias [out], as torch's `linear` takes them."""
@@ -83,3 +105,8 @@ class Parameters:
         """This module as a group or layer norm."""
         settings = self.settings[self.prefix.rstrip(".")]
         return Norm(self.weight.float(), self.bias, settings["groups"], settings["eps"])
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    """A convolution's weight in the layout in which convolutions are fastest; others as they are."""
+    return weight.contiguous(memory_format=torch.channels_last) if weight.dim() == 4 else weight

@@ -14,7 +14,8 @@ from PIL import Image
 
 from engines.build.builder import build_set
 from engines.check.perception import has_flip
-from engines.check.score import ScoreRequest, distance, edges_for, pictures, psnr, score
+from engines.check.score import ScoreRequest, distance, pictures, psnr, score
+from engines.sampler.subjects import edges_for
 from engines.engine_set import load_engine_set
 from engines.errors import EngineSetRefused
 from tests.engines.check.inception import random_weights

@@ -1,0 +1,52 @@
+"""Make a component's constants with quantized layers: calibrate once for all components, quantize, write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from engines.backends.recipe import BuildContext, Recipe
+from engines.backends.stages import CONSTANTS
+from engines.backends.triton.calibration import Scales, WatchedNetworks, calibrated
+from engines.backends.triton.kernel_cache import empty_cache
+from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.quantize import quantized
+from engines.device import build_device
+from engines.manifest import TOKENIZER
+from engines.model.constants import SETTINGS
+from engines.spec import COMPONENTS
+
+
+def save_quantized(context: BuildContext, recipe: Recipe, component: str) -> Path:
+    """Write constants/<component>.safetensors with quantized layers; returns it.
+
+    Raises:
+        BuildFailed: calibration met values that are not finite.
+        ModelRefused: the pictures to calibrate with cannot be read.
+    """
+    scales = context.once("scales", lambda: _calibrate(context, recipe))
+    parameters = quantized(Parameters.of(context.module(component)).moved(build_device()), scales[component])
+    path = context.folder / CONSTANTS / f"{component}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in parameters.tensors.items()}
+    save_file(tensors, path, metadata={SETTINGS: json.dumps(parameters.settings)})
+    return path
+
+
+def _calibrate(context: BuildContext, recipe: Recipe) -> Scales:
+    """Draw the subjects at the smallest size of the first profile, on the GPU that is here."""
+    device, profile = build_device(), recipe.profiles[0]
+    subjects = context.subject_source.subjects(profile.min_height, profile.min_width)
+    parameters = {name: Parameters.of(context.module(name)).moved(device) for name in COMPONENTS}
+    with empty_cache(), torch.inference_mode():
+        networks = WatchedNetworks(
+            parameters,
+            tokenizer_path=context.folder / TOKENIZER,
+            geometry=context.read_geometry(),
+            noise_schedule=context.read_schedule(),
+            device=device,
+        )
+        return calibrated(networks, parameters, subjects)
