@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measuring import cpu, versions
 from engines.backends.triton import ops
-from engines.backends.triton.operands import Features, Norm
+from engines.backends.triton.operands import Features, Layer, Norm
 from tools.progress import say
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,7 +92,7 @@ class Kernels:
 
             yield (
                 f"{len(x)}x{channels}",
-                partial(ops.geglu, x, weight, bias),
+                partial(ops.geglu, x, Layer(weight), bias),
                 {"torch": partial(_torch_geglu, x, weight, low), "product": partial(torch.matmul, x, weight.t())},
             )
 

@@ -15,7 +15,7 @@ import typer
 
 from engines.addition_options import ClipSkip, Embeddings, Loras, Reuse, Vae, added
 from engines.backends import registry
-from engines.console import export_table, people, print_json, progress_on, verify_table
+from engines.console import clipping_table, export_table, people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
 from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET
 from engines.source import NO_ADDITIONS
@@ -240,6 +240,7 @@ def verify(
 
     engines verify engine-set
     """
+    from engines.check.verify import clipping
     from engines.check.verify import verify as findings_of
     from engines.model.locate import find_weights
 
@@ -254,7 +255,12 @@ def verify(
     findings = list(findings_of(path, weights, within=within, device=device))
     people.print(verify_table(findings))
     ok = all(finding.ok for finding in findings)
-    print_json({"ok": ok, "findings": [finding.to_json() for finding in findings]})
+    clipped = {component: asdict(each) for component, each in clipping(path, device=device).items()}
+    if clipped:
+        people.print(clipping_table(clipped))
+    print_json(
+        {"ok": ok, "findings": [finding.to_json() for finding in findings], **({"clipped": clipped} if clipped else {})}
+    )
     if not ok:
         raise typer.Exit(1)
 

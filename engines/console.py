@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -69,6 +69,15 @@ def verify_table(findings: Iterable[Finding]) -> Table:
             f"{finding.relative_error:.2e}",
             _holds(finding),
         )
+    return table
+
+
+def clipping_table(clipped: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row for each component with quantized layers."""
+    table = Table("component", "values clipped", "of", "layer with the most", "its share")
+    for component, seen in clipped.items():
+        share = f"{seen['worst_share']:.1e}"
+        table.add_row(component, str(seen["clipped"]), str(seen["values"]), seen["worst_layer"], share)
     return table
 
 

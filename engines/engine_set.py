@@ -10,7 +10,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from engines.backends.protocol import Engine, Runtime
+from engines.backends.protocol import Clipping, Engine, Runtime
 from engines.backends.registry import backend_of
 from engines.device import Placement, dtype_of
 from engines.errors import EngineSetRefused
@@ -94,6 +94,15 @@ class EngineSet:
         Rows n and N+n hold the same sample (spec.py).
         """
         return self._runtime.predict(self.engine("controlnet"), self.engine("unet"), inputs)
+
+    def watch(self) -> None:
+        """From now on, count what quantized layers clip; engines are opened anew."""
+        self.close()
+        self._runtime.watch()
+
+    def clipped(self) -> Mapping[str, Clipping]:
+        """What was counted since `watch`, by component; empty without quantized layers."""
+        return self._runtime.clipped()
 
     def load(self, names: Iterable[str]) -> None:
         """Open components ahead of their first call.

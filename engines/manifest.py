@@ -112,6 +112,12 @@ class Manifest(_Record):
         return json_key(fields, sizes, self.source.weights, self.files, *other)
 
     @property
+    def built_with(self) -> dict[str, Any] | None:
+        """What sidecars say of a set besides its model: quantization and additions; None where there are none."""
+        quantized = {"precision": self.precision} if self.precision == "fp8" else {}
+        return {**quantized, **(self.source.built_with or {})} or None
+
+    @property
     def max_batch(self) -> int:
         """Images that every profile takes at once."""
         return min(profile.max_batch for profile in self.profiles)

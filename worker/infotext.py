@@ -43,13 +43,14 @@ class ModelLabel:
     weights: str | None = None
     vae: str = ""
     clip_skip: int = 1
+    quantized: bool = False
 
     @classmethod
-    def of(cls, source: Source) -> ModelLabel:
+    def of(cls, source: Source, *, quantized: bool = False) -> ModelLabel:
         """From what a set was built from. Without a ControlNet of its own, the model brought one."""
         controlnet = source.model if source.controlnet is None else source.controlnet
         vae = "" if source.vae is None else short_name(source.vae.file)
-        return cls(short_name(source.model), short_name(controlnet), source.weights, vae, source.clip_skip)
+        return cls(short_name(source.model), short_name(controlnet), source.weights, vae, source.clip_skip, quantized)
 
 
 def short_name(source: str) -> str:
@@ -86,6 +87,7 @@ def infotext(job: RenderJob, *, seed: int, width: int, height: int, label: Model
         "Model": label.model,
         "VAE": label.vae,
         "Clip skip": str(label.clip_skip) if label.clip_skip > 1 else "",
+        "FP8 weight": "Enable" if label.quantized else "",  # the web interface's field for models in fp8
         # How web interfaces call it that brackets are text. Read as weights, these prompts would say something else.
         "Emphasis": "None" if _has_literal_brackets(parameters) else "",
         # The shorter of the two prompts ends with empty chunks; theirs does so only if it is told to.

@@ -59,7 +59,7 @@ class Renderer:
     encode: Callable[[RenderJob, Prepared, int, np.ndarray], bytes]  # one sample, uint8 [H, W, 3], as a file
     digest: str  # of the engine set; every result names it
     model_name: str | None = None  # of the engine set, for people
-    built_with: Mapping[str, Any] | None = None  # what was added to its model: LoRAs, a VAE, embeddings, clip skip
+    built_with: Mapping[str, Any] | None = None  # its quantization, LoRAs, VAE, embeddings, clip skip
     close: Callable[[], None] = lambda: None
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the log
     built: Mapping[str, str] = field(default_factory=dict)  # backend, runtime, precision, architecture
@@ -148,7 +148,7 @@ def _renderers(
             eos_token_id=geometry.eos_token_id,
             pad_token_id=geometry.pad_token_id,
         )
-        label = ModelLabel.of(source)
+        label = ModelLabel.of(source, quantized=engines.manifest.precision == "fp8")
         prepared = partial(prepare, tokenizer=tokenizer, max_pixels=settings.max_pixels, budget=budget)
         renderers[name] = Renderer(
             loop,
@@ -156,7 +156,7 @@ def _renderers(
             partial(encode_sample, label=label),
             digest=engines.digest,
             model_name=label.model or None,
-            built_with=source.built_with,
+            built_with=engines.manifest.built_with,
             built=_built(engines.manifest),
             name=name,
         )

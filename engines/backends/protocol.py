@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -28,6 +29,16 @@ class Engine(Protocol):
         """Named tensors on the set's device -> named tensors there."""
 
 
+@dataclass(frozen=True)
+class Clipping:
+    """How many of the values that a component's quantized layers read were clipped, and the layer with the most."""
+
+    clipped: int
+    values: int
+    worst_layer: str
+    worst_share: float
+
+
 class Runtime(ABC):
     """One opened set: it opens components, and holds what they share."""
 
@@ -42,6 +53,14 @@ class Runtime(ABC):
     def predict(self, controlnet: Engine, unet: Engine, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """EngineSet.predict with these two engines: one after the other, unless a backend knows a faster way."""
         return unet({**inputs, **controlnet(inputs)})
+
+    def watch(self) -> None:
+        """Components that are opened from now on count what their quantized layers clip, which takes time."""
+        return
+
+    def clipped(self) -> Mapping[str, Clipping]:
+        """What was counted, by component; empty without quantized layers."""
+        return {}
 
 
 class Backend(ABC):

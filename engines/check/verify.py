@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from engines.backends.protocol import Clipping
 from engines.backends.torch.runtime import TorchEngine
 from engines.engine_set import EngineSet, check_weights, load_engine_set
 from engines.errors import EngineSetRefused
-from engines.manifest import Manifest
+from engines.manifest import Manifest, load_manifest
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import load_component
 from engines.model.scheduler_config import read_schedule
+from engines.sampler.sample import sample
+from engines.sampler.subjects import built_in
 from engines.spec import BOTH_HALVES, COMPONENTS, ComponentSpec, TensorSpec
 
 # (rtol, atol), tightest first; a component that fits none is wrong.
 LADDER = ((1e-3, 1e-5), (1e-3, 1e-4), (1e-2, 1e-3))
+# Pictures that clipped values are counted in, from seeds that no calibration uses, and their steps.
+CLIPPED_PICTURES, FIRST_SEED, CLIPPED_STEPS = 3, 1000, 20
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,25 @@ def verify(
             for chunks, size in long_prompts(engines.manifest, spec):
                 yield replace(compare(engines, reference, spec, size, chunks=chunks), within=within)
             engines.unload([name])
+
+
+def clipping(path: Path, *, device: str = "auto") -> Mapping[str, Clipping]:
+    """What the quantized layers of each component clip while pictures of random shapes are drawn; see CLIPPED_PICTURES.
+
+    Empty for a set without quantized layers.
+
+    Raises:
+        EngineSetRefused: the set does not load.
+    """
+    if load_manifest(path).calibration is None:
+        return {}
+    with load_engine_set(path, device=device) as engines:
+        engines.watch()
+        profile = engines.manifest.profiles[0]
+        for seed in range(CLIPPED_PICTURES):
+            subject = built_in(profile.min_height, profile.min_width, FIRST_SEED + seed)
+            sample(engines, subject, steps=CLIPPED_STEPS)
+        return dict(engines.clipped())
 
 
 def check_schedule(engines: EngineSet, weights: Weights) -> None:

@@ -31,13 +31,19 @@ from worker.render.denoiser import EngineDenoiser
 WEIGHTS = Path(__file__).parent / "weights"
 ROOT = Path(__file__).resolve().parents[2]
 WORDLESS = "a picture"  # a prompt may not be empty
+# What scenes and photographs have: a set of compiled kernels is built for these sizes only.
+SHAPES = ("256x256", "256x320", "320x256", "256x384", "384x256")
+FULL = 8  # pictures in a full batch
+COMPARED = 27  # pictures that are compared with another set's, and with themselves drawn alone
 FEW = 16  # scenes for what is compared with itself: guidance, guess mode, eta, steps
 
 
-def build(weights: Path, out: Path, backend: str) -> None:
-    """The engine set of `make demo`, or another backend's; skipped if its manifest says that it is up to date."""
+def build(weights: Path, out: Path, backend: str, precision: str) -> None:
+    """The engine set of `make demo`, or another; skipped if its manifest says that it is up to date."""
     command = ["build", "--model", str(weights / "model"), "--controlnet", str(weights / "controlnet")]
-    command += ["--shape", "256x256:512x512", "--max-batch", "8", "--backend", backend, "--precision", "fp32"]
+    shapes = SHAPES if backend == "triton" else ("256x256:512x512",)
+    command += [word for shape in shapes for word in ("--shape", shape)]
+    command += ["--max-batch", "8", "--backend", backend, "--precision", precision]
     subprocess.run(
         [sys.executable, "-m", "engines.cli", *command, "--out", str(out)], cwd=ROOT, check=True, stdout=sys.stderr
     )
@@ -140,6 +146,32 @@ def of_vae(renderer: EngineRenderer, weights: Path, scenes: list[Scene]) -> dict
     return {"scenes": len(images), "psnr_db": round(float(np.mean(decibels)), 2), "edge_f1": mean(agreement)}
 
 
+def compared_requests() -> list[Request]:
+    """Twelve photographs under their prompts, and scenes, with steps from 10 to 30."""
+    photographs = [Request(prompt, photograph(name), seed=7) for name in TEST_PHOTOGRAPHS for prompt in PROMPTS[name]]
+    scenes = held_out(COMPARED - len(photographs))
+    return photographs + [Request(scene.caption, scene.image, seed=i) for i, scene in enumerate(scenes)]
+
+
+def decibels(ours: list[np.ndarray], others: list[np.ndarray]) -> dict[str, float]:
+    """Mean and least PSNR. Equal pictures count as 99 dB."""
+    found = [min(psnr(one, other), 99.0) for one, other in zip(ours, others, strict=True)]
+    return {"pictures": len(found), "psnr_db": round(float(np.mean(found)), 2), "least": round(min(found), 2)}
+
+
+def of_reference(renderer: EngineRenderer, reference: EngineRenderer) -> dict[str, float]:
+    """How far the pictures are from those of a reference, float32 on torch."""
+    requests = compared_requests()
+    return decibels(renderer.render(requests), reference.render(requests))
+
+
+def of_batches(renderer: EngineRenderer) -> dict[str, float]:
+    """Each picture drawn alone, and in a full batch of pictures with other numbers of steps."""
+    requests = [r.but(steps=10 + 3 * (i % FULL)) for i, r in enumerate(compared_requests())]
+    requests.sort(key=lambda request: request.image.shape)  # a batch has pictures of one size
+    return decibels(renderer.fresh(requests), [renderer.fresh([request])[0] for request in requests])
+
+
 def of_time(renderer: EngineRenderer) -> dict[str, object]:
     """Four pictures of 256 by 256 and 20 steps in one batch, never from the folder of kept ones."""
     image = photograph("coffee")[:, :256]
@@ -161,10 +193,12 @@ def main() -> None:
     parser.add_argument("--kept", type=Path, default=ROOT / ".demo" / "evaluation", help="pictures and engine set")
     parser.add_argument("--backend", default="onnxruntime", help="onnxruntime, or torch: minutes less on a GPU")
     parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "fp16", "fp8"), help="fp8: triton only")
+    parser.add_argument("--only", action="append", help="one part of the output; repeatable")
     options = parser.parse_args()
     engine_set = options.kept / "engine-set"
     options.kept.mkdir(parents=True, exist_ok=True)
-    build(options.weights, engine_set, options.backend)
+    build(options.weights, engine_set, options.backend, options.precision)
     renderer, scenes = EngineRenderer(engine_set, options.kept), held_out(options.scenes)
     parts = {
         "seconds_a_picture": lambda: of_time(renderer),
@@ -173,9 +207,22 @@ def main() -> None:
         "vae": lambda: of_vae(renderer, options.weights, scenes),
         "parameters": lambda: of_parameters(renderer, scenes),
     }
+    if options.precision != "fp32":
+        reference = options.kept / "reference-set"
+        build(options.weights, reference, "torch", "fp32")
+        parts["against_float32"] = lambda: of_reference(renderer, EngineRenderer(reference, options.kept))
+        parts["alone_and_in_batches"] = lambda: of_batches(renderer)
     versions = {name: version(name) for name in ("torch", "onnxruntime")}
-    line = {"what": "demo model", "backend": options.backend, "engine_set": renderer.digest, "versions": versions}
+    line = {
+        "what": "demo model",
+        "backend": options.backend,
+        "precision": options.precision,
+        "engine_set": renderer.digest,
+        "versions": versions,
+    }
     for name, part in parts.items():
+        if options.only and name not in options.only:
+            continue
         line[name] = part()
         print(name, json.dumps(line[name]), file=sys.stderr, flush=True)
     print(json.dumps(line))

@@ -34,13 +34,25 @@ class EngineRenderer:
             pass
         return [np.ascontiguousarray(cv2.imread(str(path))[..., ::-1]) for path in paths]
 
+    def fresh(self, requests: list[Request]) -> list[np.ndarray]:
+        """As `render`, but drawn now and not kept."""
+        prepared = []
+        for request in requests:
+            data = cv2.imencode(".png", request.image[..., ::-1])[1].tobytes()
+            job = RenderJob.create(_parameters(request, data), batch="evaluate", row=1, output=str(self.folder))
+            prepared.append(self.renderer.prepare(job, data).specs[0])
+        futures = [self.loop.submit(one) for one in prepared]
+        while self.loop.step():
+            pass
+        return [future.result() for future in futures]
+
     def _submit(self, request: Request) -> Path:
         """Queues what is not there yet; returns where it will be."""
         data = cv2.imencode(".png", request.image[..., ::-1])[1].tobytes()
         job = RenderJob.create(_parameters(request, data), batch="evaluate", row=1, output=str(self.folder))
         path = self.folder / f"{job.id}.png"
         if not path.exists():
-            future = self.loop.submit(self.renderer.prepare(job, data).requests[0])
+            future = self.loop.submit(self.renderer.prepare(job, data).specs[0])
             future.add_done_callback(lambda done: self._keep(path, done))
         return path
 

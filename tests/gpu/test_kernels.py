@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from engines.backends.triton import ops
-from engines.backends.triton.operands import Features, Norm
+from engines.backends.triton.operands import LARGEST, QUANTIZED, Features, Layer, Norm, Quantized
+from engines.backends.triton.quantize import quantized_weight
 
 pytestmark = [
     pytest.mark.gpu,
@@ -16,6 +19,7 @@ pytestmark = [
 
 # float16 has eleven bits: half of the last is 2.4e-4.
 CLOSE = 5e-4
+INPUT_SCALE = 0.01
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float16) -> Tensor:
@@ -31,6 +35,8 @@ def norm(channels: int, groups: int) -> Norm:
 def on_cpu(value: object) -> object:
     if isinstance(value, Norm):
         return Norm(value.gamma.cpu(), value.beta.cpu(), value.groups, value.eps)
+    if isinstance(value, Layer):
+        return Layer(value.weight.float().cpu(), value.side)
     if isinstance(value, Features):
         return Features(value.data.float().cpu(), value.deferred.cpu())
     return value.float().cpu() if isinstance(value, Tensor) else value
@@ -73,7 +79,7 @@ def test_layer_norm(count: int, channels: int) -> None:
 )
 def test_geglu(count: int, inputs: int) -> None:
     weight = noise(8 * inputs, inputs, seed=1) * inputs**-0.5
-    assert_as_on_cpu(ops.geglu, noise(count, inputs), weight, noise(8 * inputs, seed=2, dtype=torch.float32))
+    assert_as_on_cpu(ops.geglu, noise(count, inputs), Layer(weight), noise(8 * inputs, seed=2, dtype=torch.float32))
 
 
 @pytest.mark.parametrize(("count", "inputs"), [(4096, 320), (100, 1280), (70, 48)])
@@ -83,6 +89,102 @@ def test_geglu_where_nothing_copies_tiles(count: int, inputs: int, monkeypatch: 
 
     monkeypatch.setattr(kernels, "_device", lambda _index: (132, False, False))
     test_geglu(count, inputs)
+
+
+def quantized_layer(outputs: int, inputs: int, side: int) -> Layer:
+    weight = noise(outputs, inputs, side, side, seed=1, dtype=torch.float32) * (inputs * side * side) ** -0.5
+    data, scale = quantized_weight(weight)
+    return Layer(data.flatten(1), side, Quantized(INPUT_SCALE, scale * INPUT_SCALE))
+
+
+def quantized_noise(*shape: int) -> Tensor:
+    return (noise(*shape, dtype=torch.float32) / INPUT_SCALE).clamp(-LARGEST, LARGEST).to(QUANTIZED)
+
+
+def moved_to_cpu(layer: Layer) -> Layer:
+    assert layer.quantized is not None
+    return replace(
+        layer, weight=layer.weight.cpu(), quantized=replace(layer.quantized, factors=layer.quantized.factors.cpu())
+    )
+
+
+needs_e4m3 = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="this GPU does not compute in fp8"
+)
+SIZES = [
+    (4, 64, 64, 320, 320, 3),
+    (2, 64, 64, 960, 320, 3),
+    (16, 32, 32, 640, 640, 3),
+    (2, 16, 16, 1280, 1280, 3),
+    (16, 8, 8, 2560, 1280, 3),
+    (3, 40, 24, 64, 96, 3),
+    (2, 6, 4, 192, 128, 3),
+    (1, 1, 8192, 320, 960, 1),
+    (1, 1, 77, 1280, 640, 1),
+    (1, 1, 20000, 1280, 320, 1),
+]
+
+
+@needs_e4m3
+@pytest.mark.parametrize("plus", [True, False])
+@pytest.mark.parametrize(("rows", "height", "width", "inputs", "outputs", "side"), SIZES)
+def test_a_quantized_product(
+    rows: int, height: int, width: int, inputs: int, outputs: int, side: int, plus: bool
+) -> None:
+    """Sums are float32, which the tensor cores cut to some fourteen bits: 2.5e-3 at 11,520 terms."""
+    layer, x = quantized_layer(outputs, inputs, side), quantized_noise(rows, height, width, inputs)
+    added = noise(rows, height, width, outputs, seed=5) if plus else None
+    found = ops.product(x, layer, added=added)
+    expected = ops.product(x.cpu(), moved_to_cpu(layer), added=None if added is None else added.cpu())
+    assert torch.isfinite(found).all()
+    assert float((found.cpu().float() - expected.float()).norm() / expected.float().norm()) < 4e-3
+
+
+@needs_e4m3
+@pytest.mark.parametrize(("rows", "height", "width", "inputs", "outputs", "side"), SIZES)
+def test_a_row_alone_is_the_row_in_a_batch_bit_for_bit(
+    rows: int, height: int, width: int, inputs: int, outputs: int, side: int
+) -> None:
+    layer = quantized_layer(outputs, inputs, side)
+    x = quantized_noise(16, height, width, inputs)
+    whole = ops.product(x, layer)
+    for part in (1, 2, rows):
+        assert torch.equal(ops.product(x[3 : 3 + part].contiguous(), layer), whole[3 : 3 + part])
+    for _ in range(20):  # what tiles share must not depend on how fast each is
+        assert torch.equal(ops.product(x, layer), whole)
+
+
+@needs_e4m3
+@pytest.mark.parametrize(("count", "inputs"), [(8192, 320), (2048, 640), (512, 1280), (70, 64)])
+def test_a_quantized_geglu(count: int, inputs: int) -> None:
+    up, down = quantized_layer(8 * inputs, inputs, 1).each(ops.in_pairs), quantized_layer(inputs, 4 * inputs, 1)
+    bias, x = noise(8 * inputs, seed=2, dtype=torch.float32), quantized_noise(count, inputs)
+    found = ops.geglu(x, up, bias, into=down)
+    expected = ops.geglu(x.cpu(), moved_to_cpu(up), bias.cpu(), into=moved_to_cpu(down))
+    assert found.dtype == QUANTIZED
+    different = (found.cpu().view(torch.uint8) != expected.view(torch.uint8)).float().mean()
+    assert float(different) < 0.02  # values that lie where two steps meet
+    assert float((found.cpu().float() - expected.float()).norm() / expected.float().norm()) < 0.01
+    assert torch.equal(ops.geglu(x[:33].contiguous(), up, bias, into=down), found[:33])
+
+
+@needs_e4m3
+@pytest.mark.parametrize(
+    ("rows", "height", "width", "channels", "groups"), [(2, 8, 8, 1280, 32), (2, 64, 64, 320, 32), (3, 24, 16, 96, 16)]
+)
+def test_norms_write_e4m3(rows: int, height: int, width: int, channels: int, groups: int) -> None:
+    x, layer = noise(rows, height, width, channels) * 2 + 1, quantized_layer(64, channels, 1)
+    deferred = noise(channels, dtype=torch.float32)
+    for given, operation, options in (
+        (x, ops.group_norm, {"silu": True}),
+        (x.view(-1, channels), ops.layer_norm, {}),
+    ):
+        one = norm(channels, groups if given is x else 1)
+        found = operation(given, deferred, one, **options, into=layer)  # type: ignore[operator]
+        expected = operation(given, deferred, one, **options)  # type: ignore[operator]
+        assert found.dtype == QUANTIZED
+        meant = (expected.float() / INPUT_SCALE).clamp(-LARGEST, LARGEST)
+        assert float((found.float() - meant).norm() / meant.norm()) < 0.03
 
 
 @pytest.mark.parametrize("loud", [1.0, 3.0])

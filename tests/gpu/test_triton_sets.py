@@ -16,10 +16,10 @@ from rich.console import Console
 
 from engines.backends import registry
 from engines.backends.tensorrt.package import is_best
-from engines.backends.triton.kernel_keys import check_kernels, current_keys
+from engines.backends.triton.kernel_keys import check_kernels, current_keys, used_keys
 from engines.build.builder import BuildRequest, build_set
 from engines.check.score import psnr
-from engines.check.verify import verify
+from engines.check.verify import clipping, verify
 from engines.engine_set import EngineSet, load_engine_set
 from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import load_manifest
@@ -130,7 +130,7 @@ def test_the_manifest_records_the_keys_of_the_kernels_that_a_worker_asks_for(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     manifest = load_manifest(folder)
-    assert manifest.kernels == current_keys(manifest.architecture)
+    assert manifest.kernels == used_keys(current_keys(manifest.architecture), "fp16")
     check_kernels(folder, manifest, can_compile=lambda: False)
     assert caplog.records == []
 
@@ -154,7 +154,7 @@ def test_a_set_goes_to_a_folder_and_comes_back_ready_to_load(folder: Path, tmp_p
 
 
 def test_float32_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailable, match="triton sets hold float16 kernels"):
+    with pytest.raises(BackendUnavailable, match="triton sets hold float16 or fp8"):
         build_set(request_for(tmp_path / "set", "triton", "fp32"))
 
 
@@ -192,6 +192,62 @@ def test_a_job_alone_is_the_job_in_a_full_batch_of_mixed_steps(engines: EngineSe
     together = drawn(denoiser, requests)
     alone = [drawn(denoiser, [request])[0] for request in requests]
     assert min(psnr(one, two) for one, two in zip(together, alone, strict=True)) >= 45
+
+
+needs_e4m3 = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="this GPU does not compute in fp8"
+)
+
+
+@pytest.fixture(scope="module")
+def quantized(folder: Path) -> Path:
+    out = CACHE / "demo-triton-fp8"
+    build_set(replace(request_for(out, "triton", "fp8"), reuse=(folder,)))
+    return out
+
+
+@needs_e4m3
+def test_a_quantized_set_says_what_it_is(quantized: Path, folder: Path) -> None:
+    manifest = load_manifest(quantized)
+    assert manifest.precision == "fp8"
+    assert manifest.calibration is not None
+    assert manifest.calibration.source == "built-in"
+    assert {name: len(each) for name, each in manifest.calibration.input_scales.items()} == {
+        "controlnet": 69,
+        "unet": 156,
+    }
+    assert manifest.built_with == {"precision": "fp8"}
+    assert manifest.digest != load_manifest(folder).digest
+    assert not build_set(request_for(quantized, "triton", "fp8")).changed
+
+
+@needs_e4m3
+def test_a_quantized_sets_components_and_what_they_clip(quantized: Path) -> None:
+    findings = {finding.component: finding for finding in verify(quantized, within=0.15)}
+    assert all(finding.ok for finding in findings.values()), findings
+    assert all(findings[name].norm_error > 1e-3 for name in ("controlnet", "unet"))
+    clipped = clipping(quantized)
+    assert set(clipped) == {"controlnet", "unet"}
+    for seen in clipped.values():
+        assert seen.values > 1_000_000
+        assert seen.clipped <= 1e-3 * seen.values
+
+
+@needs_e4m3
+def test_a_quantized_job_alone_is_the_job_in_a_batch(quantized: Path, engines: EngineSet) -> None:
+    requests = [sample(seed, steps=8 + 3 * seed) for seed in range(4)]
+    with load_engine_set(quantized, device="cuda") as opened:
+        denoiser = EngineDenoiser(opened)
+        together = drawn(denoiser, requests)
+        alone = [drawn(denoiser, [request])[0] for request in requests]
+    assert all(np.array_equal(one, two) for one, two in zip(together, alone, strict=True))
+    half = drawn(EngineDenoiser(engines), requests)
+    assert min(psnr(one, two) for one, two in zip(together, half, strict=True)) >= 20
+
+
+@needs_e4m3
+def test_a_worker_with_a_quantized_set_compiles_nothing(quantized: Path) -> None:
+    test_a_worker_compiles_nothing(quantized)
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")

@@ -84,9 +84,9 @@ class TritonBackend(Backend):
 
     def kernel_keys(self, recipe: Recipe) -> dict[str, str]:
         """A digest of each kernel's source, which is part of its key in Triton's cache."""
-        from engines.backends.triton.kernel_keys import current_keys
+        from engines.backends.triton.kernel_keys import current_keys, used_keys
 
-        return current_keys(recipe.architecture)
+        return used_keys(current_keys(recipe.architecture), recipe.precision)
 
     def check(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
         """A Hopper GPU needs cuda-python, and kernels of other code a C compiler."""
@@ -133,7 +133,15 @@ def _kernels_stage(recipe: Recipe, component: str) -> BuildStage:
     versions = made_by(recipe) | {recipe.runtime: recipe.versions[recipe.runtime]}
     # Only the kernels of quantized layers differ with the precision.
     quantized = ["fp8"] if recipe.precision == "fp8" and component in QUANTIZED_COMPONENTS else []
-    inputs = [*quantized, KERNELS_REVISION, component, sources_digest(), recipe.architecture, profiles, versions]
+    inputs: list[object] = [
+        *quantized,
+        KERNELS_REVISION,
+        component,
+        sources_digest(),
+        recipe.architecture,
+        profiles,
+        versions,
+    ]
     return BuildStage("kernels", inputs, job=job)
 
 

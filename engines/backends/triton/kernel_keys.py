@@ -14,19 +14,26 @@ from pathlib import Path
 from engines.backends.triton import hopper
 from engines.backends.triton.kernel_cache import has_c_compiler
 from engines.errors import EngineSetRefused
-from engines.manifest import Manifest
+from engines.manifest import Manifest, Precision
+
+QUANTIZED_ONLY = ("product_kernel",)  # kernels that only quantized layers use
 
 log = logging.getLogger("engines")
 
 
 def current_keys(architecture: str | None) -> dict[str, str]:
     """Kernel name -> a digest of its source, which is part of its key in Triton's cache. Needs triton, but no GPU."""
-    from engines.backends.triton import kernels, products
+    from engines.backends.triton import kernels, product_kernel
 
-    keys = {kernel.__name__: kernel.cache_key for kernel in (*kernels.KERNELS, *products.KERNELS)}
+    keys = {kernel.__name__: kernel.cache_key for kernel in (*kernels.KERNELS, *product_kernel.KERNELS)}
     if architecture == hopper.ARCHITECTURE:
         keys[hopper.NAME] = hopper.cache_key()
     return keys
+
+
+def used_keys(keys: Mapping[str, str], precision: Precision) -> dict[str, str]:
+    """Those of the kernels that sets of this precision use."""
+    return {name: key for name, key in keys.items() if precision == "fp8" or name not in QUANTIZED_ONLY}
 
 
 def check_kernels(
@@ -59,7 +66,7 @@ def check_compiler(
     Raises:
         EngineSetRefused: as check_kernels.
     """
-    keys = current(manifest.architecture)
+    keys = used_keys(current(manifest.architecture), manifest.precision)
     stale = sorted(name for name, key in keys.items() if manifest.kernels.get(name) != key)
     if not stale:
         return None

@@ -112,10 +112,3 @@ class Layer:
     def outputs(self) -> int:
         """Output channels."""
         return self.weight.shape[0]
-
-    @property
-    def unrolled(self) -> Tensor:
-        """The weight as [out, side * side * in]."""
-        if self.quantized is not None or self.side == 1:
-            return self.weight.flatten(1)
-        return self.weight.permute(0, 2, 3, 1).flatten(1)

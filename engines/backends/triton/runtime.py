@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from engines.backends.protocol import Engine, Runtime
+from engines.backends.protocol import Clipping, Engine, Runtime
 from engines.backends.stages import CONSTANTS
 from engines.backends.triton import hopper
+from engines.backends.triton.backend import QUANTIZED_COMPONENTS
 from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine
 from engines.backends.triton.kernel_cache import install_kernels
 from engines.backends.triton.kernel_keys import check_kernels
+from engines.backends.triton.operands import Observer
 from engines.backends.triton.parameters import Parameters
 from engines.device import Placement
 from engines.manifest import Manifest
@@ -29,13 +32,30 @@ class TritonRuntime(Runtime):
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
         self._folder, self._manifest, self._device = folder, manifest, device
+        self._observers: dict[str, dict[str, Observer]] | None = None  # by component and layer, if anybody watches
         self._side = _side_stream(device) if device.type == "cuda" else None
 
     @torch.inference_mode()
     def open(self, name: str) -> Engine:
         """Read the weights, without diffusers, and lay them out for the kernels."""
         (stored,) = self._manifest.components[name].stages[CONSTANTS].files
-        return ENGINES[name](Parameters.load(self._folder / stored, self._device))
+        parameters = Parameters.load(self._folder / stored, self._device)
+        if self._observers is not None:
+            parameters = replace(parameters, observers=self._observers.setdefault(name, {}))
+        return ENGINES[name](parameters)
+
+    def watch(self) -> None:
+        """Components that are opened from now on count what their quantized layers clip."""
+        self._observers = {}
+
+    def clipped(self) -> dict[str, Clipping]:
+        """What was counted, by component."""
+        found = {}
+        for component, observers in (self._observers or {}).items():
+            counted = {layer: (int(seen.clipped), seen.values) for layer, seen in observers.items() if seen.values}
+            if component in QUANTIZED_COMPONENTS and counted:
+                found[component] = _clipping(counted)
+        return found
 
     def predict(self, controlnet: Engine, unet: Engine, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """ControlNet and U-Net, on two streams where neither fills the GPU; the join scales the controls."""
@@ -52,6 +72,12 @@ class TritonRuntime(Runtime):
         encoded = unet.encode(inputs)
         stream.wait_stream(self._side)
         return unet.decode(encoded, controls, inputs["control_scales"])
+
+
+def _clipping(counted: Mapping[str, tuple[int, int]]) -> Clipping:
+    clipped, values = (sum(numbers) for numbers in zip(*counted.values(), strict=True))
+    worst = max(counted, key=lambda layer: counted[layer][0] / counted[layer][1])
+    return Clipping(clipped, values, worst, counted[worst][0] / counted[worst][1])
 
 
 @cache

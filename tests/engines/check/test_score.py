@@ -15,9 +15,9 @@ from PIL import Image
 from engines.build.builder import build_set
 from engines.check.perception import has_flip
 from engines.check.score import ScoreRequest, distance, pictures, psnr, score
-from engines.sampler.subjects import edges_for
 from engines.engine_set import load_engine_set
 from engines.errors import EngineSetRefused
+from engines.sampler.subjects import edges_for
 from tests.engines.check.inception import random_weights
 from tests.engines.conftest import Ended
 from tests.engines.sets import copy_of_model, request_for, train_a_little

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engines.backends.triton import ops
 from engines.backends.triton.blocks import Upsample
-from engines.backends.triton.operands import Features, Norm
+from engines.backends.triton.operands import Features, Layer, Norm
 from engines.backends.triton.parameters import Parameters
 
 
@@ -45,7 +45,7 @@ def test_geglu_is_diffusers_own() -> None:
     x = noise(5, 8)
     with torch.inference_mode():
         weight, bias = ops.in_pairs(module.proj.weight), ops.in_pairs(module.proj.bias)
-        torch.testing.assert_close(ops.geglu(x, weight, bias), module(x))
+        torch.testing.assert_close(ops.geglu(x, Layer(weight), bias), module(x))
 
 
 def test_self_attention_is_attention_of_the_three_parts() -> None:
