@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -175,6 +176,7 @@ def test_a_quantized_geglu(count: int, inputs: int) -> None:
 def test_norms_write_e4m3(rows: int, height: int, width: int, channels: int, groups: int) -> None:
     x, layer = noise(rows, height, width, channels) * 2 + 1, quantized_layer(64, channels, 1)
     deferred = noise(channels, dtype=torch.float32)
+    options: dict[str, Any]
     for given, operation, options in (
         (x, ops.group_norm, {"silu": True}),
         (x.view(-1, channels), ops.layer_norm, {}),

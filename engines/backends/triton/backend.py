@@ -16,6 +16,7 @@ from engines.backends.stages import (
     made_by,
     versions_of,
 )
+from engines.backends.triton.precisions import QUANTIZED_COMPONENTS, QUANTIZED_FROM
 from engines.device import Placement, architecture_of, build_device
 from engines.errors import BackendUnavailable
 from engines.files import file_sha256
@@ -26,8 +27,6 @@ from engines.spec import Profile
 KERNELS_REVISION = 1
 # Raise it when quantized constants differ although their inputs are the same.
 QUANTIZED_REVISION = 1
-QUANTIZED_FROM = 89  # the first compute capability with e4m3
-QUANTIZED_COMPONENTS = ("controlnet", "unet")
 
 
 class TritonBackend(Backend):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from engines.backends.protocol import Engine
-from engines.backends.triton.backend import QUANTIZED_COMPONENTS
 from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine
 from engines.backends.triton.operands import LARGEST, Observer
 from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.precisions import QUANTIZED_COMPONENTS
 from engines.backends.triton.quantize import layer_names
 from engines.errors import BuildFailed
 from engines.noise_schedule import NoiseSchedule

@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from engines.backends.triton.backend import QUANTIZED_COMPONENTS
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.operands import LARGEST, QUANTIZED, Observer
 from engines.backends.triton.parameters import INPUT_SCALE, WEIGHT_SCALE, Parameters
+from engines.backends.triton.precisions import QUANTIZED_COMPONENTS
 
 # The unit that copies tiles takes rows of whole 16 bytes.
 ALIGNED = 16

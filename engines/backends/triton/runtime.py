@@ -13,12 +13,12 @@ from torch import Tensor
 from engines.backends.protocol import Clipping, Engine, Runtime
 from engines.backends.stages import CONSTANTS
 from engines.backends.triton import hopper
-from engines.backends.triton.backend import QUANTIZED_COMPONENTS
 from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine
 from engines.backends.triton.kernel_cache import install_kernels
 from engines.backends.triton.kernel_keys import check_kernels
 from engines.backends.triton.operands import Observer
 from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.precisions import QUANTIZED_COMPONENTS
 from engines.device import Placement
 from engines.manifest import Manifest
 

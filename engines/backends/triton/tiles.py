@@ -9,6 +9,7 @@ from typing import NamedTuple
 STEP_BYTES = 128
 RESERVED_BYTES = 1024  # for barriers, and by the driver
 SMALLEST = 64  # pixels, or outputs
+WIDEST = 64  # pixels of a row of a picture in one tile
 
 
 class Tile(NamedTuple):
@@ -82,16 +83,27 @@ def fitting(tile: Tile, device: Device, *, buffers: int) -> Tile:
 
 
 def box_of(pixels: int, rows: int, height: int, width: int) -> tuple[int, int, int]:
-    """A tile of so many pixels as rows x height x width: as little as possible of it outside the pictures."""
+    """A tile of so many pixels as rows x height x width: as little as possible of it outside the pictures, then wide.
+
+    It has pixels of several rows only where pictures are smaller than a tile, and is the same for every batch.
+    """
     if rows * height == 1:
         return 1, 1, pixels
-    across = min(_power_of_2_from(width), pixels, 64)
-    while across > 8 and -(-width // across) * across > -(-width // (across // 2)) * (across // 2):
-        across //= 2
-    down = min(_power_of_2_from(height), pixels // across)
-    while down > 8 and -(-height // down) * down > -(-height // (down // 2)) * (down // 2):
-        down //= 2
-    return pixels // (across * down), down, across
+    shapes = [(down, across) for down in _powers(pixels) for across in _powers(pixels // down) if across <= WIDEST]
+    most_rows = max(1, pixels // (height * width))
+    fitting_rows = [(down, across) for down, across in shapes if pixels // (down * across) <= most_rows]
+
+    def outside(shape: tuple[int, int]) -> tuple[int, int]:
+        down, across = shape
+        return _cdiv(height, down) * down * _cdiv(width, across) * across, -across
+
+    down, across = min(fitting_rows or shapes, key=outside)
+    return pixels // (down * across), down, across
+
+
+def _powers(most: int) -> list[int]:
+    """The powers of two up to a power of two."""
+    return [1 << i for i in range(most.bit_length())]
 
 
 def step_of(channels: int, tile: Tile) -> int:
@@ -102,8 +114,3 @@ def step_of(channels: int, tile: Tile) -> int:
 
 def _cdiv(value: int, divisor: int) -> int:
     return -(-value // divisor)
-
-
-def _power_of_2_from(value: int) -> int:
-    """The smallest power of two that is at least `value`."""
-    return 1 << (value - 1).bit_length()

@@ -65,7 +65,7 @@ def test_a_tile_fits_into_shared_memory(tile: Tile, added: bool, device: Device)
         (4, 8, 8, 1.0),
         (1, 1, 4096, 1.0),
         (2, 64, 96, 1.0),
-        (2, 40, 24, 1.0),
+        (2, 40, 24, 1.34),
         (2, 12, 8, 1.34),
         (2, 7, 5, 4.0),
     ],
