@@ -164,7 +164,7 @@ def test_a_quantized_geglu(count: int, inputs: int) -> None:
     expected = ops.geglu(x.cpu(), moved_to_cpu(up), bias.cpu(), into=moved_to_cpu(down))
     assert found.dtype == QUANTIZED
     different = (found.cpu().view(torch.uint8) != expected.view(torch.uint8)).float().mean()
-    assert float(different) < 0.02  # values that lie where two steps meet
+    assert float(different) < 0.1  # values near zero, whose steps are small beside the tanh form's error
     assert float((found.cpu().float() - expected.float()).norm() / expected.float().norm()) < 0.01
     assert torch.equal(ops.geglu(x[:33].contiguous(), up, bias, into=down), found[:33])
 

@@ -18,6 +18,9 @@ from engines.backends.triton.operands import Layer
 from engines.backends.triton.parameters import Parameters
 
 
+TIME_ROWS = 16  # rows of a time embedding's products, at least
+
+
 class Resnet:
     """GroupNorm, SiLU, 3x3, GroupNorm, SiLU, 3x3, plus the shortcut around them."""
 
@@ -151,11 +154,15 @@ class Times:
             self._bias = torch.cat([bias.float() + inner for _, bias, inner in linears]).to(self._matrix.dtype)
             for resnet in self._resnets:
                 resnet.time = None  # the concatenated copy is enough
+        count = timestep.shape[0]
+        # Products of one row and of several are other kernels, with sums in another order. All steps of up to so many
+        # samples take the same one: a sample alone gets the embedding that it gets in a batch.
+        timestep = functional.pad(timestep, (0, -count % TIME_ROWS))
         angles = timestep.float()[:, None] * self._frequencies
         waves = torch.cat([angles.cos(), angles.sin()], dim=1).to(self._matrix.dtype)
         h = functional.linear(waves, *self._first)
         h = functional.linear(functional.silu(h), *self._second)
-        projected = torch.addmm(self._bias, functional.silu(h), self._matrix).repeat(copies, 1)
+        projected = torch.addmm(self._bias, functional.silu(h), self._matrix)[:count].repeat(copies, 1)
         return list(torch.split(projected, [resnet.inner_bias.shape[0] for resnet in self._resnets], dim=1))
 
 
