@@ -156,6 +156,9 @@ def build(
     backend: Backend = registry.AUTO,
     precision: Precision = None,
     compute_capability: Capability = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="tensorrt: plans that its lean runtime, tensorrt-lean, runs.")
+    ] = False,
     jobs: Jobs = None,
     reuse: Reuse = None,
 ) -> None:
@@ -179,6 +182,7 @@ def build(
         original_config=original_config,
         jobs=jobs,
         additions=added(lora, vae, embedding, clip_skip),
+        version_compatible=version_compatible,
         reuse=tuple(reuse or ()),
     )
     with progress_on(people) as report:

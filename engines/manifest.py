@@ -21,6 +21,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 EXPORT = "export"
+# Packages that run what another one built with --version-compatible.
+LEAN_RUNTIMES = ("tensorrt_lean",)
 
 Precision = Literal["fp32", "fp16"]
 
@@ -144,6 +146,7 @@ class Manifest(_Record):
         words = self.source.build_words()
         words += [word for profile in self.profiles for word in ("--shape", profile.text)]
         words += ["--max-batch", str(self.max_batch), "--backend", self.backend, "--precision", self.precision]
+        words += ["--version-compatible"] * (self.runtime in LEAN_RUNTIMES)
         words += ["--context-chunks", str(self.context_chunks)] * (self.context_chunks > 1)
         return shlex.join(["engines", "build", *words, "--out", str(out)])
 

@@ -46,6 +46,7 @@ class BuildRequest:
     original_config: str | None = None  # of single-file checkpoints; None: SD1.5's
     jobs: int | None = None  # processes that compile; None: half as many as cores
     additions: AdditionNames = NO_ADDITIONS  # LoRAs, another VAE, embeddings, clip skip
+    version_compatible: bool = False  # for a smaller package than the builder's (tensorrt)
     reuse: tuple[Path, ...] = ()  # finished sets whose stages are taken over where they are the same
 
 
@@ -94,7 +95,11 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
         additions=request.additions,
     )
     recipe = recipe_for(
-        request.backend, precision=request.precision, profiles=request.profiles, capability=request.compute_capability
+        request.backend,
+        precision=request.precision,
+        profiles=request.profiles,
+        capability=request.compute_capability,
+        version_compatible=request.version_compatible,
     )
     check_target(request.out)
     with staging(request.out) as folder:

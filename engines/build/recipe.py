@@ -16,7 +16,12 @@ TOKENIZER_REVISION = 1
 
 
 def recipe_for(
-    name: str, *, precision: Precision, profiles: Sequence[Profile], capability: str | None = None
+    name: str,
+    *,
+    precision: Precision,
+    profiles: Sequence[Profile],
+    capability: str | None = None,
+    version_compatible: bool = False,
 ) -> Recipe:
     """The recipe of backend `name` on this machine.
 
@@ -30,7 +35,8 @@ def recipe_for(
             f"--compute-capability is for {takers}; {backend.name} sets are built on the machine, or the kind of "
             "machine, that runs them"
         )
-    return backend.recipe(precision=precision, profiles=profiles, capability=capability)
+    recipe = backend.recipe(precision=precision, profiles=profiles, capability=capability)
+    return backend.version_compatible(recipe) if version_compatible else recipe
 
 
 def tokenizer_stage(recipe: Recipe) -> BuildStage:
