@@ -1,7 +1,7 @@
 """A tensorrt set's components: TensorRT's contexts on torch's memory and streams, with one CUDA graph a shape.
 
 It has run with tensorrt-rtx 1.4.0.76 on an H100 and an H200, which that version does not list (docs/engines.md). On
-another GPU run tests/gpu/test_tensorrt_runtime.py first.
+another GPU run tests/gpu/test_tensorrt_runtime.py first. The kernel files of RENDER_CACHE_DIR have not run.
 """
 
 from __future__ import annotations
