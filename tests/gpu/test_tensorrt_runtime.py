@@ -169,7 +169,7 @@ def test_a_second_start_compiles_nothing_that_the_first_one_compiled(
 
     def start() -> tuple[dict[str, Tensor], dict[str, int]]:
         with load_engine_set(folder, device="cuda", cache=tmp_path) as opened:
-            results = {}
+            results: dict[str, Tensor] = {}
             for name, size in (("hint", (1, 64, 64)), ("decoder", (1, 128, 128)), ("decoder", (2, 128, 128))):
                 results |= opened.engine(name)(inputs_for(opened, name, size))
         return results, {path.name: path.stat().st_size for path in tmp_path.rglob("*.kernels")}

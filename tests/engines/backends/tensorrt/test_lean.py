@@ -66,7 +66,12 @@ def test_the_plan_is_version_compatible_and_holds_no_runtime(
 
     asked: list[str] = []
     stand_in = SimpleNamespace(**(vars(trt) | {"Builder": Builder}))
-    monkeypatch.setattr(plan, "tensorrt_module", lambda name: asked.append(name) or stand_in)
+
+    def module(name: str) -> Any:
+        asked.append(name)
+        return stand_in
+
+    monkeypatch.setattr(plan, "tensorrt_module", module)
     shutil.copy(tiny_engine_set() / "hint.onnx", tmp_path)
     spec = manifest.components["hint"].spec
     for recipe, compatible in ((FULL, False), (BACKEND.version_compatible(FULL), True)):

@@ -82,7 +82,7 @@ class Config:
 def test_tensorrt_for_rtx_gets_what_earlier_processes_compiled_for_the_set_and_the_card(
     takes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = object.__new__(TensorRTRuntime)
+    runtime: Any = object.__new__(TensorRTRuntime)  # opening one needs a GPU
     runtime._device, runtime._cache, runtime._log = torch.device("cuda:0"), tmp_path, SimpleNamespace(text="why")
     runtime._trt = required("tensorrt_rtx")
     runtime._manifest = SimpleNamespace(

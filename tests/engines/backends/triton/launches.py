@@ -128,7 +128,6 @@ class Engines:
                 down_block_types=("DownEncoderBlock2D",) * 4,
                 up_block_types=("UpDecoderBlock2D",) * 4,
             )
-        controlnet.controlnet_cond_embedding = None
         networks = {"controlnet": controlnet, "unet": unet, "decoder": vae}
         parts = {name: Parameters.of(wrap(name, network).half()) for name, network in networks.items()}
         self._engines: dict[str, Any] = {name: ENGINES[name](part) for name, part in parts.items()}
