@@ -22,8 +22,6 @@ CHANNELS = 64  # a run of channels: 128 bytes of float16
 # The fewest pixels that one program sums, and the most such programs for a picture's run of channels.
 CHUNK_PIXELS, CHUNKS = 256, 256
 APPLY_PIXELS = 64
-# Bytes of shared memory for three stages of geglu's large blocks: 160 KB on sm90, 176 KB on sm100.
-LARGE_BLOCKS = 177 * 1024
 
 
 def group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool) -> Tensor:
@@ -186,16 +184,14 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             x, weight, bias, y, count, **common, BLOCK_N=128, BLOCK_K=32, num_warps=4, num_stages=4
         )
         return y
-    # Large blocks if they fill the GPU twice; otherwise small ones, two on a multiprocessor, which a card with little
-    # shared memory has room for with two stages only.
+    # Large blocks if they fill the GPU twice; otherwise small ones, two on a multiprocessor: with two stages in 100 KB.
     wide = roomy and tiles >= 4 * processors
     block_n, warps, programs = (256, 8, processors) if wide else (128, 4, 2 * processors)
     tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, block_n)
     left, right = TensorDescriptor.from_tensor(x, [128, 64]), TensorDescriptor.from_tensor(weight, [block_n, 64])
     _geglu[(min(tiles, programs),)](
-        left, right, bias, y, count, **common, BLOCK_N=block_n, BLOCK_K=64, num_warps=warps,
-        num_stages=3 if roomy else 2,
-    )  # fmt: skip
+        left, right, bias, y, count, **common, BLOCK_N=block_n, BLOCK_K=64, num_warps=warps, num_stages=2 + roomy
+    )
     return y
 
 
@@ -203,12 +199,11 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _device(index: int) -> tuple[int, bool, bool]:
     """A GPU's multiprocessors, whether it has a unit that copies tiles, and whether it has room for large blocks.
 
-    The unit (TMA) is in Hopper and later. The room is shared memory for three stages of large blocks: the data-centre
-    chips of Hopper and Blackwell have 228 KB a multiprocessor, RTX cards 100.
+    The unit (TMA) is in Hopper and later. The room is shared memory for three stages of large blocks, up to 176 KB: the
+    data-centre chips of Hopper and Blackwell have it (228 KB a multiprocessor), RTX cards do not (100 KB).
     """
-    properties = torch.cuda.get_device_properties(index)
-    roomy = properties.shared_memory_per_multiprocessor >= LARGE_BLOCKS
-    return properties.multi_processor_count, properties.major >= 9, roomy
+    gpu = torch.cuda.get_device_properties(index)
+    return gpu.multi_processor_count, gpu.major >= 9, gpu.shared_memory_per_multiprocessor >= 180 * 1024
 
 
 @triton.jit

@@ -23,7 +23,7 @@ from engines.backends.triton.kernel_cache import empty_cache
 from engines.spec import Profile
 from tests.engines.backends.triton.launches import CARDS, Card, Engines, Launch, recorded
 
-BY_NAME = {kernel.__name__: kernel for kernel in kernels.KERNELS}
+BY_NAME = {kernel.__name__: kernel for kernel in kernels.KERNELS if kernel.fn.__module__ == kernels.__name__}
 
 
 @pytest.fixture(scope="module")
