@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ log = logging.getLogger("engines")
 
 FORMAT = 1
 LONGEST_HEADER = 4096  # bytes
+LONGEST_WAIT_SECONDS = 2.0  # for another writer
 
 
 class RuntimeCache(Protocol):
@@ -64,6 +66,8 @@ class KernelFile:
             return
         try:
             self._save(bytes(blob))
+        except BlockingIOError:
+            log.info("%s is being written by another worker; this one writes after the next new size", self._path)
         except OSError as error:
             self._broken = True
             why = error.strerror or error
@@ -133,9 +137,21 @@ def _why_not(header: bytes, blob: bytes, key: Mapping[str, str]) -> str | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time. A process that ends, however, gives the lock back."""
+    """One writer at a time. A process that ends, however, gives the lock back.
+
+    Raises:
+        BlockingIOError: another writer takes too long; the thread that waits is the one that renders.
+    """
     with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        give_up = time.monotonic() + LONGEST_WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise
+                time.sleep(0.02)
         yield
 
 

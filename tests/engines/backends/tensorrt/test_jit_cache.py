@@ -4,6 +4,7 @@ stands in for it, with both things that a second `deserialize` may do, since the
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from engines import runtime_cache
+from engines.backends.tensorrt import jit_cache
 from engines.backends.tensorrt.jit_cache import KernelFile, RuntimeCache
 from tests.engines.required import required
 
@@ -154,6 +156,20 @@ def test_processes_that_write_at_once_lose_nothing(path: Path) -> None:
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
     assert opened(path)[1] == {f"{name}-{each}" for name in ("one", "two") for each in range(20)}
     assert {each.name for each in path.parent.iterdir()} == {"unet.kernels", ".unet.kernels.lock"}
+
+
+def test_a_writer_that_takes_too_long_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit_cache, "LONGEST_WAIT_SECONDS", 0)
+    compiled(path, "512x512")
+    file, _ = opened(path)
+    assert isinstance(file.cache, Kernels)
+    file.cache.names.add("512x768")
+    with path.with_name(".unet.kernels.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        file.save()
+        assert opened(path)[1] == {"512x512"}
+    file.save()
+    assert opened(path)[1] == {"512x512", "512x768"}
 
 
 def test_a_folder_that_cannot_be_written_is_told_once_and_fails_no_render(
