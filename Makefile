@@ -74,6 +74,8 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 $(VENV)/.dev: $(VENV)/.demo
 	@echo "installing what the tests need" >&2
 	@$(BIN)/python -m pip install -q -e '.[dev]'
+	@# Type stubs, 0.1 MB. They depend on TensorRT itself, which the package index does not hold whole.
+	@$(BIN)/python -m pip install -q --no-deps tensorrt-stubs==10.13.0.35.1
 	@touch $@
 
 clean-demo:

@@ -164,6 +164,9 @@ def build(
     precision: Precision = None,
     compute_capability: Capability = None,
     calibrate: Calibrate = None,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="tensorrt: plans that its lean runtime, tensorrt-lean, runs.")
+    ] = False,
     jobs: Jobs = None,
     reuse: Reuse = None,
 ) -> None:
@@ -188,6 +191,7 @@ def build(
         calibrate=calibrate,
         jobs=jobs,
         additions=added(lora, vae, embedding, clip_skip),
+        version_compatible=version_compatible,
         reuse=tuple(reuse or ()),
     )
     with progress_on(people) as report:

@@ -24,10 +24,14 @@ _DRIVER_NODES = ("/dev/nvidiactl", "/dev/dxg")
 
 @dataclass(frozen=True)
 class Placement:
-    """Where engines of one set run; `threads` is for the CPU, None leaves it to the library."""
+    """Where engines of one set run; `threads` is for the CPU, None leaves it to the library.
+
+    `cache`: the folder below which a backend may keep what it learns at run time (runtime_cache.py), None: nowhere.
+    """
 
     device: torch.device
     threads: int | None
+    cache: Path | None = None
 
 
 def dtype_of(precision: Precision) -> torch.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -140,11 +141,13 @@ def load_engine_set(
     threads: int | None = None,
     weights: str | None = None,
     check: FileCheck | None = None,
+    cache: Path | None = None,
 ) -> EngineSet:
     """Check a set and get it ready; engines open with `load` or at first use.
 
     `device` is 'auto', 'cpu' or 'cuda'. `weights`: refuse the set unless it was built from these (Weights.digest).
-    `check`: a check of this set's files that was started earlier; without it one is started here.
+    `check`: a check of this set's files that was started earlier; without it one is started here. `cache`: where a
+    backend may keep what it compiles at run time (RENDER_CACHE_DIR), None: nowhere.
 
     Raises:
         EngineSetRefused: the set is changed, incomplete, or built for other weights, another version or another GPU.
@@ -154,7 +157,7 @@ def load_engine_set(
     manifest = load_manifest(folder)
     backend = backend_of(folder, manifest)
     check_weights(manifest, weights)
-    placement = placement_for(folder, manifest, device=device, threads=threads)
+    placement = replace(placement_for(folder, manifest, device=device, threads=threads), cache=cache)
     (FileCheck(folder, manifest.files) if check is None else check).wait()  # before any of its code runs
     return EngineSet(manifest, folder=folder, placement=placement, runtime=backend.open(folder, manifest, placement))
 

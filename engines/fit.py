@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from engines.backends.registry import backend_of
 from engines.device import Placement, architecture_of
 from engines.errors import BackendUnavailable, EngineSetRefused
-from engines.manifest import Manifest, installed_version
+from engines.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +25,16 @@ def placement_for(folder: Path, manifest: Manifest, *, device: str = "auto", thr
         BackendUnavailable: its backend is not installed, or needs a device that is not here.
     """
     backend = backend_of(folder, manifest)
-    check_version(manifest)
+    check_version(manifest, backend.installed_version(manifest.runtime))
     placement = Placement(backend.device(device, manifest.architecture), threads)
     check_architecture(manifest, placement.device)
     backend.check(folder, manifest, placement)
     return placement
 
 
-def check_version(manifest: Manifest) -> None:
+def check_version(manifest: Manifest, installed: str | None) -> None:
     """Raises EngineSetRefused if the runtime's package has another version than at build time."""
     package, built = manifest.runtime, manifest.versions[manifest.runtime]
-    installed = installed_version(package)
     if installed is None:
         raise BackendUnavailable(f"the set needs the package {package} ({built}), which is not installed")
     if installed != built:

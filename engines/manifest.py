@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 EXPORT = "export"
 BUILT_IN_SUBJECTS = "built-in"  # the source of a calibration without a CSV
+# Packages that run what another one built with --version-compatible.
+LEAN_RUNTIMES = ("tensorrt_lean",)
 
 Precision = Literal["fp32", "fp16", "fp8"]
 
@@ -167,6 +169,7 @@ class Manifest(_Record):
         words += ["--max-batch", str(self.max_batch), "--backend", self.backend, "--precision", self.precision]
         if self.calibration is not None and self.calibration.source != BUILT_IN_SUBJECTS:
             words += ["--calibrate", self.calibration.source]
+        words += ["--version-compatible"] * (self.runtime in LEAN_RUNTIMES)
         words += ["--context-chunks", str(self.context_chunks)] * (self.context_chunks > 1)
         return shlex.join(["engines", "build", *words, "--out", str(out)])
 

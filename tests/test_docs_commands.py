@@ -68,6 +68,7 @@ PARSED = {
     "pip install 'batch-renderer[engines]'",
     "pip install 'batch-renderer[engines,tensorrt]' --extra-index-url https://pypi.nvidia.com",
     "pip install 'batch-renderer[engines,tensorrt-rtx]'",
+    "pip install 'batch-renderer[tensorrt-lean]'",
     "pip install -e '.[engines,local]'",
     "pip install -e '.[demo]' accelerate scikit-learn",
     "engines build --model stable-diffusion-v1-5/stable-diffusion-v1-5 "
@@ -80,6 +81,7 @@ PARSED = {
     "--vae stabilityai/sd-vae-ft-mse --embedding cat-toy.pt --embedding learned_embeds.bin:toy --clip-skip 2 "
     "--shape 512x512 --reuse engine-set --out ink-set",
     # They need a GPU.
+    f"engines build {RANDOM} --shape 256x384 --max-batch 4 --backend tensorrt --version-compatible --out lean-plans",
     ".venv/bin/python -m pytest -m gpu",
     "python -m pytest -m gpu tests/gpu",
     "python -m pytest -m gpu tests/gpu/test_inductor_sets.py tests/gpu/test_tensorrt_runtime.py",

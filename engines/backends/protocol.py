@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from engines.backends.recipe import BuildStage, Recipe
 from engines.device import Placement, choose_device
-from engines.manifest import Manifest, Precision
+from engines.errors import BackendUnavailable
+from engines.manifest import Manifest, Precision, installed_version
 from engines.spec import Profile
 
 if TYPE_CHECKING:
@@ -84,6 +85,18 @@ class Backend(ABC):
         Raises:
             BackendUnavailable: a package is missing, or the backend cannot build this here.
         """
+
+    def version_compatible(self, recipe: Recipe) -> Recipe:
+        """The recipe of a set that a smaller package than the builder loads (--version-compatible).
+
+        Raises:
+            BackendUnavailable: there is no such package.
+        """
+        raise BackendUnavailable(f"--version-compatible is for tensorrt; {recipe.runtime} loads what it built")
+
+    def installed_version(self, runtime: str) -> str | None:
+        """The installed version of the package that loads a set (Manifest.runtime), None without it."""
+        return installed_version(runtime)
 
     @abstractmethod
     def stages(self, recipe: Recipe, component: str) -> tuple[BuildStage, ...]:

@@ -48,6 +48,7 @@ class BuildRequest:
     jobs: int | None = None  # processes that compile; None: half as many as cores
     additions: AdditionNames = NO_ADDITIONS  # LoRAs, another VAE, embeddings, clip skip
     calibrate: Path | None = None  # a CSV for quantized sets; None: random shapes
+    version_compatible: bool = False  # for a smaller package than the builder's (tensorrt)
     reuse: tuple[Path, ...] = ()  # finished sets whose stages are taken over where they are the same
 
 
@@ -96,7 +97,11 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
         additions=request.additions,
     )
     recipe = recipe_for(
-        request.backend, precision=request.precision, profiles=request.profiles, capability=request.compute_capability
+        request.backend,
+        precision=request.precision,
+        profiles=request.profiles,
+        capability=request.compute_capability,
+        version_compatible=request.version_compatible,
     )
     subjects = SubjectSource(request.calibrate)
     if request.precision == "fp8":

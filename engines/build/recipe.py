@@ -16,7 +16,12 @@ TOKENIZER_REVISION = 1
 
 
 def recipe_for(
-    name: str, *, precision: Precision, profiles: Sequence[Profile], capability: str | None = None
+    name: str,
+    *,
+    precision: Precision,
+    profiles: Sequence[Profile],
+    capability: str | None = None,
+    version_compatible: bool = False,
 ) -> Recipe:
     """The recipe of backend `name` on this machine.
 
@@ -35,7 +40,8 @@ def recipe_for(
         raise BackendUnavailable(
             f"--precision fp8 is for --backend {takers}; {backend.name} sets take {backend.precision_help}"
         )
-    return backend.recipe(precision=precision, profiles=profiles, capability=capability)
+    recipe = backend.recipe(precision=precision, profiles=profiles, capability=capability)
+    return backend.version_compatible(recipe) if version_compatible else recipe
 
 
 def tokenizer_stage(recipe: Recipe) -> BuildStage:

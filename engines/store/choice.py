@@ -100,6 +100,7 @@ def _build_command(judged: Sequence[Judged], root: str) -> str:
 def _for_this_machine(manifest: Manifest) -> Manifest:
     try:
         backend = registry.choose(registry.AUTO)
-        return manifest.model_copy(update={"backend": backend.name, "precision": backend.usual_precision()})
+        own = {"backend": backend.name, "runtime": backend.name, "precision": backend.usual_precision()}
+        return manifest.model_copy(update=own)
     except ImportError:  # no torch: nothing can be asked of the machine
         return manifest.model_copy(update={"backend": registry.AUTO})

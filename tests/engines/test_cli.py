@@ -97,6 +97,11 @@ def test_verify_ends_with_1_when_a_component_is_out_of_tolerance(
             "error: --compute-capability is for tensorrt",
         ),
         (
+            ["--shape", "64x64", "--backend", "torch", "--version-compatible"],
+            4,
+            "error: --version-compatible is for tensorrt; torch loads what it built",
+        ),
+        (
             ["--shape", "64x64", "--backend", "torch", "--model", "./nowhere"],
             3,
             "./nowhere is neither a folder, nor a file",

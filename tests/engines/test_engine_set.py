@@ -108,3 +108,18 @@ def test_a_set_that_was_loaded_through_a_link_stays_that_set_when_the_link_chang
 def test_a_second_engine_set_of_the_same_folder_is_the_same_set(onnx: EngineSet) -> None:
     folder: Path = onnx.folder
     assert load_engine_set(folder).digest == onnx.digest
+
+
+def test_a_workers_cache_folder_reaches_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RENDER_CACHE_DIR, with `~`; without it a backend keeps nothing."""
+    from engines.backends.torch.backend import TorchBackend
+    from engines.file_check import FileCheck
+    from jobs.settings import load_settings
+    from worker.renderer import _opened
+
+    folder, places = tiny_engine_set("torch"), []
+    monkeypatch.setattr(TorchBackend, "open", lambda _self, _folder, _manifest, placement: places.append(placement))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value in ("~/kept", None):
+        _opened(folder, FileCheck.of(folder), load_settings(cache_dir=value, device="cpu"))
+    assert [place.cache for place in places] == [tmp_path / "kept", None]

@@ -84,11 +84,14 @@ def test_geglu(count: int, inputs: int) -> None:
 
 
 @pytest.mark.parametrize(("count", "inputs"), [(4096, 320), (100, 1280), (70, 48)])
-def test_geglu_where_nothing_copies_tiles(count: int, inputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on GPUs before Hopper."""
+@pytest.mark.parametrize("copies_tiles", [False, True])
+def test_geglu_on_cards_with_little_shared_memory(
+    copies_tiles: bool, count: int, inputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs before Hopper, which do not copy tiles, and on RTX cards after it, which do."""
     from engines.backends.triton import kernels
 
-    monkeypatch.setattr(kernels, "_device", lambda _index: (132, False, False))
+    monkeypatch.setattr(kernels, "_device", lambda _index: (132, copies_tiles, False))
     test_geglu(count, inputs)
 
 

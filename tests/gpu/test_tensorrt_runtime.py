@@ -162,6 +162,31 @@ def test_dropped_engines_open_again_and_agree(engines: EngineSet) -> None:
     torch.testing.assert_close(engines.engine("hint")(inputs)["guided_hint"], before, rtol=1e-4, atol=1e-5)
 
 
+def test_a_second_start_compiles_nothing_that_the_first_one_compiled(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TensorRT for RTX only: `tensorrt` compiles nothing at run time."""
+
+    def start() -> tuple[dict[str, Tensor], dict[str, int]]:
+        with load_engine_set(folder, device="cuda", cache=tmp_path) as opened:
+            results: dict[str, Tensor] = {}
+            for name, size in (("hint", (1, 64, 64)), ("decoder", (1, 128, 128)), ("decoder", (2, 128, 128))):
+                results |= opened.engine(name)(inputs_for(opened, name, size))
+        return results, {path.name: path.stat().st_size for path in tmp_path.rglob("*.kernels")}
+
+    first, written = start()
+    if package.package_name() != "tensorrt_rtx":
+        assert written == {}
+        return
+    assert written.keys() == {"hint.kernels", "decoder.kernels"}
+    with caplog.at_level("INFO", logger="engines"):
+        second, now = start()
+    assert caplog.text.count("bytes of compiled kernels were loaded") == 2
+    assert now == written  # nothing was added
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-3)
+
+
 def test_plans_for_another_gpu_are_refused(folder: Path) -> None:
     original = (folder / "manifest.json").read_text()
     try:

@@ -176,6 +176,33 @@ first_step(Path({str(folder)!r}), "cuda", 0.0)
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+def test_a_worker_compiles_nothing_at_any_size_of_a_range() -> None:
+    """The build ran a few of these sizes. A fresh process runs all of them, with a compiler that would raise."""
+    out = CACHE / "demo-triton-range"
+    profile = Profile.parse("128x128:256x320", max_batch=3)
+    build_set(replace(request_for(out, "triton", "fp16"), profiles=(profile,)))
+    code = f"""
+from itertools import product
+from pathlib import Path
+from engines.check.verify import likely_inputs
+from engines.engine_set import load_engine_set
+from triton.backends.nvidia.compiler import CUDABackend
+
+def compiled(*given, **options):
+    raise AssertionError("a kernel was compiled")
+
+CUDABackend.make_cubin = compiled
+with load_engine_set(Path({str(out)!r}), device="cuda") as engines:
+    for batch, height, width in product((1, 2, 3), range(128, 257, 64), range(128, 321, 64)):
+        def inputs(name):
+            made = likely_inputs(engines.manifest.components[name].spec, batch, height=height, width=width)
+            return {{key: tensor.to("cuda", engines.io_dtype) for key, tensor in made.items()}}
+        engines.predict(inputs("controlnet"))
+        engines.engine("decoder")(inputs("decoder"))
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_pictures_are_those_of_the_float32_cpu_path(engines: EngineSet) -> None:
     out = CACHE / "demo-onnxruntime"
     build_set(request_for(out, "onnxruntime", "fp32"))

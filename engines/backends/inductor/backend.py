@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from engines.backends.inductor.sizes import Size, batch_sizes, check_profiles, sizes_of
+from engines.backends.inductor.sizes import Size, batch_sizes, single_sizes, sizes_of
 from engines.backends.protocol import Backend, Runtime
 from engines.backends.recipe import BuildContext, BuildStage, CompileJob, Recipe
 from engines.backends.stages import NETWORK_PACKAGES, constants_stage, made_by, versions_of
@@ -30,11 +30,11 @@ class InductorBackend(Backend):
         return "fp16" if has_gpu() else "fp32"
 
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
-        """For this machine's GPU, or for its CPU where it has none. Shapes are single ones."""
+        """For this machine's GPU, or for its CPU where it has none. A range becomes the sizes in it."""
         assert capability is None, capability
-        check_profiles(profiles)
+        singles = single_sizes(profiles)
         architecture = architecture_of(build_device())
-        return Recipe(self.name, "torch", precision, tuple(profiles), architecture, versions_of(NETWORK_PACKAGES))
+        return Recipe(self.name, "torch", precision, singles, architecture, versions_of(NETWORK_PACKAGES))
 
     def stages(self, recipe: Recipe, component: str) -> tuple[BuildStage, ...]:
         """The weights, then every package."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from engines.backends.stages import WITH_CONTEXT
 from engines.errors import BackendUnavailable
-from engines.spec import Profile
+from engines.spec import PIXEL_MULTIPLE, Profile
 
 # Components that see no picture: one package a batch size serves all shapes.
 SHAPELESS = ("clip",)
+# Sizes in a range: each is a package a batch size for four components, and a minute to compile on a GPU.
+MOST_SIZES = 32
 _STAGE = re.compile(r"(?:(\d+)x(\d+)-)?batch(\d+)(?:-context(\d+))?")
 
 
@@ -46,13 +49,25 @@ def batch_sizes(max_batch: int) -> tuple[int, ...]:
     return (*powers, max_batch)
 
 
-def check_profiles(profiles: Sequence[Profile]) -> None:
-    """Raises BackendUnavailable for a range of shapes: a package is compiled for one."""
+def single_sizes(profiles: Sequence[Profile]) -> tuple[Profile, ...]:
+    """One profile a picture size: a range becomes every size in it, since a package is compiled for one.
+
+    Raises:
+        BackendUnavailable: there would be more than MOST_SIZES.
+    """
+    singles: dict[tuple[int, int], Profile] = {}  # where two profiles cover a size, the first one draws it
     for profile in profiles:
-        if (profile.min_height, profile.min_width) != (profile.max_height, profile.max_width):
+        heights = range(profile.min_height, profile.max_height + 1, PIXEL_MULTIPLE)
+        widths = range(profile.min_width, profile.max_width + 1, PIXEL_MULTIPLE)
+        if len(heights) * len(widths) > MOST_SIZES:
             raise BackendUnavailable(
-                f"inductor compiles for single shapes, {profile.text} is a range; give each shape its own --shape"
+                f"inductor compiles for single shapes, {profile.text} is a range of {len(heights) * len(widths)}, and "
+                f"at most {MOST_SIZES} are compiled; give each shape that is needed its own --shape"
             )
+        for height, width in product(heights, widths):
+            sides = {"min_height": height, "max_height": height, "min_width": width, "max_width": width}
+            singles.setdefault((height, width), profile.model_copy(update=sides))
+    return tuple(singles.values())
 
 
 def sizes_of(component: str, profiles: Sequence[Profile]) -> tuple[Size, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from engines.backends.protocol import Backend, Runtime
@@ -11,7 +12,7 @@ from engines.backends.stages import EXPORT_PACKAGES, WITH_CONTEXT, export_stage,
 from engines.backends.tensorrt import package
 from engines.backends.tensorrt.plan import build_plan, planned
 from engines.device import Placement
-from engines.errors import EngineSetRefused
+from engines.errors import BackendUnavailable, EngineSetRefused
 from engines.manifest import Manifest, Precision
 from engines.spec import Profile
 
@@ -41,6 +42,20 @@ class TensorRTBackend(Backend):
         versions = versions_of([*EXPORT_PACKAGES, runtime])
         return Recipe(self.name, runtime, precision, tuple(profiles), architecture, versions)
 
+    def version_compatible(self, recipe: Recipe) -> Recipe:
+        """The same plans for `tensorrt_lean` of the builder's version."""
+        if recipe.runtime != "tensorrt":
+            raise BackendUnavailable(
+                f"--version-compatible is for the full tensorrt, and {recipe.runtime} is what is installed here: its "
+                "plans run with the version that built them only"
+            )
+        versions = recipe.versions | {package.LEAN: recipe.versions[recipe.runtime]}
+        return replace(recipe, runtime=package.LEAN, versions=versions)
+
+    def installed_version(self, runtime: str) -> str | None:
+        """Also where only the package of one CUDA version is installed, such as tensorrt-lean-cu13."""
+        return package.version_of(runtime)
+
     def stages(self, recipe: Recipe, component: str) -> tuple[BuildStage, ...]:
         """An export, and the plan that is built from it."""
         return export_stage(recipe, component), _plan_stage(recipe, component)
@@ -48,7 +63,7 @@ class TensorRTBackend(Backend):
     def check(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
         """The package must load, and cuda-python be there."""
         del placement
-        if manifest.runtime not in package.PACKAGES:
+        if manifest.runtime not in package.RUNTIMES:
             raise EngineSetRefused(f"{folder} is not valid at runtime: {manifest.runtime!r} is no TensorRT package")
         package.tensorrt_module(manifest.runtime)
         package.cuda_runtime()

@@ -1,5 +1,7 @@
 """The installed TensorRT package, `tensorrt` or `tensorrt_rtx` (the same API), and the GPUs that it builds for.
 
+`tensorrt_lean` is the half of `tensorrt` that runs plans: it serves version-compatible ones, and builds none.
+
 `tensorrt_rtx` builds for a named compute capability without a GPU; `tensorrt` builds for the GPU that is here.
 """
 
@@ -13,6 +15,21 @@ from engines.errors import BackendUnavailable
 from engines.manifest import installed_version
 
 PACKAGES = ("tensorrt", "tensorrt_rtx")
+LEAN = "tensorrt_lean"
+RUNTIMES = (*PACKAGES, LEAN)
+# A package is installed under its own name, or under that of a CUDA version alone.
+_VARIANTS = ("", "_cu13", "_cu12")
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of one of RUNTIMES, None where it is not installed."""
+    versions = (installed_version(f"{package}{variant}") for variant in _VARIANTS)
+    return next((version for version in versions if version is not None), None)
+
+
+def builder_of(runtime: str) -> str:
+    """The package that builds plans for one of RUNTIMES."""
+    return "tensorrt" if runtime == LEAN else runtime
 
 
 def package_name() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.recipe import Recipe
-from engines.backends.tensorrt.package import tensorrt_module
+from engines.backends.tensorrt.package import LEAN, builder_of, tensorrt_module
 from engines.errors import BuildFailed
 from engines.spec import ComponentSpec, Profile, TensorSpec
 
@@ -18,13 +18,17 @@ def build_plan(onnx: Path, spec: ComponentSpec, *, recipe: Recipe) -> Path:
     Raises:
         BuildFailed: the parser or the builder failed, or the network has other tensors than the spec's.
     """
-    trt = tensorrt_module(recipe.runtime)
+    trt = tensorrt_module(builder_of(recipe.runtime))
     log = PlanLog(trt)
     builder = trt.Builder(log.logger)
     network = parsed_network(trt, builder, onnx, log)
     check_network(trt, network, spec, recipe.precision)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 means fp32; it is on by default
+    if recipe.runtime == LEAN:
+        # The lean runtime of the same version is installed where plans run: a copy of it in each would be code.
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if recipe.runtime == "tensorrt_rtx":
         config.num_compute_capabilities = 1
         named = getattr(trt.ComputeCapability, str(recipe.architecture).upper(), trt.ComputeCapability.CURRENT)

@@ -1,20 +1,23 @@
 """A tensorrt set's components: TensorRT's contexts on torch's memory and streams, with one CUDA graph a shape.
 
 It has run with tensorrt-rtx 1.4.0.76 on an H100 and an H200, which that version does not list (docs/engines.md). On
-another GPU run tests/gpu/test_tensorrt_runtime.py first.
+another GPU run tests/gpu/test_tensorrt_runtime.py first. The kernel files of RENDER_CACHE_DIR have not run.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from engines import runtime_cache
 from engines.backends.protocol import Engine, Runtime
+from engines.backends.tensorrt.jit_cache import KernelFile
 from engines.backends.tensorrt.package import cuda_runtime, tensorrt_module
 from engines.backends.tensorrt.plan import PlanLog, planned
 from engines.cuda_graph import no_garbage_collection
@@ -22,6 +25,8 @@ from engines.device import Placement, cuda_value, dtype_of
 from engines.errors import EngineSetRefused
 from engines.manifest import Manifest
 from engines.spec import ComponentSpec, Profile, TensorSpec
+
+log = logging.getLogger("engines")
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -36,6 +41,18 @@ class _Buffers:
     graph: CapturedCall | None = None
 
 
+class Context(NamedTuple):
+    """An execution context (IExecutionContext), and what it needs for as long as it lives.
+
+    `kernels` is where TensorRT for RTX keeps what it compiles. A tuple lets go of its last member first: TensorRT wants
+    the cache to outlive the context.
+    """
+
+    kernels: KernelFile | None
+    log: PlanLog
+    execution: Any
+
+
 class TensorRTEngine:
     """One execution context as an Engine, on torch's current stream.
 
@@ -43,15 +60,13 @@ class TensorRTEngine:
     kernels to that graph; the plain calls that come before every capture have prepared the shape.
     """
 
-    def __init__(
-        self, context: Any, spec: ComponentSpec, manifest: Manifest, device: torch.device, log: PlanLog
-    ) -> None:
-        self._context = context
+    def __init__(self, context: Context, spec: ComponentSpec, manifest: Manifest, device: torch.device) -> None:
+        self._context, self._opened = context.execution, context
         self._spec = spec
         self._profiles = planned(manifest.runtime, manifest.profiles)
         self._dtype = dtype_of(manifest.precision)
         self._device = device
-        self._log = log
+        self._log = context.log
         self._known: dict[Shapes, _Buffers] = {}
         self._bound: _Buffers | None = None
 
@@ -66,6 +81,7 @@ class TensorRTEngine:
         shapes = tuple(tuple(inputs[tensor.name].shape) for tensor in self._spec.inputs)
         capturing = torch.cuda.is_current_stream_capturing()
         buffers = self._known.get(shapes)
+        new = buffers is None
         if buffers is None:
             buffers = self._known[shapes] = self._prepared(shapes)
         for name, buffer in buffers.inputs.items():
@@ -75,6 +91,8 @@ class TensorRTEngine:
             self._enqueue(buffers, stream.cuda_stream)
         else:
             self._replay(buffers, stream)
+            if new and self._opened.kernels is not None:
+                self._opened.kernels.save()  # a worker may be killed at any time
         return {name: buffer.clone() for name, buffer in buffers.outputs.items()}
 
     def _prepared(self, shapes: Shapes) -> _Buffers:
@@ -172,8 +190,9 @@ class CapturedCall:
 class TensorRTRuntime(Runtime):
     """Opens one plan a component."""
 
-    def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
-        self._folder, self._manifest, self._device = folder, manifest, device
+    def __init__(self, folder: Path, manifest: Manifest, placement: Placement) -> None:
+        self._folder, self._manifest, self._device = folder, manifest, placement.device
+        self._cache = placement.cache
         self._trt = tensorrt_module(manifest.runtime)
         self._log = PlanLog(self._trt)
         self._runtime = self._trt.Runtime(self._log.logger)
@@ -190,21 +209,43 @@ class TensorRTRuntime(Runtime):
         if plan is None:
             raise EngineSetRefused(f"{self._manifest.runtime} does not load {path}: {self._log.text}")
         check_plan(self._trt, plan, path, component.spec, dtype_of(self._manifest.precision))
-        context = self._context(plan)
-        if context is None:
+        context = self._context(plan, name)
+        if context.execution is None:
             raise torch.OutOfMemoryError(f"out of memory, or no context for {name}: {self._log.text}")
-        return TensorRTEngine(context, component.spec, self._manifest, self._device, self._log)
+        return TensorRTEngine(context, component.spec, self._manifest, self._device)
 
-    def _context(self, plan: Any) -> Any:
+    def _context(self, plan: Any, name: str) -> Context:
         """TensorRT for RTX compiles a shape's own kernels when it first meets the shape. By default it does so in the
         background and runs general ones meanwhile: a graph captured then would keep those.
         """
         strategies = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)
         if strategies is None:  # `tensorrt` compiles nothing at run time
-            return plan.create_execution_context()
+            return Context(None, self._log, plan.create_execution_context())
         config = plan.create_runtime_config()
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
-        return plan.create_execution_context(config)
+        kernels = self._kernels(config, name)
+        return Context(kernels, self._log, plan.create_execution_context(config))
+
+    def _kernels(self, config: Any, name: str) -> KernelFile | None:
+        """The kernels that earlier processes compiled, attached to `config`; None where they are not kept."""
+        if self._cache is None:
+            return None
+        card, versions = f"{torch.cuda.get_device_name(self._device)} {self._manifest.architecture}", self._versions()
+        folder = runtime_cache.folder(self._cache, self._manifest.digest, card=card, versions=versions)
+        key = {"set": self._manifest.digest, "component": name, "card": card, **versions}
+        with torch.cuda.device(self._device):  # TensorRT compares a file with the current context's GPU
+            kernels = KernelFile(folder / f"{name}.kernels", key, config.create_runtime_cache)
+        if not config.set_runtime_cache(kernels.cache):
+            log.warning("%s takes no runtime cache for %s: %s", self._manifest.runtime, name, self._log.text)
+            return None
+        return kernels
+
+    def _versions(self) -> dict[str, str]:
+        """What compiled kernels depend on besides the set and the card: an older driver does not take a newer one's."""
+        cuda = cuda_runtime()
+        driver = cuda_value(cuda.cudaDriverGetVersion(), lambda error: cuda.cudaGetErrorString(error)[1].decode())
+        package = self._manifest.runtime
+        return {package: self._manifest.versions[package], "driver": str(driver)}
 
 
 def check_plan(trt: Any, plan: Any, path: Path, spec: ComponentSpec, dtype: torch.dtype) -> None:
@@ -228,4 +269,4 @@ def check_plan(trt: Any, plan: Any, path: Path, spec: ComponentSpec, dtype: torc
 
 def open_set(folder: Path, manifest: Manifest, placement: Placement) -> TensorRTRuntime:
     """The runtime of a set in `folder`."""
-    return TensorRTRuntime(folder, manifest, placement.device)
+    return TensorRTRuntime(folder, manifest, placement)

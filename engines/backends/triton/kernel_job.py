@@ -21,6 +21,11 @@ from engines.model.locate import Weights
 from engines.model.networks import load_component
 from engines.spec import PIXEL_MULTIPLE, ComponentSpec, Profile
 
+# The picture, three halvings of the VAE, three of the U-Net.
+LEVELS = 7
+# As in kernels.py, which needs triton (a test compares them).
+WHOLE, CHUNK_PIXELS, CHUNKS = 16384, 256, 256
+
 
 @dataclass(frozen=True)
 class KernelJob:
@@ -79,14 +84,50 @@ class KernelJob:
 
 
 def sizes(profiles: Iterable[Profile]) -> list[tuple[int, int, int]]:
-    """(images, height, width) that together need every kernel of these profiles.
+    """(images, height, width) that together need every kernel of these profiles: a few, however wide a range is.
 
-    The binaries differ with the picture's size, and with the batch only where it is too small to fill the GPU.
+    Kernels are compiled for what a size makes of their constants (`constants`), so one size stands for all that make
+    the same. With the batch they differ only where a small one does not fill the GPU: a profile's smallest and largest
+    sizes in all batches have both kinds. tests/engines/backends/triton/test_ranges.py holds this against the launches
+    of the networks at every size of a range.
     """
     needed: set[tuple[int, int, int]] = set()
     for profile in profiles:
-        for height in range(profile.min_height, profile.max_height + 1, PIXEL_MULTIPLE):
-            for width in range(profile.min_width, profile.max_width + 1, PIXEL_MULTIPLE):
-                powers = (1 << i for i in range(profile.max_batch.bit_length()))
-                needed |= {(batch, height, width) for batch in (*powers, profile.max_batch)}
+        powers = (1 << i for i in range(profile.max_batch.bit_length()))
+        needed |= {(batch, *size) for batch in (*powers, profile.max_batch) for size in _different(profile)}
     return sorted(needed)
+
+
+def _different(profile: Profile) -> list[tuple[int, int]]:
+    """The sizes of a profile, fewest pixels first, that have constants which none before them has; and the largest."""
+    heights = range(profile.min_height, profile.max_height + 1, PIXEL_MULTIPLE)
+    widths = range(profile.min_width, profile.max_width + 1, PIXEL_MULTIPLE)
+    by_pixels = {height * width: (height, width) for height in heights for width in widths}
+    known: set[tuple[int, str, int]] = set()
+    different = {(profile.max_height, profile.max_width)}
+    for pixels, size in sorted(by_pixels.items()):
+        own = constants(pixels)
+        if not own <= known:
+            different.add(size)
+            known |= own
+    return sorted(different)
+
+
+def constants(pixels: int) -> set[tuple[int, str, int]]:
+    """(level, name, value) of the constants that a picture's size gives to the kernels: group_norm's, and no others.
+
+    Features at a level have `pixels` / 4 ** level pixels: from the picture's own down to the U-Net's deepest.
+    """
+    found = set()
+    for level in range(LEVELS):
+        features = pixels >> 2 * level
+        whole = _power_of_two(features)
+        if whole <= WHOLE:
+            found.add((level, "PIXELS", whole))
+        found.add((level, "CHUNKS", min(CHUNKS, _power_of_two(features // CHUNK_PIXELS))))
+    return found
+
+
+def _power_of_two(count: int) -> int:
+    """The next one, and at least 1."""
+    return 1 << max(0, count - 1).bit_length()

@@ -209,13 +209,13 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             x, weight, bias, y, count, **common, BLOCK_N=128, BLOCK_K=32, num_warps=4, num_stages=4
         )
         return y
-    # Large blocks if they fill the GPU twice; otherwise small ones, two on a multiprocessor.
+    # Large blocks if they fill the GPU twice; otherwise small ones, two on a multiprocessor: with two stages in 100 KB.
     wide = roomy and tiles >= 4 * processors
     block_n, warps, programs = (256, 8, processors) if wide else (128, 4, 2 * processors)
     tiles = triton.cdiv(count, 128) * triton.cdiv(outputs, block_n)
     left, right = TensorDescriptor.from_tensor(x, [128, 64]), TensorDescriptor.from_tensor(weight, [block_n, 64])
     _geglu[(min(tiles, programs),)](
-        left, right, bias, y, count, **common, BLOCK_N=block_n, BLOCK_K=64, num_warps=warps, num_stages=3
+        left, right, bias, y, count, **common, BLOCK_N=block_n, BLOCK_K=64, num_warps=warps, num_stages=2 + roomy
     )
     return y
 
@@ -224,11 +224,11 @@ def geglu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _device(index: int) -> tuple[int, bool, bool]:
     """A GPU's multiprocessors, whether it has a unit that copies tiles, and whether it has room for large blocks.
 
-    The unit (TMA) is in Hopper and later. The room is shared memory for three stages of large blocks: the data-centre
-    chips of Hopper and Blackwell have it.
+    The unit (TMA) is in Hopper and later. The room is shared memory for three stages of large blocks, up to 176 KB: the
+    data-centre chips of Hopper and Blackwell have it (228 KB a multiprocessor), RTX cards do not (100 KB).
     """
-    properties = torch.cuda.get_device_properties(index)
-    return properties.multi_processor_count, properties.major >= 9, properties.major in (9, 10)
+    gpu = torch.cuda.get_device_properties(index)
+    return gpu.multi_processor_count, gpu.major >= 9, gpu.shared_memory_per_multiprocessor >= 180 * 1024
 
 
 @triton.jit

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engines.backends import registry
 from engines.backends.inductor.packages import SUFFIX, Package, PackageJob, compile_package, load_code, load_constants
 from engines.backends.inductor.runtime import InductorEngine, InductorRuntime, open_set
-from engines.backends.inductor.sizes import Size, batch_sizes, check_profiles, sizes_of
+from engines.backends.inductor.sizes import Size, batch_sizes, single_sizes, sizes_of
 from engines.build.compile import compile_all
 from engines.build.recipe import recipe_for
 from engines.device import Placement
@@ -80,9 +80,22 @@ def test_packages_of_short_prompts_are_reused_in_a_set_for_long_ones() -> None:
     assert {name: two[name] for name in one} == one
 
 
-def test_a_range_of_shapes_is_refused_with_what_to_do() -> None:
-    with pytest.raises(BackendUnavailable, match=r"256x256:512x512 is a range; give each shape its own --shape"):
-        check_profiles([Profile.parse("256x256:512x512", max_batch=1)])
+def test_a_range_of_shapes_becomes_the_sizes_in_it() -> None:
+    """A package is compiled for one size; where two profiles cover a size, the first one draws it."""
+    profiles = (Profile.parse("64x128", max_batch=1), Profile.parse("64x64:128x128", max_batch=2))
+    recipe = recipe_for("inductor", precision="fp32", profiles=profiles, capability=None)
+    assert [(each.text, each.max_batch) for each in recipe.profiles] == [
+        *(("64x128", 1), ("64x64", 2), ("128x64", 2), ("128x128", 2)),
+    ]
+    assert [size.stage for size in sizes_of("unet", recipe.profiles)] == [
+        *("64x128-batch1", "64x64-batch1", "64x64-batch2"),
+        *("128x64-batch1", "128x64-batch2", "128x128-batch1", "128x128-batch2"),
+    ]
+
+
+def test_a_range_of_too_many_sizes_is_refused_with_their_number() -> None:
+    with pytest.raises(BackendUnavailable, match=r"1024x1024 is a range of 169, and at most 32 .* its own --shape"):
+        single_sizes([Profile.parse("256x256:1024x1024", max_batch=1)])
 
 
 def test_a_package_is_made_again_when_what_it_is_compiled_from_changes() -> None:

@@ -203,3 +203,15 @@ def test_on_a_gpu_that_it_lists_it_is_the_best_choice(monkeypatch: pytest.Monkey
     monkeypatch.setattr(package, "_current_architecture", lambda: "sm89")
     monkeypatch.setattr(package, "package_name", lambda: "tensorrt_rtx")
     assert package.is_best()
+
+
+def test_auto_takes_tensorrt_for_rtx_where_it_lists_the_card_and_triton_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "has_gpu", lambda: True)
+    for reason, best in ((None, "tensorrt"), ("it is not installed", "triton")):
+        monkeypatch.setattr(package, "why_not_run", lambda reason=reason: reason)
+        monkeypatch.setattr(package, "package_name", lambda: "tensorrt_rtx")
+        monkeypatch.setattr(package, "_listed", lambda _package: True)
+        assert registry.choose("auto").name == best
+        assert registry.choose("triton").name == "triton"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from engines.backends.tensorrt.runtime import CapturedCall, check_plan, profile_for
+from engines.backends.tensorrt.runtime import CapturedCall, TensorRTRuntime, check_plan, profile_for
 from engines.errors import EngineSetRefused
 from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
 from tests.engines.required import required
@@ -58,6 +60,54 @@ def test_a_cuda_error_is_told_in_the_words_that_the_worker_looks_for() -> None:
         RuntimeError, match=r"^CUDA error: (CUDA driver version is insufficient|no CUDA-capable device)"
     ):
         CapturedCall(lambda: None, 0)
+
+
+class Config:
+    """What is asked of an IRuntimeConfig, which cannot be made without a GPU."""
+
+    dynamic_shapes_kernel_specialization_strategy: object = None
+
+    def __init__(self, *, takes: bool) -> None:
+        self.takes, self.cache = takes, None
+
+    def create_runtime_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: b"kernels", deserialize=lambda blob: blob == b"kernels")
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        self.cache = cache
+        return self.takes
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_tensorrt_for_rtx_gets_what_earlier_processes_compiled_for_the_set_and_the_card(
+    takes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime: Any = object.__new__(TensorRTRuntime)  # opening one needs a GPU
+    runtime._device, runtime._cache, runtime._log = torch.device("cuda:0"), tmp_path, SimpleNamespace(text="why")
+    runtime._trt = required("tensorrt_rtx")
+    runtime._manifest = SimpleNamespace(
+        digest="ab" * 32, architecture="sm89", runtime="tensorrt_rtx", versions={"tensorrt_rtx": "1.7.1.116"}
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "RTX 4090")
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: nullcontext())
+    cuda = SimpleNamespace(cudaDriverGetVersion=lambda: (0, 13000))
+    monkeypatch.setattr("engines.backends.tensorrt.runtime.cuda_runtime", lambda: cuda)
+    config = Config(takes=takes)
+    plan = SimpleNamespace(create_runtime_config=lambda: config, create_execution_context=lambda config: config)
+    context = runtime._context(plan, "unet")
+    strategy = runtime._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    assert (context.execution, config.dynamic_shapes_kernel_specialization_strategy) == (config, strategy)
+    if not takes:
+        assert context.kernels is None
+        return
+    assert context.kernels is not None
+    assert context.kernels.cache is config.cache
+    context.kernels.save()
+    (written,) = tmp_path.rglob("unet.kernels")
+    assert written.parent.name.startswith("driver-13000+tensorrt_rtx-1.7.1.116")
+    assert written.read_bytes().endswith(b"\nkernels")
+    runtime._cache = None
+    assert runtime._context(plan, "unet").kernels is None
 
 
 class Plan:

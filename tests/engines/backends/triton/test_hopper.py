@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from engines.backends.triton import hopper
+from engines.backends.triton import hopper, ops
 from engines.errors import BackendUnavailable
 
 pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-python is not installed")
@@ -61,3 +64,21 @@ def test_a_hopper_gpu_without_cuda_python_is_refused_with_a_sentence(monkeypatch
         hopper.check_installed(torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0))
     hopper.check_installed(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)])
+def test_attention_written_for_hopper_is_used_there_only(
+    capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    on_gpu: Any = SimpleNamespace(is_cuda=True, dtype=torch.float16, shape=(2, 64, 3 * 320), device="cuda:0")
+    assert hopper.takes(on_gpu, 8) == (capability == (9, 0))
+
+
+def test_without_it_attention_is_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hopper, "takes", lambda *_: False)
+    monkeypatch.setattr(hopper, "attention", lambda *_: pytest.fail("it was launched"))
+    qkv = torch.randn(2, 16, 3 * 80)
+    heads = qkv.view(2, 16, 3, 2, 40).permute(2, 0, 3, 1, 4)
+    expected = torch.softmax(heads[0] @ heads[1].transpose(-1, -2) / math.sqrt(40), dim=-1) @ heads[2]
+    torch.testing.assert_close(ops.self_attention(qkv, 2), expected.transpose(1, 2).flatten(2))

@@ -13,7 +13,7 @@ import torch
 from engines.backends.triton import backend
 from engines.backends.triton.backend import sources_digest
 from engines.backends.triton.kernel_cache import CACHE, archive_kernels, install_kernels
-from engines.backends.triton.kernel_job import KernelJob, sizes
+from engines.backends.triton.kernel_job import KernelJob, constants, sizes
 from engines.build.recipe import recipe_for
 from engines.errors import BackendUnavailable, BuildFailed
 from engines.model.locate import find_weights
@@ -21,9 +21,23 @@ from engines.spec import Geometry, Profile, component_specs
 from tests.models import tiny_model
 
 
-def test_a_range_of_shapes_is_run_at_every_size_in_it() -> None:
+def test_a_range_of_shapes_is_run_at_one_size_for_each_kind_of_kernel() -> None:
     found = sizes([Profile.parse("64x64:128x192", max_batch=1)])
-    assert found == [(1, height, width) for height in (64, 128) for width in (64, 128, 192)]
+    assert found == [(1, 64, 64), (1, 64, 192), (1, 128, 64), (1, 128, 192)]
+    assert all(constants(height * width) <= set().union(*(constants(h * w) for _, h, w in found))
+               for height in (64, 128) for width in (64, 128, 192))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "most"), [("512x512:512x1024", 4), ("256x256:1024x1024", 16), ("64x64:8192x8192", 48)]
+)
+def test_a_range_is_built_in_bounded_time_however_wide_it_is(text: str, most: int) -> None:
+    profile = Profile.parse(text, max_batch=8)
+    found = sizes([profile])
+    assert len({(height, width) for _, height, width in found}) <= most
+    assert {batch for batch, _, _ in found} == {1, 2, 4, 8}
+    assert (1, profile.min_height, profile.min_width) in found  # does not fill a GPU
+    assert (8, profile.max_height, profile.max_width) in found  # fills it
 
 
 def test_batches_are_run_in_powers_of_two_and_the_largest() -> None:
