@@ -81,6 +81,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of the engines (default: all cores)")
     max_batch: int | None = Field(None, ge=1, description="samples in one engine call (default: the engine set's)")
     low_vram: bool = Field(False, description="never hold diffusion and text/decoder engines together")
+    cache_dir: str | None = Field(None, min_length=1, description="what workers learn at run time (default: not kept)")
     sets_resident: int | None = Field(None, ge=1, description="engine sets on the device (default: half its memory)")
 
     jobs_in_flight: int = Field(16, ge=1, le=512, description="jobs in flight per worker; also the prefetch")

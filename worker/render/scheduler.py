@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jobs.errors import Cancelled, RenderError
+from worker.render.graph_sizes import Crowd
 from worker.render.request import BucketKey, ImageRequest, ImageSpec, Shape, fail_all
 from worker.render.residency import Residency, Work
 from worker.shutdown import Shutdown, stopping
@@ -40,6 +41,7 @@ class Bucket:
     key: BucketKey
     limit: int  # requests in a step
     last_turn: int
+    places: int | None = None  # for requests in the next step; None: `limit`
     owed: int = 0  # of those that waited when the turn of their set began, those that still wait
     waiting: deque[ImageRequest] = field(default_factory=deque)
     running: list[ImageRequest] = field(default_factory=list)
@@ -50,14 +52,19 @@ class Bucket:
         return self.key.height, self.key.width
 
     @property
+    def step_limit(self) -> int:
+        """How many requests the next step takes: fewer than fit where a smaller batch pays (graph_sizes.py)."""
+        return self.limit if self.places is None else min(self.limit, self.places)
+
+    @property
     def idle(self) -> bool:
         """Holds no request."""
         return not self.waiting and not self.running
 
     @property
     def due(self) -> list[ImageRequest]:
-        """The requests of the next step: the oldest that run, which are all of them unless memory has run short."""
-        return self.running[: self.limit]
+        """The requests of the next step: the oldest that run, which are all of them unless it takes fewer."""
+        return self.running[: self.step_limit]
 
     def halve(self, samples: int) -> None:
         """Allow half as many requests in a step, after memory did not suffice for so many."""
@@ -169,6 +176,13 @@ class Scheduler:
         with self._changed:
             return self._has_to_look() or self._has_to_dismiss() or self._next() is not None
 
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing waits, runs or is about to be submitted, and the worker is not stopping."""
+        with self._changed:
+            busy = self._expected or any(not bucket.idle for bucket in self._buckets.values())
+            return not (busy or self._has_to_look() or self._shutdown.draining)
+
     def gathered(self) -> bool:
         """Whether an idle loop should begin: a batch is full, no job is about to submit, or something is urgent."""
         with self._changed:
@@ -242,6 +256,19 @@ class Scheduler:
                 work[key.engine_set] = Work(runs, owes)
         return work
 
+    def wanted(self, bucket: Bucket) -> int:
+        """How many requests could take the bucket's next step."""
+        with self._changed:
+            closing = bucket.key.engine_set in self._residency.leaving
+            waiting = 0 if closing else len(bucket.waiting)
+            return max(1, min(bucket.limit, len(bucket.running) + waiting))
+
+    def crowd(self) -> Crowd:
+        """How many requests there are in how many buckets; a job that is being prepared counts as one request."""
+        with self._changed:
+            sizes = [len(bucket.waiting) + len(bucket.running) for bucket in self._buckets.values() if not bucket.idle]
+            return Crowd(sum(sizes) + self._expected, len(sizes))
+
     # -- engine sets that arrive and leave ------------------------------------------------------------------------
 
     def leaving(self) -> tuple[str, ...]:
@@ -288,7 +315,7 @@ class Scheduler:
         with self._changed:
             if bucket.key.engine_set in self._residency.leaving:
                 return []
-            free = max(0, bucket.limit - len(bucket.running))
+            free = max(0, bucket.step_limit - len(bucket.running))
             admitted = [bucket.waiting.popleft() for _ in range(min(free, len(bucket.waiting)))]
             bucket.owed = max(0, bucket.owed - len(admitted))
             return admitted
