@@ -100,6 +100,14 @@ def cuda_value(result: tuple[Any, ...], describe: Callable[[Any], str]) -> Any:
     return values[0] if values else None
 
 
+def machine_of(device: torch.device) -> str:
+    """A GPU and the libraries that choose its kernels at run time, in words."""
+    import torch
+
+    libraries = f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    return f"{torch.cuda.get_device_name(device)} ({architecture_of(device)}), {libraries}"
+
+
 def cpu_name() -> str:
     """The CPU's model, as the kernel names it."""
     try:

@@ -7,6 +7,7 @@ Start (GpuPool.on_start, before Celery connects to Redis):
  3. fitness            a worker that could not write results starts paused
  4. GPU thread         the only one that calls engines
  5. heartbeat          from the first beat on, other processes know that a live worker has the jobs started here
+ 6. learnt sizes       the idle loop prepares the device for the sizes that workers used before
 
 Stop (GpuPool.on_stop, after Celery has stopped consuming):
 
@@ -47,6 +48,7 @@ from worker.heartbeat import Heartbeat
 from worker.image.accept import accepted_types
 from worker.in_flight import InFlightJobs
 from worker.job_runner import JobRunner
+from worker.learnt_sizes import LearntSizes
 from worker.ledger_client import LedgerClient
 from worker.observe.device_memory import DeviceMemoryCollector
 from worker.observe.exit_codes import ExitCode
@@ -102,6 +104,7 @@ class RenderService:
             fitness=self.fitness,
             metrics=self.metrics,
         )
+        self._learnt_sizes: LearntSizes | None = None
         self._fault = ""  # why only a restart helps
 
     @property
@@ -140,6 +143,7 @@ class RenderService:
         self._runner = self._make_runner(renderer)
         self._gpu_thread.start()
         self._heartbeat.start(renderer.loop.cancel)
+        self._learnt_sizes = self._learn_sizes(renderer)
         log.info("worker_started", worker=self.name, engine_set=renderer.digest, **renderer.facts)
 
     def stop(self) -> None:
@@ -151,6 +155,8 @@ class RenderService:
         if self._gpu_thread.is_alive():
             self._gpu_thread.join(GPU_THREAD_STOP_SECONDS)
         self.fitness.stop()
+        if self._learnt_sizes is not None:
+            self._learnt_sizes.stop()
         self._heartbeat.stop()
         self._ledger.close()
         if self._renderer is not None and not self._gpu_thread.is_alive():
@@ -203,6 +209,11 @@ class RenderService:
             fitness=self.fitness,
             fetch_limits=self._fetch_limits,
         )
+
+    def _learn_sizes(self, renderer: Renderer) -> LearntSizes:
+        learnt = LearntSizes(renderer.loop, self._ledger, machines=renderer.machines, cache_dir=self.settings.cache_dir)
+        learnt.start()
+        return learnt
 
     def _make_fitness(self) -> Fitness:
         policy = self._access_policy

@@ -25,8 +25,8 @@
     refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
                                    finished; expires after REFUTED_SECONDS
     worker:<name>           string Heartbeat as JSON; expires with the worker's lease
-    sizes:<queue>:<digest>  sorted set  '<height>x<width>x<tokens>x<batch>' by how much an engine set's steps of this size were
-                                   used lately (sizes.py): at most SIZES; expires after SIZES_SECONDS without use
+    sizes:<queue>:<digest>  sorted set  '<height>x<width>x<tokens>x<batch>' by how much workers used an engine set
+                                   at this size lately (sizes.py): at most SIZES; expires after SIZES_SECONDS
     exits:<queue>           hash   why workers ended by themselves (records.Exit) -> number of them so far
 
 kombu's keys, which hold the messages, are in kombu_view.py. Workers and producers of several versions share one Redis:

@@ -232,7 +232,7 @@ class EngineDenoiser:
         return self._no_noise[latents.shape]
 
     def _in_parts(self, name: str, rows: torch.Tensor, call: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """The outputs of a call for rows, in batches that the engines take, and of sizes that ran before where that pays."""
+        """The outputs of a call for rows, in batches that the engines take, and of known sizes where that pays."""
         batches = torch.split(rows, self._engines.max_batch)
         if not self.sizes_cost:
             return torch.cat([call(part) for part in batches])

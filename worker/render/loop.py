@@ -114,7 +114,7 @@ class RenderLoop:
     def warm_up(self, sizes: Sequence[tuple[BucketKey, int]]) -> None:
         """Prepare the device for these while nothing is to be done, the first ones first."""
         self._graphs.ask(sizes)
-        self._scheduler.wake()
+        self._scheduler.rouse()
 
     def parked(self) -> int:
         """How many jobs wait for their engine set's turn."""

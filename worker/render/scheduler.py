@@ -94,6 +94,7 @@ class Scheduler:
         self._cancelled: set[str] = set()
         self._expected = 0  # jobs that are about to submit
         self._interrupted = False
+        self._roused = False
         self._turn = 0
         shutdown.on_step(self.wake)
 
@@ -120,6 +121,7 @@ class Scheduler:
         finally:
             with self._changed:
                 self._expected -= 1
+                self._roused = self._roused or not self._expected
                 self._changed.notify()
 
     def cancel(self, job_id: str) -> None:
@@ -131,6 +133,12 @@ class Scheduler:
     def wake(self) -> None:
         """Make `wait` look at its stop event and at the shutdown now."""
         with self._changed:
+            self._changed.notify()
+
+    def rouse(self) -> None:
+        """Make `wait` return once although there is no work: an idle loop may have something else to do."""
+        with self._changed:
+            self._roused = True
             self._changed.notify()
 
     def interrupt(self) -> None:
@@ -167,9 +175,15 @@ class Scheduler:
     def wait(self, stop: threading.Event) -> None:
         """Return when there is work and the expected requests have come or take too long; or when `stop` is set."""
         with self._changed:
-            while not self._changed.wait_for(lambda: stop.is_set() or self.has_work(), timeout=self._look_seconds()):
+            while not self._changed.wait_for(lambda: self._is_woken(stop), timeout=self._look_seconds()):
                 pass
+            roused, self._roused = self._roused, False
+            if roused and not self.has_work():
+                return
             self._changed.wait_for(lambda: stop.is_set() or self.gathered(), timeout=GATHER_SECONDS)
+
+    def _is_woken(self, stop: threading.Event) -> bool:
+        return stop.is_set() or self._roused or self.has_work()
 
     def has_work(self) -> bool:
         """Whether the loop's next turn has something to do."""
