@@ -14,6 +14,7 @@ more than one of eight (SD 1.5, 512x512, one H200), and a batch of which a third
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -44,7 +45,9 @@ class _Known:
 
     seconds: dict[int, float] = field(default_factory=dict)  # of a step, timed
     captures: dict[int, float] = field(default_factory=dict)  # seconds
-    saved: dict[int, float] = field(default_factory=dict)  # seconds that it would have saved by now
+    saved: dict[int, float] = field(default_factory=dict)  # seconds that one more graph would have saved by now
+    steps: Counter[int] = field(default_factory=Counter)  # by how many requests could have taken them
+    graphs: frozenset[int] = frozenset()  # beside which `saved` counts
     largest: int | None = None  # that fits in memory
     first: int | None = None  # what workers before this one stepped at
 
@@ -70,17 +73,22 @@ class GraphSizes:
         if not usable:
             return self._first(known, wanted, fitting, crowd)
         wanted = min(wanted, fitting[-1])
-        best = min(usable, key=lambda size: (_seconds_per_request(known, size, wanted), size))
-        if known.seconds:
-            self._count_savings(known, best, wanted, fitting)
-        worth = self._worth_most(known, usable)
-        return best if worth is None or known.saved[worth] < self._cost(known, worth) else worth
+        known.steps[wanted] += 1
+        if known.graphs != frozenset(usable):
+            _count_anew(known, frozenset(usable), fitting)
+        elif known.seconds:
+            _count_savings(known, wanted, 1, fitting)
+        worth = _worth_most(known)
+        if worth is not None and known.saved[worth] >= self._cost(known, worth):
+            return worth
+        return _best(known, wanted)
 
     def captured(self, key: BucketKey, size: int, seconds: float) -> None:
         """A graph was captured, in so many seconds."""
         known = self._of(key)
         known.captures[size] = seconds
-        known.saved.clear()
+        if known.graphs:
+            _count_anew(known, known.graphs | {size}, sorted({*known.saved, *known.graphs, size}))
         before = self._capture_seconds
         self._capture_seconds = seconds if before is None else (3 * before + seconds) / 4
 
@@ -94,7 +102,7 @@ class GraphSizes:
         """Memory does not suffice for a graph of this size: from now on, smaller ones are used."""
         known = self._of(key)
         known.largest = size - 1 if known.largest is None else min(known.largest, size - 1)
-        known.saved.clear()
+        known.saved = {one: saved for one, saved in known.saved.items() if one < size}
 
     def prefer(self, key: BucketKey, size: int) -> None:
         """Capture this size first: other workers, or this one before its restart, stepped at it."""
@@ -108,7 +116,7 @@ class GraphSizes:
     def worth_capturing(self, key: BucketKey, *, graphs: Collection[int]) -> int | None:
         """The size whose graph an idle worker should capture for this bucket; None where none would save enough."""
         known = self._of(key)
-        size = self._worth_most(known, graphs)
+        size = _worth_most(known) if known.graphs == frozenset(graphs) else None
         return size if size is not None and known.saved[size] >= IDLE_SHARE * self._cost(known, size) else None
 
     def buckets(self) -> list[BucketKey]:
@@ -129,21 +137,36 @@ class GraphSizes:
         expected = max(wanted, part) if crowd.buckets <= 1 else FIRST_SHARE * part
         return next((size for size in fitting if size >= round(expected)), fitting[-1])
 
-    def _count_savings(self, known: _Known, best: int, wanted: int, fitting: Sequence[int]) -> None:
-        """For each size without a graph: how much sooner this step's requests would have had their step with it."""
-        rate, served = _seconds_per_request(known, best, wanted), min(best, wanted)
-        for size in fitting:
-            saves = served * (rate - _seconds_per_request(known, size, wanted))
-            if saves > 0 and size != best:
-                known.saved[size] = known.saved.get(size, 0.0) + saves
-
-    def _worth_most(self, known: _Known, graphs: Collection[int]) -> int | None:
-        others = [size for size in known.saved if size not in graphs and size <= (known.largest or size)]
-        return max(others, key=lambda size: (known.saved[size], -size), default=None)
-
     def _cost(self, known: _Known, size: int) -> float:
         usual = CAPTURE_SECONDS if self._capture_seconds is None else self._capture_seconds
         return known.captures.get(size, usual)
+
+
+def _best(known: _Known, wanted: int) -> int:
+    """The graph that serves so many requests best."""
+    return min(known.graphs, key=lambda size: (_seconds_per_request(known, size, wanted), size))
+
+
+def _worth_most(known: _Known) -> int | None:
+    return max(known.saved, key=lambda size: (known.saved[size], -size), default=None)
+
+
+def _count_anew(known: _Known, graphs: frozenset[int], sizes: Sequence[int]) -> None:
+    """There are other graphs: what one more beside them would have saved in all steps so far."""
+    known.graphs, known.saved = graphs, {}
+    if known.seconds:
+        for wanted, steps in known.steps.items():
+            _count_savings(known, wanted, steps, sizes)
+
+
+def _count_savings(known: _Known, wanted: int, steps: int, sizes: Sequence[int]) -> None:
+    """For each size without a graph: how much sooner the requests of these steps would have had them with it."""
+    best = _best(known, wanted)
+    rate, served = _seconds_per_request(known, best, wanted), min(best, wanted)
+    for size in sizes:
+        saves = steps * served * (rate - _seconds_per_request(known, size, wanted))
+        if saves > 0 and size not in known.graphs:
+            known.saved[size] = known.saved.get(size, 0.0) + saves
 
 
 def _seconds_per_request(known: _Known, size: int, wanted: int) -> float:
