@@ -74,7 +74,7 @@ class GraphDevice(Device):
         return [size for *captured, size in self.captured if tuple(captured) == shape]
 
 
-def feed(loop: RenderLoop, shapes: Sequence[tuple[int, int]], *, in_flight: int, steps: int = 20) -> Counter[str]:
+def feed(loop: RenderLoop, shapes: Sequence[tuple[int, int]], *, in_flight: int, steps: int = 10) -> Counter[str]:
     """Draw one sample of each of these shapes, in order, so many at a time, as a worker does; how they ended."""
     waiting = [sample_spec(number, size=shape, steps=steps) for number, shape in enumerate(shapes)][::-1]
     running, ended = [], Counter[str]()
