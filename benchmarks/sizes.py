@@ -8,8 +8,10 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.site import Site, make_jobs, write_pictures
@@ -124,7 +126,8 @@ def mixed_and_sorted(
 
 def _drawn(loop: RenderLoop, requests: Iterable[ImageSpec], in_flight: int) -> float:
     """Seconds to draw these, of which so many are in the loop at a time."""
-    began, running = time.perf_counter(), []
+    began = time.perf_counter()
+    running: list[Future[np.ndarray]] = []
     waiting = list(requests)[::-1]
     while waiting or running:
         while waiting and len(running) < in_flight:

@@ -47,7 +47,7 @@ class StepSize(NamedTuple):
 
 def weight(samples: float, *, at: float) -> float:
     """What so many sample-steps weigh that were taken at this time, in seconds since the epoch."""
-    return samples * 2.0 ** min(1000.0, max(-1000.0, (at - _SINCE) / HALF_LIFE_SECONDS))
+    return samples * float(2.0 ** min(1000.0, max(-1000.0, (at - _SINCE) / HALF_LIFE_SECONDS)))
 
 
 def most_used(weights: Mapping[str, float] | Iterable[tuple[str, float]]) -> dict[StepSize, float]:

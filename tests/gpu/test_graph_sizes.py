@@ -1,4 +1,7 @@
-"""Padded graphs on a GPU: the same pictures, few captures, and a loop that warms. python -m pytest -m gpu tests/gpu/test_graph_sizes.py"""
+"""Padded graphs on a GPU: the same pictures, and a loop that warms.
+
+python -m pytest -m gpu tests/gpu/test_graph_sizes.py
+"""
 
 from __future__ import annotations
 

@@ -102,6 +102,7 @@ class EngineDenoiser:
         self._step = Graphed(self._one_step, engines.device, shared.graph_pool)
         self._graphs: dict[tuple[int, int, int], set[int]] = {}  # height, width, tokens -> batch sizes
         self._no_noise: dict[torch.Size, torch.Tensor] = {}  # zeros
+        self._idle_seconds = 0.0  # of captures that no step waited for
         self._sizes: dict[BucketKey, tuple[int, ...]] = {}
         self._known = KnownSizes()  # of hints and pictures, which are no graphs
         self._pace = shared.pace
@@ -124,8 +125,8 @@ class EngineDenoiser:
 
     @property
     def reload_seconds(self) -> float:
-        """Seconds to open all engines, and to capture the graphs that there are since."""
-        return sum(self._load_seconds.values()) + self._step.capture_seconds
+        """Seconds to open all engines, and to capture the graphs that steps have needed since."""
+        return sum(self._load_seconds.values()) + self._step.capture_seconds - self._idle_seconds
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
@@ -167,7 +168,9 @@ class EngineDenoiser:
         """Take a step with nothing in it, and decode its pictures."""
         hint = self.encode_hint(np.zeros((1, key.height, key.width), np.uint8))
         text = self.encode_text(np.zeros((1, self._engines.geometry.context_length), np.int64))
+        before = self._step.capture_seconds
         latents = self.step(blank_batch(hint, text, size=size, tokens=key.tokens))
+        self._idle_seconds += self._step.capture_seconds - before
         self.decode(latents).pictures()
 
     @torch.inference_mode()
@@ -278,6 +281,7 @@ class EngineDenoiser:
             torch.cuda.synchronize(self._engines.device)  # queued work still reads the weights
         self._step.clear()
         self._graphs.clear()
+        self._idle_seconds = 0.0
         self._no_noise.clear()
         self._resident = ()  # until all are loaded, so that a load that fails half-way is repeated
         self._engines.unload(names)

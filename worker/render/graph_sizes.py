@@ -4,8 +4,8 @@ A step replays a CUDA graph that was captured for one picture size and one batch
 about a second in a new process, so a worker with many picture sizes must not capture every batch size that it meets. A
 graph of any batch size serves any number of requests: with fewer the batch is padded, with more the oldest step and the
 others wait for a place. Both cost something, and so this is the problem of renting or buying skis: a graph of one more
-size is captured once it would have saved, up to now, as much time as its capture takes. So at most about twice the
-captures' time is lost, whatever arrives.
+size is captured once what it would have saved up to now, and what it will save for the requests that wait, is as much
+time as its capture takes. So at most about twice the captures' time is lost, whatever arrives.
 
 The first graph of a picture size is the important one, since most workers need no other. It is a little smaller than
 the number of requests of that size that are expected at a time: per image, a batch of four that is always full costs 5%
@@ -29,7 +29,14 @@ FIRST_SHARE = 0.65
 # Of a step's time, as long as one batch size was timed: what does not grow with the batch.
 FIXED_SHARE = 0.15
 # While the device is idle, a graph costs nobody anything, except for one capture that a job may have to wait for.
-IDLE_SHARE = 0.25
+IDLE_SHARE = 0.1
+
+
+class Demand(NamedTuple):
+    """What a bucket has to do."""
+
+    requests: int  # that could take its next step, as many as fit
+    sample_steps: int = 0  # that its requests have before them, those that wait for a place included
 
 
 class Crowd(NamedTuple):
@@ -60,26 +67,29 @@ class GraphSizes:
         self._capture_seconds: float | None = None  # of the captures so far: a moving mean
 
     def choose(
-        self, key: BucketKey, *, wanted: int, allowed: Sequence[int], graphs: Collection[int], crowd: Crowd
+        self, key: BucketKey, *, demand: Demand, allowed: Sequence[int], graphs: Collection[int], crowd: Crowd
     ) -> int:
-        """The batch size of the next step, for `wanted` requests that could take it.
+        """The batch size of the next step.
 
         `allowed` are the sizes that graphs can have, ascending, and `graphs` those that there are: another answer means
-        that one is to be captured. The answer may be smaller than `wanted`.
+        that one is to be captured. The answer may be smaller than the number of requests that could take the step.
         """
         known = self._of(key)
         fitting = self._fitting(key, allowed)
         usable = [size for size in graphs if size in fitting]
         if not usable:
-            return self._first(known, wanted, fitting, crowd)
-        wanted = min(wanted, fitting[-1])
+            return self._first(known, demand.requests, fitting, crowd)
+        wanted = min(demand.requests, fitting[-1])
         known.steps[wanted] += 1
+        if wanted in usable:  # nothing serves them better: the larger a full batch, the less each request takes
+            return wanted
         if known.graphs != frozenset(usable):
             _count_anew(known, frozenset(usable), fitting)
         elif known.seconds:
             _count_savings(known, wanted, 1, fitting)
-        worth = _worth_most(known)
-        if worth is not None and known.saved[worth] >= self._cost(known, worth):
+        gains = _with_what_is_ahead(known, wanted, demand.sample_steps, fitting)
+        worth = max(gains, key=lambda size: (gains[size], -size), default=None)
+        if worth is not None and gains[worth] >= self._cost(known, worth):
             return worth
         return _best(known, wanted)
 
@@ -131,11 +141,11 @@ class GraphSizes:
 
     def _first(self, known: _Known, wanted: int, fitting: Sequence[int], crowd: Crowd) -> int:
         """The size of a bucket's first graph: that of its part of the crowd, however few of it have come so far."""
-        if known.first in fitting:
+        if known.first is not None and known.first in fitting:
             return known.first
         part = crowd.requests / max(1, crowd.buckets)
         expected = max(wanted, part) if crowd.buckets <= 1 else FIRST_SHARE * part
-        return next((size for size in fitting if size >= round(expected)), fitting[-1])
+        return min((size for size in fitting if size >= round(expected)), default=fitting[-1])
 
     def _cost(self, known: _Known, size: int) -> float:
         usual = CAPTURE_SECONDS if self._capture_seconds is None else self._capture_seconds
@@ -149,6 +159,18 @@ def _best(known: _Known, wanted: int) -> int:
 
 def _worth_most(known: _Known) -> int | None:
     return max(known.saved, key=lambda size: (known.saved[size], -size), default=None)
+
+
+def _with_what_is_ahead(known: _Known, wanted: int, sample_steps: int, sizes: Sequence[int]) -> dict[int, float]:
+    """By size: the seconds that one more graph would have saved, and those that it will save for sure."""
+    if not known.seconds:
+        return {}
+    rate = _seconds_per_request(known, _best(known, wanted), wanted)
+    return {
+        size: known.saved.get(size, 0.0) + sample_steps * max(0.0, rate - _seconds_per_request(known, size, wanted))
+        for size in sizes
+        if size not in known.graphs
+    }
 
 
 def _count_anew(known: _Known, graphs: frozenset[int], sizes: Sequence[int]) -> None:

@@ -54,7 +54,7 @@ class Graphs:
             return
         bucket.places = self._sizes.choose(
             bucket.key,
-            wanted=self._scheduler.wanted(bucket),
+            demand=self._scheduler.demand(bucket),
             allowed=[size for size in sizes if size <= bucket.limit] or sizes[:1],
             graphs=denoiser.graphs(bucket.key),
             crowd=self._scheduler.crowd(),

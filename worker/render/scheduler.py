@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jobs.errors import Cancelled, RenderError
-from worker.render.graph_sizes import Crowd
+from worker.render.graph_sizes import Crowd, Demand
 from worker.render.request import BucketKey, ImageRequest, ImageSpec, Shape, fail_all
 from worker.render.residency import Residency, Work
 from worker.shutdown import Shutdown, stopping
@@ -270,12 +270,13 @@ class Scheduler:
                 work[key.engine_set] = Work(runs, owes)
         return work
 
-    def wanted(self, bucket: Bucket) -> int:
-        """How many requests could take the bucket's next step."""
+    def demand(self, bucket: Bucket) -> Demand:
+        """What the bucket's requests have before them."""
         with self._changed:
             closing = bucket.key.engine_set in self._residency.leaving
-            waiting = 0 if closing else len(bucket.waiting)
-            return max(1, min(bucket.limit, len(bucket.running) + waiting))
+            waiting = [] if closing else [request.spec.steps for request in bucket.waiting]
+        ahead = [request.spec.steps - request.trajectory.index for request in bucket.running]
+        return Demand(max(1, min(bucket.limit, len(ahead) + len(waiting))), sum(ahead) + sum(waiting))
 
     def crowd(self) -> Crowd:
         """How many requests there are in how many buckets; a job that is being prepared counts as one request."""

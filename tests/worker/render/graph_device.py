@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tests.worker.loops import Device
+from tests.worker.loops import Device, Picture
 from tests.worker.samples import sample_spec
 from worker.render.batch import StepBatch
 from worker.render.errors import DeviceOutOfMemory
@@ -77,7 +77,8 @@ class GraphDevice(Device):
 def feed(loop: RenderLoop, shapes: Sequence[tuple[int, int]], *, in_flight: int, steps: int = 10) -> Counter[str]:
     """Draw one sample of each of these shapes, in order, so many at a time, as a worker does; how they ended."""
     waiting = [sample_spec(number, size=shape, steps=steps) for number, shape in enumerate(shapes)][::-1]
-    running, ended = [], Counter[str]()
+    running: list[Picture] = []
+    ended = Counter[str]()
     while waiting or running:
         while waiting and len(running) < in_flight:
             running.append(loop.submit(waiting.pop()))
