@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import structlog.testing
 
 from jobs.ledger.keys import SIZES
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.sizes import StepSize
+from jobs.ledger.sizes import StepSize, weight
+from jobs.settings import Settings, load_settings
+from tests.eventually import eventually
 from tests.worker.loops import run
 from tests.worker.render.graph_device import GraphDevice
 from tests.worker.samples import sample_spec
@@ -20,6 +23,9 @@ from worker.learnt_sizes import MOST, LearntSizes
 from worker.render.denoisers import Denoisers
 from worker.render.loop import RenderLoop
 from worker.render.request import BucketKey
+from worker.renderer import Renderer
+from worker.service import RenderService
+from worker.shutdown import Shutdown
 from worker.sizes_file import LARGEST_BYTES, SizesFile
 
 SET, MACHINE = "5e7" * 8, "a card, torch 2"
@@ -123,8 +129,6 @@ def test_a_redis_that_is_away_costs_nothing_and_is_told_later(ledger: Ledger, un
 
 @pytest.fixture
 def unreachable() -> Ledger:
-    from jobs.settings import load_settings
-
     return Ledger.connect(load_settings(redis_url="redis://127.0.0.1:1/0"))
 
 
@@ -147,6 +151,30 @@ def test_a_worker_whose_sizes_cost_nothing_asks_redis_for_nothing(unreachable: L
         learnt.stop()
     assert lines == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_service_prepares_the_device_before_its_first_job_and_leaves_what_it_used_when_it_stops(
+    redis_url: str, ledger: Ledger
+) -> None:
+    ledger.note_sizes(SET, {SIZE: weight(1, at=time.time())})
+    device = GraphDevice()
+    loops: list[RenderLoop] = []
+
+    def load(_: Settings, shutdown: Shutdown) -> Renderer:
+        loop = RenderLoop(Denoisers({SET: device}, loaded=[SET]), shutdown, now=device.clock)
+        loops.append(loop)
+        return Renderer(loop, cast(Any, None), cast(Any, None), digest=SET, machines={SET: MACHINE})
+
+    service = RenderService(load_settings(redis_url=redis_url), load=load)
+    service.start(lambda _: None)
+    try:
+        eventually(lambda: device.captured == [(64, 64, 2)])
+        future = loops[0].submit(sample_spec(1, size=(64, 128), engine_set=SET))
+        assert future.result(30).shape == (64, 128, 3)
+    finally:
+        service.shutdown.drain()
+        service.stop()
+    assert set(ledger.sizes(SET)) == {SIZE, WIDE}
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
