@@ -130,7 +130,8 @@ def _drawn(loop: RenderLoop, requests: Iterable[ImageSpec], in_flight: int) -> f
     running: list[Future[np.ndarray]] = []
     waiting = list(requests)[::-1]
     while waiting or running:
-        while waiting and len(running) < in_flight:
+        # As the worker does: RenderService.parked_jobs.
+        while waiting and len(running) < max(in_flight, in_flight // 2 + loop.batch_places()):
             running.append(loop.submit(waiting.pop()))
         loop.step()
         for future in [one for one in running if one.done()]:

@@ -69,6 +69,7 @@ STUCK_SECONDS = 180.0  # an engine call that takes longer hangs; the first call 
 
 # Where not all engine sets fit on the device, jobs that wait for a turn leave their places to jobs of the sets that are
 # there, up to so many times RENDER_JOBS_IN_FLIGHT. Otherwise they would fill all places, and the device would be idle.
+# Jobs of many picture sizes share no batch, so that a batch of each needs as many more.
 PARKED = 8
 
 Load = Callable[[Settings, Shutdown], Renderer]
@@ -114,10 +115,15 @@ class RenderService:
 
     @property
     def parked_jobs(self) -> int:
-        """How many jobs wait for their engine set's turn, so that others may be taken beside them; bounded."""
+        """How many jobs may be taken beside RENDER_JOBS_IN_FLIGHT; bounded.
+
+        As many as wait for their engine set's turn, and as many as fill the batches of several picture sizes.
+        """
         if self._renderer is None:
             return 0
-        return min(self._renderer.loop.parked(), PARKED * self.settings.jobs_in_flight)
+        loop, in_flight = self._renderer.loop, self.settings.jobs_in_flight
+        # Half of the jobs in flight are taken to be in the loop; the others are fetched, encoded or uploaded.
+        return min(loop.parked() + max(0, loop.batch_places() - in_flight // 2), PARKED * in_flight)
 
     def run_job(self, text: str) -> Outcome:
         """Render the job in a message; see worker.job_runner."""

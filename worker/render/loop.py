@@ -120,6 +120,10 @@ class RenderLoop:
         """How many jobs wait for their engine set's turn."""
         return self._scheduler.parked()
 
+    def batch_places(self) -> int:
+        """How many samples full batches of all picture sizes would take; 0 on a CPU, and where there is one size."""
+        return self._scheduler.batch_places
+
     # -- the GPU's thread -----------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> None:

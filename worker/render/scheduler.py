@@ -78,7 +78,8 @@ class Bucket:
 class Scheduler:
     """Holds every request from `submit` until it ends or is decoded.
 
-    Any thread may call `submit`, `expecting`, `cancel`, `wake`, `interrupt`, `count`, `count_by_set` and `parked`;
+    Any thread may call `submit`, `expecting`, `cancel`, `wake`, `interrupt`, `count`, `count_by_set`, `parked`
+    and `batch_places`;
     everything else belongs to the loop's thread.
     """
 
@@ -95,6 +96,7 @@ class Scheduler:
         self._expected = 0  # jobs that are about to submit
         self._interrupted = False
         self._roused = False
+        self._places = 0  # as of the last `crowd`
         self._turn = 0
         shutdown.on_step(self.wake)
 
@@ -169,6 +171,11 @@ class Scheduler:
         with self._changed:
             away = [bucket for key, bucket in self._buckets.items() if not self._residency.holds(key.engine_set)]
             return len({request.spec.job_id for bucket in away for request in bucket.waiting})
+
+    @property
+    def batch_places(self) -> int:
+        """The places in full batches of all buckets, if there are several and each batch size costs something."""
+        return self._places  # asked without the lock, for which the loop would have to wait
 
     # -- an idle loop ---------------------------------------------------------------------------------------------
 
@@ -245,7 +252,9 @@ class Scheduler:
         with self._changed:
             self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.idle}
             bucket = self._next()
-            if bucket is not None:
+            if bucket is None:
+                self._places = 0
+            else:
                 self._turn += 1
                 bucket.last_turn = self._turn
                 self._residency.used(bucket.key.engine_set)
@@ -281,8 +290,10 @@ class Scheduler:
     def crowd(self) -> Crowd:
         """How many requests there are in how many buckets; a job that is being prepared counts as one request."""
         with self._changed:
-            sizes = [len(bucket.waiting) + len(bucket.running) for bucket in self._buckets.values() if not bucket.idle]
-            return Crowd(sum(sizes) + self._expected, len(sizes))
+            active = [bucket for bucket in self._buckets.values() if not bucket.idle]
+            self._places = sum(bucket.limit for bucket in active) if len(active) > 1 else 0
+            requests = sum(len(bucket.waiting) + len(bucket.running) for bucket in active)
+            return Crowd(requests + self._expected, len(active))
 
     # -- engine sets that arrive and leave ------------------------------------------------------------------------
 

@@ -81,6 +81,26 @@ def test_a_device_without_such_costs_is_used_as_before() -> None:
     assert not loop.warm()
 
 
+def test_several_sizes_ask_for_as_many_jobs_as_fill_a_batch_of_each() -> None:
+    device = GraphDevice()
+    loop = device.loop()
+    futures = [loop.submit(sample_spec(n, steps=3, size=SHAPES[n])) for n in range(3)]
+    assert loop.batch_places() == 0
+    loop.step()
+    assert loop.batch_places() == 3 * 8
+    run(loop)
+    assert kinds(futures) == ["done"] * 3
+    assert loop.batch_places() == 0
+
+
+def test_one_size_or_a_cpu_asks_for_no_more() -> None:
+    for loop, shapes in ((GraphDevice().loop(), SHAPES[:1]), (RenderLoop(Device()), SHAPES[:2])):
+        for number in range(4):
+            loop.submit(sample_spec(number, size=shapes[number % len(shapes)]))
+        loop.step()
+        assert loop.batch_places() == 0
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
