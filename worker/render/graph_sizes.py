@@ -7,9 +7,9 @@ others wait for a place. Both cost something, and so this is the problem of rent
 size is captured once what it would have saved up to now, and what it will save for the requests that wait, is as much
 time as its capture takes. So at most about twice the captures' time is lost, whatever arrives.
 
-The first graph of a picture size is the important one, since most workers need no other. It is a little smaller than
-the number of requests of that size that are expected at a time: per image, a batch of four that is always full costs 5%
-more than one of eight (SD 1.5, 512x512, one H200), and a batch of which a third is padding costs half as much again.
+The first graph of a picture size is the important one, since most workers need no other. It is for as many requests as
+are to be expected of that size, however few have come so far: where several sizes share a worker, it takes more jobs
+until there is a full batch of each (Scheduler.batch_places), so that is more than its share of those that are there.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from worker.render.request import BucketKey
 
 # Before any capture was timed: on an H200 it takes 0.9 to 1.4 s in a new process, and 0.2 s in one that has run.
 CAPTURE_SECONDS = 1.0
-# The first graph's size over the requests of a size that are there at a time, where several sizes share the worker.
-# Simulated with 16 to 400 jobs in flight and 2 to 12 sizes; 0.6 and 0.75 lose 1% more or less, 1.0 loses 4%.
-FIRST_SHARE = 0.65
+# The first graph's size over a bucket's share of the requests that are there, where several buckets share the worker.
+# 200 to 400 jobs of 5 and 9 sizes, 16 and 32 in flight, took 3% longer with 0.65 and 7% with 1.0 on a simulated device.
+FIRST_SHARE = 1.5
 # Of a step's time, as long as one batch size was timed: what does not grow with the batch.
 FIXED_SHARE = 0.15
 # While the device is idle, a graph costs nobody anything, except for one capture that a job may have to wait for.

@@ -75,12 +75,12 @@ class GraphDevice(Device):
 
 
 def feed(loop: RenderLoop, shapes: Sequence[tuple[int, int]], *, in_flight: int, steps: int = 10) -> Counter[str]:
-    """Draw one sample of each of these shapes, in order, so many at a time, as a worker does; how they ended."""
+    """Draw one sample of each of these shapes, in order, as many at a time as a worker has; how they ended."""
     waiting = [sample_spec(number, size=shape, steps=steps) for number, shape in enumerate(shapes)][::-1]
     running: list[Picture] = []
     ended = Counter[str]()
     while waiting or running:
-        while waiting and len(running) < in_flight:
+        while waiting and len(running) < max(in_flight, in_flight // 2 + loop.batch_places()):
             running.append(loop.submit(waiting.pop()))
         assert loop.step()
         for future in [one for one in running if one.done()]:
