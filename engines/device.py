@@ -104,7 +104,8 @@ def machine_of(device: torch.device) -> str:
     """A GPU and the libraries that choose its kernels at run time, in words."""
     import torch
 
-    libraries = f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    libraries = f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
     return f"{torch.cuda.get_device_name(device)} ({architecture_of(device)}), {libraries}"
 
 

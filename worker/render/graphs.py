@@ -52,10 +52,11 @@ class Graphs:
         if not sizes:
             bucket.places = None
             return
+        largest = denoiser.batch_size(bucket.limit, bucket.key.height, bucket.key.width)
         bucket.places = self._sizes.choose(
             bucket.key,
             demand=self._scheduler.demand(bucket),
-            allowed=[size for size in sizes if size <= bucket.limit] or sizes[:1],
+            allowed=[size for size in sizes if size <= largest],
             graphs=denoiser.graphs(bucket.key),
             crowd=self._scheduler.crowd(),
         )

@@ -169,13 +169,16 @@ class Scheduler:
         if not self._residency.is_limited:  # asked without the lock, for which the loop would have to wait
             return 0
         with self._changed:
-            away = [bucket for key, bucket in self._buckets.items() if not self._residency.holds(key.engine_set)]
+            away = [bucket for bucket in self._buckets.values() if self._is_away(bucket)]
             return len({request.spec.job_id for bucket in away for request in bucket.waiting})
 
     @property
     def batch_places(self) -> int:
         """The places in full batches of all buckets, if there are several and each batch size costs something."""
         return self._places  # asked without the lock, for which the loop would have to wait
+
+    def _is_away(self, bucket: Bucket) -> bool:
+        return self._residency.is_limited and not self._residency.holds(bucket.key.engine_set)
 
     # -- an idle loop ---------------------------------------------------------------------------------------------
 
@@ -291,7 +294,9 @@ class Scheduler:
         """How many requests there are in how many buckets; a job that is being prepared counts as one request."""
         with self._changed:
             active = [bucket for bucket in self._buckets.values() if not bucket.idle]
-            self._places = sum(bucket.limit for bucket in active) if len(active) > 1 else 0
+            # Those of sets that are away are parked jobs.
+            here = [bucket for bucket in active if not self._is_away(bucket)]
+            self._places = sum(bucket.limit for bucket in here) if len(here) > 1 else 0
             requests = sum(len(bucket.waiting) + len(bucket.running) for bucket in active)
             return Crowd(requests + self._expected, len(active))
 

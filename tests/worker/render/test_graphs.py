@@ -101,6 +101,24 @@ def test_one_size_or_a_cpu_asks_for_no_more() -> None:
         assert loop.batch_places() == 0
 
 
+class InPowersOfTwo(GraphDevice):
+    """Its engines were compiled for batches of 1, 2, 4 and 8."""
+
+    def graph_sizes(self, key: BucketKey) -> tuple[int, ...]:
+        return (1, 2, 4, 8)
+
+    def batch_size(self, samples: int, height: int, width: int) -> int:
+        return next(size for size in (1, 2, 4, 8) if size >= samples)
+
+
+def test_a_limit_between_two_sizes_that_engines_have_is_padded_to_the_larger() -> None:
+    device = InPowersOfTwo(max_batch=3)
+    loop = device.loop()
+    assert feed(loop, mixed(9, SHAPES[:1]), in_flight=9, steps=4) == {"done": 9}
+    assert device.captured == [(64, 64, 4)]
+    assert loop.stats().batch_sizes == {3: 12}
+
+
 # -- memory ------------------------------------------------------------------------------------------------------------
 
 
