@@ -58,6 +58,7 @@ class LearntSizes:
         self._counted: dict[tuple[BucketKey, int], int] = {}  # sample-steps, at the last time
         self._own: dict[str, Weights] = {one: {} for one in self._sets}  # of this process's steps
         self._untold: dict[str, Weights] = {one: {} for one in self._sets}  # of them, what the ledger does not know
+        self._unwritten: set[str] = set()  # sets whose file could not be written the last time
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sizes", daemon=True)
 
@@ -129,7 +130,11 @@ class LearntSizes:
             try:
                 file.write(self._own[engine_set])
             except OSError as error:
-                log.warning("sizes_not_written", file=str(file.path), error=str(error))
+                if engine_set not in self._unwritten:  # once, and not every half minute
+                    log.warning("sizes_not_written", file=str(file.path), error=str(error))
+                self._unwritten.add(engine_set)
+            else:
+                self._unwritten.discard(engine_set)
 
     def _from_file(self, engine_set: str) -> Weights:
         return self._files[engine_set].read() if engine_set in self._files else {}
