@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import random
 import shutil
 import tempfile
@@ -121,6 +122,20 @@ def mixed_and_sorted(
     figures["mixed_queued_over_sorted"] = round(rates["mixed_queued"] / rates["sorted"], 3)
     captures = loop.stats().captures
     figures["captures_in_all"] = {cause: [one.number, round(one.seconds, 2)] for cause, one in captures.items()}
+    return figures
+
+
+def seconds_by_function(call: Callable[..., object], *arguments: object) -> dict[str, object]:
+    """How long a call takes on the host, and the functions, Python's or C's, that take most of it by themselves."""
+    profile = cProfile.Profile()
+    began = time.perf_counter()
+    profile.runcall(call, *arguments)
+    figures: dict[str, object] = {"seconds": round(time.perf_counter() - began, 3)}
+    entries = sorted(profile.getstats(), key=lambda entry: -entry.inlinetime)[:12]
+    for entry in entries:
+        code = entry.code
+        name = code if isinstance(code, str) else f"{Path(code.co_filename).name}:{code.co_name}"
+        figures[name] = [entry.callcount, round(entry.inlinetime, 3)]
     return figures
 
 
