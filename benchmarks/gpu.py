@@ -22,6 +22,7 @@ import typer
 from benchmarks.measuring import cpu, quantiles, smallest_psnr, versions
 from benchmarks.reference import Diffusers
 from benchmarks.site import Site, make_jobs, write_pictures
+from benchmarks.sizes import fresh_and_warm, mixed_and_sorted, seconds_by_function
 from engines.check.bench import matmul_tflops
 from engines.check.flops import guided_step_flops
 from engines.engine_set import EngineSet, load_engine_set
@@ -50,11 +51,14 @@ comparisons use its first shape, the mixed trace uses all.
 
 The parts are peak (a large matmul), steps, decode, loop (images/s without queue and files), mixed (10, 20, 30 and 50
 steps, all shapes, some in guess mode, against the same work in uniform batches), alike (PSNR of pictures rendered
-alone and in a full batch), memory (with and without low_vram), start (a new process, to its first step), path
+alone and in a full batch), memory (with and without low_vram), aspects (all shapes in mixed order, against one after
+the other), start (a new process, to its first step), sizes (jobs of five shapes through the whole path: on a new
+worker, on the same one again, and on one that starts after it and has learnt their sizes), path
 (producer, Redis, a worker process, files; with --gpus, one worker on each), diffusers (its pipeline as users call it)
 and compiled (the same, compiled with CUDA graphs). Each part runs after a warm-up; the figures are medians.
 """
 MIXED_STEPS = (10, 20, 30, 50)
+SIZES = 5  # picture sizes of the jobs for `sizes`
 
 
 @dataclass(frozen=True)
@@ -123,17 +127,13 @@ class Bench:
             uncond_control_scales=(0.0,) * 13 if guess else scales,
         )
 
-    def drawn(self, requests: Sequence[ImageSpec], *, together: bool = True) -> list[np.ndarray]:
-        """Render in a new loop, together or one by one; returns the pictures in the order of the requests."""
-        groups = [requests] if together else [[request] for request in requests]
-        pictures = []
-        for group in groups:
-            loop = RenderLoop(self.denoiser)
-            futures = [loop.submit(request) for request in group]
-            while loop.step():
-                pass
-            pictures += [future.result(600) for future in futures]
-        return pictures
+    def drawn(self, requests: Sequence[ImageSpec], *, loop: RenderLoop | None = None) -> list[np.ndarray]:
+        """Render together, in a new loop if none is given; returns the pictures in the order of the requests."""
+        loop = RenderLoop(self.denoiser) if loop is None else loop
+        futures = [loop.submit(request) for request in requests]
+        while loop.step():
+            pass
+        return [future.result(600) for future in futures]
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -150,9 +150,12 @@ class Bench:
 
     def _step(self, shape: tuple[int, int], samples: int) -> dict[str, float]:
         loop = RenderLoop(self.denoiser)
-        for _ in range(samples):
-            loop.submit(self.request(shape, steps=4 * self.plan.steps + 3))
-        for _ in range(2):  # the first captures
+        requests = [self.request(shape, steps=4 * self.plan.steps + 3) for _ in range(samples)]
+        loop.warm_up([(requests[0].bucket_key, samples)])  # a graph of this size, whatever others there are
+        loop.warm()
+        for request in requests:
+            loop.submit(request)
+        for _ in range(2):
             loop.step()
         # In blocks: waiting after each step would add its launch, which otherwise overlaps with the step before.
         block = self.plan.steps
@@ -201,8 +204,11 @@ class Bench:
             self.drawn(same[: self.batch])
             seconds = self.timed(partial(self.drawn, same))
             uniform += seconds * work / (len(same) * self.plan.steps)
-        self.drawn(requests)  # captures the graph of each batch size
-        mixed = self.timed(lambda: self.drawn(requests))
+        loop = RenderLoop(self.denoiser)
+        self.drawn(requests, loop=loop)
+        while loop.warm():  # captures the graphs that were missed, as the idle loop of a worker does
+            pass
+        mixed = self.timed(lambda: self.drawn(requests, loop=loop))
         return {
             "seconds": round(mixed, 2),
             "uniform_seconds": round(uniform, 2),
@@ -212,8 +218,26 @@ class Bench:
     def alike(self) -> dict[str, float]:
         """The smallest PSNR between pictures rendered alone and in a full batch with mixed steps."""
         requests = [self.request(self.shapes[0], steps=10 + 3 * n, seed=n) for n in range(self.batch)]
-        pairs = zip(self.drawn(requests), self.drawn(requests, together=False), strict=True)
+        denoiser = EngineDenoiser(self.engines)  # without graphs: one of a larger batch would be padded
+        alone = [self.drawn([request], loop=RenderLoop(denoiser))[0] for request in requests]
+        pairs = zip(self.drawn(requests), alone, strict=True)
         return {"psnr_db_min": smallest_psnr(pairs)}
+
+    def aspects(self) -> dict[str, object]:
+        """Images per second of a warm loop with all shapes in mixed order, and with one shape after the other."""
+        loop, each = RenderLoop(self.denoiser), max(1, 144 // len(self.shapes))
+        request = partial(self.request, steps=self.plan.steps)
+        first, last = (request(self.shapes[n]).bucket_key for n in (0, -1))
+        self.denoiser.warm(first, self.batch)  # with what only the first size of a process costs
+        profiled = self.denoiser.warm, last, self.batch
+        figures: dict[str, object] = {}
+        if len(self.shapes) > 1:
+            figures["one_size"] = seconds_by_function(*profiled)
+        figures |= mixed_and_sorted(loop, request, shapes=self.shapes, each=each)
+        # The same once more, when the process knows each library's choices: what a capture itself costs.
+        again = EngineDenoiser(self.engines)
+        figures["captured_again_seconds"] = round(self.timed(lambda: again.warm(last, self.batch)), 3)
+        return figures
 
     def memory(self) -> dict[str, float]:
         """Peak GiB of a full batch, with all engines resident and with low_vram."""
@@ -294,6 +318,13 @@ def path(plan: Plan, bare: float | None) -> dict[str, object]:
     return result
 
 
+def sizes(plan: Plan) -> dict[str, object]:
+    """Images per second of jobs of the set's first five shapes, on new workers and on one that has drawn them."""
+    profiles = load_manifest(plan.engine_set).profiles[:SIZES]
+    shapes = [(profile.max_height, profile.max_width) for profile in profiles]
+    return fresh_and_warm(plan.engine_set, shapes=shapes, device=plan.device, jobs=plan.jobs, steps=plan.steps)
+
+
 def whole_path(plan: Plan, *, gpus: int) -> Passage:
     """Run `plan.jobs` jobs a GPU through the whole path, with one worker on each."""
     with EmbeddedRedis() as server, tempfile.TemporaryDirectory(prefix="bench-gpu-") as name, ExitStack() as workers:
@@ -304,7 +335,7 @@ def whole_path(plan: Plan, *, gpus: int) -> Passage:
         pictures = write_pictures(folder, count=jobs_in_all, side=size)
         for gpu in range(gpus):
             workers.enter_context(site.worker(gpu=gpu))
-        # The warm-up's samples end one by one, which leaves batches of every size: each size is captured once.
+        # The warm-up's samples end one by one, which leaves batches of every size: those that pay are captured.
         for batch, count, spread in (("warm-up", min(48 * gpus, jobs_in_all), 12), ("measured", jobs_in_all, 1)):
             before, out = site.metrics(), folder / "out"
             jobs = make_jobs(pictures[:count], batch=batch, output=out, size=size, steps=plan.steps, spread=spread)
@@ -354,10 +385,12 @@ BENCH_PARTS: dict[str, Callable[[Bench], Mapping[str, object]]] = {
     "loop": Bench.loop,
     "mixed": Bench.mixed,
     "alike": Bench.alike,
+    "aspects": Bench.aspects,
     "memory": Bench.memory,
 }
 OTHER_PARTS: dict[str, Callable[[Plan, float | None], Mapping[str, object]]] = {
     "start": lambda plan, _: start(plan),
+    "sizes": lambda plan, _: sizes(plan),
     "path": path,
     "diffusers": lambda plan, _: diffusers(plan, compiled=False),
     "compiled": lambda plan, _: diffusers(plan, compiled=True),

@@ -35,6 +35,7 @@ class Site:
         """`settings` are more variables of producer and worker; pictures are in `folder`, results in `folder`/out."""
         self.folder = folder
         self._workers: list[_Worker] = []
+        self._started = 0  # workers, which each have a log of their own
         # Of the last batch: from the start of `producer submit` to the start of its first job.
         self.first_seconds = 0.0
         self.environment = os.environ | {
@@ -53,7 +54,7 @@ class Site:
         Raises:
             SystemExit: it did not start; the text holds the end of its log.
         """
-        number = len(self._workers)
+        number, self._started = self._started, self._started + 1
         environment = self.environment | {"RENDER_METRICS_PORT": "0"}  # a free one; the worker logs which
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(gpu)

@@ -104,6 +104,15 @@ def cuda_value(result: tuple[Any, ...], describe: Callable[[Any], str]) -> Any:
     return values[0] if values else None
 
 
+def machine_of(device: torch.device) -> str:
+    """A GPU and the libraries that choose its kernels at run time, in words."""
+    import torch
+
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    libraries = f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
+    return f"{torch.cuda.get_device_name(device)} ({architecture_of(device)}), {libraries}"
+
+
 def cpu_name() -> str:
     """The CPU's model, as the kernel names it."""
     try:

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from engines.device import machine_of
 from engines.engine_set import EngineSet
 from jobs.settings import Settings
 from worker.render.denoiser import EngineDenoiser, SharedDevice
@@ -57,6 +58,11 @@ def residency_of(sets: Mapping[str, EngineSet], settings: Settings, denoisers: D
     costs = {digest: one.size_bytes for digest, one in sets.items()}
     limit = int(memory_of(device_of(sets))["total"] * SETS_SHARE)
     return make(costs, limit=limit) if sum(costs.values()) > limit else make()
+
+
+def machines_of(sets: Mapping[str, EngineSet]) -> dict[str, str]:
+    """The card and the libraries of each set, by digest, that what is learnt of its sizes depends on; none on a CPU."""
+    return {digest: machine_of(one.device) for digest, one in sets.items() if one.device.type == "cuda"}
 
 
 def device_of(sets: Mapping[str, EngineSet]) -> torch.device:

@@ -27,6 +27,7 @@ from worker.render.batch import StepBatch
 from worker.render.decoding import Decoding
 from worker.render.denoisers import Denoisers
 from worker.render.loop import RenderLoop
+from worker.render.request import BucketKey
 from worker.render.residency import Residency
 from worker.shutdown import Shutdown
 
@@ -118,6 +119,17 @@ class FakeDenoiser:
     def batch_size(self, samples: int, height: int, width: int) -> int:  # noqa: ARG002 (the same for all)
         """No padding."""
         return samples
+
+    def graph_sizes(self, key: BucketKey) -> tuple[int, ...]:  # noqa: ARG002 (the same for all)
+        """None: a new batch size costs nothing."""
+        return ()
+
+    def graphs(self, key: BucketKey) -> frozenset[int]:  # noqa: ARG002 (the same for all)
+        """There are none."""
+        return frozenset()
+
+    def warm(self, key: BucketKey, size: int) -> None:
+        """Nothing to do."""
 
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """Token ids as numbers, float32 [N, 77, 1]."""

@@ -64,6 +64,8 @@ class Renderer:
     facts: Mapping[str, Any] = field(default_factory=dict)  # for the log
     built: Mapping[str, str] = field(default_factory=dict)  # backend, runtime, precision, architecture
     memory: Callable[[], Mapping[str, int]] = dict  # of the device, in bytes by kind; raises if the device is lost
+    # The card and the libraries of each set whose batch sizes cost something, by digest (learnt_sizes.py).
+    machines: Mapping[str, str] = field(default_factory=dict)
     name: str = DEFAULT  # by which rows ask for the set
     others: Mapping[str, Renderer] = field(default_factory=dict)
 
@@ -99,7 +101,7 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     try:
         folders = set_folders(Path(settings.engine_dir).expanduser())
         checks = _checks(folders)  # they hash while torch is imported, which takes longer than anything else here
-        from worker.engine_loop import device_of, loop_of
+        from worker.engine_loop import device_of, loop_of, machines_of
 
         found = {folder: _opened(folder, check, settings) for folder, check in checks.items()}
         by_digest = {one.digest: one for one in found.values()}  # two names may lead to the same set
@@ -109,7 +111,8 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     except EngineError as error:
         raise RendererRefused(f"RENDER_ENGINE_DIR={settings.engine_dir}: {error}") from error
     renderers = _renderers(opened, loop, settings, _decode_budget(shutdown))
-    return _of_process(renderers, first, by_digest, device_of(by_digest))
+    process = _of_process(renderers, first, by_digest, device_of(by_digest))
+    return replace(process, machines={} if settings.low_vram else machines_of(by_digest))
 
 
 def _checks(folders: Mapping[str, Path]) -> dict[Path, FileCheck]:

@@ -7,6 +7,7 @@ Start (GpuPool.on_start, before Celery connects to Redis):
  3. fitness            a worker that could not write results starts paused
  4. GPU thread         the only one that calls engines
  5. heartbeat          from the first beat on, other processes know that a live worker has the jobs started here
+ 6. learnt sizes       the idle loop prepares the device for the sizes that workers used before
 
 Stop (GpuPool.on_stop, after Celery has stopped consuming):
 
@@ -47,6 +48,7 @@ from worker.heartbeat import Heartbeat
 from worker.image.accept import accepted_types
 from worker.in_flight import InFlightJobs
 from worker.job_runner import JobRunner
+from worker.learnt_sizes import LearntSizes
 from worker.ledger_client import LedgerClient
 from worker.observe.device_memory import DeviceMemoryCollector
 from worker.observe.exit_codes import ExitCode
@@ -67,6 +69,7 @@ STUCK_SECONDS = 180.0  # an engine call that takes longer hangs; the first call 
 
 # Where not all engine sets fit on the device, jobs that wait for a turn leave their places to jobs of the sets that are
 # there, up to so many times RENDER_JOBS_IN_FLIGHT. Otherwise they would fill all places, and the device would be idle.
+# Jobs of many picture sizes share no batch, so that a batch of each needs as many more.
 PARKED = 8
 
 Load = Callable[[Settings, Shutdown], Renderer]
@@ -102,6 +105,7 @@ class RenderService:
             fitness=self.fitness,
             metrics=self.metrics,
         )
+        self._learnt_sizes: LearntSizes | None = None
         self._fault = ""  # why only a restart helps
 
     @property
@@ -111,10 +115,15 @@ class RenderService:
 
     @property
     def parked_jobs(self) -> int:
-        """How many jobs wait for their engine set's turn, so that others may be taken beside them; bounded."""
+        """How many jobs may be taken beside RENDER_JOBS_IN_FLIGHT; bounded.
+
+        As many as wait for their engine set's turn, and as many as fill the batches of several picture sizes.
+        """
         if self._renderer is None:
             return 0
-        return min(self._renderer.loop.parked(), PARKED * self.settings.jobs_in_flight)
+        loop, in_flight = self._renderer.loop, self.settings.jobs_in_flight
+        # Half of the jobs in flight are taken to be in the loop; the others are fetched, encoded or uploaded.
+        return min(loop.parked() + max(0, loop.batch_places() - in_flight // 2), PARKED * in_flight)
 
     def run_job(self, text: str) -> Outcome:
         """Render the job in a message; see worker.job_runner."""
@@ -140,6 +149,7 @@ class RenderService:
         self._runner = self._make_runner(renderer)
         self._gpu_thread.start()
         self._heartbeat.start(renderer.loop.cancel)
+        self._learnt_sizes = self._learn_sizes(renderer)
         log.info("worker_started", worker=self.name, engine_set=renderer.digest, **renderer.facts)
 
     def stop(self) -> None:
@@ -151,6 +161,8 @@ class RenderService:
         if self._gpu_thread.is_alive():
             self._gpu_thread.join(GPU_THREAD_STOP_SECONDS)
         self.fitness.stop()
+        if self._learnt_sizes is not None:
+            self._learnt_sizes.stop()
         self._heartbeat.stop()
         self._ledger.close()
         if self._renderer is not None and not self._gpu_thread.is_alive():
@@ -203,6 +215,11 @@ class RenderService:
             fitness=self.fitness,
             fetch_limits=self._fetch_limits,
         )
+
+    def _learn_sizes(self, renderer: Renderer) -> LearntSizes:
+        learnt = LearntSizes(renderer.loop, self._ledger, machines=renderer.machines, cache_dir=self.settings.cache_dir)
+        learnt.start()
+        return learnt
 
     def _make_fitness(self) -> Fitness:
         policy = self._access_policy

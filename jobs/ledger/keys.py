@@ -25,6 +25,8 @@
     refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
                                    finished; expires after REFUTED_SECONDS
     worker:<name>           string Heartbeat as JSON; expires with the worker's lease
+    sizes:<queue>:<digest>  sorted set  '<height>x<width>x<tokens>x<batch>' by how much workers used an engine set
+                                   at this size lately (sizes.py): at most SIZES; expires after SIZES_SECONDS
     exits:<queue>           hash   why workers ended by themselves (records.Exit) -> number of them so far
 
 kombu's keys, which hold the messages, are in kombu_view.py. Workers and producers of several versions share one Redis:
@@ -43,6 +45,8 @@ WORKER_PREFIX = "render:worker:"
 REFUTED_PREFIX = "render:refuted:"
 REFUTED_SECONDS = 3600
 NEWEST = 500
+SIZES = 64
+SIZES_SECONDS = 30 * 86400
 
 BatchPart = Literal[
     "states",
@@ -85,6 +89,11 @@ def delayed_key(queue: str) -> str:
 def exits_key(queue: str) -> str:
     """The key of the numbers of workers that ended by themselves."""
     return f"render:exits:{queue}"
+
+
+def sizes_key(queue: str, engine_set: str) -> str:
+    """The key of the sizes that workers of a queue used an engine set at."""
+    return f"render:sizes:{queue}:{engine_set}"
 
 
 def sifted_key(queue: str) -> str:

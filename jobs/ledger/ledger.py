@@ -47,13 +47,14 @@ from jobs.ledger.records import (
 from jobs.ledger.redis_client import connected
 from jobs.ledger.refusals import Refusals
 from jobs.ledger.sift import Sifter
+from jobs.ledger.sizes import Sizes
 from jobs.settings import Settings
 from jobs.uri import redacted
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Ledger(Refusals, Deletions):
+class Ledger(Refusals, Deletions, Sizes):
     """Moves and counts jobs. Safe to use from many threads and processes at once.
 
     Raises:

@@ -94,6 +94,10 @@ class StubLoop:
     def parked(self) -> int:
         return self._scheduler.parked()
 
+    def batch_places(self) -> int:
+        """It has no batches."""
+        return 0
+
     def lose_device(self) -> None:
         """End what runs as a lost device does, and go on."""
         for bucket in self._scheduler._buckets.values():

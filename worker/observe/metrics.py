@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from jobs.errors import Cancelled, PermanentError, RenderError, SourceUnavailable
 from worker.in_flight import InFlightJobs
-from worker.render.stats import STEP_BOUNDS, StepSeconds
+from worker.render.stats import STEP_BOUNDS, Captures, Cause, StepSeconds
 
 if TYPE_CHECKING:
     from worker.fitness import Fitness
@@ -106,9 +106,25 @@ class LoopCollector:
         for samples_in_step, number in sorted(stats.batch_sizes.items()):
             steps.add_metric([str(samples_in_step)], number)
         yield steps
+        yield CounterMetricFamily(
+            "render_padded_sample_steps", "Samples times steps that only fill batches.", value=stats.padded_sample_steps
+        )
+        yield from _captures(stats.captures)
         yield _step_histogram(stats.step_seconds)
         age = 0.0 if stats.busy_since is None else time.monotonic() - stats.busy_since
         yield GaugeMetricFamily("render_turn_age_seconds", "Since the current turn began; 0 when idle.", value=age)
+
+
+def _captures(captures: Mapping[Cause, Captures]) -> Iterator[Metric]:
+    number = CounterMetricFamily(
+        "render_graph_captures", "Batch sizes that the device was prepared for.", labels=["cause"]
+    )
+    seconds = CounterMetricFamily("render_graph_capture_seconds", "Time that this took.", labels=["cause"])
+    for cause, one in captures.items():
+        number.add_metric([cause], one.number)
+        seconds.add_metric([cause], one.seconds)
+    yield number
+    yield seconds
 
 
 def _step_histogram(seconds: StepSeconds) -> Metric:

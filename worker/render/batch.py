@@ -62,6 +62,11 @@ class RequestBatch:
         self._steps = to_device(np.stack([steps[:shortest] for steps in schedules], axis=1), self._latents.device)
         self._index = 0
 
+    @property
+    def size(self) -> int:
+        """N, samples, padding included."""
+        return len(self._trajectories)
+
     def holds(self, requests: Sequence[ImageRequest]) -> bool:
         """Whether the batch is made of exactly these requests, in this order."""
         return len(requests) == len(self.requests) and all(
@@ -102,6 +107,35 @@ class RequestBatch:
         draws = [trajectory.noise for trajectory in self._trajectories]
         stacked = torch.stack([zero if noise is None else noise for noise in draws])
         return to_device(stacked, self._latents.device)
+
+
+def padded(rows: torch.Tensor, *, to: int) -> torch.Tensor:
+    """`rows` with copies of the last one, so that there are `to` of them."""
+    missing = to - len(rows)
+    return rows if missing <= 0 else torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])
+
+
+def blank_batch(hint: torch.Tensor, text: torch.Tensor, *, size: int, tokens: int) -> StepBatch:
+    """A step of so many samples that nobody asked for, to prepare the device for others of this size.
+
+    Args:
+        hint: [1, C, h, w], an encoded hint.
+        text: [1, 77, width], an encoded chunk of a prompt.
+        size: N, samples.
+        tokens: of each prompt, a multiple of the chunk's.
+    """
+    height, width = hint.shape[-2:]
+    numbers = torch.ones(size, 4, device=hint.device)
+    return StepBatch(
+        latents=torch.zeros(size, 4, height, width, device=hint.device),
+        guided_hint=hint.repeat(2 * size, 1, 1, 1),
+        context=text.repeat(2 * size, tokens // text.shape[1], 1),
+        control_scales=torch.ones(2 * size, 13, device=hint.device).to(hint),
+        guidance=torch.ones(size, device=hint.device),
+        timestep=numbers[:, 0],
+        coefficients=numbers[:, 1:],
+        noise=None,
+    )
 
 
 def _by_half(pairs: Sequence[torch.Tensor]) -> torch.Tensor:

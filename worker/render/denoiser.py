@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -14,9 +14,11 @@ from engines.cuda_graph import Graphed, GraphPool
 from engines.engine_set import EngineSet
 from engines.noise_schedule import NoiseSchedule
 from worker.render import ddim
-from worker.render.batch import StepBatch
+from worker.render.batch import StepBatch, blank_batch, padded
 from worker.render.decoding import Decoding
-from worker.render.device import Pace, to_device, translated_errors
+from worker.render.device import Pace, is_out_of_memory, to_device, translated_errors
+from worker.render.known_sizes import KnownSizes
+from worker.render.request import BucketKey
 
 
 class Denoiser(Protocol):
@@ -31,6 +33,18 @@ class Denoiser(Protocol):
 
     def batch_size(self, samples: int, height: int, width: int) -> int:
         """The size that a step of so many samples is padded to: larger where engines have fixed batch sizes."""
+
+    def graph_sizes(self, key: BucketKey) -> tuple[int, ...]:
+        """The batch sizes, ascending, that a bucket's step can have, where a new one costs much.
+
+        An empty tuple: a new batch size costs nothing, so a step has the size that `batch_size` says.
+        """
+
+    def graphs(self, key: BucketKey) -> frozenset[int]:
+        """Those of `graph_sizes` at which a step costs nothing extra now."""
+
+    def warm(self, key: BucketKey, size: int) -> None:
+        """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures."""
 
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
@@ -86,6 +100,11 @@ class EngineDenoiser:
         shared = SharedDevice(engines.device) if shared is None else shared
         # On a GPU, control net, U-Net, guidance and DDIM are one CUDA graph, and so one launch.
         self._step = Graphed(self._one_step, engines.device, shared.graph_pool)
+        self._graphs: dict[tuple[int, int, int], set[int]] = {}  # height, width, tokens -> batch sizes
+        self._no_noise: dict[torch.Size, torch.Tensor] = {}  # zeros
+        self._idle_seconds = 0.0  # of captures that no step waited for
+        self._sizes: dict[BucketKey, tuple[int, ...]] = {}
+        self._known = KnownSizes()  # of hints and pictures, which are no graphs
         self._pace = shared.pace
         self._load_seconds: dict[tuple[str, ...], float] = {}  # by the names of engines that were loaded together
         if not lazy:
@@ -106,8 +125,8 @@ class EngineDenoiser:
 
     @property
     def reload_seconds(self) -> float:
-        """Seconds to open all engines, and to capture the graphs that there are since."""
-        return sum(self._load_seconds.values()) + self._step.capture_seconds
+        """Seconds to open all engines, and to capture the graphs that steps have needed since."""
+        return sum(self._load_seconds.values()) + self._step.capture_seconds - self._idle_seconds
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
@@ -121,6 +140,38 @@ class EngineDenoiser:
     def batch_size(self, samples: int, height: int, width: int) -> int:
         """The next larger batch size that the engines were built for."""
         return self._engines.batch_size(samples, height, width)
+
+    @property
+    def sizes_cost(self) -> bool:
+        """Whether the first call of each size costs much: on a GPU, where kernels are chosen and graphs captured."""
+        return self._engines.device.type == "cuda"
+
+    def graph_sizes(self, key: BucketKey) -> tuple[int, ...]:
+        """Every batch size that the engines have. None with low_vram, which drops graphs whenever engines change."""
+        if not self.sizes_cost or self._low_vram:
+            return ()
+        if key not in self._sizes:
+            samples = range(1, self._max_batch + 1) if self._draws(key) else ()
+            self._sizes[key] = tuple(sorted({self.batch_size(n, key.height, key.width) for n in samples}))
+        return self._sizes[key]
+
+    def _draws(self, key: BucketKey) -> bool:
+        chunks, rest = divmod(key.tokens, self._engines.geometry.context_length)
+        most = self._engines.manifest.context_chunks_at(key.height, key.width)
+        return rest == 0 and 1 <= chunks <= most
+
+    def graphs(self, key: BucketKey) -> frozenset[int]:
+        """The batch sizes of the graphs that were captured since the engines were loaded."""
+        return frozenset(self._graphs.get((key.height, key.width, key.tokens), ()))
+
+    def warm(self, key: BucketKey, size: int) -> None:
+        """Take a step with nothing in it, and decode its pictures."""
+        hint = self.encode_hint(np.zeros((1, key.height, key.width), np.uint8))
+        text = self.encode_text(np.zeros((1, self._engines.geometry.context_length), np.int64))
+        before = self._step.capture_seconds
+        latents = self.step(blank_batch(hint, text, size=size, tokens=key.tokens))
+        self._idle_seconds += self._step.capture_seconds - before
+        self.decode(latents).pictures()
 
     @torch.inference_mode()
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
@@ -139,17 +190,19 @@ class EngineDenoiser:
         with self._using(self.DIFFUSION):
             hint = to_device(hints, self._engines.device).to(self._engines.io_dtype) / 255
             channels = hint.permute(0, 3, 1, 2) if hint.ndim == 4 else hint.unsqueeze(1).expand(-1, 3, -1, -1)
-            three = channels.contiguous()
             encode = self._engines.engine("hint")
-            return torch.cat(
-                [encode({"hint": part})["guided_hint"] for part in torch.split(three, self._engines.max_batch)]
-            )
+            return self._in_parts("hint", channels.contiguous(), lambda part: encode({"hint": part})["guided_hint"])
 
     @torch.inference_mode()
     def step(self, batch: StepBatch) -> torch.Tensor:
         """Control net, U-Net, guidance, DDIM. Returns when the step before this one has ended on the device."""
         with self._using(self.DIFFUSION):
-            latents = self._step(batch.tensors())["latents"]
+            tensors = batch.tensors()
+            if self.sizes_cost and batch.noise is None:  # so that steps with and without noise share a graph
+                tensors["noise"] = self._zeros_like(batch.latents)
+            latents = self._step(tensors)["latents"]
+            height, width = batch.latents.shape[-2:]
+            self._graphs.setdefault((8 * height, 8 * width, batch.context.shape[1]), set()).add(batch.size)
             self._pace.keep()
             return latents
 
@@ -173,10 +226,37 @@ class EngineDenoiser:
         with self._using(self.TEXT_AND_DECODER):
             scaled = (latents / self._engines.geometry.scaling_factor).to(self._engines.io_dtype)
             decode = self._engines.engine("decoder")
-            images = torch.cat(
-                [decode({"latent": part})["image"] for part in torch.split(scaled, self._engines.max_batch)]
-            )
-            return Decoding(images)
+            return Decoding(self._in_parts("decode", scaled, lambda part: decode({"latent": part})["image"]))
+
+    def _zeros_like(self, latents: torch.Tensor) -> torch.Tensor:
+        """The same tensor each time, which a graph need not copy again."""
+        if latents.shape not in self._no_noise:
+            self._no_noise[latents.shape] = torch.zeros_like(latents)
+        return self._no_noise[latents.shape]
+
+    def _in_parts(self, name: str, rows: torch.Tensor, call: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """The outputs of a call for rows, in batches that the engines take, and of known sizes where that pays."""
+        batches = torch.split(rows, self._engines.max_batch)
+        if not self.sizes_cost:
+            return torch.cat([call(part) for part in batches])
+        return torch.cat([self._at_known_sizes((name, rows.shape[1:]), part, call) for part in batches])
+
+    def _at_known_sizes(
+        self, kind: tuple[str, torch.Size], rows: torch.Tensor, call: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        sizes = self._known.parts(kind, len(rows))
+        parts = torch.split(rows, [*sizes[:-1], len(rows) - sum(sizes[:-1])])
+        try:
+            outputs = torch.cat([call(padded(part, to=size)) for part, size in zip(parts, sizes, strict=True)])
+        except (RuntimeError, MemoryError) as error:
+            if sizes == [len(rows)] or not is_out_of_memory(error):
+                raise
+            self._known.forget(kind)  # the rows alone may fit, and must not fail for the padding
+        else:
+            for size in sizes:
+                self._known.ran(kind, size)
+            return outputs[: len(rows)]
+        return self._at_known_sizes(kind, rows, call)
 
     @contextmanager
     def _using(self, names: tuple[str, ...]) -> Iterator[None]:
@@ -200,5 +280,8 @@ class EngineDenoiser:
         if self._engines.device.type == "cuda":
             torch.cuda.synchronize(self._engines.device)  # queued work still reads the weights
         self._step.clear()
+        self._graphs.clear()
+        self._idle_seconds = 0.0
+        self._no_noise.clear()
         self._resident = ()  # until all are loaded, so that a load that fails half-way is repeated
         self._engines.unload(names)

@@ -28,6 +28,7 @@ from worker.render.denoiser import Denoiser
 from worker.render.denoisers import Denoisers
 from worker.render.encodings import Encodings
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
+from worker.render.graphs import Graphs
 from worker.render.request import BucketKey, ImageRequest, ImageSpec, fail_all
 from worker.render.residency import Residency
 from worker.render.scheduler import Bucket, Scheduler
@@ -58,10 +59,11 @@ class RenderLoop:
         shutdown: Shutdown | None = None,
         *,
         residency: Residency | None = None,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """The denoisers of all sets, or that of the only one; `residency` says which sets fit together: all without it.
 
-        `shutdown` is the process's; without one the loop has its own.
+        `shutdown` is the process's; without one the loop has its own. `now` is the clock that steps are timed with.
         """
         self.shutdown = Shutdown() if shutdown is None else shutdown
         self._denoisers = denoisers if isinstance(denoisers, Denoisers) else Denoisers.of_one(denoisers)
@@ -71,6 +73,7 @@ class RenderLoop:
         self._batches: dict[BucketKey, RequestBatch] = {}  # stacked tensors, while membership stays
         self._deliveries = Deliveries(self._deliver)
         self._counters = LoopCounters()
+        self._graphs = Graphs(self._denoisers, self._scheduler, counters=self._counters, now=now)
         self._lost: DeviceLost | None = None  # discovered while pictures were on their way
 
     # -- any thread -----------------------------------------------------------------------------------------------
@@ -104,9 +107,22 @@ class RenderLoop:
         """How often each engine set was loaded, how long that took, and which are on the device."""
         return self._denoisers.loads
 
+    def sizes_in_use(self) -> dict[tuple[BucketKey, int], int]:
+        """Sample-steps so far by bucket and batch size; nothing where a new size costs nothing."""
+        return self._counters.sizes
+
+    def warm_up(self, sizes: Sequence[tuple[BucketKey, int]]) -> None:
+        """Prepare the device for these while nothing is to be done, the first ones first."""
+        self._graphs.ask(sizes)
+        self._scheduler.rouse()
+
     def parked(self) -> int:
         """How many jobs wait for their engine set's turn."""
         return self._scheduler.parked()
+
+    def batch_places(self) -> int:
+        """How many samples full batches of all picture sizes would take; 0 on a CPU, and where there is one size."""
+        return self._scheduler.batch_places
 
     # -- the GPU's thread -----------------------------------------------------------------------------------------
 
@@ -119,13 +135,21 @@ class RenderLoop:
         try:
             idle = True
             while not stop.is_set():
-                if idle:
+                if idle and not self.warm():
                     self._scheduler.wait(stop)
                 idle = not self.step()
         finally:
             self.shutdown.requeue_all()
             self._dismiss()
             self._deliveries.close()
+
+    def warm(self) -> bool:
+        """Capture one graph that steps will need, if there is nothing else to do. False if there is none, or no time.
+
+        Raises:
+            DeviceLost: the device failed meanwhile.
+        """
+        return self._lost is None and self._graphs.warm()
 
     def step(self) -> bool:
         """Take one turn. False if there was nothing to do.
@@ -138,9 +162,11 @@ class RenderLoop:
         self._dismiss()
         bucket = self._scheduler.next_bucket()
         if bucket is None:
+            self._graphs.interrupted()
             return False
         with self._counters.turn():
             if self._arrivals.bring_in(bucket.key.engine_set):
+                self._graphs.plan(bucket)
                 self._admit(bucket)
                 self._advance(bucket)
                 self._retire(bucket)
@@ -158,6 +184,7 @@ class RenderLoop:
         """Start the waiting requests for which there is a place."""
         requests = self._scheduler.admit(bucket)
         if requests:
+            self._graphs.interrupted()
             _by_halves(requests, lambda part: self._start(bucket, part))
 
     def _start(self, bucket: Bucket, requests: Sequence[ImageRequest]) -> None:
@@ -182,14 +209,13 @@ class RenderLoop:
             return
         try:
             with self._failing(requests, doing="denoising"):
-                denoiser = self._denoisers.of(bucket.key.engine_set)
-                batch = self._batch(bucket.key, requests, denoiser)
-                step = batch.next_step()
+                batch = self._batch(bucket, requests)
                 began = time.monotonic()
-                latents = denoiser.step(step)
-                seconds = time.monotonic() - began
-                self._counters.count_step(len(requests), seconds, engine_set=bucket.key.engine_set)
-                batch.advance(latents)
+                latents = self._graphs.step(bucket, batch)
+                if latents is not None:
+                    seconds = time.monotonic() - began
+                    self._counters.count_step(len(requests), seconds, engine_set=bucket.key.engine_set)
+                    batch.advance(latents)
         except DeviceOutOfMemory as error:
             # The requests keep their latents and go on where they were.
             if len(requests) > 1:  # for one alone another engine set has left
@@ -197,18 +223,18 @@ class RenderLoop:
                 log.warning("batch_halved", samples=bucket.limit, shape=bucket.shape, reason=str(error)[:200])
         self._drop_ended(bucket)
 
-    def _batch(self, key: BucketKey, requests: Sequence[ImageRequest], denoiser: Denoiser) -> RequestBatch:
-        """The stacked tensors of these requests: those of the last step unless membership has changed."""
-        batch = self._batches.get(key)
-        if batch is None or not batch.holds(requests):
-            batch = RequestBatch(requests, batch_size=denoiser.batch_size(len(requests), key.height, key.width))
-            self._batches[key] = batch
+    def _batch(self, bucket: Bucket, requests: Sequence[ImageRequest]) -> RequestBatch:
+        """The stacked tensors of these requests: those of the last step unless membership or padding has changed."""
+        batch, size = self._batches.get(bucket.key), self._graphs.batch_size(bucket, len(requests))
+        if batch is None or not batch.holds(requests) or batch.size != size:
+            batch = self._batches[bucket.key] = RequestBatch(requests, batch_size=size)
         return batch
 
     def _retire(self, bucket: Bucket) -> None:
         """Decode the requests that have taken their last step; their pictures are delivered during the next steps."""
         finished = [request for request in bucket.running if request.trajectory.finished]
         if finished:
+            self._graphs.interrupted()
             for request in finished:
                 request.start_decoding()
             try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jobs.errors import Cancelled, RenderError
+from worker.render.graph_sizes import Crowd, Demand
 from worker.render.request import BucketKey, ImageRequest, ImageSpec, Shape, fail_all
 from worker.render.residency import Residency, Work
 from worker.shutdown import Shutdown, stopping
@@ -40,6 +41,7 @@ class Bucket:
     key: BucketKey
     limit: int  # requests in a step
     last_turn: int
+    places: int | None = None  # for requests in the next step; None: `limit`
     owed: int = 0  # of those that waited when the turn of their set began, those that still wait
     waiting: deque[ImageRequest] = field(default_factory=deque)
     running: list[ImageRequest] = field(default_factory=list)
@@ -50,14 +52,19 @@ class Bucket:
         return self.key.height, self.key.width
 
     @property
+    def step_limit(self) -> int:
+        """How many requests the next step takes: fewer than fit where a smaller batch pays (graph_sizes.py)."""
+        return self.limit if self.places is None else min(self.limit, self.places)
+
+    @property
     def idle(self) -> bool:
         """Holds no request."""
         return not self.waiting and not self.running
 
     @property
     def due(self) -> list[ImageRequest]:
-        """The requests of the next step: the oldest that run, which are all of them unless memory has run short."""
-        return self.running[: self.limit]
+        """The requests of the next step: the oldest that run, which are all of them unless it takes fewer."""
+        return self.running[: self.step_limit]
 
     def halve(self, samples: int) -> None:
         """Allow half as many requests in a step, after memory did not suffice for so many."""
@@ -71,7 +78,8 @@ class Bucket:
 class Scheduler:
     """Holds every request from `submit` until it ends or is decoded.
 
-    Any thread may call `submit`, `expecting`, `cancel`, `wake`, `interrupt`, `count`, `count_by_set` and `parked`;
+    Any thread may call `submit`, `expecting`, `cancel`, `wake`, `interrupt`, `count`, `count_by_set`, `parked`
+    and `batch_places`;
     everything else belongs to the loop's thread.
     """
 
@@ -87,6 +95,8 @@ class Scheduler:
         self._cancelled: set[str] = set()
         self._expected = 0  # jobs that are about to submit
         self._interrupted = False
+        self._roused = False
+        self._places = 0  # as of the last `crowd`
         self._turn = 0
         shutdown.on_step(self.wake)
 
@@ -113,6 +123,7 @@ class Scheduler:
         finally:
             with self._changed:
                 self._expected -= 1
+                self._roused = self._roused or not self._expected
                 self._changed.notify()
 
     def cancel(self, job_id: str) -> None:
@@ -124,6 +135,12 @@ class Scheduler:
     def wake(self) -> None:
         """Make `wait` look at its stop event and at the shutdown now."""
         with self._changed:
+            self._changed.notify()
+
+    def rouse(self) -> None:
+        """Make `wait` return once although there is no work: an idle loop may have something else to do."""
+        with self._changed:
+            self._roused = True
             self._changed.notify()
 
     def interrupt(self) -> None:
@@ -152,22 +169,43 @@ class Scheduler:
         if not self._residency.is_limited:  # asked without the lock, for which the loop would have to wait
             return 0
         with self._changed:
-            away = [bucket for key, bucket in self._buckets.items() if not self._residency.holds(key.engine_set)]
+            away = [bucket for bucket in self._buckets.values() if self._is_away(bucket)]
             return len({request.spec.job_id for bucket in away for request in bucket.waiting})
+
+    @property
+    def batch_places(self) -> int:
+        """The places in full batches of all buckets, if there are several and each batch size costs something."""
+        return self._places  # asked without the lock, for which the loop would have to wait
+
+    def _is_away(self, bucket: Bucket) -> bool:
+        return self._residency.is_limited and not self._residency.holds(bucket.key.engine_set)
 
     # -- an idle loop ---------------------------------------------------------------------------------------------
 
     def wait(self, stop: threading.Event) -> None:
         """Return when there is work and the expected requests have come or take too long; or when `stop` is set."""
         with self._changed:
-            while not self._changed.wait_for(lambda: stop.is_set() or self.has_work(), timeout=self._look_seconds()):
+            while not self._changed.wait_for(lambda: self._is_woken(stop), timeout=self._look_seconds()):
                 pass
+            roused, self._roused = self._roused, False
+            if roused and not self.has_work():
+                return
             self._changed.wait_for(lambda: stop.is_set() or self.gathered(), timeout=GATHER_SECONDS)
+
+    def _is_woken(self, stop: threading.Event) -> bool:
+        return stop.is_set() or self._roused or self.has_work()
 
     def has_work(self) -> bool:
         """Whether the loop's next turn has something to do."""
         with self._changed:
             return self._has_to_look() or self._has_to_dismiss() or self._next() is not None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing waits, runs or is about to be submitted, and the worker is not stopping."""
+        with self._changed:
+            busy = self._expected or any(not bucket.idle for bucket in self._buckets.values())
+            return not (busy or self._has_to_look() or self._shutdown.draining)
 
     def gathered(self) -> bool:
         """Whether an idle loop should begin: a batch is full, no job is about to submit, or something is urgent."""
@@ -217,7 +255,9 @@ class Scheduler:
         with self._changed:
             self._buckets = {key: bucket for key, bucket in self._buckets.items() if not bucket.idle}
             bucket = self._next()
-            if bucket is not None:
+            if bucket is None:
+                self._places = 0
+            else:
                 self._turn += 1
                 bucket.last_turn = self._turn
                 self._residency.used(bucket.key.engine_set)
@@ -241,6 +281,24 @@ class Scheduler:
                 runs, owes = so_far.runs or bool(bucket.running), so_far.owes or bool(bucket.owed)
                 work[key.engine_set] = Work(runs, owes)
         return work
+
+    def demand(self, bucket: Bucket) -> Demand:
+        """What the bucket's requests have before them."""
+        with self._changed:
+            closing = bucket.key.engine_set in self._residency.leaving
+            waiting = [] if closing else [request.spec.steps for request in bucket.waiting]
+        ahead = [request.spec.steps - request.trajectory.index for request in bucket.running]
+        return Demand(max(1, min(bucket.limit, len(ahead) + len(waiting))), sum(ahead) + sum(waiting))
+
+    def crowd(self) -> Crowd:
+        """How many requests there are in how many buckets; a job that is being prepared counts as one request."""
+        with self._changed:
+            active = [bucket for bucket in self._buckets.values() if not bucket.idle]
+            # Those of sets that are away are parked jobs.
+            here = [bucket for bucket in active if not self._is_away(bucket)]
+            self._places = sum(bucket.limit for bucket in here) if len(here) > 1 else 0
+            requests = sum(len(bucket.waiting) + len(bucket.running) for bucket in active)
+            return Crowd(requests + self._expected, len(active))
 
     # -- engine sets that arrive and leave ------------------------------------------------------------------------
 
@@ -288,7 +346,7 @@ class Scheduler:
         with self._changed:
             if bucket.key.engine_set in self._residency.leaving:
                 return []
-            free = max(0, bucket.limit - len(bucket.running))
+            free = max(0, bucket.step_limit - len(bucket.running))
             admitted = [bucket.waiting.popleft() for _ in range(min(free, len(bucket.waiting)))]
             bucket.owed = max(0, bucket.owed - len(admitted))
             return admitted

@@ -9,12 +9,27 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
+
+from worker.render.request import BucketKey
 
 # Upper bounds, in seconds, of the buckets for step times: from a small model on a large GPU to SD1.5 on two CPU cores.
 STEP_BOUNDS = (
     *(0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.01, 0.0125, 0.015, 0.02, 0.03, 0.05, 0.07),
     *(0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 180.0),
 )
+
+
+# Why a graph was captured: a step needed it, or the device was idle.
+Cause = Literal["step", "idle"]
+
+
+@dataclass(frozen=True)
+class Captures:
+    """Graphs that were captured for one cause, and the seconds that this took, warm-up calls included."""
+
+    number: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,8 @@ class LoopStats:
     step_seconds: StepSeconds
     images_by_set: dict[str, int]  # pictures by the digest of the engine set that drew them
     sample_steps_by_set: dict[str, int]
+    padded_sample_steps: int  # samples x steps that padding added
+    captures: dict[Cause, Captures]
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,9 @@ class LoopCounters:
         self._step_seconds = 0.0
         self._images_by_set: Counter[str] = Counter()
         self._sample_steps_by_set: Counter[str] = Counter()
+        self._padded = 0
+        self._captures: dict[Cause, Captures] = {"step": Captures(), "idle": Captures()}
+        self._sizes: Counter[tuple[BucketKey, int]] = Counter()
 
     def count_step(self, samples: int, seconds: float, *, engine_set: str = "") -> None:
         """One engine call that advanced so many samples, and how long the GPU's thread waited for it."""
@@ -77,6 +97,21 @@ class LoopCounters:
         self._step_counts[bisect_left(STEP_BOUNDS, seconds)] += 1
         self._step_seconds += seconds
         self._sample_steps_by_set[engine_set] += samples
+
+    def count_size(self, key: BucketKey, size: int, *, samples: int) -> None:
+        """A step of so many samples in a graph of this batch size."""
+        self._sizes[key, size] += samples
+        self._padded += size - samples
+
+    def count_capture(self, seconds: float, *, cause: Cause) -> None:
+        """One graph, and how long its capture took."""
+        before = self._captures[cause]
+        self._captures[cause] = Captures(before.number + 1, before.seconds + seconds)
+
+    @property
+    def sizes(self) -> dict[tuple[BucketKey, int], int]:
+        """Sample-steps by bucket and by the batch size of the graph that took them."""
+        return dict(self._sizes)
 
     def count_images(self, number: int, *, engine_set: str = "") -> None:
         """Pictures that were decoded."""
@@ -109,4 +144,6 @@ class LoopCounters:
             step_seconds=StepSeconds(tuple(self._step_counts), self._step_seconds),
             images_by_set=dict(self._images_by_set),
             sample_steps_by_set=dict(self._sample_steps_by_set),
+            padded_sample_steps=self._padded,
+            captures=dict(self._captures),
         )

@@ -15,6 +15,7 @@ from prometheus_client.core import Sample
 
 from jobs.errors import PermanentError
 from tests.worker.loops import Device, run
+from tests.worker.render.graph_device import CAPTURE, GraphDevice
 from tests.worker.samples import sample_spec
 from worker.in_flight import InFlightJobs
 from worker.observe.device_memory import DeviceMemoryCollector
@@ -23,6 +24,7 @@ from worker.observe.set_metrics import SetCollector
 from worker.render.denoisers import Denoisers
 from worker.render.device import memory_of
 from worker.render.loop import RenderLoop
+from worker.render.request import BucketKey
 from worker.render.stats import STEP_BOUNDS, LoopCounters
 from worker.renderer import Renderer
 
@@ -117,6 +119,21 @@ def test_each_set_that_is_held_is_told_with_what_it_drew() -> None:
     assert set(values("render_set_loads_total", told).values()) == {1}
     assert set(values("render_set_resident", told).values()) == {1}
     assert len(values("render_engine_info", EngineCollector(held, load_seconds=0.0))) == 2
+
+
+def test_captures_and_padding_are_told_from_the_start() -> None:
+    device = GraphDevice()
+    loop = device.loop()
+    told = LoopCollector(loop, InFlightJobs())
+    assert values("render_graph_captures_total", told) == {("step",): 0, ("idle",): 0}
+    loop.warm_up([(BucketKey("", 64, 64, 77), 4)])
+    loop.warm()
+    loop.submit(sample_spec(1, steps=3))
+    loop.submit(sample_spec(2, steps=3, size=(64, 128)))
+    run(loop)
+    assert values("render_graph_captures_total", told) == {("step",): 1, ("idle",): 1}
+    assert values("render_graph_capture_seconds_total", told)["idle",] == pytest.approx(CAPTURE)
+    assert values("render_padded_sample_steps_total", told) == {(): 9}
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
