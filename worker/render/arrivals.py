@@ -8,6 +8,7 @@ from jobs.errors import OutOfMemory, RenderFailed, Requeued
 from worker.render.denoisers import Denoisers
 from worker.render.device import translated_errors
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
+from worker.render.request import BucketKey
 from worker.render.scheduler import Scheduler
 
 log = structlog.get_logger(__name__)
@@ -51,9 +52,12 @@ class Arrivals:
             return True
         return False
 
-    def make_room(self, engine_set: str) -> bool:
-        """Memory does not suffice for this set beside the others: one of them leaves. False if there is no other."""
-        other = self._scheduler.shrink(engine_set)
+    def make_room(self, engine_set: str, *, bucket: BucketKey | None = None) -> bool:
+        """Memory does not suffice for this set, or a sample of it, beside the others: one of them leaves.
+
+        False if there is no other, or if it was of no use a short while ago that the others left for such a sample.
+        """
+        other = self._scheduler.shrink(engine_set, bucket=bucket)
         if other is None:
             return False
         log.warning("fewer_sets_fit", engine_set=engine_set, leaves=other)

@@ -285,7 +285,8 @@ class RenderLoop:
             DeviceLost: while it left; these requests were requeued.
         """
         try:
-            return self._arrivals.make_room(requests[0].spec.engine_set)
+            spec = requests[0].spec
+            return self._arrivals.make_room(spec.engine_set, bucket=spec.bucket_key)
         except DeviceLost:
             fail_all(requests, Requeued("the device is lost", blameless=False))
             raise

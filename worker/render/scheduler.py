@@ -261,10 +261,10 @@ class Scheduler:
             for bucket in self._of_set(engine_set):
                 bucket.owed = len(bucket.waiting)
 
-    def shrink(self, engine_set: str) -> str | None:
-        """The set does not fit beside the others: the one that has to leave for it, None if it is alone."""
+    def shrink(self, engine_set: str, *, bucket: BucketKey | None = None) -> str | None:
+        """The set, or a sample of this bucket, does not fit beside the others: who leaves; None if nobody should."""
         with self._changed:
-            return self._residency.shrink(engine_set)
+            return self._residency.shrink(engine_set, cause=bucket)
 
     def fail_set(self, engine_set: str, error: RenderError) -> None:
         """End all requests of a set that cannot be loaded."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.samples import sample_spec
+from worker.render.memory_limit import IN_VAIN_SECONDS, MAX_WAIT_SECONDS, WAIT_SECONDS, MemoryLimit
 from worker.render.request import ImageRequest
 from worker.render.residency import TURN_RELOADS, Residency, Work
 from worker.render.scheduler import Scheduler
@@ -130,6 +131,98 @@ def test_memory_that_was_too_short_for_all_makes_fewer_fit_from_then_on() -> Non
 
 def test_a_set_that_is_alone_has_nobody_to_make_room() -> None:
     assert Residency().shrink("a") is None
+
+
+def held_by(residency: Residency, *names: str) -> list[str]:
+    return [name for name in names if residency.holds(name)]
+
+
+def fail(residency: Residency, arriving: str, cause: str, *, times: int) -> list[str | None]:
+    """Memory is short so many times in a row, each time after a set has left."""
+    first = []
+    for _ in range(times):
+        first.append(residency.shrink(arriving, cause=cause))
+        if first[-1] is not None:
+            residency.left(first[-1])
+    return first
+
+
+def three(limit: int | None = None) -> tuple[Residency, Clock]:
+    clock = Clock()
+    residency = Residency(limit=limit, reload_seconds=lambda _: RELOAD, now=clock)
+    for engine_set in ("a", "b", "c"):
+        residency.arrived(engine_set)
+        clock.now += 1
+    return residency, clock
+
+
+def test_what_does_not_fit_even_alone_lowers_the_limit_for_nobody() -> None:
+    residency, _ = three()
+    assert fail(residency, "c", "a huge picture", times=3) == ["a", "b", None]
+    assert not residency.is_limited
+    assert residency.may_step({"a": BUSY, "b": BUSY, "c": RUNS}) == {"a", "b", "c"}
+
+
+def test_for_a_while_no_set_leaves_for_what_did_not_fit_even_alone() -> None:
+    residency, clock = three()
+    fail(residency, "c", "a huge picture", times=3)
+    residency.arrived("a")
+    assert residency.shrink("c", cause="a huge picture") is None
+    assert residency.shrink("c", cause="another picture") == "a"
+    clock.now += IN_VAIN_SECONDS
+    assert residency.shrink("c", cause="a huge picture") == "a"
+
+
+def test_a_failure_in_vain_keeps_what_other_failures_taught() -> None:
+    residency, _ = three()
+    assert fail(residency, "c", "a large picture", times=1) == ["a"]  # then it fits
+    assert fail(residency, "c", "a huge picture", times=2) == ["b", None]
+    assert residency.may_step({"a": BUSY, "b": BUSY, "c": BUSY}) == {"a"}
+    residency.arrived("a")
+    assert residency.may_step({"a": BUSY, "b": BUSY, "c": BUSY}) == {"a", "c"}  # two fit, as the first failure taught
+
+
+def test_a_lowered_limit_comes_back_step_by_step() -> None:
+    residency, clock = three()
+    assert fail(residency, "c", "a large picture", times=2) == ["a", "b"]  # then it fits
+    work = {"a": OWES, "b": OWES, "c": OWES}
+    seen = []
+    for _ in range(4):
+        for engine_set in residency.may_step(work) - {"c"}:
+            residency.arrived(engine_set)
+        seen.append(held_by(residency, "a", "b", "c"))
+        clock.now += WAIT_SECONDS
+    assert seen == [["c"], ["a", "c"], ["a", "b", "c"], ["a", "b", "c"]]
+    assert not residency.is_limited
+
+
+def test_the_limit_that_was_given_is_never_exceeded() -> None:
+    residency, clock = three(limit=3)
+    fail(residency, "c", "a large picture", times=1)
+    for _ in range(9):
+        clock.now += MAX_WAIT_SECONDS
+        residency.may_step({"c": RUNS})
+    residency.arrived("a")
+    assert residency.may_step({"a": OWES, "b": OWES, "c": OWES, "d": BUSY}) == {"a", "b", "c"}
+
+
+def test_a_limit_that_was_raised_too_early_is_raised_later_the_next_time() -> None:
+    limit = MemoryLimit(None, now=(clock := Clock()))
+    waits = []
+    for _ in range(9):
+        limit.lower(1, cause="a picture")
+        began = clock.now
+        while limit.value is not None:
+            clock.now += WAIT_SECONDS / 4
+            limit.recover()
+        waits.append((clock.now - began) / WAIT_SECONDS)
+        clock.now += 1
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    clock.now += MAX_WAIT_SECONDS  # it holds
+    limit.lower(1, cause="a picture")
+    clock.now += WAIT_SECONDS
+    limit.recover()
+    assert limit.value is None
 
 
 # -- the scheduler with it ---------------------------------------------------------------------------------------------
