@@ -15,6 +15,7 @@ import typer
 
 from engines.addition_options import ClipSkip, Embeddings, Loras, Reuse, Vae, added
 from engines.backends import registry
+from engines.check.sheet_format import refusal
 from engines.console import export_table, people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
 from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET
@@ -70,6 +71,13 @@ def _known_opset(opset: int) -> int:
             f"{MIN_OPSET}, and no operators above {MAX_OPSET}."
         )
     return opset
+
+
+def _sheet_with_format(path: Path | None) -> Path | None:
+    reason = None if path is None else refusal(path)
+    if reason is not None:
+        raise typer.BadParameter(reason)
+    return path
 
 
 def _usual_precisions() -> str:
@@ -289,7 +297,11 @@ def score(
         Path | None, typer.Option(help="FID's InceptionV3 weights (pt_inception-2015-12-05-6726825d.pth): PD as well.")
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Write a PNG of the worst pictures: input, edges, both sets', the difference.")
+        Path | None,
+        typer.Option(
+            callback=_sheet_with_format,
+            help="Write the worst pictures as a .png, .jpg or .webp: input, edges, both sets', the difference.",
+        ),
     ] = None,
     worst: Annotated[int, typer.Option(min=1, max=100, help="Pictures on the sheet.")] = 4,
     device: Device = "auto",
