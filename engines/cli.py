@@ -383,6 +383,9 @@ def export(
     people.print(export_table(exported.comparisons))
     if exported.schedule != SD15:
         people.print(f"noise schedule: {exported.schedule.differences(SD15)}", markup=False)
+    for word in exported.words:
+        ids = f"{word.ids[0]}" if len(word.ids) == 1 else f"{word.ids[0]} to {word.ids[-1]}"
+        people.print(f"in prompts, {word.word!r} stands for {word.file}: tokens {ids} of CLIP.onnx", markup=False)
     print_json({"out": str(out), **exported.to_json()})
     exported.require()
     people.print(f"{out}: opset {opset}, {sizes.text} size, all graphs hold", markup=False)
