@@ -7,6 +7,7 @@ producer takes no job out, so the numbers are compared with the number of done j
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -15,12 +16,15 @@ from jobs.ledger.records import EngineSetJobs, EngineSets
 
 # A batch of so few done jobs is counted from its results where the counters do not cover it: a tenth of a second.
 READ_UP_TO = 5_000
+_NUMBER = re.compile(r"-?[0-9]{1,19}")
 
 
 def engine_sets(counters: Mapping[str, str], *, done: int) -> EngineSets | None:
-    """What the counters say; None where they hold more jobs than are done, so that they mean nothing."""
+    """What the counters say; None where they mean nothing: they hold more jobs than are done, or no numbers."""
     tally = _Tally()
     for field, number in counters.items():
+        if not _NUMBER.fullmatch(number):
+            return None
         digest, _, rest = field.partition(" ")
         name, _, model = rest.rpartition("\t") if "\t" in rest else (rest, "", "")
         tally.add(digest, name=name, model=model, jobs=int(number))
