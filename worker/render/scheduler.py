@@ -1,8 +1,10 @@
 """Scheduler: which requests wait, which run, whose turn it is, and which leave. It calls no engine and needs no torch.
 
 Requests of one engine set, one shape and one prompt length share a bucket, since only those can share an engine call.
-Buckets take turns by age: the one whose last turn is longest ago is next, so none starves. Where not all sets fit on
-the device, only the buckets of those that are there take turns, and residency.py says when another set arrives.
+Buckets take turns by age: the one whose last turn is longest ago is next, so none starves. Of several sets, each with
+the bucket that is next in it, one that fills its batch is preferred, for at most PATIENCE turns of each bucket. Where
+not all sets fit on the device, only the buckets of those that are there take turns, and residency.py says when another
+set arrives.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ from worker.shutdown import Shutdown, stopping
 # How long an idle loop waits at most for jobs that are about to submit, so that their samples begin together. Samples
 # that begin one by one also end one by one, and encoding and decoding each by itself costs 2% of the throughput.
 GATHER_SECONDS = 0.2
+# A bucket of one of several sets may be passed over until each bucket has had so many turns on average: meanwhile its
+# batch fills up. More patience gains less than 1% (three sets, 24 jobs in flight).
+PATIENCE = 2
 # `wait` looks at its stop event this often: whoever sets the event may not know that `wake` should follow.
 LOOK_SECONDS = 1.0
 # The same while requests wait for another set's turn to end, which nothing announces.
@@ -58,6 +63,10 @@ class Bucket:
     def due(self) -> list[ImageRequest]:
         """The requests of the next step: the oldest that run, which are all of them unless memory has run short."""
         return self.running[: self.limit]
+
+    def fullness(self, *, closing: bool) -> float:
+        """The share of a batch that its next step fills, 0 to 1. One that admits no more will not be any fuller: 1."""
+        return 1.0 if closing else min(1.0, (len(self.running) + len(self.waiting)) / self.limit)
 
     def halve(self, samples: int) -> None:
         """Allow half as many requests in a step, after memory did not suffice for so many."""
@@ -210,7 +219,7 @@ class Scheduler:
                 bucket.drop_ended()
 
     def next_bucket(self) -> Bucket | None:
-        """The bucket whose last turn is longest ago, of the sets that may step; None if none has a request.
+        """The bucket whose turn it is, of the sets that may step; None if none has a request.
 
         Its set may not be on the device yet: the caller then brings it in (`leaving`, `arrived`).
         """
@@ -226,12 +235,18 @@ class Scheduler:
     def _next(self) -> Bucket | None:
         sets = self._residency.may_step(self._work())
         closing = self._residency.leaving
-        ready = (
+        ready = [
             bucket
             for key, bucket in self._buckets.items()
             if key.engine_set in sets and (bucket.running or (bucket.waiting and key.engine_set not in closing))
-        )
-        return min(ready, key=lambda bucket: bucket.last_turn, default=None)
+        ]
+        ready.sort(key=lambda bucket: bucket.last_turn)
+        if not ready or self._turn - ready[0].last_turn >= PATIENCE * len(ready):
+            return next(iter(ready), None)
+        oldest: dict[str, Bucket] = {}  # of each set, in order of age
+        for bucket in ready:
+            oldest.setdefault(bucket.key.engine_set, bucket)
+        return max(oldest.values(), key=lambda one: one.fullness(closing=one.key.engine_set in closing))
 
     def _work(self) -> dict[str, Work]:
         work: dict[str, Work] = {}

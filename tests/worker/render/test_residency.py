@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from tests.worker.samples import sample_spec
 from worker.render.memory_limit import IN_VAIN_SECONDS, MAX_WAIT_SECONDS, WAIT_SECONDS, MemoryLimit
 from worker.render.request import ImageRequest
 from worker.render.residency import TURN_RELOADS, Residency, Work
-from worker.render.scheduler import Scheduler
+from worker.render.scheduler import PATIENCE, Scheduler
 from worker.shutdown import Shutdown
 
 BUSY, RUNS, OWES = Work(), Work(runs=True), Work(runs=True, owes=True)
@@ -243,6 +244,17 @@ class Turns:
         self.began: dict[str, float] = {}
         self.started: dict[str, int] = {}  # job -> arrivals before it was admitted
 
+    def next_shape(self) -> tuple[str, tuple[int, int]]:
+        """Take a turn; the set and the shape whose turn it was."""
+        before = {bucket: bucket.last_turn for bucket in self.scheduler._buckets.values()}
+        assert self.take()
+        (bucket,) = (each for each in self.scheduler._buckets.values() if each.last_turn != before.get(each))
+        return bucket.key.engine_set, bucket.shape
+
+    def next_set(self) -> str:
+        """Take a turn; the set whose turn it was."""
+        return self.next_shape()[0]
+
     def take(self) -> bool:
         self.scheduler.dismiss()
         self.clock.now += 1
@@ -302,6 +314,43 @@ def test_no_request_waits_for_more_turns_than_there_are_sets_that_do_not_fit(
         while_away = [held for held in meanwhile if own not in held]
         assert len(while_away) <= most, (job, while_away)
     assert all(seconds >= TURN_RELOADS * 0.5 or not others_work for seconds, others_work in turns.stays)
+
+
+def test_of_several_sets_one_that_fills_its_batch_steps_first_until_another_has_waited_long_enough() -> None:
+    turns = Turns(limit=3, batch=4)
+    for number, engine_set in enumerate("aaaabbbbc"):
+        turns.scheduler.submit(sample_spec(number, engine_set=engine_set, steps=50))
+    steps = "".join(turns.next_set() for _ in range(28))
+    assert steps[:3] == "abc"  # each is brought in
+    assert steps[3:9] == "ababab"  # full ones take turns
+    assert list(map(len, steps.split("c"))) == [2, *[PATIENCE * 3] * 3, 4]
+    for number in range(9, 12):
+        turns.scheduler.submit(sample_spec(number, engine_set="c", steps=50))
+    assert sorted(turns.next_set() for _ in range(3)) == ["a", "b", "c"]  # it is full as well
+
+
+def test_the_shapes_of_one_set_take_turns_by_age_however_full_they_are() -> None:
+    turns = Turns(limit=2, batch=4)
+    for number in range(4):
+        turns.scheduler.submit(sample_spec(number, engine_set="a", steps=50))
+    turns.scheduler.submit(sample_spec(4, engine_set="a", size=(64, 128), steps=50))
+    turns.scheduler.submit(sample_spec(5, engine_set="b", steps=50))
+    shapes = [turns.next_shape() for _ in range(40)]
+    of_a = [shape for engine_set, shape in shapes if engine_set == "a"]
+    assert all(one != other for one, other in itertools.pairwise(of_a))
+
+
+def test_a_set_that_leaves_is_not_passed_over_for_its_empty_places() -> None:
+    turns = Turns(limit=2, batch=4)
+    for number, engine_set in enumerate("abbbb"):
+        turns.scheduler.submit(sample_spec(number, engine_set=engine_set, steps=50))
+    while not {"a", "b"} <= turns.residency._turns.keys():
+        turns.take()
+    turns.clock.now += 100
+    turns.scheduler.submit(sample_spec(9, engine_set="c", steps=1))
+    steps = [turns.next_set() for _ in range(10)]
+    assert turns.scheduler.leaving() == ("a",)
+    assert steps.count("a") == 5
 
 
 def test_requests_of_sets_that_wait_for_their_turn_are_parked_jobs() -> None:
