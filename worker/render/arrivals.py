@@ -81,7 +81,14 @@ class Arrivals:
 
     def _unload(self, engine_set: str) -> None:
         reload_seconds = round(self._denoisers.reload_seconds(engine_set), 3)
+        ended_by = self._scheduler.end_of_turn(engine_set)
         with translated_errors():
             self._denoisers.unload(engine_set)
         seconds = round(self._scheduler.left(engine_set), 3)
-        log.info("engine_set_unloaded", engine_set=engine_set, turn_seconds=seconds, reload_seconds=reload_seconds)
+        log.info(
+            "engine_set_unloaded",
+            engine_set=engine_set,
+            turn_seconds=seconds,
+            reload_seconds=reload_seconds,
+            ended_by=ended_by,
+        )

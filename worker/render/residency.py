@@ -20,10 +20,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from worker.render.memory_limit import MemoryLimit
 
 TURN_RELOADS = 20.0
+
+# Why a turn ended: it had lasted as long as it has to, the device would have been idle, or memory was short.
+EndOfTurn = Literal["lasted", "idle", "memory"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Residency:
         self._turns: dict[str, _Turn] = {}
         self._asking: dict[str, None] = {}  # in order
         self._leaving: tuple[str, ...] = ()
+        self._ends: dict[str, EndOfTurn] = {}  # of those that leave
 
     def holds(self, engine_set: str) -> bool:
         """Whether the set is on the device."""
@@ -73,6 +78,10 @@ class Residency:
     def leaving(self) -> tuple[str, ...]:
         """As of the last `may_step`: the sets that leave for another one; until then they finish what runs."""
         return self._leaving
+
+    def end_of_turn(self, engine_set: str) -> EndOfTurn:
+        """Why the set's turn ends, as of the last `may_step`; if it has not ended by a rule, memory is short."""
+        return self._ends.get(engine_set, "memory")
 
     @property
     def is_limited(self) -> bool:
@@ -86,16 +95,17 @@ class Residency:
         """
         self._limit.recover()
         if not self.is_limited:
-            self._leaving = ()
+            self._leaving, self._ends = (), {}
             return frozenset(work)
         asking = [engine_set for engine_set in work if engine_set not in self._turns]
         self._asking = {one: None for one in self._asking if one in asking} | dict.fromkeys(asking)
-        self._leaving = ()
+        self._leaving, self._ends = (), {}
         if self._asking:
             arriving = next(iter(self._asking))
             leaving = self._those_in_the_way_of(arriving, work)
-            if all(self._is_over(one, work) for one in leaving):
-                self._leaving = leaving
+            ends = {one: end for one in leaving if (end := self._end(one, work)) is not None}
+            if len(ends) == len(leaving):
+                self._leaving, self._ends = leaving, ends
                 if not any(one in work and work[one].runs for one in leaving):
                     return frozenset({arriving})
         return frozenset(work.keys() & self._turns.keys())
@@ -152,12 +162,14 @@ class Residency:
     def _order(self, engine_set: str, work: Mapping[str, Work]) -> tuple[bool, bool, float]:
         """Those whose turns are over come first, then those without work; the least recently used before the others."""
         turn, busy = self._turns[engine_set], engine_set in work
-        return not self._is_over(engine_set, work), busy, turn.began if busy else turn.used
+        return self._end(engine_set, work) is None, busy, turn.began if busy else turn.used
 
-    def _is_over(self, engine_set: str, work: Mapping[str, Work]) -> bool:
+    def _end(self, engine_set: str, work: Mapping[str, Work]) -> EndOfTurn | None:
+        """Why the set's turn is over; None if it is not."""
         turn, now, seconds = self._turns[engine_set], self._now(), self._reload_seconds(engine_set)
         if engine_set in work and work[engine_set].owes:
-            return False
+            return None
         if now - turn.began >= TURN_RELOADS * seconds:
-            return True
-        return not (work.keys() & self._turns.keys()) and now - turn.used >= seconds
+            return "lasted"
+        is_idle = not (work.keys() & self._turns.keys()) and now - turn.used >= seconds
+        return "idle" if is_idle else None

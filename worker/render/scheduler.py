@@ -20,7 +20,7 @@ import numpy as np
 
 from jobs.errors import Cancelled, RenderError
 from worker.render.request import BucketKey, ImageRequest, ImageSpec, Shape, fail_all
-from worker.render.residency import Residency, Work
+from worker.render.residency import EndOfTurn, Residency, Work
 from worker.shutdown import Shutdown, stopping
 
 # How long an idle loop waits at most for jobs that are about to submit, so that their samples begin together. Samples
@@ -263,6 +263,11 @@ class Scheduler:
         """The sets that leave the device so that the one which `next_bucket` chose fits."""
         with self._changed:
             return self._residency.leaving
+
+    def end_of_turn(self, engine_set: str) -> EndOfTurn:
+        """Why a set leaves, until it has left."""
+        with self._changed:
+            return self._residency.end_of_turn(engine_set)
 
     def left(self, engine_set: str) -> float:
         """The set is not on the device any more; the seconds that its turn lasted."""

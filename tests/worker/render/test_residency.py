@@ -59,6 +59,7 @@ def test_a_set_that_does_not_fit_waits_until_a_turn_has_lasted_twenty_reloads() 
     clock.now += 0.2
     assert residency.may_step(work) == {"c"}
     assert residency.leaving == ("a",)  # its turn began first
+    assert (residency.end_of_turn("a"), residency.end_of_turn("b")) == ("lasted", "memory")
 
 
 def test_a_set_that_leaves_finishes_what_runs() -> None:
@@ -100,6 +101,7 @@ def test_a_device_is_not_idle_for_longer_than_a_reload_while_another_set_waits()
     clock.now += RELOAD
     assert residency.may_step({"c": BUSY}) == {"c"}
     assert residency.leaving == ("a",)
+    assert residency.end_of_turn("a") == "idle"
 
 
 def test_costs_are_added_and_a_set_that_is_too_large_is_alone() -> None:
