@@ -209,13 +209,13 @@ def build(model: Model, size: int, max_batch: int) -> Path:
         build_demo_sets(NAMES, sets, profile=profile)
         return sets
     for seed, name in enumerate(NAMES):
-        model = CACHE / f"random-model-{seed}"
-        make = [sys.executable, "examples/random-model/make.py", "--out", str(model), "--seed", str(seed)]
+        weights = CACHE / f"random-model-{seed}"
+        make = [sys.executable, "examples/random-model/make.py", "--out", str(weights), "--seed", str(seed)]
         subprocess.run(make, cwd=ROOT, check=True)
         build_set(
             BuildRequest(
-                model=str(model / "model"),
-                controlnet=str(model / "controlnet"),
+                model=str(weights / "model"),
+                controlnet=str(weights / "controlnet"),
                 out=sets / name,
                 backend="onnxruntime",
                 precision="fp32",
