@@ -59,6 +59,7 @@ producer submit jobs.csv --engine-set 5ccee6ac0d41
 producer submit s3://bucket/folder/jobs.csv  # relative images are in s3://bucket/folder/
 producer submit jobs.parquet                 # or .tsv, .jsonl
 producer submit photos/ --prompt 'a watercolour'
+producer submit s3://bucket/photos/ --prompt 'a watercolour'
 producer submit --again renders/jobs         # pictures that say how they were made
 make-rows | producer submit - --input-format jsonl --batch nightly""",
         *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.INVALID_CSV),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 # Ending -> the longest side that the format takes, in pixels.
@@ -17,6 +18,10 @@ def refusal(path: Path, height: int = 0) -> str | None:
         return f"{path}: {said}; name a file that ends in {NAMES}"
     if path.is_dir():
         return f"{path} is a folder; name a file that ends in {NAMES}"
+    around = next(parent for parent in path.absolute().parents if parent.exists())
+    if not around.is_dir() or not os.access(around, os.W_OK):
+        why = "is no folder" if not around.is_dir() else "may not be written to"
+        return f"the sheet cannot be written to {path}: {around} {why}"
     if height > LONGEST_SIDES[ending]:
         longest = f"{ending} takes {LONGEST_SIDES[ending]} at most"
         return f"{path}: the sheet is {height} pixels high, and {longest}; name a .png, or fewer pictures (--worst)"

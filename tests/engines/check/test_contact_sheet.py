@@ -65,6 +65,7 @@ def test_it_has_the_format_of_the_files_ending(tmp_path: Path, name: str, kind: 
         ("a.gif", 4, r"a\.gif: the ending '\.gif' names no format of a sheet; name a file that ends in \.png, \.jpg"),
         ("worst", 4, r"worst: its name has no ending; name a file that ends in \.png"),
         (".png", 4, r"\.png: its name has no ending"),
+        ("file/a.png", 4, r"the sheet cannot be written to .*file/a\.png: .*/file is no folder"),
         ("folder.png", 4, r"folder\.png is a folder; name a file"),
         ("a.webp", 100, r"the sheet is 28630 pixels high, and \.webp takes 16383 at most; name a \.png, or fewer"),
     ],
@@ -73,6 +74,7 @@ def test_a_file_that_cannot_become_a_sheet_is_refused_before_anything_is_rendere
     tmp_path: Path, name: str, rows: int, sentence: str
 ) -> None:
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
     with pytest.raises(DiskRefused, match=sentence):
         check_sheet(tmp_path / name, rows=rows, size=(512, 512))
 
