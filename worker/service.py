@@ -67,6 +67,7 @@ STUCK_SECONDS = 180.0  # an engine call that takes longer hangs; the first call 
 
 # Where not all engine sets fit on the device, jobs that wait for a turn leave their places to jobs of the sets that are
 # there, up to so many times RENDER_JOBS_IN_FLIGHT. Otherwise they would fill all places, and the device would be idle.
+# Likewise jobs of one set leave theirs to those of the others, whose batches would stay small.
 PARKED = 8
 
 Load = Callable[[Settings, Shutdown], Renderer]
@@ -111,7 +112,7 @@ class RenderService:
 
     @property
     def parked_jobs(self) -> int:
-        """How many jobs wait for their engine set's turn, so that others may be taken beside them; bounded."""
+        """How many jobs wait for their set's turn, or are of further sets: others are taken beside them; bounded."""
         if self._renderer is None:
             return 0
         return min(self._renderer.loop.parked(), PARKED * self.settings.jobs_in_flight)

@@ -105,7 +105,7 @@ class RenderLoop:
         return self._denoisers.loads
 
     def parked(self) -> int:
-        """How many jobs wait for their engine set's turn."""
+        """How many jobs wait for their engine set's turn, or are of further sets than the one with the most."""
         return self._scheduler.parked()
 
     # -- the GPU's thread -----------------------------------------------------------------------------------------

@@ -97,6 +97,7 @@ class Scheduler:
         self._expected = 0  # jobs that are about to submit
         self._interrupted = False
         self._turn = 0
+        self._has_several = self._residency.is_limited  # engine sets, as far as was seen
         shutdown.on_step(self.wake)
 
     # -- any thread -----------------------------------------------------------------------------------------------
@@ -157,12 +158,23 @@ class Scheduler:
         return counts
 
     def parked(self) -> int:
-        """How many jobs wait for their engine set's turn: they need nothing of this worker until it begins."""
-        if not self._residency.is_limited:  # asked without the lock, for which the loop would have to wait
+        """How many jobs more than usual this worker may take, because of the sets that those it has are for.
+
+        Jobs that wait for their set's turn need nothing of this worker until it begins. And of the sets on the device,
+        each may have as many jobs as if it were alone, or else their batches would stay small: only the jobs of the set
+        with the most count.
+        """
+        if not self._has_several:  # asked without the lock, for which the loop would have to wait
             return 0
         with self._changed:
-            away = [bucket for key, bucket in self._buckets.items() if not self._residency.holds(key.engine_set)]
-            return len({request.spec.job_id for bucket in away for request in bucket.waiting})
+            away: set[str] = set()
+            here: dict[str, set[str]] = {}
+            for key, bucket in self._buckets.items():
+                is_here = self._residency.holds(key.engine_set)
+                jobs = here.setdefault(key.engine_set, set()) if is_here else away
+                jobs.update(request.spec.job_id for request in (*bucket.waiting, *(bucket.running if is_here else ())))
+            most = max(map(len, here.values()), default=0)
+            return len(away) + sum(map(len, here.values())) - most
 
     # -- an idle loop ---------------------------------------------------------------------------------------------
 
@@ -315,5 +327,6 @@ class Scheduler:
 
     def _bucket(self, key: BucketKey) -> Bucket:
         if key not in self._buckets:
+            self._has_several |= any(other.engine_set != key.engine_set for other in self._buckets)
             self._buckets[key] = Bucket(key, limit=self._max_batch(key), last_turn=self._turn)
         return self._buckets[key]

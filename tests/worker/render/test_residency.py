@@ -236,7 +236,7 @@ Arrival = tuple[int, int, int, int]  # turns before it, its set, its side in 64 
 class Turns:
     """A scheduler whose steps take a second and whose sets come and go as in the loop."""
 
-    def __init__(self, *, limit: int, batch: int = 2) -> None:
+    def __init__(self, *, limit: int | None, batch: int = 2) -> None:
         self.clock = Clock()
         self.residency = Residency(limit=limit, reload_seconds=lambda _: 0.5, now=self.clock)
         self.scheduler = Scheduler(lambda key: batch, Shutdown(), self.residency)
@@ -365,10 +365,23 @@ def test_requests_of_sets_that_wait_for_their_turn_are_parked_jobs() -> None:
     assert turns.scheduler.count_by_set() == {"a": (0, 2), "b": (4, 0)}
 
 
-def test_nothing_is_parked_where_all_sets_fit() -> None:
-    scheduler = Scheduler(lambda key: 2, Shutdown())
-    scheduler.submit(sample_spec(1, engine_set="a"))
-    assert scheduler.parked() == 0
+def test_nothing_is_parked_where_there_is_one_set() -> None:
+    turns = Turns(limit=None)
+    for number in range(9):
+        turns.scheduler.submit(sample_spec(number, engine_set="a"))
+    turns.take()
+    assert turns.scheduler.parked() == 0
+
+
+def test_of_sets_that_fit_together_only_the_jobs_of_the_one_with_the_most_count() -> None:
+    turns = Turns(limit=None)
+    for number, engine_set in enumerate("aaaabbc"):
+        turns.scheduler.submit(sample_spec(number, engine_set=engine_set, steps=50))
+    turns.scheduler.submit(sample_spec(5, engine_set="b", sample=1, steps=50))  # of a job that is there
+    while turns.residency._turns.keys() != set("abc"):
+        turns.take()
+    assert turns.scheduler.count_by_set() == {"a": (2, 2), "b": (1, 2), "c": (0, 1)}
+    assert turns.scheduler.parked() == 3  # two jobs of b and one of c
 
 
 def test_a_stopping_worker_gives_back_what_waits_for_a_turn() -> None:
