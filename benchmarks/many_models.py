@@ -9,14 +9,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
 
+from benchmarks.demo_sets import are_here, build_demo_sets
 from benchmarks.measuring import cpu, smallest_psnr, versions
 from benchmarks.site import Site, make_jobs, write_pictures
 from engines.build.builder import BuildRequest, build_set
@@ -30,25 +32,28 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "bench-many-models"
 PACKAGES = ("torch", "onnxruntime", "celery", "redis")
 NAMES = ("default", "second", "third")
+Model = Literal["demo", "random"]
 
 EPILOG = """
 Examples:
 
   python -m benchmarks.many_models
 
-  python -m benchmarks.many_models --jobs 600 --steps 8 --resident 1
+  python -m benchmarks.many_models --jobs 600 --steps 8 --resident 1 --model random
 
   python -m benchmarks.many_models --sets models --size 512 --steps 20 --max-batch 8
 """
 HELP = """
 Several engine sets in one worker against one set; prints one JSON line.
 
-The jobs are for all sets in equal numbers, in mixed order. Without --sets there are three of random weights, for the
-CPU. They are rendered four times, from the CSV to the files: by a worker that holds one set (all jobs without their
-models), by workers that hold one set each (only the jobs of their set: the pictures to compare with), by a worker that
-holds all sets, and by one on whose device only some of them fit. `turns` are of the last one: how often sets were
-loaded, and for each that left how long its turn had lasted, in seconds and in loadings. A turn of fewer than 20 ended
-because no set on the device had work: that of the warm-up, and the last ones.
+The jobs are for all sets in equal numbers, in mixed order. Without --sets there are three for the CPU: the demo model,
+plain and with two LoRAs, or, with --model random, a tiny model with three sets of random weights. They are rendered
+four times, from the CSV to the files: by a worker that holds one set (all jobs without their models), by workers that
+hold one set each (only the jobs of their set: the pictures to compare with), by a worker that holds all sets, and by
+one on whose device only some of them fit. `samples_per_step` is how full the batches were. `turns` are of the last
+worker: how often sets were loaded, and for each that left how long its turn had lasted, in seconds and in loadings, and
+what ended it. A turn that `lasted` takes 20 loadings or more: `least_that_lasted` is the shortest of these. One that
+ended by `idle` may be shorter, since no set on the device had work: that of the warm-up, and the last ones.
 """
 
 
@@ -72,6 +77,7 @@ class Rendered:
 
     seconds: float
     cpu_seconds: float
+    samples_per_step: float
     pictures: Sequence[np.ndarray]
 
 
@@ -89,22 +95,30 @@ class Farm:
         site = Site(folder, self._url, engines=self._sets / engines, settings=self._environment(settings))
         with site.worker():
             site.render(list(_warm_up(jobs, case)))
-            before = site.cpu_seconds()
+            before, steps = site.cpu_seconds(), _steps(site)
             seconds, pictures = site.render(jobs)
             cpu_seconds = site.cpu_seconds() - before
-        say(f"{case}: {len(jobs) / seconds:.1f} images/s, CPU {cpu_seconds:.1f} s")
-        return Rendered(seconds, cpu_seconds, pictures)
+            steps = _steps(site) - steps
+        full = sum(samples * number for samples, number in steps.items()) / steps.total()
+        say(f"{case}: {len(jobs) / seconds:.1f} images/s, CPU {cpu_seconds:.1f} s, {full:.2f} samples a step")
+        return Rendered(seconds, cpu_seconds, round(full, 2), pictures)
 
     def turns(self, case: str) -> dict[str, object]:
         """What the worker's log says of the sets that came and went."""
         lines = (self._folder / case / "worker0.log").read_text().splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{")]
         ended = [event for event in events if event["event"] == "engine_set_unloaded"]
-        return {
-            "loads": sum(event["event"] == "engine_set_loaded" for event in events),
-            "seconds": [event["turn_seconds"] for event in ended],
-            "in_loadings": [round(event["turn_seconds"] / event["reload_seconds"], 1) for event in ended],
-        }
+        turns = [
+            {
+                "seconds": event["turn_seconds"],
+                "in_loadings": round(event["turn_seconds"] / max(event["reload_seconds"], 0.001), 1),
+                "ended_by": event["ended_by"],
+            }
+            for event in ended
+        ]
+        lasted = [turn["in_loadings"] for turn in turns if turn["ended_by"] == "lasted"]
+        loads = sum(event["event"] == "engine_set_loaded" for event in events)
+        return {"loads": loads, "ended": turns, "least_that_lasted": min(lasted, default=None)}
 
     def _environment(self, settings: Mapping[str, object]) -> dict[str, str]:
         plan = self._plan
@@ -117,6 +131,12 @@ class Farm:
             "OMP_NUM_THREADS": str(plan.threads),
             **{f"RENDER_{name.upper()}": str(value) for name, value in settings.items()},
         }
+
+
+def _steps(site: Site) -> Counter[int]:
+    """Samples in a step -> steps so far, of all workers."""
+    name = "render_steps_total "
+    return Counter({int(key.removeprefix(name)): int(n) for key, n in site.metrics().items() if key.startswith(name)})
 
 
 def _warm_up(jobs: Sequence[RenderJob], case: str) -> Iterator[RenderJob]:
@@ -160,6 +180,7 @@ def measure(plan: Plan, sets: Path, folder: Path) -> dict[str, object]:
     return {
         "images_per_second": {name: round(plan.jobs / case.seconds, 2) for name, case in cases.items()},
         "cpu_seconds": {name: round(case.cpu_seconds, 1) for name, case in cases.items()},
+        "samples_per_step": {name: case.samples_per_step for name, case in cases.items()},
         "all_fit_of_one": round(one.seconds / all_fit.seconds, 3),
         "some_fit_of_one": round(one.seconds / some_fit.seconds, 3),
         # On a machine that is busy with other things, CPU seconds tell more than the clock.
@@ -180,21 +201,25 @@ def _alone(farm: Farm, mixed: Sequence[RenderJob], names: Sequence[str]) -> dict
     return pictures
 
 
-def build(size: int, max_batch: int) -> Path:
-    """A folder of three sets of random weights, built unless their manifests say that they are up to date."""
-    sets = CACHE / f"sets-{size}-batch{max_batch}"
+def build(model: Model, size: int, max_batch: int) -> Path:
+    """A folder of three sets, built unless their manifests say that they are up to date."""
+    sets = CACHE / f"{model}-{size}-batch{max_batch}"
+    profile = Profile.parse(f"{size}x{size}", max_batch=max_batch)
+    if model == "demo":
+        build_demo_sets(NAMES, sets, profile=profile)
+        return sets
     for seed, name in enumerate(NAMES):
-        model = CACHE / f"random-model-{seed}"
-        make = [sys.executable, "examples/random-model/make.py", "--out", str(model), "--seed", str(seed)]
+        weights = CACHE / f"random-model-{seed}"
+        make = [sys.executable, "examples/random-model/make.py", "--out", str(weights), "--seed", str(seed)]
         subprocess.run(make, cwd=ROOT, check=True)
         build_set(
             BuildRequest(
-                model=str(model / "model"),
-                controlnet=str(model / "controlnet"),
+                model=str(weights / "model"),
+                controlnet=str(weights / "controlnet"),
                 out=sets / name,
                 backend="onnxruntime",
                 precision="fp32",
-                profiles=(Profile.parse(f"{size}x{size}", max_batch=max_batch),),
+                profiles=(profile,),
             )
         )
     return sets
@@ -216,6 +241,7 @@ def main(
     max_batch: Annotated[int, typer.Option(min=1, help="Samples that share an engine call.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engines (default: all cores).")] = None,
     resident: Annotated[int, typer.Option(min=1, help="Sets that fit in the last case.")] = 2,
+    model: Annotated[Model | None, typer.Option(help="What the sets are made of (default: demo where it is).")] = None,
     sets: Annotated[Path | None, typer.Option(help="Folder of engine sets, on whatever device they need.")] = None,
 ) -> None:
     """Parse, measure, print."""
@@ -224,7 +250,7 @@ def main(
     device = "cpu" if sets is None else "auto"
     if sets is None:
         say("engine sets")
-        sets = build(size, max_batch)
+        sets = build(model or ("demo" if are_here() else "random"), size, max_batch)
     names = tuple(set_folders(sets))
     if len(names) < 2:
         raise typer.BadParameter(f"--sets {sets} holds fewer than two engine sets")

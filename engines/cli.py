@@ -15,6 +15,7 @@ import typer
 
 from engines.addition_options import ClipSkip, Embeddings, Loras, Reuse, Vae, added
 from engines.backends import registry
+from engines.check.sheet_format import refusal
 from engines.console import clipping_table, export_table, people, print_json, progress_on, verify_table
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError, sentence_of
 from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET
@@ -70,6 +71,13 @@ def _known_opset(opset: int) -> int:
             f"{MIN_OPSET}, and no operators above {MAX_OPSET}."
         )
     return opset
+
+
+def _sheet_with_format(path: Path | None) -> Path | None:
+    reason = None if path is None else refusal(path)
+    if reason is not None:
+        raise typer.BadParameter(reason)
+    return path
 
 
 def _usual_precisions() -> str:
@@ -308,7 +316,11 @@ def score(
         Path | None, typer.Option(help="FID's InceptionV3 weights (pt_inception-2015-12-05-6726825d.pth): PD as well.")
     ] = None,
     sheet: Annotated[
-        Path | None, typer.Option(help="Write a PNG of the worst pictures: input, edges, both sets', the difference.")
+        Path | None,
+        typer.Option(
+            callback=_sheet_with_format,
+            help="Write the worst pictures as a .png, .jpg or .webp: input, edges, both sets', the difference.",
+        ),
     ] = None,
     worst: Annotated[int, typer.Option(min=1, max=100, help="Pictures on the sheet.")] = 4,
     device: Device = "auto",
@@ -390,6 +402,9 @@ def export(
     people.print(export_table(exported.comparisons))
     if exported.schedule != SD15:
         people.print(f"noise schedule: {exported.schedule.differences(SD15)}", markup=False)
+    for word in exported.words:
+        ids = f"{word.ids[0]}" if len(word.ids) == 1 else f"{word.ids[0]} to {word.ids[-1]}"
+        people.print(f"in prompts, {word.word!r} stands for {word.file}: tokens {ids} of CLIP.onnx", markup=False)
     print_json({"out": str(out), **exported.to_json()})
     exported.require()
     people.print(f"{out}: opset {opset}, {sizes.text} size, all graphs hold", markup=False)

@@ -275,6 +275,7 @@ class RenderResult(BaseModel):
     engine_set: str | None = None  # the manifest's digest
     finished_at: float | None = None  # seconds since the epoch
     seconds: dict[str, float] = Field(default_factory=dict)  # by stage: fetch, prepare, render, encode, upload
+    model: str | None = None  # that the row asks for
     model_name: str | None = None  # of the engine set, for people: no path and no address
     parameters: RenderParameters | None = None
     built_with: dict[str, Any] | None = None  # what was added to the set's model: LoRAs, a VAE, embeddings, clip skip

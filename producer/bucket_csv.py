@@ -1,4 +1,7 @@
-"""A file of rows in a bucket, `producer submit s3://bucket/folder/jobs.csv`: copied to this machine, then checked."""
+"""A file of rows in a bucket, `producer submit s3://bucket/folder/jobs.csv`: copied to this machine, then checked.
+
+A folder in a bucket is read by producer/table/bucket_folder.py.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from jobs.errors import InvalidJob, SourceNotFound
 from jobs.storage.retry import with_backoff
@@ -23,8 +27,10 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(?:s3|file|https?):/", re.IGNOR
 def local_or_bucket(text: str | Path) -> tuple[Path, str | None]:
     """What the command line names: a file on this machine, or the s3:// URI of a CSV and its name.
 
+    The URI of a folder in a bucket ends with one `/`, and its name is the folder's, or the bucket's.
+
     Raises:
-        CommandFailed: a URI that no CSV can be read from; the sentence says what to do instead.
+        CommandFailed: a URI that no rows can be read from; the sentence says what to do instead.
     """
     match = _URI.match(str(text))
     if match is None or isinstance(text, Path):
@@ -36,15 +42,31 @@ def local_or_bucket(text: str | Path) -> tuple[Path, str | None]:
     if uri.startswith("file:"):
         return path_of(uri), None
     if not uri.startswith("s3:"):
-        raise CommandFailed(
-            Exit.USAGE,
-            f"a CSV is read from a path, file:// or s3://, not from {match[1]}://; pipe it instead: "
-            "curl --fail ... | producer submit - --batch nightly",
+        raise CommandFailed(Exit.USAGE, _not_from(uri))
+    bucket, key = bucket_and_key(uri)
+    if not key or key.endswith("/"):
+        folder = uri.rstrip("/")
+        return Path(bucket_and_key(folder)[1].rpartition("/")[2] or bucket), f"{folder}/"
+    return Path(key.rpartition("/")[2]), uri
+
+
+def is_bucket_folder(uri: str | None) -> bool:
+    """Whether `local_or_bucket` found a folder in a bucket."""
+    return uri is not None and uri.endswith("/")
+
+
+def _not_from(uri: str) -> str:
+    """Why no rows are read from a host."""
+    scheme = uri.partition(":")[0]
+    if urlsplit(uri).path.endswith("/") or not urlsplit(uri).path:
+        return (
+            f"a folder of pictures is read from a path or from s3://, not from {scheme}://, where nothing says which "
+            "files it has; name its pictures in a CSV, one row each"
         )
-    name = bucket_and_key(uri)[1].rpartition("/")[2]
-    if not name:
-        raise CommandFailed(Exit.USAGE, f"{uri} is a folder; name a CSV (or a TSV, JSON Lines or Parquet file)")
-    return Path(name), uri
+    return (
+        f"a CSV is read from a path, file:// or s3://, not from {scheme}://; pipe it instead: "
+        "curl --fail ... | producer submit - --batch nightly"
+    )
 
 
 def folder_of(uri: str) -> str:
@@ -71,7 +93,8 @@ def downloaded(uri: str) -> Iterator[BinaryIO]:
         try:
             with_backoff(lambda: store_for(uri).get_file(uri, path), attempts=TRIES, base_seconds=0.5)
         except SourceNotFound as error:
-            raise CommandFailed(Exit.NOT_FOUND, str(error)) from error
+            hint = "" if Path(uri).suffix else "; the name of a folder of pictures ends with '/'"
+            raise CommandFailed(Exit.NOT_FOUND, f"{error}{hint}") from error
         file = path.open("rb")
     with file:
         yield file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,7 +12,7 @@ import typer
 from producer import row_options
 from producer.exits import Exit, exit_codes, exit_table
 from producer.name_pattern import is_pattern
-from producer.output import escape_what_does_not_fit, json_output, open_closed_stderr
+from producer.output import escape_what_does_not_fit, give_up_broken_streams, json_output, open_closed_stderr
 
 app = typer.Typer(
     name="producer",
@@ -57,6 +59,7 @@ producer submit jobs.csv --engine-set 5ccee6ac0d41
 producer submit s3://bucket/folder/jobs.csv  # relative images are in s3://bucket/folder/
 producer submit jobs.parquet                 # or .tsv, .jsonl
 producer submit photos/ --prompt 'a watercolour'
+producer submit s3://bucket/photos/ --prompt 'a watercolour'
 producer submit --again renders/jobs         # pictures that say how they were made
 make-rows | producer submit - --input-format jsonl --batch nightly""",
         *(Exit.OK, Exit.JOBS_FAILED, Exit.USAGE, Exit.INVALID_CSV),
@@ -523,4 +526,13 @@ def main() -> None:
     """The console script."""
     open_closed_stderr()
     escape_what_does_not_fit()
-    app()
+    try:
+        app()
+    except OSError as error:  # from the text of a --help; every command's own errors end in exit_codes
+        from producer.console import say
+
+        give_up_broken_streams()
+        with suppress(OSError):
+            say(f"standard output: {error.strerror or error}", "error")
+        give_up_broken_streams()
+        sys.exit(int(Exit.STORAGE))

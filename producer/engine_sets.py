@@ -1,6 +1,6 @@
 """What the commands say of engine sets: of those that drew a batch, and of the one that shall draw it.
 
-Of the first there is a warning for people, and two keys for JSON.
+Of the first there is a warning for people, and keys for JSON.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DIGEST_DIGITS = 12  # of 64, as `engines` shows digests too
 SHOWN_SETS = 5
+SHOWN_MODELS = 3
 SHOWN_WORKERS = 5
 SHOWN_NAMES = 10
 
@@ -26,27 +27,49 @@ def engine_set_name(digest: str, model: str | None) -> str:
 
 
 def difference(sets: EngineSets) -> str | None:
-    """The warning that a batch was drawn by several engine sets; None where that is not known to be so."""
-    if not sets.differ:
+    """The warning that one model's rows were drawn by several engine sets; None where that is not known to be so.
+
+    Rows that ask for no model are one model's.
+    """
+    differing = sets.differing
+    if not differing:
         return None
-    shown = [_jobs(of) for of in sets.sets[:SHOWN_SETS]]
-    hidden = sets.sets[SHOWN_SETS:]
+    said = [
+        f"{len(of)} different engine sets drew {_whose(model, sets)}: {', '.join(_shown(of))}"
+        for model, of in differing[:SHOWN_MODELS]
+    ]
+    if len(differing) > SHOWN_MODELS:
+        said.append(f"and so it is with {count(len(differing) - SHOWN_MODELS, 'other model')}")
+    if sets.unknown:
+        said[-1] += f", {sets.unknown:,} by sets that were not counted (producer results names each job's)"
+    return "; ".join(said)
+
+
+def _whose(model: str | None, sets: EngineSets) -> str:
+    if not sets.by_model:
+        return "these pictures"
+    return "the rows without a model" if model is None else f"the rows of model {printable(model)}"
+
+
+def _shown(sets: Sequence[EngineSetJobs]) -> list[str]:
+    shown = [_jobs(of) for of in sets[:SHOWN_SETS]]
+    hidden = sets[SHOWN_SETS:]
     if hidden:
         shown.append(f"{sum(of.jobs for of in hidden):,} by {count(len(hidden), 'other set')}")
-    if sets.unknown:
-        shown.append(f"{sets.unknown:,} by sets that were not counted (producer results names each job's)")
-    return f"{len(sets.sets)} different engine sets drew these pictures: {', '.join(shown)}"
+    return shown
 
 
 def uncounted(sets: EngineSets) -> str | None:
     """The remark that other sets may have drawn part of a large batch; None where there is nothing to remark."""
     if sets.differ or not sets.sets or not sets.unknown:
         return None
-    (of,) = sets.sets
-    jobs = count(of.jobs, "job")
+    drew = ", ".join(
+        f"engine set {engine_set_name(of.engine_set, of.model)} drew at least {count(of.jobs, 'job')}"
+        for of in sets.sets[:SHOWN_SETS]
+    )
     return (
-        f"engine set {engine_set_name(of.engine_set, of.model)} drew at least {jobs}; {sets.unknown:,} ended without "
-        "their set being counted, as workers of an earlier version end jobs (producer results names each job's)"
+        f"{drew}; {sets.unknown:,} ended without their set being counted, as workers of an earlier version end jobs "
+        "(producer results names each job's)"
     )
 
 
@@ -60,8 +83,18 @@ def say_engine_sets(sets: EngineSets, *, batch: str | None = None, console: Cons
 
 
 def engine_sets_record(sets: EngineSets) -> dict[str, object]:
-    """The two keys for JSON: `engine_sets`, those of the most jobs first, and `engine_sets_unknown`, in jobs."""
-    return {"engine_sets": [of.model_dump() for of in sets.sets], "engine_sets_unknown": sets.unknown}
+    """The keys for JSON: `engine_sets`, those of the most jobs first, and `engine_sets_unknown`, in jobs.
+
+    Where rows ask for models, `engine_sets_by_model` has the first by model ('' for rows that ask for none).
+    """
+    record: dict[str, object] = {"engine_sets": _dumped(sets.sets), "engine_sets_unknown": sets.unknown}
+    if sets.by_model:
+        record["engine_sets_by_model"] = {model or "": _dumped(of) for model, of in sets.by_model}
+    return record
+
+
+def _dumped(sets: Sequence[EngineSetJobs]) -> list[dict[str, object]]:
+    return [of.model_dump() for of in sets]
 
 
 def say_who_holds(workers: Iterable[Heartbeat], engine_set: str) -> None:

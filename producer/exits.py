@@ -58,6 +58,7 @@ def exit_codes() -> Iterator[None]:
     from redis import RedisError
 
     from jobs.errors import BatchDeleted, InvalidCsv, LedgerUnavailable, RenderError, SettingsError
+    from jobs.ledger.damage import LedgerDamaged
     from jobs.redis_errors import why_unavailable
     from producer.output import give_up_broken_streams
 
@@ -70,6 +71,8 @@ def exit_codes() -> Iterator[None]:
     except InvalidCsv as error:
         raise _ended(Exit.INVALID_CSV, str(error)) from error
     except LedgerUnavailable as error:
+        raise _ended(Exit.NO_REDIS, str(error)) from error
+    except LedgerDamaged as error:
         raise _ended(Exit.NO_REDIS, str(error)) from error
     except BatchDeleted as error:
         raise _ended(Exit.NOT_FOUND, str(error)) from error

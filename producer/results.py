@@ -13,6 +13,8 @@ from operator import itemgetter
 from typing import IO, Literal, NamedTuple, TextIO
 
 from jobs.job import RenderResult
+from jobs.ledger.batches import stored_result
+from jobs.ledger.damage import damaged, shown
 from jobs.prompt_kinds import EMPTY
 from producer.console import count, place, printable, say
 from producer.exits import CommandFailed, Exit
@@ -41,7 +43,7 @@ def results(batch: str, *, format: Format | None, states: Collection[str]) -> Ex
     format = format or ("jsonl" if json_wanted() else "text")
     write = {"csv": write_csv, "jsonl": write_jsonl, "text": write_text}[format]
     with writing_stdout() as stdout:
-        written = write(in_row_order(ended_results(session, batch, states)), stdout)
+        written = write(in_row_order(ended_results(session, batch, states), batch=batch), stdout)
     counts = session.ledger.counts(batch)
     unfinished = counts.queued + counts.running
     if counts.superseded and "superseded" not in states:
@@ -62,19 +64,26 @@ def ended_results(session: Session, batch: str, states: Collection[str] = ()) ->
     """Results of a batch in no order: of the newest version of each row, or (`superseded`) of the earlier ones."""
     wanted = set(states) - {"superseded"}
     for text in session.ledger.result_texts(batch, superseded="superseded" in states):
-        record = json.loads(text)
-        if not wanted or record["state"] in wanted:
-            yield Stored(record["row"], text)
+        with damaged(batch, f"{shown(text)} is no result of a job"):
+            record = json.loads(text)
+            stored = Stored(int(record["row"]), text)
+            is_wanted = not wanted or record["state"] in wanted
+        if is_wanted:
+            yield stored
 
 
-def in_row_order(results: Iterable[Stored]) -> Iterator[RenderResult]:
-    """The same results sorted by row, each once: a Redis scan may return an entry twice."""
-    with ordered_results(results) as ordered:
+def in_row_order(results: Iterable[Stored], *, batch: str = "") -> Iterator[RenderResult]:
+    """The same results sorted by row, each once: a Redis scan may return an entry twice.
+
+    Raises:
+        LedgerDamaged: one of them is no result; the sentence names the `batch`.
+    """
+    with ordered_results(results, batch=batch) as ordered:
         yield from ordered
 
 
 @contextmanager
-def ordered_results(results: Iterable[Stored]) -> Iterator[OrderedResults]:
+def ordered_results(results: Iterable[Stored], *, batch: str = "") -> Iterator[OrderedResults]:
     """Results to be read in row order, each once. All of `results` are read at the beginning.
 
     They wait in a temporary file; only a row number and an offset each stay in memory.
@@ -86,7 +95,7 @@ def ordered_results(results: Iterable[Stored]) -> Iterator[OrderedResults]:
             offsets.append((result.row, at))
             at += _add(spool, result.text)
         offsets.sort()
-        yield OrderedResults(spool, offsets)
+        yield OrderedResults(spool, offsets, batch)
 
 
 def _add(spool: IO[bytes], text: str) -> int:
@@ -99,8 +108,9 @@ def _add(spool: IO[bytes], text: str) -> int:
 class OrderedResults:
     """Results in a file, and where each begins, sorted by row. Their number is known before they are read."""
 
-    def __init__(self, spool: IO[bytes], offsets: list[tuple[int, int]]) -> None:
+    def __init__(self, spool: IO[bytes], offsets: list[tuple[int, int]], batch: str) -> None:
         self._spool = spool
+        self._batch = batch
         self._offsets = self._each_once(offsets)
 
     def __len__(self) -> int:
@@ -120,7 +130,7 @@ class OrderedResults:
 
     def _read(self, offset: int) -> RenderResult:
         self._spool.seek(offset)
-        return RenderResult.model_validate_json(self._spool.readline())
+        return stored_result(self._batch, self._spool.readline())
 
 
 def write_jsonl(results: Iterator[RenderResult], stream: TextIO) -> int:

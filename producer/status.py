@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from jobs.ledger.damage import LedgerDamaged
 from jobs.ledger.records import BatchInfo
 from jobs.uri import redacted
 from producer.batch_table import Counted, batch_list
@@ -31,6 +32,7 @@ class Choice:
     name: str | None = None
     state: BatchState | None = None
     limit: int | None = None
+    damaged: dict[str, str] = field(default_factory=dict, compare=False)
 
     def infos(self, session: Session) -> list[BatchInfo]:
         """The batches of the name, newest first.
@@ -46,11 +48,23 @@ class Choice:
         return chosen
 
     def counted(self, session: Session) -> list[Counted]:
-        """The batches of the name and the state with their counts, newest first, not limited."""
+        """The batches of the name and the state with their counts, newest first, not limited.
+
+        Those whose counts cannot be read are in `damaged` then, each with a sentence.
+        """
         infos = self.infos(session)
-        found = zip(infos, session.ledger.overviews(info.name for info in infos), strict=True)
-        counted = [Counted(info, overview.counts, overview.engine_sets) for info, overview in found]
+        counted: list[Counted] = []
+        for info, overview in zip(infos, session.ledger.overviews(info.name for info in infos), strict=True):
+            if isinstance(overview, LedgerDamaged):
+                self.damaged[info.name] = str(overview)
+            else:
+                counted.append(Counted(info, overview.counts, overview.engine_sets))
         return [each for each in counted if self.state is None or is_in(each, self.state)]
+
+    def say_damaged(self) -> None:
+        """Warn of the batches that could not be shown."""
+        for sentence in self.damaged.values():
+            say(sentence, "warning")
 
 
 def is_in(each: Counted, state: BatchState) -> bool:
@@ -114,6 +128,7 @@ def _show_several(session: Session, choice: Choice) -> Exit:
     if not json_asked():
         limit = SHOWN_BATCHES if choice.limit is None else choice.limit or len(counted)
         _show_table(session, choice, counted[:limit], hidden=counted[limit:], workers=workers)
+    choice.say_damaged()
     if json_wanted():
         for each in counted[: choice.limit or None]:
             write_json(record(each, workers))
@@ -162,6 +177,7 @@ def _watch_several(session: Session, choice: Choice) -> Exit:
     from producer.watch_all import watch_all
 
     watched = watch_all(session, lambda: choice.counted(session), only_unfinished=choice.name is None)
+    choice.say_damaged()
     workers = session.ledger.workers()
     for each in watched:
         write_json(record(each, workers))

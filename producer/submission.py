@@ -17,7 +17,7 @@ from jobs.ledger.records import Enqueued
 from jobs.settings import Settings
 from jobs.storage.store import store_for
 from jobs.uri import path_of, redacted, resolve_uri
-from producer.bucket_csv import beside, downloaded, folder_of, local_or_bucket
+from producer.bucket_csv import beside, downloaded, folder_of, is_bucket_folder, local_or_bucket
 from producer.console import STATES
 from producer.exits import CommandFailed, Exit
 from producer.prompt_warnings import PromptWarnings
@@ -30,6 +30,9 @@ from producer.table.pictures import LocalPictures
 from producer.table.problem import Problem
 
 SHOWN_PROBLEMS = 20
+AGAIN_IN_BUCKET = (
+    "--again reads the pictures of a folder on this machine, and {uri} is in a bucket; copy them here first"
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Request:
     `origin` is what the ledger calls the source of the rows, `base` the folder where relative image paths start.
     `kind` says what reads it. A folder (`folder`, `again`) is looked into once.
     `fingerprint` is the size and time of the file when the command began; None for what is copied before it is read:
-    a stream (producer/stream.py), and a file in a bucket, which has a `uri` (producer/bucket_csv.py).
+    a stream (producer/stream.py), and what is in a bucket, which has a `uri` (producer/bucket_csv.py): that of a folder
+    ends with '/'.
     `defaults` has what empty cells of a column mean in this file, as text, where the command line says so.
     `engine_set` are the first digits of the digest of the one engine set that shall draw the rows, or None.
     """
@@ -84,8 +88,11 @@ class Request:
         streams = uri is None and is_stream(file)
         if again and not (streams or uri):
             _fingerprint(file)  # says so, if there is no such folder
-        kind = kind_of(file, is_folder=uri is None and file.is_dir(), input_format=input_format, again=again)
-        given = _row_defaults(file, kind, defaults or {})
+        is_folder = is_bucket_folder(uri) if uri else file.is_dir()
+        if again and uri:
+            raise CommandFailed(Exit.USAGE, AGAIN_IN_BUCKET.format(uri=redacted(uri)))
+        kind = kind_of(file, is_folder=is_folder, input_format=input_format, again=again)
+        given = _row_defaults(uri or file, kind, defaults or {})
         origin, base = (uri, folder_of(uri)) if uri else _origin_and_base(file, streams=streams)
         return cls(
             batch=_batch(file, batch, streams=streams, kind=kind),
@@ -134,7 +141,8 @@ class Request:
         if not self.skip_invalid:
             return None
         if self.uri is not None:
-            return beside(self.uri, f"{self.file.stem}.rejected.csv")
+            stem = self.file.name if self.is_folder else self.file.stem
+            return beside(self.uri.rstrip("/"), f"{stem}.rejected.csv")
         if self.fingerprint is None:
             return Path(f"{self.batch}.rejected.csv")
         if self.is_folder:
@@ -260,7 +268,7 @@ def _origin_and_base(file: Path, *, streams: bool) -> tuple[str, Path]:
     return file.absolute().as_uri(), file.absolute().parent
 
 
-def _row_defaults(file: Path, kind: Kind, defaults: Mapping[str, str | None]) -> dict[str, str]:
+def _row_defaults(file: Path | str, kind: Kind, defaults: Mapping[str, str | None]) -> dict[str, str]:
     """What options say. A folder says nothing of prompts, and a picture that was made says its own."""
     given = row_defaults(defaults)
     if kind == "folder" and "prompt" not in given:

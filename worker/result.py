@@ -63,6 +63,7 @@ class ResultWriter:
             attempts=start.attempts,
             worker=self.worker,
             engine_set=self.engine_set,
+            model=job.parameters.model,
             model_name=self.model_name,
             finished_at=time.time(),
             **fields,

@@ -69,7 +69,8 @@ STUCK_SECONDS = 180.0  # an engine call that takes longer hangs; the first call 
 
 # Where not all engine sets fit on the device, jobs that wait for a turn leave their places to jobs of the sets that are
 # there, up to so many times RENDER_JOBS_IN_FLIGHT. Otherwise they would fill all places, and the device would be idle.
-# Jobs of many picture sizes share no batch, so that a batch of each needs as many more.
+# Likewise jobs of one set leave theirs to those of the others, whose batches would stay small; and jobs of many picture
+# sizes share no batch, so that a batch of each needs as many more.
 PARKED = 8
 
 Load = Callable[[Settings, Shutdown], Renderer]
@@ -117,7 +118,7 @@ class RenderService:
     def parked_jobs(self) -> int:
         """How many jobs may be taken beside RENDER_JOBS_IN_FLIGHT; bounded.
 
-        As many as wait for their engine set's turn, and as many as fill the batches of several picture sizes.
+        As many as wait for their set's turn or are of further sets, and as many as fill batches of several sizes.
         """
         if self._renderer is None:
             return 0

@@ -112,9 +112,8 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
     with staging(request.out) as folder:
         builder = _Builder(request, recipe, BuildContext(weights, folder, request.precision, subjects), report)
         manifest = builder.manifest()
-        old = builder.old
-        if builder.ran == 0 and old is not None and (old.digest, old.schedule) == (manifest.digest, manifest.schedule):
-            return Built(old, steps=0, changed=False)
+        if builder.ran == 0 and builder.old is not None and _says_the_same(builder.old, manifest):
+            return Built(builder.old, steps=0, changed=False)
         manifest.save(folder)
         publish(folder, request.out, [name for stage in _stages_of(manifest).values() for name in stage.files])
         return Built(manifest, builder.ran, changed=True)
@@ -141,8 +140,8 @@ class _Builder:
 
     def manifest(self) -> Manifest:
         """Run or reuse every stage."""
+        geometry, schedule = self._model()  # first: a model or an addition that is refused leaves no stage behind
         tokenizer = self._stage("tokenizer", tokenizer_stage(self.recipe), ())
-        geometry, schedule = self._model()
         self.context.describe(geometry, context_chunks=self.recipe.context_chunks)
         planned = {name: self._backend.stages(self.recipe, name) for name in COMPONENTS}
         self._compile(planned)
@@ -244,9 +243,6 @@ class _Builder:
 
     def _record(self, stage: Stage) -> None:
         self.progress.stages[stage.key] = stage
-        self._save_progress()
-
-    def _save_progress(self) -> None:
         write_whole(self.folder / PROGRESS, self.progress.model_dump_json())
 
     def _model(self) -> tuple[Geometry, NoiseSchedule]:
@@ -261,9 +257,13 @@ class _Builder:
             else:
                 progress.schedule = self.context.read_schedule()
                 progress.geometry = self.context.read_geometry()
-            self._save_progress()
         check_timesteps(progress.schedule, self.recipe.precision)
         return progress.geometry, progress.schedule
+
+
+def _says_the_same(old: Manifest, new: Manifest) -> bool:
+    """Whether a set is up to date. One whose weights lie elsewhere now is not: `verify` looks for them there."""
+    return (old.digest, old.schedule, old.source) == (new.digest, new.schedule, new.source)
 
 
 def check_timesteps(schedule: NoiseSchedule, precision: Precision) -> None:

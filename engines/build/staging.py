@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from engines.errors import BuildFailed
@@ -34,10 +34,13 @@ def check_target(out: Path) -> None:
 def staging(out: Path) -> Iterator[Path]:
     """`<out>.building`, locked against a second build; removed at the end unless a later build can resume from it.
 
+    The folders around it that were made for it go with it.
+
     Raises:
         BuildFailed: another build has it, or the disk refuses it.
     """
     folder = out.with_name(out.name + ".building")
+    around = [parent for parent in folder.parents if not parent.exists()]
     lock = _locked(folder)
     succeeded = False
     try:
@@ -49,7 +52,15 @@ def staging(out: Path) -> Iterator[Path]:
     finally:
         if succeeded or not (folder / PROGRESS).exists():
             shutil.rmtree(folder, ignore_errors=True)
+            _remove_empty(around)
         os.close(lock)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """From the innermost on, as long as nothing is in them."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _locked(folder: Path) -> int:

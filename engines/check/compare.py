@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.check.contact_sheet import Row, write_sheet
+from engines.check.contact_sheet import Row, check_sheet, write_sheet
 from engines.check.inception import Inception, perceptual_distance
 from engines.check.perception import flip, has_flip, ssim
 from engines.check.score import Distance, ScoreRequest, distance, rendered_by_both
@@ -72,8 +72,11 @@ def compare(
     Raises:
         EngineSetRefused: a set does not load, was not built for this size, or the two have different weights.
         ModelRefused: the file of weights is of another network.
-        DiskRefused: the sheet cannot be written.
+        DiskRefused: the sheet cannot be written; its name and its size are looked at before anything is rendered.
     """
+    if extras.sheet is not None:
+        rows, size = min(extras.worst, request.samples), (request.height, request.width)
+        check_sheet(extras.sheet, rows=rows, size=size)
     network = None
     if extras.inception is not None:  # before minutes of rendering
         network = Inception.load(extras.inception)

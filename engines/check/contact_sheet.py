@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from engines.check.sheet_format import refusal
 from engines.errors import DiskRefused
 from engines.files import write_whole
 
@@ -17,6 +18,7 @@ NARROWEST = 112  # pixels of a column, which has to hold its name
 GAP, LINE = 8, 22  # pixels
 COLUMNS = ("input", "edges", "set", "reference", "difference")
 WHITE, BLACK = 255, 0
+QUALITY = 95  # of JPEG and WebP
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +29,29 @@ class Row:
     pictures: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
+def check_sheet(path: Path, *, rows: int, size: tuple[int, int]) -> None:
+    """Before pictures of this height and width are rendered: whether a sheet of so many rows can be written.
+
+    Raises:
+        DiskRefused: the file's ending names no format, it is a folder, or the format takes no sheet of this size.
+    """
+    reason = refusal(path, _page_height(rows, _cell_size(*size)[0]))
+    if reason is not None:
+        raise DiskRefused(reason)
+
+
 def write_sheet(path: Path, rows: Sequence[Row]) -> None:
-    """Write the sheet as a PNG, whole or not at all.
+    """Write the sheet in the format of the file's ending, whole or not at all.
 
     Raises:
         DiskRefused: the file cannot be written.
     """
-    done, data = cv2.imencode(".png", cv2.cvtColor(sheet(rows), cv2.COLOR_RGB2BGR))
+    page = sheet(rows)
+    reason = refusal(path, page.shape[0])
+    if reason is not None:
+        raise DiskRefused(reason)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_WEBP_QUALITY, QUALITY]
+    done, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(page, cv2.COLOR_RGB2BGR), quality)
     assert done
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,8 +67,7 @@ def sheet(rows: Sequence[Row]) -> np.ndarray:
     cells = [[_small(picture) for picture in (*row.pictures, _difference(*row.pictures[2:]))] for row in rows]
     height, width = (max(cell.shape[axis] for line in cells for cell in line) for axis in (0, 1))
     width = max(width, NARROWEST)
-    page_height = LINE + len(rows) * (LINE + height + GAP) + GAP
-    page = np.full((page_height, GAP + len(COLUMNS) * (width + GAP), 3), WHITE, np.uint8)
+    page = np.full((_page_height(len(rows), height), GAP + len(COLUMNS) * (width + GAP), 3), WHITE, np.uint8)
     for number, name in enumerate(COLUMNS):
         _write(page, name, GAP + number * (width + GAP), LINE - 6)
     for place, (row, line) in enumerate(zip(rows, cells, strict=True)):
@@ -60,6 +77,10 @@ def sheet(rows: Sequence[Row]) -> np.ndarray:
             left = GAP + number * (width + GAP)
             page[top + LINE : top + LINE + cell.shape[0], left : left + cell.shape[1]] = cell
     return page
+
+
+def _page_height(rows: int, cell_height: int) -> int:
+    return LINE + rows * (LINE + cell_height + GAP) + GAP
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -73,12 +94,16 @@ def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _small(picture: np.ndarray) -> np.ndarray:
     """A picture that fits a cell, uint8 [H, W, 3]; smaller ones stay as they are."""
     colours = np.repeat(picture[:, :, None], 3, axis=2) if picture.ndim == 2 else picture
-    factor = LONGEST_SIDE / max(colours.shape[:2])
-    if factor >= 1:
+    height, width = _cell_size(*colours.shape[:2])
+    if (height, width) == colours.shape[:2]:
         return colours
-    height, width = (max(1, round(side * factor)) for side in colours.shape[:2])
     small: np.ndarray = cv2.resize(colours, (width, height), interpolation=cv2.INTER_AREA)
     return small
+
+
+def _cell_size(height: int, width: int) -> tuple[int, int]:
+    factor = min(1.0, LONGEST_SIDE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _write(page: np.ndarray, text: str, left: int, bottom: int) -> None:

@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,6 +73,15 @@ class ExportedFile:
 
 
 @dataclass(frozen=True)
+class ExportedWord:
+    """A word of prompts that stands for an embedding: its file, and its tokens' ids in CLIP."""
+
+    word: str
+    file: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Exported:
     """What was exported. Unless `ok`, a graph differs from torch and the folder is as it was."""
 
@@ -81,6 +90,7 @@ class Exported:
     schedule: NoiseSchedule
     scaling_factor: float
     files: tuple[ExportedFile, ...]
+    words: tuple[ExportedWord, ...] = ()
 
     @property
     def comparisons(self) -> list[Comparison]:
@@ -125,7 +135,7 @@ class Exported:
             "weights": self.weights,
             "schedule": self.schedule.model_dump(),
             "scaling_factor": self.scaling_factor,
-            **({"tokenizer": TOKENIZER} if self.has_words else {}),
+            **({"tokenizer": TOKENIZER, "words": list(map(asdict, self.words))} if self.has_words else {}),
             "versions": {package: installed_version(package) for package in PACKAGES},
             "graphs": [file.to_json() for file in self.files],
         }
@@ -168,11 +178,26 @@ def export_graphs(request: ExportRequest, report: Report = lambda _: None) -> Ex
         schedule, geometry = context.read_schedule(), context.read_geometry()
         graphs = lineage_graphs(context.networks(), geometry, request.sizes)
         files = tuple(_export(graph, request, folder, report) for graph in graphs)
-        exported = Exported(request, request.weights.digest, schedule, geometry.scaling_factor, files)
+        words = _words(context)
+        exported = Exported(request, request.weights.digest, schedule, geometry.scaling_factor, files, words)
         if exported.ok:
             write_whole(folder / EXPORT, json.dumps(exported.to_json(), indent=1))
             publish(folder, request.out, exported.names)
     return exported
+
+
+def _words(context: BuildContext) -> tuple[ExportedWord, ...]:
+    """The embeddings' tokens come last in the text encoder's table, in order."""
+    words, embeddings = context.words(), context.weights.additions.embeddings
+    if not words:
+        return ()
+    first = context.networks().text_encoder.config.vocab_size - sum(word.vectors for word in words)
+    exported = []
+    for word, embedding in zip(words, embeddings, strict=True):
+        ids = tuple(range(first, first + word.vectors))
+        exported.append(ExportedWord(word.text, str(embedding.path.absolute()), ids))
+        first += word.vectors
+    return tuple(exported)
 
 
 def _clear(folder: Path) -> None:

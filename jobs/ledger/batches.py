@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from jobs.errors import BatchDeleted, InvalidJob, NewerMessage
 from jobs.job import RenderJob, RenderResult
+from jobs.ledger.damage import LedgerDamaged, damaged, shown
 from jobs.ledger.engine_sets import READ_UP_TO, engine_sets, engine_sets_of
 from jobs.ledger.keys import BATCHES, DELETING, NEWEST, batch_key
 from jobs.ledger.records import BatchInfo, Counts, EngineSets, JobState, PromptOptions, State, parse_state
@@ -87,20 +88,20 @@ class Batches:
         """What a source's empty cells mean in a batch, or None where that was not kept."""
         with answering():
             text = cast("str | None", self.client.hget(batch_key(batch, "prompts"), source))
-        return PromptOptions.model_validate_json(text) if text else None
+        return _prompt_options(batch, text) if text else None
 
     def all_prompt_options(self, batch: str) -> list[PromptOptions]:
         """What was kept of every source of a batch, in no order."""
         with answering():
             texts = cast("list[str]", self.client.hvals(batch_key(batch, "prompts")))
-        return [PromptOptions.model_validate_json(text) for text in texts]
+        return [_prompt_options(batch, text) for text in texts]
 
     def keep_prompt_options(self, batch: str, options: PromptOptions) -> PromptOptions:
         """Keep what a source's empty cells mean in a batch. What was kept first stays, and is returned."""
         key = batch_key(batch, "prompts")
         with answering():
             self.client.hsetnx(key, options.source, options.model_dump_json())
-            return PromptOptions.model_validate_json(cast(str, self.client.hget(key, options.source)))
+            return _prompt_options(batch, cast(str, self.client.hget(key, options.source)))
 
     def begin_rebuilding(self, batch: str) -> None:
         """Record that storage knows more of a batch than the ledger does, until `end_rebuilding`."""
@@ -118,9 +119,15 @@ class Batches:
             return bool(self.client.exists(batch_key(batch, "rebuilding")))
 
     def counts(self, batch: str) -> Counts:
-        """Jobs by state, in O(1)."""
+        """Jobs by state, in O(1).
+
+        Raises:
+            LedgerDamaged: what is there are no numbers.
+        """
         with answering():
-            return _counts(cast("dict[str, str]", self.client.hgetall(batch_key(batch, "counts"))))
+            texts = cast("dict[str, str]", self.client.hgetall(batch_key(batch, "counts")))
+        with damaged(batch, f"its counts are {shown(texts)}"):
+            return _counts(texts)
 
     def counts_of(self, batches: Iterable[str]) -> Iterator[Counts | None]:
         """The same of many batches, in their order, a hundred a round trip; None where a batch's counts are damaged.
@@ -148,15 +155,18 @@ class Batches:
             together.hgetall(batch_key(batch, "engine_sets"))
             together.hget(batch_key(batch, "counts"), "done")
             counters, text = cast("tuple[dict[str, str], str | None]", together.execute())
-        done = int(text or 0)
+        with damaged(batch, f"its number of done jobs is {shown(text)}"):
+            done = int(text or 0)
         counted = engine_sets(counters, done=done)
         is_complete = counted is not None and counted.unknown == 0
         if not is_complete and (read_up_to is None or done <= read_up_to):
-            return engine_sets_of(self.results(batch))
+            return engine_sets_of(_readable_results(self.result_texts(batch)))
         return EngineSets(unknown=done) if counted is None else counted
 
-    def overviews(self, batches: Iterable[str]) -> Iterator[Overview]:
+    def overviews(self, batches: Iterable[str]) -> Iterator[Overview | LedgerDamaged]:
         """Counts and counted engine sets of many batches, in their order, a hundred batches a round trip.
+
+        One whose counts are damaged is no reason to show nothing of the others: its error stands in its place.
 
         No results are read: where the counters say nothing of the engine sets, all done jobs are `unknown`.
         """
@@ -167,8 +177,13 @@ class Batches:
                     together.hgetall(batch_key(name, "engine_sets"))
                     together.hgetall(batch_key(name, "counts"))
                 found = cast("list[dict[str, str]]", together.execute())
-            for counters, numbers in zip(found[::2], found[1::2], strict=True):
-                counts = _counts(numbers)
+            for name, counters, numbers in zip(chunk, found[::2], found[1::2], strict=True):
+                try:
+                    with damaged(name, f"its counts are {shown(numbers)}"):
+                        counts = _counts(numbers)
+                except LedgerDamaged as error:
+                    yield error
+                    continue
                 sets = engine_sets(counters, done=counts.done)
                 yield Overview(counts, EngineSets(unknown=counts.done) if sets is None else sets)
 
@@ -176,7 +191,7 @@ class Batches:
         """One job's line, or None."""
         with answering():
             text = cast("str | None", self.client.hget(batch_key(batch, "states"), job_id))
-        return parse_state(job_id, text) if text else None
+        return _state(batch, job_id, text) if text else None
 
     def ids(self, batch: str) -> Iterator[str]:
         """The ids of all jobs, in no order, also of those whose lines are damaged."""
@@ -186,7 +201,7 @@ class Batches:
         """Every job's line, or those in some states, in no order, without loading the batch into memory."""
         for id_, text in scanned(self.client, batch_key(batch, "states")):
             if not only or text.startswith(only):
-                yield parse_state(id_, text)
+                yield _state(batch, id_, text)
 
     def states_of(self, batch: str, ids: Iterable[str]) -> Iterator[JobState]:
         """The lines of the given jobs, without those that this batch does not know."""
@@ -194,7 +209,7 @@ class Batches:
         while chunk := list(islice(remaining, SCAN_COUNT)):
             with answering():
                 texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "states"), chunk))
-            yield from (parse_state(id_, text) for id_, text in zip(chunk, texts, strict=True) if text is not None)
+            yield from (_state(batch, id_, text) for id_, text in zip(chunk, texts, strict=True) if text is not None)
 
     def unknown(self, batch: str, ids: Sequence[str]) -> set[str]:
         """Those of the given jobs that the ledger does not know."""
@@ -206,8 +221,11 @@ class Batches:
         """Every terminal job's result, in no order, without loading the batch into memory.
 
         `superseded` gives the results of earlier versions of corrected rows instead.
+
+        Raises:
+            LedgerDamaged: one of them is no result.
         """
-        return map(RenderResult.model_validate_json, self.result_texts(batch, superseded=superseded))
+        return (stored_result(batch, text) for text in self.result_texts(batch, superseded=superseded))
 
     def result_texts(self, batch: str, *, superseded: bool = False) -> Iterator[str]:
         """The same as JSON, for those who read a result later: to check it takes longer than to fetch it."""
@@ -263,6 +281,32 @@ class Batches:
         """Jobs as JSON, as their producer wrote them."""
         with answering():
             return cast("list[str | None]", self.client.hmget(batch_key(batch, "jobs"), list(ids)))
+
+
+def stored_result(batch: str, text: str | bytes) -> RenderResult:
+    """A result as the ledger keeps it.
+
+    Raises:
+        LedgerDamaged: it is none.
+    """
+    with damaged(batch, f"{shown(text)} is no result of a job"):
+        return RenderResult.model_validate_json(text)
+
+
+def _readable_results(texts: Iterable[str]) -> Iterator[RenderResult]:
+    for text in texts:
+        with suppress(ValidationError):
+            yield RenderResult.model_validate_json(text)
+
+
+def _state(batch: str, job_id: str, text: str) -> JobState:
+    with damaged(batch, f"the line of job {shown(job_id)} is {shown(text)}"):
+        return parse_state(job_id, text)
+
+
+def _prompt_options(batch: str, text: str) -> PromptOptions:
+    with damaged(batch, f"{shown(text)} does not say what its empty cells mean"):
+        return PromptOptions.model_validate_json(text)
 
 
 def _readable(texts: Iterable[str]) -> Iterator[BatchInfo]:

@@ -10,7 +10,8 @@
     batch:<name>:superseded hash   job id -> RenderResult as JSON, of earlier versions of corrected rows that had ended
     batch:<name>:replaced   set    ids of earlier versions that were running when their row was corrected
     batch:<name>:cancels    set    ids of running jobs that shall stop
-    batch:<name>:engine_sets hash  '<digest> <model>' of an engine set -> number of done jobs that it drew
+    batch:<name>:engine_sets hash  '<digest> <name>' of an engine set -> number of done jobs that it drew; a tab and the
+                                   model that their rows ask for follow, where they ask for one
     batch:<name>:prompts    hash   source -> PromptOptions as JSON, of its first submission
     batch:<name>:rebuilding string set while the batch is rebuilt from storage
     batch:<name>:newest     list   ids of the jobs that were done last, newest first: at most 2 * NEWEST

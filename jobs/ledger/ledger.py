@@ -254,6 +254,7 @@ def cancelled_result(job: RenderJob) -> RenderResult:
         image=redacted(job.parameters.image),
         prompt=job.parameters.prompt,
         seed=job.seed,
+        model=job.parameters.model,
         error_kind="cancelled",
         error="cancelled by the user",
         finished_at=time.time(),

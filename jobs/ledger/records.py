@@ -85,16 +85,24 @@ class EngineSets(_Record):
     """The engine sets that drew the done jobs of a batch, those of the most jobs first.
 
     `unknown` are done jobs of which only their results say which set drew them: workers of an earlier version ended
-    them without counting.
+    them without counting. Where rows ask for models, `by_model` has the sets by model: None, of the rows that ask for
+    none, comes first, and then the names in order.
     """
 
     sets: tuple[EngineSetJobs, ...] = ()
     unknown: int = 0
+    by_model: tuple[tuple[str | None, tuple[EngineSetJobs, ...]], ...] = ()
+
+    @property
+    def differing(self) -> tuple[tuple[str | None, tuple[EngineSetJobs, ...]], ...]:
+        """Of `by_model`, the models whose rows more than one set drew."""
+        by_model = self.by_model or ((None, self.sets),)
+        return tuple((model, sets) for model, sets in by_model if len(sets) > 1)
 
     @property
     def differ(self) -> bool:
-        """Whether more than one set drew the batch, as far as is known."""
-        return len(self.sets) > 1
+        """Whether more than one set drew the rows of one model, as far as is known. Rows of two models always do."""
+        return bool(self.differing)
 
 
 class Enqueued(_Record):

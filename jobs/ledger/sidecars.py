@@ -59,7 +59,9 @@ class Sidecars:
             return None  # no sidecar, or not a valid one: whoever renders the job writes it again
         except SourceForbidden as refusal:
             return refusal
-        return result if (result.id, result.state) == (job.id, "done") else None
+        if (result.id, result.state) != (job.id, "done"):
+            return None
+        return result.model_copy(update={"model": job.parameters.model})  # sidecars of before say it in parameters only
 
     def __enter__(self) -> Sidecars:
         return self

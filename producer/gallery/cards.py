@@ -19,6 +19,7 @@ from producer.gallery.thumbnails import Thumbnail
 from producer.table.columns import COLUMNS
 
 EMPTY_TEXT = "(empty)"  # for a prompt that is empty on purpose
+NOT_SHOWN = (".heic", ".heif", ".tif", ".tiff")  # by browsers: such a picture opens as its small copy
 HINT, GIVEN_HINT = "Edges", "Hint"  # what was found in a picture, and what was the picture itself
 
 
@@ -120,6 +121,8 @@ def _picture(source: Source, shown: Thumbnail, out: Path) -> Picture:
 
 def _link(uri: str, out: Path) -> str | None:
     """What a browser can open; never an address that holds a password or a signature."""
+    if uri.partition("?")[0].lower().endswith(NOT_SHOWN):
+        return None
     if uri.startswith("file:"):
         return _relative(str(path_of(uri)), out)
     return uri if uri.startswith(("https://", "http://")) and redacted(uri) == uri else None

@@ -16,7 +16,7 @@ from typing import TypeVar
 from producer.exits import CommandFailed, Exit
 from producer.gallery.thumbnails import Thumbnail
 
-VERSION = 1
+VERSION = 2
 IN_ONE_QUESTION = 500  # SQLite allows at least 999 values
 CACHE_KIB = 32 * 1024
 WAIT_SECONDS = 30.0  # for another run that writes to the same index

@@ -49,7 +49,8 @@ def gallery(batch: str, out: Path, *, copies: bool | None = None) -> Exit:
     }
     out.mkdir(parents=True, exist_ok=True)
     copy_all = counts.finished <= COPIES_UP_TO if copies is None else copies
-    with ordered_results(ended_results(session, batch)) as results, row_progress("Gallery", len(results)) as tick:
+    stored = ended_results(session, batch)
+    with ordered_results(stored, batch=batch) as results, row_progress("Gallery", len(results)) as tick:
         made = _made(out.absolute(), info)
         with closing(made), _book(session, made, out.absolute(), info, shared=shared, copy_all=copy_all) as book:
             pages = _write_pages(book, results, tick)

@@ -18,6 +18,7 @@ from jobs.storage.http import FetchLimits
 from jobs.storage.store import read_bytes
 from jobs.uri import path_of
 from producer.console import place, printable
+from producer.gallery.heif import is_out_of_date, missing_library
 from producer.gallery.png_chunks import END, chunks_of, content_name, without_extras
 from producer.gallery.small_copy import UNREADABLE, is_opaque, opened, small_copy, why_unreadable
 from producer.picture_texts import RENDER, texts_of
@@ -94,6 +95,8 @@ class Thumbnails:
     def _is_still_true(self, known: Thumbnail, identity: str, made_at: float) -> bool:
         if known.identity != identity or not (identity or known.looked_at > made_at):
             return False
+        if is_out_of_date(known.problem):
+            return False
         if not known.bytes:  # the picture itself, or a problem
             return known.file is None or not self._copy_all
         try:
@@ -108,6 +111,8 @@ class Thumbnails:
         data = without_extras(data, chunks) if chunks else data
         made = _existing(stem)
         if made is None:
+            if reason := missing_library(data):
+                return Thumbnail(None, problem=reason)
             try:
                 copy = small_copy(data, max_pixels=self._max_pixels, chunks=chunks)
             except UNREADABLE as error:

@@ -34,7 +34,15 @@ class Box(NamedTuple):
 
 def is_heif(begin: bytes) -> bool:
     """Whether a file begins as AVIF or HEIC; `begin` are its first LONGEST_BRANDS bytes."""
-    return begin[4:8] == b"ftyp" and bool(_brands(begin) & (AVIF_BRANDS | HEIC_BRANDS | CONTAINER_BRANDS))
+    return heif_kind(begin) is not None
+
+
+def heif_kind(begin: bytes) -> str | None:
+    """`AVIF` or `HEIC`, by the brands in a file's first LONGEST_BRANDS bytes; None for any other file."""
+    brands = _brands(begin) if begin[4:8] == b"ftyp" else set()
+    if not brands & (AVIF_BRANDS | HEIC_BRANDS | CONTAINER_BRANDS):
+        return None
+    return "AVIF" if brands & AVIF_BRANDS else "HEIC"
 
 
 def heif_header(parts: Parts) -> RawHeader:

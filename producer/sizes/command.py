@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from jobs.settings import load_settings
-from producer.bucket_csv import local_or_bucket
+from producer.bucket_csv import is_bucket_folder, local_or_bucket
 from producer.console import row_progress, write_json
 from producer.exits import Exit
 from producer.sizes.pictures import Pictures
@@ -40,7 +40,7 @@ def sizes(
     """
     settings = load_settings()
     path, uri = local_or_bucket(file)
-    is_folder = not again and uri is None and path.is_dir()
+    is_folder = not again and (is_bucket_folder(uri) if uri else path.is_dir())
     given = {name: text for name, text in (defaults or {}).items() if text is not None}
     request = Request.resolve(
         settings,

@@ -29,27 +29,32 @@ class Listing:
 
     @property
     def remark(self) -> str | None:
-        """`2 hidden files, 1 file that is no picture and 3 folders were left out`, or None."""
-        numbers = (self.left_out[HIDDEN], self.left_out[OTHERS], self.left_out[FOLDERS])
-        parts = [
-            f"{number:,} {one if number == 1 else several}"
-            for number, one, several in zip(
-                numbers,
-                ("hidden file", "file that is no picture", "folder"),
-                ("hidden files", "files that are no pictures", "folders"),
-                strict=True,
-            )
-            if number
-        ]
-        if not parts:
-            return None
-        were = "was" if sum(numbers) == 1 else "were"
-        advice = " (the pictures in a folder of its own are submitted by its name)" if self.left_out[FOLDERS] else ""
-        return f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} {were} left out{advice}"
+        """What was left out, as a sentence; None where nothing was."""
+        return left_out_remark(self.left_out)
 
     def uri(self, name: str) -> str:
         """The picture's file:// URI."""
         return (self.folder / name).as_uri()
+
+
+def left_out_remark(left_out: Counter[str]) -> str | None:
+    """`2 hidden files, 1 file that is no picture and 3 folders were left out`, or None."""
+    numbers = (left_out[HIDDEN], left_out[OTHERS], left_out[FOLDERS])
+    parts = [
+        f"{number:,} {one if number == 1 else several}"
+        for number, one, several in zip(
+            numbers,
+            ("hidden file", "file that is no picture", "folder"),
+            ("hidden files", "files that are no pictures", "folders"),
+            strict=True,
+        )
+        if number
+    ]
+    if not parts:
+        return None
+    were = "was" if sum(numbers) == 1 else "were"
+    advice = " (the pictures in a folder of its own are submitted by its name)" if left_out[FOLDERS] else ""
+    return f"{' and '.join([', '.join(parts[:-1]), parts[-1]] if parts[1:] else parts)} {were} left out{advice}"
 
 
 def listing(folder: Path) -> Listing:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 from producer.source_kind import HEAD_BYTES, why_not
 from producer.submission import Request
 from producer.table.again import again_table
+from producer.table.bucket_folder import bucket_folder_table
 from producer.table.folder import folder_table, listing
 from producer.table.json_lines import json_lines_table
 from producer.table.parquet import parquet_table
@@ -24,9 +25,13 @@ def open_source(request: Request) -> Iterator[Table]:
         CsvMistakes: the source as a whole cannot be read; also while the records are iterated.
         CommandFailed: what reads it is not installed.
         OSError: it cannot be read.
+        RenderError: a bucket cannot be read or listed.
     """
     given = frozenset(request.defaults)
-    if request.kind == "folder":
+    if request.kind == "folder" and request.uri is not None:
+        with bucket_folder_table(request.uri) as table:
+            yield table
+    elif request.kind == "folder":
         yield folder_table(listing(request.file))
     elif request.kind == "again":
         yield again_table(listing(request.file), given=given)

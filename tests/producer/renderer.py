@@ -86,6 +86,7 @@ def _common(job: RenderJob, engine_set: str, model: str) -> dict[str, Any]:
         "attempts": 1,
         "worker": WORKER,
         "engine_set": engine_set,
+        "model": job.parameters.model,
         "model_name": model,
         "finished_at": time.time() - 1,
     }

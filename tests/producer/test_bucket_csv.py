@@ -231,8 +231,8 @@ def test_what_is_no_csv_is_a_sentence_with_the_uri(run: Run, store: OddStore) ->
 @pytest.mark.parametrize(
     ("uri", "sentence"),
     [
-        ("s3://pictures", "s3://pictures is a folder; name a CSV"),
-        ("s3://pictures/in/", "s3://pictures/in/ is a folder; name a CSV"),
+        ("s3://pictures", "s3://pictures/ is a folder: give its pictures a prompt"),
+        ("s3://pictures/in/", "s3://pictures/in/ is a folder: give its pictures a prompt"),
         ("s3://", "names no bucket"),
         ("s3:/pictures/jobs.csv", "a URI lacks slashes behind s3:; write 's3://pictures/jobs.csv'"),
         (

@@ -74,6 +74,29 @@ def test_the_summary_of_a_batch_that_has_ended_says_so(
     assert ran.record["engine_sets_unknown"] == 0
 
 
+def test_rows_of_different_models_are_no_warning_and_those_of_one_model_are(
+    run: Run, ledger: Ledger, tmp_path: Path
+) -> None:
+    write(tmp_path, "image,prompt,model\n" + "photo.png,a cat,ink\n" * 2 + "photo.png,a cat,oil\n" * 2)
+    assert run("submit", "jobs.csv").code == 0
+    render_batch(ledger, "jobs", others=[3, 4])
+    commands = (("status", "jobs"), ("status",), ("status", "jobs", "--watch"), ("gallery", "jobs", "--out", "page"))
+    for arguments in commands:
+        ran = run(*arguments)
+        assert (ran.code, "engine set" in ran.stderr) == (0, False), arguments
+    record = run("status", "jobs", "--json").record
+    assert [each["jobs"] for each in record["engine_sets"]] == [2, 2]
+    assert record["engine_sets_by_model"] == {
+        "ink": [RECORD[0]],
+        "oil": [{**RECORD[1], "jobs": 2}],
+    }
+    write(tmp_path, "image,prompt,model\n" + "photo.png,a cat,ink\n" * 3)
+    assert run("submit", "jobs.csv", "--batch", "other").code == 0
+    render_batch(ledger, "other", others=[2])
+    said = run("status", "other").stderr
+    assert SENTENCE.replace("these pictures", "the rows of model ink") in said
+
+
 def test_a_failed_job_of_another_set_is_no_difference(run: Run, ledger: Ledger, submitted: None) -> None:
     render_batch(ledger, "jobs", others=[2], failing=[2])
     ran = run("status", "jobs", "--watch", "--json")

@@ -145,7 +145,11 @@ def test_a_bad_row_is_named_by_its_picture(run: Run, tmp_path: Path) -> None:
             "--input-format is about a file, and photos is a folder",
         ),
         (["photos/img2.png", "--prompt", "x"], "img2.png is a picture by its name; name its folder"),
-        (["s3://bucket/photos/", "--prompt", "x"], "s3://bucket/photos/ is a folder; name a CSV"),
+        (["https://host/photos/", "--prompt", "x"], "a folder of pictures is read from a path or from s3://, not from"),
+        (
+            ["http://host", "--prompt", "x"],
+            "not from http://, where nothing says which files it has",
+        ),
     ],
 )
 def test_what_does_not_go_with_a_folder_is_said(run: Run, photos: Path, arguments: list[str], sentence: str) -> None:

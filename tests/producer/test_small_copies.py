@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from jobs.storage.http import FetchLimits
+from producer.gallery.cards import _link
 from producer.gallery.pixel_budget import PixelBudget
 from producer.gallery.thumbnails import Thumbnail, Thumbnails
 
@@ -97,6 +98,46 @@ def test_a_picture_without_a_small_copy_says_why(
     assert made.problem.startswith("not a readable picture: ")
     assert sentence in made.problem
     assert "Error" not in made.problem
+
+
+def heif(kind: str) -> bytes:
+    file = io.BytesIO()
+    picture = Image.linear_gradient("L").resize((900, 600)).convert("RGB")
+    if kind == "HEIC":
+        pillow_heif = pytest.importorskip("pillow_heif")
+        pillow_heif.from_pillow(picture).save(file, quality=60)
+    else:
+        picture.save(file, kind, speed=10)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["HEIC", "AVIF"])
+def test_a_heif_has_a_small_copy_or_the_page_says_which_library_is_missing(
+    thumbnails: Thumbnails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    data = heif(kind)
+    with monkeypatch.context() as without:
+        without.setattr("producer.gallery.heif._is_read", lambda kind: False)
+        refused = _of(thumbnails, tmp_path, data)
+        uri = (tmp_path / "picture.png").as_uri()
+        assert thumbnails.of(uri, made_at=0, known=refused) is refused
+    assert (refused.file, refused.may_change) == (None, False)
+    assert refused.problem is not None
+    assert f"{kind}, which " in refused.problem
+    assert {"HEIC": "pip install 'batch-renderer[heic]'", "AVIF": "Pillow 11.3"}[kind] in refused.problem
+    made = thumbnails.of(uri, made_at=0, known=refused)  # the library is installed now
+    assert (made.problem, made.width, made.height) == (None, 448, 299)
+    assert made.path is not None
+    with Image.open(made.path) as copy:
+        assert copy.format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_linked"), [("a.heic", False), ("a.TIF", False), ("a.avif", True), ("a.jpg", True)]
+)
+def test_a_picture_that_no_browser_shows_opens_as_its_small_copy(tmp_path: Path, name: str, is_linked: bool) -> None:
+    for uri in ((tmp_path / name).as_uri(), f"https://example.org/{name}?size=large"):
+        assert (_link(uri, tmp_path) is not None) is is_linked
 
 
 def with_chunks(chunks: bytes, *, side: int = 1000) -> bytes:

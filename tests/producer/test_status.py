@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.batches import Overview
+from jobs.ledger.damage import LedgerDamaged
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import HeldSet, Refusal, WorkerFacts
 from producer import watch as watch_module
@@ -130,7 +131,7 @@ def before_looks(monkeypatch: pytest.MonkeyPatch) -> BeforeLooks:
     real = Ledger.overviews
 
     def before_looks(acts: Mapping[int, Callable[[], object]]) -> list[object]:
-        def overviews(self: Ledger, wanted: Iterable[str]) -> Iterator[Overview]:
+        def overviews(self: Ledger, wanted: Iterable[str]) -> Iterator[Overview | LedgerDamaged]:
             looks.append(wanted)
             acts.get(len(looks), lambda: None)()
             return real(self, wanted)

@@ -1,14 +1,17 @@
 """The tokens of a prompt in chunks of as many as the text encoder takes, laid out as in AUTOMATIC1111's web interface.
 
-A chunk ends where it is full, and at a BREAK. If it becomes full within a few tokens after a comma, it ends at that
+A chunk ends where it is full, and at a BREAK. The tokens of an embedding's word stay together: if they do not fit any
+more, the chunk ends before them. If it becomes full within a few tokens after a comma, it ends at that
 comma instead, and what follows moves to the next chunk, so that a phrase stays together (modules/sd_hijack_clip.py,
 tokenize_line, with the web interface's default for `comma_padding_backtrack`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from worker.image.embedding_words import lengths
 
 COMMA_BACKTRACK = 20  # tokens
 
@@ -20,15 +23,24 @@ class Token(NamedTuple):
     weight: float = 1.0
 
 
-def in_chunks(parts: Iterable[Sequence[Token] | None], *, room: int, comma: int | None) -> list[list[Token]]:
-    """At least one chunk, each of at most `room` tokens. None among the parts is a BREAK, `comma` the comma's id."""
+def in_chunks(
+    parts: Iterable[Sequence[Token] | None], *, room: int, comma: int | None, words: Mapping[int, int] | None = None
+) -> list[list[Token]]:
+    """At least one chunk, each of at most `room` tokens. None among the parts is a BREAK, `comma` the comma's id.
+
+    `words` are those of embeddings: the id of the first token -> the number of tokens.
+    """
     layout = _Layout(room, comma)
     for part in parts:
         if part is None:
             layout.end_chunk()
-        else:
-            for token in part:
+            continue
+        place = 0
+        for length in lengths([token.id for token in part], words or {}):
+            layout.add(part[place], following=length - 1)
+            for token in part[place + 1 : place + length]:
                 layout.add(token)
+            place += length
     return layout.ended()
 
 
@@ -41,12 +53,14 @@ class _Layout:
         self._current: list[Token] = []
         self._last_comma: int | None = None  # its place in the current chunk
 
-    def add(self, token: Token) -> None:
-        """Append a token, in a new chunk where the current one is full."""
+    def add(self, token: Token, *, following: int = 0) -> None:
+        """Append a token, in a new chunk where the current one is full, or too full for those that stay with it."""
         if len(self._current) == self._room:
             moved = [] if token.id == self._comma else self._after_a_near_comma()
             self.end_chunk()
             self._current = moved
+        if self._room - len(self._current) <= following < self._room:
+            self.end_chunk()
         if token.id == self._comma:
             self._last_comma = len(self._current)
         self._current.append(token)

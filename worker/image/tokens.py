@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from jobs.prompt_weights import Weighted, weighted_pieces
 from worker.image.chunks import Token, in_chunks
+from worker.image.embedding_words import embedding_words
 
 COMMA = ",</w>"  # CLIP's token of a comma
 
@@ -46,12 +47,17 @@ class PromptEncoder:
         length: int,
         special: tuple[int, int, int],
         comma: int | None,
+        words: Mapping[int, int] | None = None,
     ) -> None:
-        """`special` are the ids that begin, end and pad a chunk; `comma` is a comma's id, None if there is none."""
+        """`special` are the ids that begin, end and pad a chunk; `comma` is a comma's id, None if there is none.
+
+        `words` are those of embeddings, each by the id of its first token, with the number of its tokens.
+        """
         self._tokenize = tokenize
         self._room = length - 2
         self._bos, self._eos, self._pad = special
         self._comma = comma
+        self._words = words
 
     def encode(self, text: str, *, chunk: bool = False, weighted: bool = False) -> Tokens:
         """Tokenise. What is too long for one chunk is cut, so that begin and end fit; or it fills more chunks.
@@ -66,7 +72,7 @@ class PromptEncoder:
             None if piece.is_break else [Token(id_, piece.weight) for id_, _ in self._tokenize(piece.text)]
             for piece in pieces
         )
-        return self._tokens(in_chunks(parts, room=self._room, comma=self._comma))
+        return self._tokens(in_chunks(parts, room=self._room, comma=self._comma, words=self._words))
 
     def lengthened(self, tokens: Tokens, chunks: int) -> Tokens:
         """With empty chunks at the end, so that there are so many."""
@@ -117,7 +123,8 @@ class Tokenizer(PromptEncoder):
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         special = (bos_token_id, eos_token_id, pad_token_id)
-        super().__init__(self._pieces, length=length, special=special, comma=self._tokenizer.token_to_id(COMMA))
+        comma, words = self._tokenizer.token_to_id(COMMA), embedding_words(self._tokenizer.to_str())
+        super().__init__(self._pieces, length=length, special=special, comma=comma, words=words)
 
     def _pieces(self, text: str) -> list[Piece]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)

@@ -8,6 +8,7 @@ from jobs.errors import OutOfMemory, RenderFailed, Requeued
 from worker.render.denoisers import Denoisers
 from worker.render.device import translated_errors
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
+from worker.render.request import BucketKey
 from worker.render.scheduler import Scheduler
 
 log = structlog.get_logger(__name__)
@@ -51,9 +52,12 @@ class Arrivals:
             return True
         return False
 
-    def make_room(self, engine_set: str) -> bool:
-        """Memory does not suffice for this set beside the others: one of them leaves. False if there is no other."""
-        other = self._scheduler.shrink(engine_set)
+    def make_room(self, engine_set: str, *, bucket: BucketKey | None = None) -> bool:
+        """Memory does not suffice for this set, or a sample of it, beside the others: one of them leaves.
+
+        False if there is no other, or if it was of no use a short while ago that the others left for such a sample.
+        """
+        other = self._scheduler.shrink(engine_set, bucket=bucket)
         if other is None:
             return False
         log.warning("fewer_sets_fit", engine_set=engine_set, leaves=other)
@@ -77,7 +81,14 @@ class Arrivals:
 
     def _unload(self, engine_set: str) -> None:
         reload_seconds = round(self._denoisers.reload_seconds(engine_set), 3)
+        ended_by = self._scheduler.end_of_turn(engine_set)
         with translated_errors():
             self._denoisers.unload(engine_set)
         seconds = round(self._scheduler.left(engine_set), 3)
-        log.info("engine_set_unloaded", engine_set=engine_set, turn_seconds=seconds, reload_seconds=reload_seconds)
+        log.info(
+            "engine_set_unloaded",
+            engine_set=engine_set,
+            turn_seconds=seconds,
+            reload_seconds=reload_seconds,
+            ended_by=ended_by,
+        )

@@ -117,7 +117,7 @@ class RenderLoop:
         self._scheduler.rouse()
 
     def parked(self) -> int:
-        """How many jobs wait for their engine set's turn."""
+        """How many jobs wait for their engine set's turn, or are of further sets than the one with the most."""
         return self._scheduler.parked()
 
     def batch_places(self) -> int:
@@ -311,7 +311,8 @@ class RenderLoop:
             DeviceLost: while it left; these requests were requeued.
         """
         try:
-            return self._arrivals.make_room(requests[0].spec.engine_set)
+            spec = requests[0].spec
+            return self._arrivals.make_room(spec.engine_set, bucket=spec.bucket_key)
         except DeviceLost:
             fail_all(requests, Requeued("the device is lost", blameless=False))
             raise

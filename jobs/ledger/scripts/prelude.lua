@@ -33,7 +33,10 @@ local function count_engine_set(engine_sets, result, by)
   local fields = decoded(result)
   local digest = fields and fields.engine_set
   if type(digest) ~= 'string' or digest == '' then return end
-  local field = digest .. ' ' .. (type(fields.model_name) == 'string' and fields.model_name or '')
+  local name = type(fields.model_name) == 'string' and fields.model_name or ''
+  local model = type(fields.model) == 'string' and fields.model or ''
+  local field = digest .. ' ' .. name
+  if model ~= '' or string.find(name, '\t', 1, true) then field = field .. '\t' .. model end
   if by > 0 or tonumber(redis.call('HGET', engine_sets, field) or '0') > 0 then
     redis.call('HINCRBY', engine_sets, field, by)
   end

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from engines.build.builder import BuildRequest, Step, build_set
 from engines.check.verify import verify
 from engines.engine_set import load_engine_set
-from engines.errors import EngineSetRefused
+from engines.errors import EngineSetRefused, ModelRefused
 from engines.files import file_sha256
 from engines.manifest import load_manifest
 from engines.model.locate import find_weights
@@ -157,6 +157,55 @@ def test_a_changed_lora_changes_the_set(lora: Path, tmp_path: Path) -> None:
     save_file({name: tensor * 2 for name, tensor in load_file(own).items()}, own)
     assert built(out, loras=(str(own),)) == [CLIP, UNET_STAGE]
     assert load_manifest(out).digest != before.digest
+
+
+def test_a_manifest_names_the_files_that_were_given_last(lora: Path, embedding: Path, tmp_path: Path) -> None:
+    """The same bytes under other names: no stage runs, and `verify` looks where the files are now."""
+    out, moved = tmp_path / "set", tmp_path / "moved"
+    vae = tmp_path / "vae"
+    shutil.copytree(tiny_model() / "model" / "vae", vae)
+    built(out, loras=(str(lora),), vae=str(vae), embeddings=(f"{embedding}:toy",))
+    before = load_manifest(out)
+    moved.mkdir()
+    files = {name: moved / Path(name).name for name in (str(lora), str(vae), str(embedding))}
+    for name, file in files.items():
+        shutil.copytree(name, file) if Path(name).is_dir() else shutil.copy(name, file)
+    shutil.rmtree(vae)
+    names = [str(file) for file in files.values()]
+    given = {"loras": (names[0],), "vae": names[1], "embeddings": (f"{names[2]}:toy",)}
+    assert built(out, **given) == []
+    manifest = load_manifest(out)
+    assert manifest.source.additions == AdditionNames((f"{names[0]}:1.0",), names[1], (f"{names[2]}:toy",))
+    assert manifest == before.model_copy(update={"source": manifest.source})
+    assert all(finding.ok for finding in verify(out))
+    inode = (out / "manifest.json").stat().st_ino
+    assert built(out, **given) == []
+    assert (out / "manifest.json").stat().st_ino == inode
+
+
+def unfit(folder: Path) -> list[tuple[dict[str, Any], str]]:
+    """Additions that are found, and that the model cannot take."""
+    no_lora = save({"some.weight": torch.ones(2, 2)}, folder / "style.safetensors")
+    wide = save({"emb_params": torch.ones(2, 768)}, folder / "wide.safetensors")
+    two = save({"a": torch.ones(2, 32), "b": torch.ones(2, 32)}, folder / "two.safetensors")
+    return [
+        ({"clip_skip": 99}, "--clip-skip takes 1"),
+        ({"loras": (str(no_lora),)}, "is no LoRA"),
+        ({"vae": str(no_lora)}, r"style\.safetensors"),
+        ({"vae": str(tiny_model() / "model" / "unet")}, "unet"),
+        ({"embeddings": (f"{wide}:wide",)}, "was made for another model"),
+        ({"embeddings": (f"{two}:two",)}, "is no textual inversion"),
+    ]
+
+
+def test_an_addition_that_is_refused_is_refused_before_any_stage_and_leaves_no_folder(tmp_path: Path) -> None:
+    files, out = tmp_path / "files", tmp_path / "new" / "folders" / "set"
+    files.mkdir()
+    for additions, sentence in unfit(files):
+        steps: list[Step] = []
+        with pytest.raises(ModelRefused, match=sentence):
+            build_set(request(out, **additions), steps.append)
+        assert (steps, list(tmp_path.iterdir())) == ([], [files]), additions
 
 
 def test_a_set_to_reuse_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.check.contact_sheet import COLUMNS, GAP, LINE, NARROWEST, Row, sheet, write_sheet
+from engines.check.contact_sheet import COLUMNS, GAP, LINE, NARROWEST, Row, check_sheet, sheet, write_sheet
 from engines.errors import DiskRefused
 
 
@@ -46,3 +46,39 @@ def test_it_is_written_as_a_png_or_a_sentence_says_why_not(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(DiskRefused, match=r"the sheet cannot be written to .*file/sheet\.png"):
         write_sheet(tmp_path / "file" / "sheet.png", [row((64, 80))])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("a.png.jpg", "JPEG")]
+)
+def test_it_has_the_format_of_the_files_ending(tmp_path: Path, name: str, kind: str) -> None:
+    write_sheet(tmp_path / name, [row((64, 80))])
+    with Image.open(tmp_path / name) as image:
+        assert image.format == kind
+        off = np.asarray(image.convert("RGB")).astype(int) - sheet([row((64, 80))])
+        assert np.abs(off).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "sentence"),
+    [
+        ("a.gif", 4, r"a\.gif: the ending '\.gif' names no format of a sheet; name a file that ends in \.png, \.jpg"),
+        ("worst", 4, r"worst: its name has no ending; name a file that ends in \.png"),
+        (".png", 4, r"\.png: its name has no ending"),
+        ("file/a.png", 4, r"the sheet cannot be written to .*file/a\.png: .*/file is no folder"),
+        ("folder.png", 4, r"folder\.png is a folder; name a file"),
+        ("a.webp", 100, r"the sheet is 28630 pixels high, and \.webp takes 16383 at most; name a \.png, or fewer"),
+    ],
+)
+def test_a_file_that_cannot_become_a_sheet_is_refused_before_anything_is_rendered(
+    tmp_path: Path, name: str, rows: int, sentence: str
+) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskRefused, match=sentence):
+        check_sheet(tmp_path / name, rows=rows, size=(512, 512))
+
+
+def test_a_large_sheet_is_a_png_or_a_jpeg(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        check_sheet(tmp_path / name, rows=100, size=(512, 512))

@@ -218,6 +218,7 @@ def test_the_tokenizer_of_an_embeddings_word_lies_beside_the_graphs(weights: Wei
     assert json.loads((out / "export.json").read_text())["tokenizer"] == "tokenizer.json"
     ids = Tokenizer.from_file(str(out / "tokenizer.json")).encode("toy", add_special_tokens=False).ids
     assert len(ids) == 2
+    assert json.loads((out / "export.json").read_text())["words"] == [{"word": "toy", "file": str(word), "ids": ids}]
     assert len(outputs(out, "CLIP", input_ids=torch.tensor([ids], dtype=torch.int32))) == 1
     assert export_graphs(ExportRequest(weights, out, Sizes())).ok
     assert sorted(path.name for path in out.iterdir()) == ["CLIP.onnx", "export.json"]

@@ -180,6 +180,47 @@ def test_one_set_under_two_model_names_is_one_set(ledger: Ledger) -> None:
     assert sets == from_results(ledger)
 
 
+def of_model(job: RenderJob, engine_set: str, name: str | None = "sd15") -> RenderResult:
+    return drawn(job, engine_set, model=name).model_copy(update={"model": job.parameters.model})
+
+
+def test_sets_differ_only_where_one_models_rows_were_drawn_by_two(ledger: Ledger) -> None:
+    jobs = [make_job(row, model=model) for row, model in enumerate((None, "ink", "ink", "oil"), start=1)]
+    enqueue(ledger, jobs)
+    for job, engine_set in zip(jobs, ("a", "b", "b", "c"), strict=True):
+        ledger.finish(of_model(job, engine_set))
+    sets = ledger.engine_sets("b", read_up_to=0)
+    assert sets == from_results(ledger)
+    assert numbers(sets) == {"a": 1, "b": 2, "c": 1}
+    assert [(model, [each.engine_set for each in of]) for model, of in sets.by_model] == [
+        (None, ["a"]),
+        ("ink", ["b"]),
+        ("oil", ["c"]),
+    ]
+    assert not sets.differ
+    more = [make_job(row, model="oil") for row in (5, 6)]
+    enqueue(ledger, more)
+    for job in more:
+        ledger.finish(of_model(job, "b"))
+    sets = ledger.engine_sets("b", read_up_to=0)
+    assert [(model, [(each.engine_set, each.jobs) for each in of]) for model, of in sets.differing] == [
+        ("oil", [("b", 2), ("c", 1)])
+    ]
+    assert sets == from_results(ledger)
+    enqueue(ledger, [make_job(5, model="ink"), make_job(6, model="ink")])  # the rows are corrected
+    assert not ledger.engine_sets("b", read_up_to=0).differ
+
+
+def test_a_models_name_with_a_tab_is_no_row_that_asks_for_a_model(ledger: Ledger) -> None:
+    jobs = [make_job(1), make_job(2, model="ink")]
+    enqueue(ledger, jobs)
+    for job in jobs:
+        ledger.finish(of_model(job, "a", name="sd\t15"))
+    sets = ledger.engine_sets("b", read_up_to=0)
+    assert sets == from_results(ledger)
+    assert [model for model, _ in sets.by_model] == [None, "ink"]
+
+
 def test_a_result_that_is_not_json_is_superseded_like_any_other(ledger: Ledger) -> None:
     job = make_job(1)
     enqueue(ledger, [job])

@@ -124,3 +124,13 @@ def test_rows_of_another_file_are_rows_of_their_own(ledger: Ledger, writer: Memo
     submitted(writer, [make_job(1, prompt="of another file")], at=2.0, source="more.csv")
     run(ledger, writer)
     assert ledger.counts("b") == Counts(queued=3)
+
+
+def test_the_model_that_a_row_asks_for_comes_back_with_its_result(ledger: Ledger, writer: MemoryStore) -> None:
+    """Sidecars of an earlier version have it among the parameters only."""
+    jobs = [make_job(1, model="ink"), make_job(2)]
+    submitted(writer, jobs)
+    for job in jobs:
+        rendered(writer, job)
+    assert run(ledger, writer) == Rebuilt(jobs=2, recovered=2, queued=0)
+    assert {result.row: result.model for result in ledger.results("b")} == {1: "ink", 2: None}

@@ -46,6 +46,38 @@ def test_a_phrase_moves_to_the_next_chunk_from_a_comma_that_is_at_most_20_tokens
     assert list(map(len, laid_out(with_commas(75, 60)))) == [75]
 
 
+WORDS = {1000: 3, 2000: 75, 3000: 76}
+
+
+def with_words(*parts: list[int] | None) -> list[list[int]]:
+    tokens = [None if part is None else [Token(id_) for id_ in part] for part in parts]
+    chunks = in_chunks(tokens, room=ROOM, comma=COMMA, words=WORDS)
+    return [[token.id for token in chunk] for chunk in chunks]
+
+
+def test_an_embedding_s_word_stays_in_one_chunk() -> None:
+    word = [1000, 1001, 1002]
+    assert list(map(len, with_words([*with_commas(71), *word, 5]))) == [75]
+    assert list(map(len, with_words([*with_commas(72), *word, 5]))) == [75, 1]
+    for before in (73, 74):
+        assert with_words([*with_commas(before), *word, 5]) == [with_commas(before), [*word, 5]]
+    assert with_words([*with_commas(73), *word, *word]) == [with_commas(73), word + word]
+    # Only a full chunk ends at a comma before its end.
+    assert list(map(len, with_words([*with_commas(74, 60), *word]))) == [74, 3]
+    assert list(map(len, with_words([*with_commas(75, 60), *word]))) == [61, 17]
+    assert list(map(len, with_words([*with_commas(70, 60), *word, 5, 5, 5]))) == [61, 15]  # the word moves as a whole
+
+
+def test_a_word_as_long_as_a_chunk_fills_one_and_a_longer_one_is_cut_like_any_text() -> None:
+    assert list(map(len, with_words([1, *range(2000, 2075), 2]))) == [1, 75, 1]
+    assert list(map(len, with_words([1, *range(3000, 3076), 2]))) == [75, 3]
+
+
+def test_tokens_that_only_begin_like_a_word_are_tokens() -> None:
+    assert list(map(len, with_words([*with_commas(74), 1000, 1001, 7]))) == [75, 2]
+    assert list(map(len, with_words([*with_commas(74), 1000], None, [1001, 1002]))) == [75, 2]
+
+
 def test_a_break_ends_the_chunk_and_two_leave_an_empty_one() -> None:
     assert laid_out([1, 2], None, [3]) == [[1, 2], [3]]
     assert laid_out([1], None, [], None, [2]) == [[1], [], [2]]

@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.manifest import load_manifest
+from engines.model.tokenizer import save_tokenizer
+from engines.model.words import Word
 from jobs.job import EMPTY_PROMPT
 from tests.models import tiny_engine_set, tiny_model
+from worker.image.embedding_words import embedding_words
 from worker.image.tokens import Tokenizer
 
 LENGTH = 77
@@ -161,6 +164,22 @@ def test_a_short_text_is_the_same_in_chunks_and_with_weights_that_it_does_not_ha
 def test_the_comma_at_which_a_chunk_ends_is_the_tokenizer_s() -> None:
     tokens = ours().encode(" ".join(["cat"] * 60) + ", " + " ".join(["dog"] * 30), chunk=True)
     assert tokens.ids[LENGTH:].tolist() == reference_ids(" ".join(["dog"] * 30))
+
+
+def test_an_embedding_s_word_is_known_from_the_tokenizer_s_file_and_stays_in_one_chunk(tmp_path: Path) -> None:
+    path, words = tmp_path / "tokenizer.json", [Word("toy", 4), Word("my style", 1), Word("<ink>", 2)]
+    special = save_tokenizer(tiny_model() / "model" / "tokenizer", path, words)
+    ids = {"bos_token_id": special.bos, "eos_token_id": special.eos, "pad_token_id": special.pad}
+    first = special.vocabulary - 7
+    assert embedding_words(path.read_text()) == {first: 4, first + 4: 1, first + 5: 2}
+    assert embedding_words((tiny_engine_set() / "tokenizer.json").read_text()) == {}
+    tokenizer = Tokenizer(path, length=LENGTH, **ids)
+    chunks = tokenizer.encode(" ".join(["cat"] * 73) + " (toy:1.2) toy", chunk=True, weighted=True)
+    toy = list(range(first, first + 4))
+    assert chunks.ids[LENGTH : LENGTH + 9].tolist() == [special.bos, *toy, *toy]
+    assert chunks.weights is not None
+    assert chunks.weights[LENGTH + 1 : LENGTH + 6].tolist() == [*[np.float32(1.2)] * 4, 1.0]
+    assert chunks.ids[74:LENGTH].tolist() == [special.eos, *[special.pad] * 2]
 
 
 def test_weights_stand_beside_their_tokens() -> None:

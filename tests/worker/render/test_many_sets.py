@@ -142,6 +142,29 @@ def test_a_sample_that_does_not_fit_beside_another_set_gets_its_room() -> None:
     assert loop.loads().loaded == {"a"}
 
 
+def test_a_sample_that_does_not_fit_even_alone_fails_and_the_sets_that_left_for_it_come_back_to_stay() -> None:
+    loop, devices = several("a", "b", "c")
+    for name in "abc":
+        loop.submit(sample_spec(1, engine_set=name))
+    run(loop)
+    devices["a"].trouble = larger_than(0, "step")
+    futures = [loop.submit(sample_spec(2, engine_set="a")) for _ in range(2)]
+    run(loop)
+    assert kinds(futures) == ["OutOfMemory"] * 2
+    assert loop.loads().loaded == {"a"}
+    devices["a"].trouble = lambda called, samples: None
+    futures = [loop.submit(sample_spec(3, engine_set=name)) for name in "abcabc"]
+    run(loop)
+    assert kinds(futures) == ["done"] * 6
+    assert loop.loads().loaded == set("abc")
+    assert loop.parked() == 0
+    devices["a"].trouble = larger_than(0, "step")
+    again = loop.submit(sample_spec(4, engine_set="a"))
+    run(loop)
+    assert kinds([again]) == ["OutOfMemory"]
+    assert loop.loads().loaded == set("abc")  # another one of that size makes nobody leave
+
+
 def test_a_set_that_does_not_even_fit_alone_is_out_of_memory_with_advice() -> None:
     loop, devices = several("a")
     devices["a"].trouble_loading = lambda: DeviceOutOfMemory("full")
