@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -179,14 +180,14 @@ def test_a_quantized_geglu(count: int, inputs: int) -> None:
 def test_norms_write_e4m3(rows: int, height: int, width: int, channels: int, groups: int) -> None:
     x, layer = noise(rows, height, width, channels) * 2 + 1, quantized_layer(64, channels, 1)
     deferred = noise(channels, dtype=torch.float32)
-    options: dict[str, Any]
-    for given, operation, options in (
+    cases: list[tuple[Tensor, Callable[..., Tensor], dict[str, Any]]] = [
         (x, ops.group_norm, {"silu": True}),
         (x.view(-1, channels), ops.layer_norm, {}),
-    ):
+    ]
+    for given, operation, options in cases:
         one = norm(channels, groups if given is x else 1)
-        found = operation(given, deferred, one, **options, into=layer)  # type: ignore[operator]
-        expected = operation(given, deferred, one, **options)  # type: ignore[operator]
+        found = operation(given, deferred, one, **options, into=layer)
+        expected = operation(given, deferred, one, **options)
         assert found.dtype == QUANTIZED
         meant = (expected.float() / INPUT_SCALE).clamp(-LARGEST, LARGEST)
         assert float((found.float() - meant).norm() / meant.norm()) < 0.03

@@ -17,7 +17,6 @@ from engines.backends.triton import ops
 from engines.backends.triton.operands import Layer
 from engines.backends.triton.parameters import Parameters
 
-
 TIME_ROWS = 16  # rows of a time embedding's products, at least
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.kernel_cache import archive_kernels, empty_cache
 from engines.backends.triton.parameters import Parameters
-from engines.backends.triton.quantize import layer_names, quantized
+from engines.backends.triton.quantize import layer_names
+from engines.backends.triton.quantize import quantized as quantized_parameters
+from engines.backends.triton.tiles import LARGE, USUAL, box_of
 from engines.device import dtype_of
 from engines.errors import BuildFailed, ModelRefused
 from engines.manifest import Precision
@@ -23,6 +26,7 @@ from engines.spec import PIXEL_MULTIPLE, ComponentSpec, Profile
 
 # The picture, three halvings of the VAE, three of the U-Net.
 LEVELS = 7
+FIRST_LATENT_LEVEL = 3
 # As in kernels.py, which needs triton (a test compares them).
 WHOLE, CHUNK_PIXELS, CHUNKS = 16384, 256, 256
 
@@ -67,9 +71,9 @@ class KernelJob:
             parameters = Parameters.of(load_component(self.component, self.weights, dtype).to("cuda"))
             if self.precision == "fp8":  # kernels are the same for all scales
                 names = layer_names(self.component, parameters)
-                parameters = quantized(parameters, dict.fromkeys(names, 1.0))
+                parameters = quantized_parameters(parameters, dict.fromkeys(names, 1.0))
             engine = ENGINES[self.component](parameters)
-            for batch, height, width in sizes(self.profiles):
+            for batch, height, width in sizes(self.profiles, quantized=self.precision == "fp8"):
                 engine(
                     {
                         tensor.name: torch.zeros(
@@ -83,22 +87,27 @@ class KernelJob:
             torch.cuda.synchronize()
 
 
-def sizes(profiles: Iterable[Profile]) -> list[tuple[int, int, int]]:
+def sizes(profiles: Iterable[Profile], *, quantized: bool = False) -> list[tuple[int, int, int]]:
     """(images, height, width) that together need every kernel of these profiles: a few, however wide a range is.
 
     Kernels are compiled for what a size makes of their constants (`constants`), so one size stands for all that make
-    the same. With the batch they differ only where a small one does not fill the GPU: a profile's smallest and largest
-    sizes in all batches have both kinds. tests/engines/backends/triton/test_ranges.py holds this against the launches
-    of the networks at every size of a range.
+    the same. With quantized layers they also differ with the proportions of a picture (`_with_each_box`). With the
+    batch they differ only where a small one does not fill the GPU: a profile's smallest and largest sizes in all
+    batches have both kinds. tests/engines/backends/triton/test_ranges.py holds this against the launches of the
+    networks at every size of a range.
     """
     needed: set[tuple[int, int, int]] = set()
     for profile in profiles:
         powers = (1 << i for i in range(profile.max_batch.bit_length()))
-        needed |= {(batch, *size) for batch in (*powers, profile.max_batch) for size in _different(profile)}
+        needed |= {
+            (batch, *size)
+            for batch in (*powers, profile.max_batch)
+            for size in _different(profile, quantized=quantized)
+        }
     return sorted(needed)
 
 
-def _different(profile: Profile) -> list[tuple[int, int]]:
+def _different(profile: Profile, *, quantized: bool) -> list[tuple[int, int]]:
     """The sizes of a profile, fewest pixels first, that have constants which none before them has; and the largest."""
     heights = range(profile.min_height, profile.max_height + 1, PIXEL_MULTIPLE)
     widths = range(profile.min_width, profile.max_width + 1, PIXEL_MULTIPLE)
@@ -110,7 +119,22 @@ def _different(profile: Profile) -> list[tuple[int, int]]:
         if not own <= known:
             different.add(size)
             known |= own
+    if quantized:
+        different |= _with_each_box([(height, width) for height in heights for width in widths])
     return sorted(different)
+
+
+def _with_each_box(shapes: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
+    """The smallest and the largest size of each choice of tiles for the products of quantized layers.
+
+    The tile also depends on how many of them there are: both sizes, in all batches, have few and many.
+    """
+    ends: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    for height, width in sorted(shapes, key=math.prod):
+        levels = [(height >> level, width >> level) for level in range(FIRST_LATENT_LEVEL, LEVELS)]
+        boxes = tuple(box_of(tile.pixels, 2, *features) for tile in (USUAL, LARGE) for features in levels)
+        ends.setdefault(boxes, []).append((height, width))
+    return {size for found in ends.values() for size in (found[0], found[-1])}
 
 
 def constants(pixels: int) -> set[tuple[int, str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -43,6 +44,12 @@ def _device(index: int) -> Device:
     return Device(properties["multiprocessor_count"], properties["max_shared_mem"])
 
 
+def _described(tensor: Tensor, box: list[int]) -> TensorDescriptor:
+    """A contiguous tensor's descriptor. Its own strides may be anything where a dimension has one element."""
+    strides = [math.prod(tensor.shape[i + 1 :]) for i in range(tensor.dim())]
+    return TensorDescriptor(tensor, list(tensor.shape), strides, box)
+
+
 def _launch(
     x: Tensor, layer: Layer, y: Tensor, tile: Tile, device: Device, *,
     added: Tensor | None = None, bias: Tensor | None = None, into: Quantized | None = None,
@@ -55,11 +62,11 @@ def _launch(
     stored_columns = tile.outputs // (weight.shape[0] // columns)
     tiles = triton.cdiv(rows, box[0]) * triton.cdiv(height, box[1]) * triton.cdiv(width, box[2])
     tiles *= triton.cdiv(weight.shape[0], tile.outputs)
-    target = TensorDescriptor.from_tensor(y, [*box, stored_columns])
-    addend = target if added is None else TensorDescriptor.from_tensor(added, [*box, stored_columns])
+    target = _described(y, [*box, stored_columns])
+    addend = target if added is None else _described(added, [*box, stored_columns])
     product_kernel[(min(tiles, tile.resident * device.processors),)](
-        TensorDescriptor.from_tensor(x, [*box, step]),
-        TensorDescriptor.from_tensor(weight, [tile.outputs, step]),
+        _described(x, [*box, step]),
+        _described(weight, [tile.outputs, step]),
         layer.quantized.factors, weight if bias is None else bias, addend, target, rows, height, width,
         1.0 if into is None else into.inverse,
         C=channels, N=weight.shape[0], SIDE=layer.side, ROWS=box[0], HEIGHT=box[1], WIDTH=box[2],

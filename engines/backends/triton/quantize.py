@@ -36,7 +36,7 @@ def quantized(parameters: Parameters, scales: Mapping[str, float]) -> Parameters
     for name, scale in scales.items():
         weight, factors = quantized_weight(tensors[f"{name}.weight"])
         tensors[f"{name}.weight"], tensors[f"{name}.{WEIGHT_SCALE}"] = weight, factors
-        tensors[f"{name}.{INPUT_SCALE}"] = torch.tensor(scale, dtype=torch.float32, device=weight.device)
+        tensors[f"{name}.{INPUT_SCALE}"] = torch.tensor(scale, dtype=torch.float32)
     return replace(parameters, tensors=tensors)
 
 

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from engines.backends.triton import ops
 from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine
+from engines.backends.triton.operands import QUANTIZED, Layer, Norm
 from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.quantize import layer_names, quantized
+from engines.backends.triton.tiles import Device
 from engines.model.networks import wrap
 from engines.spec import Geometry, component_specs
 
@@ -25,9 +28,9 @@ pytest.importorskip("triton", reason="triton is not installed: torch's CUDA buil
 from triton.runtime.jit import JITFunction
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from engines.backends.triton import kernels
+from engines.backends.triton import kernels, products
 
-TYPES = {torch.float16: "fp16", torch.float32: "fp32", torch.int64: "i64"}
+TYPES = {QUANTIZED: "fp8e4nv", torch.float16: "fp16", torch.float32: "fp32", torch.int64: "i64"}
 ALIGNED = 16  # bytes: Triton compiles another kernel for an address that is no multiple
 
 
@@ -67,13 +70,37 @@ def recorded(card: Card) -> Iterator[set[Launch]]:
     """The set of launches on this card of what runs inside the block, on the device 'meta'."""
     launches: set[Launch] = set()
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("group_norm", "layer_norm", "geglu", "joined", "unfolded"):
+        for name in ("joined", "unfolded"):
             patch.setattr(ops, name, getattr(kernels, name))
+        for each in (_group_norm, _layer_norm, _geglu, _product):
+            patch.setattr(ops, each.__name__.removeprefix("_"), each)
+        patch.setattr(products, "_device", lambda _: Device(card.processors, card.shared_bytes))
         patch.setattr(ops, "self_attention", lambda qkv, _: qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3))
         patch.setattr(ops, "attention", lambda query, *_: torch.empty_like(query))
         patch.setattr(kernels, "_device", lambda _: (card.processors, card.copies_tiles, card.roomy))
         patch.setattr(JITFunction, "run", lambda kernel, *args, **options: launches.add(_launch(kernel, args, options)))
         yield launches
+
+
+def _group_norm(x: Tensor, deferred: Tensor, norm: Norm, *, silu: bool, into: Layer | None = None) -> Tensor:
+    return kernels.group_norm(x, deferred, norm, silu=silu, quantized=None if into is None else into.quantized)
+
+
+def _layer_norm(x: Tensor, deferred: Tensor, norm: Norm, *, into: Layer | None = None) -> Tensor:
+    return kernels.layer_norm(x, deferred, norm, None if into is None else into.quantized)
+
+
+def _geglu(x: Tensor, up: Layer, bias: Tensor, *, into: Layer) -> Tensor:
+    if into.quantized is None:
+        return kernels.geglu(x, up.weight, bias)
+    return products.gated(x, up, bias, into.quantized)
+
+
+def _product(x: Tensor, layer: Layer, *, added: Tensor | None = None) -> Tensor:
+    if layer.quantized is None:
+        return x.new_empty(*x.shape[:-1], layer.outputs)
+    shaped = x if x.dim() == 4 else x.view(1, 1, *x.shape)
+    return products.product(shaped, layer, added).view(*x.shape[:-1], layer.outputs)
 
 
 def _launch(kernel: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Launch:
@@ -104,7 +131,9 @@ def _type(value: Any) -> str:
 class Engines:
     """ControlNet, U-Net and decoder on the device 'meta', in float16: the components with kernels of their own."""
 
-    def __init__(self, widths: tuple[int, ...], vae_widths: tuple[int, ...], *, groups: int, context: int) -> None:
+    def __init__(
+        self, widths: tuple[int, ...], vae_widths: tuple[int, ...], *, groups: int, context: int, fp8: bool = False
+    ) -> None:
         with torch.device("meta"):
             unet = UNet2DConditionModel(
                 block_out_channels=widths,
@@ -130,6 +159,8 @@ class Engines:
             )
         networks = {"controlnet": controlnet, "unet": unet, "decoder": vae}
         parts = {name: Parameters.of(wrap(name, network).half()) for name, network in networks.items()}
+        if fp8:
+            parts = {name: quantized(part, dict.fromkeys(layer_names(name, part), 1.0)) for name, part in parts.items()}
         self._engines: dict[str, Any] = {name: ENGINES[name](part) for name, part in parts.items()}
         first, second, third, fourth = widths
         channels = (first,) * 4 + (second,) * 3 + (third,) * 3 + (fourth,) * 3

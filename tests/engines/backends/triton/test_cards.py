@@ -18,12 +18,19 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from engines.backends import registry
-from engines.backends.triton import backend, hopper, kernels
+from engines.backends.triton import backend, hopper, kernels, product_kernel
 from engines.backends.triton.kernel_cache import empty_cache
+from engines.backends.triton.precisions import QUANTIZED_FROM
+from engines.errors import BackendUnavailable
 from engines.spec import Profile
 from tests.engines.backends.triton.launches import CARDS, Card, Engines, Launch, recorded
 
-BY_NAME = {kernel.__name__: kernel for kernel in kernels.KERNELS if kernel.fn.__module__ == kernels.__name__}
+BY_NAME = {
+    kernel.__name__: kernel
+    for module in (kernels, product_kernel)
+    for kernel in module.KERNELS
+    if kernel.fn.__module__ == module.__name__
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +38,17 @@ def sd15() -> Engines:
     return Engines((320, 640, 1280, 1280), (128, 256, 512, 512), groups=32, context=768)
 
 
-def launches_of(engines: Engines, card: Card) -> set[Launch]:
+@pytest.fixture(scope="module")
+def quantized_sd15() -> Engines:
+    return Engines((320, 640, 1280, 1280), (128, 256, 512, 512), groups=32, context=768, fp8=True)
+
+
+def launches_of(engines: Engines, quantized: Engines, card: Card) -> set[Launch]:
     with recorded(card) as launches:
         for batch in (1, 8):
             engines.run(batch, 512, 512)
+            if card.capability >= QUANTIZED_FROM:
+                quantized.run(batch, 512, 512)
         for inputs in (320, 324):  # rows of 324 are no whole 16 bytes, which no unit copies
             x, weight = torch.empty(256, inputs, device="meta").half(), torch.empty(512, inputs, device="meta").half()
             kernels.geglu(x, weight, torch.empty(512, device="meta"))
@@ -65,9 +79,12 @@ def compiled(launch: Launch, card: Card) -> Any:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # Triton 3.9 announces what 3.10 will do
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: f"sm{card.capability}")
-def test_every_kernel_compiles_and_fits_into_the_cards_shared_memory(card: Card, sd15: Engines) -> None:
-    launches = launches_of(sd15, card)
+def test_every_kernel_compiles_and_fits_into_the_cards_shared_memory(
+    card: Card, sd15: Engines, quantized_sd15: Engines
+) -> None:
+    launches = launches_of(sd15, quantized_sd15, card)
     unused = {"_geglu"} if not card.copies_tiles else set()
+    unused |= {"product_kernel"} if card.capability < QUANTIZED_FROM else set()
     assert {launch.kernel for launch in launches} == BY_NAME.keys() - unused
     with empty_cache():
         for launch in largest(launches):
@@ -93,7 +110,13 @@ def test_sets_are_built_on_every_card_by_name(card: Card, monkeypatch: pytest.Mo
     monkeypatch.setattr(backend, "build_device", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device=None: divmod(card.capability, 10))
     profiles = (Profile.parse("512x512", max_batch=8),)
-    recipe = registry.choose("triton").recipe(precision="fp16", profiles=profiles, capability=None)
+    if card.capability < QUANTIZED_FROM:
+        with pytest.raises(BackendUnavailable, match=f"{architecture}.* begins with sm89; use --precision fp16"):
+            registry.choose("triton").recipe(precision="fp8", profiles=profiles, capability=None)
+    recipe = registry.choose("triton").recipe(
+        precision="fp8" if card.capability >= QUANTIZED_FROM else "fp16", profiles=profiles, capability=None
+    )
     assert (recipe.backend, recipe.architecture) == ("triton", architecture)
     keys = registry.choose("triton").kernel_keys(recipe)
     assert keys.keys() - BY_NAME.keys() == ({hopper.NAME} if card.capability == 90 else set())
+    assert ("product_kernel" in keys) == (card.capability >= QUANTIZED_FROM)

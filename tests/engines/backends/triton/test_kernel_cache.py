@@ -110,7 +110,7 @@ def test_kernels_that_do_not_compile_are_named_and_leave_nothing(
     folder = tiny_model()
     weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
     profile = Profile.parse("64x64", max_batch=1)
-    job = KernelJob("hint", component_specs(Geometry())["hint"], weights, torch.float16, (profile,), tmp_path / "a.zip")
+    job = KernelJob("hint", component_specs(Geometry())["hint"], weights, "fp16", (profile,), tmp_path / "a.zip")
     with pytest.raises(BuildFailed, match="hint's kernels could not be compiled: "):
         job.compile()
     assert list((tmp_path / "scratch").glob("kernels-*")) == []

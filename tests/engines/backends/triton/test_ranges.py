@@ -24,19 +24,31 @@ def engines() -> Engines:
     return Engines((32, 64, 64, 64), (32, 32, 64, 64), groups=8, context=64)
 
 
-def test_every_size_of_a_range_launches_what_its_few_sizes_launched(engines: Engines) -> None:
+@pytest.fixture(scope="module")
+def quantized_engines() -> Engines:
+    return Engines((32, 64, 64, 64), (32, 32, 64, 64), groups=8, context=64, fp8=True)
+
+
+@pytest.mark.parametrize("fp8", [False, True])
+def test_every_size_of_a_range_launches_what_its_few_sizes_launched(
+    engines: Engines, quantized_engines: Engines, fp8: bool
+) -> None:
+    engines = quantized_engines if fp8 else engines
     profile = Profile.parse("64x64:192x256", max_batch=2)
-    few = sizes([profile])
+    few = sizes([profile], quantized=fp8)
     with recorded(SMALL_HOPPER) as built:
         for batch, height, width in few:
             engines.run(batch, height, width)
     grid = list(product((1, 2), range(64, 193, 64), range(64, 257, 64)))
-    assert len(few) < len(grid)
+    assert fp8 or len(few) < len(grid)
     with recorded(SMALL_HOPPER) as needed:
         for batch, height, width in grid:
             engines.render(batch, height, width)
     assert needed == built
-    assert len({launch.options for launch in built if launch.kernel == "_geglu"}) == 2
+    if fp8:
+        assert {launch.kernel for launch in built} >= {"product_kernel", "_group_norm_whole"}
+    else:
+        assert len({launch.options for launch in built if launch.kernel == "_geglu"}) == 2
 
 
 def test_a_wide_range_needs_few_sizes_and_has_every_norm_of_it() -> None:
