@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import redis
+from botocore.loaders import create_loader
 from hypothesis import settings
 
 from jobs.ledger.ledger import Ledger
@@ -37,6 +39,14 @@ def no_proxy_variables() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
             patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def descriptions_of_amazon_read_once() -> Iterator[None]:
+    """All clients of botocore share one loader: reading how Amazon's services are used is most of making a client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", cache(create_loader))
         yield
 
 
