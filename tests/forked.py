@@ -72,7 +72,9 @@ class ForkedProcess:
             except subprocess.TimeoutExpired:
                 self.kill()  # or the readers would wait for ever
                 raise
-            return texts[0].result(), texts[1].result()
+            read = texts[0].result(), texts[1].result()
+        self._close()
+        return read
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
@@ -94,9 +96,12 @@ class ForkedProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the pipes, and wait for its end."""
+        self._close()
+        self.wait()
+
+    def _close(self) -> None:
         for pipe in filter(None, (self.stdout, self.stderr)):
             pipe.close()
-        self.wait()
 
 
 def start(
