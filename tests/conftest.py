@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from jobs.ledger.ledger import Ledger
 from tests.marking import depends_on_timing, runs_models
+from tests.order import long_ones_first
 from tools.embedded_redis import EmbeddedRedis
 
 # Tests use the same examples on every run and every machine; `make fuzz` (tools/fuzz.py) looks for new ones.
@@ -31,6 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("processes")
             if runs_models(item.module.__name__):
                 item.add_marker("models")
+
+
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def long_tests_begin_first(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share what is selected; see tests/order.py."""
+    share = getattr(config, "workerinput", None)
+    if share is not None:
+        items[:] = long_ones_first(items, processes=share["workercount"])
 
 
 @pytest.fixture(autouse=True, scope="session")
