@@ -143,7 +143,7 @@ def run(
     with start(module, *arguments, environment=environment, folder=folder) as process:
         stdout, stderr = process.communicate(timeout=120)
     assert process.returncode is not None
-    return subprocess.CompletedProcess([module, *arguments], process.returncode, stdout, stderr)
+    return subprocess.CompletedProcess([module, *map(str, arguments)], process.returncode, stdout, stderr)
 
 
 class Template:

@@ -53,7 +53,7 @@ RUN = {
     "producer cancel jobs": REPAIR_SESSION,
     "engines verify engine-set": ENGINES_SESSION,
     "engines inspect engine-set | jq '{backend, precision, architecture, versions}'": ENGINES_SESSION,
-    "engines bench engine-set --shape 256x384 --batch 4 --steps 5 --threads 2": ENGINES_SESSION,
+    "engines bench engine-set --shape 256x384 --batch 1 --steps 5 --threads 2": ENGINES_SESSION,
     "engines score engine-set torch-set --samples 1 --steps 4": ENGINES_SESSION,
 }
 
