@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 import redis
+from botocore.loaders import create_loader
 from hypothesis import settings
 
 from jobs.ledger.ledger import Ledger
 from tests.marking import depends_on_timing, runs_models
+from tests.order import long_ones_first
 from tools.embedded_redis import EmbeddedRedis
 
 # Tests use the same examples on every run and every machine; `make fuzz` (tools/fuzz.py) looks for new ones.
@@ -31,12 +34,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("models")
 
 
+@pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
+def long_tests_begin_first(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes share what is selected; see tests/order.py."""
+    share = getattr(config, "workerinput", None)
+    if share is not None:
+        items[:] = long_ones_first(items, processes=share["workercount"])
+
+
 @pytest.fixture(autouse=True, scope="session")
 def no_proxy_variables() -> Iterator[None]:
     """Without the machine's own proxy, which tests' servers on this machine are not behind."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
             patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def descriptions_of_amazon_read_once() -> Iterator[None]:
+    """All clients of botocore share one loader: reading how Amazon's services are used is most of making a client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", cache(create_loader))
         yield
 
 

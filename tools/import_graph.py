@@ -47,15 +47,36 @@ def imports(path: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _imports(path: Path) -> Iterator[tuple[str, str]]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text, str(path))
+    for node in ast.walk(tree) if "import_module" in text else _statements(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 raise ValueError(f"{path}:{node.lineno}: imports are absolute here")
             yield from ((node.module or "", alias.name) for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "import_module":
+        elif isinstance(node, ast.Call) and _last_name(node.func) == "import_module":
             yield from ((a.value, "") for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """All of them, also those within others. Expressions, which are most of a tree, are passed over."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop(0)
+        yield node
+        for name in ("body", "handlers", "cases", "orelse", "finalbody"):
+            inner = getattr(node, name, None)
+            if isinstance(inner, list):  # `body` of a lambda is an expression
+                waiting += inner
+
+
+def _last_name(called: ast.expr) -> str:
+    """`c` of `a.b.c` and of `c`; unparsing every call would take most of the time."""
+    if isinstance(called, ast.Attribute):
+        return called.attr
+    return called.id if isinstance(called, ast.Name) else ""
 
 
 def imported_names(path: Path) -> set[str]:

@@ -24,9 +24,11 @@ from jobs.settings import load_settings
 from producer.submission import Outcome, Request
 from producer.submit import jobs_of
 from producer.table.check import check
+from tests import forked
 from tests.chaos.storage import BATCH, BucketStorage, FolderStorage, Storage
+from tests.forked import ForkedProcess
 from tests.tcp_proxy import TcpProxy
-from tests.worker_process import ROOT, WorkerProcess, log_events
+from tests.worker_process import ROOT, ForkedTorchWorker, WorkerProcess, log_events
 from tools.embedded_redis import EmbeddedRedis
 
 PICTURES = 8
@@ -51,6 +53,7 @@ class Plan:
     storage: Where = "folder"
     away_seconds: float = 60.0  # for which a bucket cannot be reached
     only: tuple[str, ...] = ()  # the kinds of faults; none: all
+    forked: bool = False  # processes are forked from a template, which is quicker, and not started with their imports
 
 
 class Arena:
@@ -147,7 +150,8 @@ class Arena:
         environment |= {"OMP_NUM_THREADS": "1"} | self.storage.environment | (variables or {})
         log = self.folder / f"worker-{len(self.logs)}.log"
         self.logs.append(log)
-        worker = WorkerProcess(APP, environment=environment, log=log, arguments=arguments)
+        kind = ForkedTorchWorker if self.plan.forked else WorkerProcess
+        worker = kind(APP, environment=environment, log=log, arguments=arguments)
         self.started.append(worker)
         return worker
 
@@ -168,7 +172,7 @@ class Arena:
             self.unexpected.append(f"a worker ended by itself with {worker.exit_code()}: {worker.log}")
             self.retire(worker)
 
-    def producer(self, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
+    def producer(self, *arguments: str, **settings: Any) -> subprocess.Popen[str] | ForkedProcess:
         """Start a command on a direct connection, with stderr in `producer.log`; `settings` override."""
         values = {
             "redis_url": self.server.url,
@@ -177,13 +181,14 @@ class Arena:
             "lease_seconds": 3,
             "reconcile_seconds": 1,
         } | settings
+        variables = self.storage.environment | {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
         with (self.folder / "producer.log").open("a") as log:
+            if self.plan.forked:
+                return forked.start("producer", *arguments, environment=variables, stderr=log.fileno())
             return subprocess.Popen(
                 [sys.executable, "-m", "producer", *arguments],
                 cwd=ROOT,
-                env=os.environ
-                | self.storage.environment
-                | {f"RENDER_{name.upper()}": str(value) for name, value in values.items()},
+                env=os.environ | variables,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,

@@ -14,6 +14,9 @@ from tests.chaos.arena import Arena, Plan
 from tests.chaos.faults import drawn
 from tests.chaos.storage import BATCH
 from tests.chaos.verdict import judge
+from tests.forked import ForkedProcess
+
+Command = subprocess.Popen[str] | ForkedProcess
 
 LIMIT_SECONDS = 900.0
 EARLY = 0.85  # share of the jobs finished at the last fault: some must be left for it to break
@@ -47,7 +50,7 @@ def chaos(plan: Plan, folder: Path) -> dict[str, object]:
     }
 
 
-def _break_things(arena: Arena, plan: Plan, waiting: subprocess.Popen[str]) -> Counter[str]:
+def _break_things(arena: Arena, plan: Plan, waiting: Command) -> Counter[str]:
     """Cause one fault after another, spread over the batch; returns how many of each kind."""
     rng = random.Random(f"faults {plan.seed}")
     broken: Counter[str] = Counter()
@@ -65,7 +68,7 @@ def _break_things(arena: Arena, plan: Plan, waiting: subprocess.Popen[str]) -> C
     return broken
 
 
-def _let_it_end(arena: Arena, waiting: subprocess.Popen[str]) -> list[str]:
+def _let_it_end(arena: Arena, waiting: Command) -> list[str]:
     """Wait for the end of the batch, retry what failed through storage, then stop the workers."""
     wrong = _end(arena, waiting, "submit --wait")
     for arguments in (["retry", BATCH, "--only", "failed"], ["status", BATCH, "--watch", "--json"]):
@@ -79,7 +82,7 @@ def _let_it_end(arena: Arena, waiting: subprocess.Popen[str]) -> list[str]:
     return wrong
 
 
-def _end(arena: Arena, command: subprocess.Popen[str], what: str) -> list[str]:
+def _end(arena: Arena, command: Command, what: str) -> list[str]:
     deadline = time.monotonic() + LIMIT_SECONDS
     while command.poll() is None:
         arena.replace_the_dead()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from engines.manifest import MANIFEST, load_manifest
 from engines.store.push import place_below
+from tests import forked
 from tests.models import tiny_engine_set
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,13 +74,9 @@ def place_of(folder: Path, root: Path) -> Path:
     return root / place_below(Bucket(str(root)), load_manifest(folder))
 
 
-def start(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(*arguments: object) -> forked.ForkedProcess:
     """`engines` as a process of its own."""
-    command = [sys.executable, "-m", "engines.cli", *map(str, arguments)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | (environment or {}), stdout=pipe, stderr=pipe, text=True
-    )
+    return forked.start("engines.cli", *arguments, kind="torch")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

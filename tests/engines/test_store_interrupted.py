@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engines.manifest import MANIFEST, load_manifest
+from tests import forked
 from tests.engines.conftest import Ended
 from tests.engines.stored import contents, digest_of, toy_set
 from tests.engines.stored import start as start_engines
@@ -22,7 +22,7 @@ from tests.odd_s3_store import OddStore, Refusal
 ROOT = "s3://bucket/sets"
 LAST = "unet.onnx"
 
-Start = Callable[..., subprocess.Popen[str]]
+Start = Callable[..., forked.ForkedProcess]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def start() -> Iterator[Start]:
     """Starts `engines` as a process of its own, which ends with the test."""
     with ExitStack() as stack:
 
-        def started(*arguments: object) -> subprocess.Popen[str]:
+        def started(*arguments: object) -> forked.ForkedProcess:
             process = stack.enter_context(start_engines(*arguments))  # which closes pipes and waits
             stack.callback(process.kill)
             return process
@@ -70,7 +70,7 @@ def wait_for_all_but_last(part: Path, names: Set[str], gate: Gate) -> None:
     assert gate.reached.wait(60)
 
 
-def killed(process: subprocess.Popen[str], gate: Gate) -> None:
+def killed(process: forked.ForkedProcess, gate: Gate) -> None:
     """Kill a process that waits at the gate, and open it."""
     process.kill()
     process.communicate()

@@ -21,11 +21,12 @@ from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.s3_server import s3_server
 from tests.tcp_proxy import TcpProxy
-from tests.worker_process import ForkedWorker, WorkerProcess
+from tests.worker_process import ForkedTorchWorker, ForkedWorker, WorkerProcess
 
 STUB = "tests.integration.stub_app"  # everything real but the engines, and quick to start
 OTHER_DISK = "tests.integration.other_disk_app"
 REAL = "worker"
+FORKED: dict[str, type[ForkedWorker]] = {STUB: ForkedWorker, OTHER_DISK: ForkedWorker, REAL: ForkedTorchWorker}
 
 
 class Site:
@@ -73,7 +74,7 @@ class Site:
         } | settings
         environment = {f"RENDER_{name.upper()}": str(value) for name, value in values.items()}
         log = self.folder / f"worker-{len(self.started)}.log"
-        kind = ForkedWorker if app in (STUB, OTHER_DISK) and not self.afresh else WorkerProcess
+        kind = WorkerProcess if self.afresh else FORKED.get(app, WorkerProcess)
         worker = kind(app, environment=environment, log=log, arguments=arguments)
         self.started.append(worker)
         return worker

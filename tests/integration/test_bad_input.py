@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jobs.job import RenderResult
+from tests import forked
 from tests.integration.conftest import REAL, Site
 from tests.jobs.web_server import reply, serving
 
@@ -97,11 +95,9 @@ def rows(site: Site) -> list[str]:
 
 
 def submit(site: Site, csv: Path) -> None:
-    environment = os.environ | {"RENDER_REDIS_URL": site.redis_url, "RENDER_RECONCILE_SECONDS": "1"}
-    command = [sys.executable, "-m", "producer", "submit", str(csv), "--batch", "b", "--wait"]
-    done = subprocess.run(
-        [*command, "--output", str(site.folder / "out")], env=environment, capture_output=True, text=True, timeout=120
-    )
+    variables = {"RENDER_REDIS_URL": site.redis_url, "RENDER_RECONCILE_SECONDS": "1"}
+    command = ["submit", csv, "--batch", "b", "--wait", "--output", site.folder / "out"]
+    done = forked.run("producer", *command, environment=variables)
     assert done.returncode == 1, done.stderr  # some jobs failed
     assert json.loads(done.stdout)["counts"]["queued"] == 0
 

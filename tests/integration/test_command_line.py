@@ -15,6 +15,7 @@ import pytest
 from celery.bin.worker import worker as celery_worker
 
 from jobs.ledger.ledger import Ledger
+from tests import forked
 from tests.eventually import eventually
 from tests.integration.conftest import STUB, Site
 from tests.jobs.rows import enqueue, make_job
@@ -24,14 +25,10 @@ from worker.celery.options import NO_EFFECT
 WORKER = ("-A", "worker", "worker")
 
 
-@pytest.fixture
-def site(site: Site) -> Site:
-    """Celery reads some of its variables when it is imported."""
-    site.afresh = True
-    return site
-
-
 SOLO = "celery.concurrency.solo:TaskPool"
+GEVENT = (*WORKER, "-Pgevent")
+# As a proof that a start with all of its imports does the same.
+AFRESH = (GEVENT, (*WORKER, "-P", "solo"), ("-A", "worker", "inspect", "ping"))
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Refusal:
 REFUSED = [
     *(Refusal((*WORKER, "-P", pool), (f"-P {pool}", "--concurrency 1")) for pool in ("solo", "threads", "processes")),
     # One word, which Celery does not look for when it imports gevent: whether it is installed does not matter.
-    Refusal((*WORKER, "-Pgevent"), ("--pool gevent",)),
+    Refusal(GEVENT, ("--pool gevent",)),
     Refusal((*WORKER,), ("CELERY_WORKER_POOL solo",), {"CELERY_WORKER_POOL": "solo"}),
     Refusal((*WORKER, "-P", "custom"), ("-P custom",), {"CELERY_CUSTOM_WORKER_POOL": SOLO}),
     Refusal((*WORKER, "-Pcustom"), ("--pool custom",), {"CELERY_CUSTOM_WORKER_POOL": "no.such.module:Pool"}),
@@ -82,6 +79,10 @@ def queued(redis_url: str, ledger: Ledger) -> Iterator[dict[str, str]]:
 
 
 def celery(*typed: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`celery` as it is typed: afresh where it depends on what Celery does when it is imported."""
+    at_import = {"CELERY_CUSTOM_WORKER_POOL", "PYTHONPATH"} & variables.keys()
+    if not at_import and typed not in AFRESH:
+        return forked.run("celery", *typed, environment=variables)
     return subprocess.run(
         [sys.executable, "-m", "celery", *typed],
         cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=120, check=False,
@@ -144,6 +145,7 @@ def test_options_that_say_what_is_so_change_nothing(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    site.afresh = bool(variables)  # Celery reads some when it is imported
     jobs = site.enqueue(3)
     worker = site.start(arguments=typed)
     site.wait_until_done(3)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,29 +14,22 @@ from PIL import Image
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
 from jobs.storage.store import store_for
+from tests import forked
 from tests.eventually import eventually
 from tests.integration.conftest import Site
 from tests.jobs.rows import make_result
 from tests.odd_s3_store import odd_store
 
 
-def producer(folder: Path, redis_url: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"RENDER_REDIS_URL": redis_url, "RENDER_HEARTBEAT_SECONDS": "0.2"} | variables
-    command = [sys.executable, "-m", "producer", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def producer(folder: Path, redis_url: str, *arguments: str, **variables: str) -> forked.ForkedProcess:
+    environment = {"RENDER_REDIS_URL": redis_url, "RENDER_HEARTBEAT_SECONDS": "0.2"} | variables
+    return forked.start("producer", *arguments, environment=environment, folder=folder)
 
 
-def run(folder: Path, redis_url: str, *arguments: str, **variables: str) -> tuple[int, str]:
-    process = producer(folder, redis_url, *arguments, **variables)
-    _, said = process.communicate(timeout=120)
+def run(folder: Path, redis_url: str, *arguments: str, **variables: str) -> tuple[int | None, str]:
+    with producer(folder, redis_url, *arguments, **variables) as process:
+        _, said = process.communicate(timeout=120)
     return process.returncode, said
-
-
-@pytest.fixture(autouse=True)
-def program_of_this_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
 
 
 def nothing_is_left(ledger: Ledger) -> bool:
@@ -104,7 +94,8 @@ def test_a_deletion_that_is_killed_is_ended_by_the_same_command(
                     process.send_signal(signal.SIGKILL)
 
         store.refuse = kill_in_the_middle
-        process.communicate(timeout=60)
+        with process:
+            process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
         store.refuse = lambda method, path, key: None
         assert 50 < len(store.objects) < 151

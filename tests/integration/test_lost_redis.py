@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,9 +16,9 @@ from jobs.ledger.rebuild import Rebuilt, rebuild
 from jobs.ledger.records import Counts
 from jobs.storage.store import store_for
 from jobs.submission import SubmissionHead, SubmissionWriter
+from tests import forked
 from tests.integration.conftest import Site, StartSite
 from tests.jobs.rows import make_job, make_result
-from tests.worker_process import ROOT
 from tools.embedded_redis import EmbeddedRedis
 
 ROWS = 40
@@ -37,21 +34,20 @@ def forgetful(start_site: StartSite) -> Iterator[tuple[EmbeddedRedis, Site]]:
         yield server, site
 
 
-def begin(site: Site, *arguments: str) -> subprocess.Popen[str]:
+def begin(site: Site, *arguments: str) -> forked.ForkedProcess:
     """Start a `producer` command."""
-    settings = {"REDIS_URL": site.redis_url, "OUTPUT_URI": str(site.folder / "out"), "HEARTBEAT_SECONDS": "0.5"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "producer", *arguments],
-        cwd=ROOT,
-        env=os.environ | {f"RENDER_{name}": value for name, value in settings.items()} | {"RENDER_LEASE_SECONDS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    variables = {
+        "RENDER_REDIS_URL": site.redis_url,
+        "RENDER_OUTPUT_URI": str(site.folder / "out"),
+        "RENDER_HEARTBEAT_SECONDS": "0.5",
+        "RENDER_LEASE_SECONDS": "1",
+    }
+    return forked.start("producer", *arguments, environment=variables)
 
 
-def end(command: subprocess.Popen[str]) -> dict[str, Any]:
-    stdout, stderr = command.communicate(timeout=60)
+def end(command: forked.ForkedProcess) -> dict[str, Any]:
+    with command:
+        stdout, stderr = command.communicate(timeout=60)
     assert command.returncode == 0, stderr
     record: dict[str, Any] = json.loads(stdout)
     return record

@@ -6,10 +6,8 @@ The embedded redis-server has no TLS, so a proxy in front of it speaks TLS, as s
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ import trustme
 from jobs.ledger.ledger import Ledger
 from jobs.settings import load_settings
 from producer.exits import Exit
+from tests import forked
 from tests.eventually import eventually
 from tests.integration.conftest import REAL, Site, StartSite
 from tests.tcp_proxy import TcpProxy
@@ -61,10 +60,7 @@ def site(secured: Secured, start_site: StartSite) -> Site:
 
 
 def producer(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "producer", *arguments],
-        env=os.environ | {"RENDER_REDIS_URL": url}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return forked.run("producer", *arguments, environment={"RENDER_REDIS_URL": url})
 
 
 def test_producer_worker_and_health_work_over_tls_with_a_password(site: Site, picture_png: bytes) -> None:

@@ -9,9 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from PIL import Image
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.message import celery_message, message_for
 from jobs.settings import load_settings
+from tests import forked
 from tests.eventually import eventually
 from tests.integration.conftest import REAL, Site, StartSite
 from tests.jobs.rows import make_job
@@ -91,12 +89,12 @@ def web(picture_png: bytes) -> Iterator[str]:
 
 def producer(site: Site, *arguments: str) -> str:
     """Both streams of a command."""
-    environment = os.environ | {"RENDER_REDIS_URL": site.redis_url, "RENDER_RECONCILE_SECONDS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "producer", *arguments],
-        env=environment | {"RENDER_ALLOW_HOSTS": "127.0.0.1"}, cwd=site.folder,
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    variables = {
+        "RENDER_REDIS_URL": site.redis_url,
+        "RENDER_RECONCILE_SECONDS": "1",
+        "RENDER_ALLOW_HOSTS": "127.0.0.1",
+    }
+    done = forked.run("producer", *arguments, environment=variables, folder=site.folder)
     return done.stdout + done.stderr
 
 

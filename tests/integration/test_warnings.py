@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from jobs.job import RenderResult
+from tests import forked
 from tests.integration.conftest import REAL, Site
 from tests.integration.test_bad_input import encoded, photograph
 from tests.sixteen_bit_files import png16
@@ -43,9 +41,8 @@ def twelve_bits() -> bytes:
 
 
 def producer(site: Site, *arguments: str) -> str:
-    environment = os.environ | {"RENDER_REDIS_URL": site.redis_url, "RENDER_RECONCILE_SECONDS": "1"}
-    command = [sys.executable, "-m", "producer", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    variables = {"RENDER_REDIS_URL": site.redis_url, "RENDER_RECONCILE_SECONDS": "1"}
+    done = forked.run("producer", *arguments, environment=variables)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

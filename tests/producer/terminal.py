@@ -7,12 +7,12 @@ import os
 import pty
 import re
 import struct
-import subprocess
-import sys
 import termios
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.forked import Template
 
 LINES = 40
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -35,20 +35,17 @@ def on_terminal(folder: Path, *arguments: str, columns: int = 100, typed: str = 
     reader.start()
     os.write(master, typed.encode())
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    done = subprocess.run(
-        [sys.executable, "-m", "producer", *arguments],
-        cwd=folder,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=environment | {"TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=60,
-        check=False,
+    process = Template.running("programs").fork(
+        "producer", arguments, environment | {"TERM": "xterm"}, folder=folder, streams=(slave, slave, slave)
     )
     os.close(slave)
+    try:
+        code = process.wait(60)
+    finally:
+        process.kill()
     reader.join()
     os.close(master)
-    return Shown(done.returncode, _ESCAPES.sub("", b"".join(seen).decode()).replace("\r\n", "\n"))
+    return Shown(code, _ESCAPES.sub("", b"".join(seen).decode()).replace("\r\n", "\n"))
 
 
 def _read(terminal: int, seen: list[bytes]) -> None:

@@ -49,6 +49,8 @@ def done(run: Run, ledger: Ledger, tmp_path: Path) -> None:
 @pytest.fixture
 def at_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a person read stdout."""
+    # First where it was imported by name: or else results, imported by the test, would keep this one for ever.
+    monkeypatch.setattr("producer.results.to_terminal", lambda: True)
     monkeypatch.setattr("producer.output.to_terminal", lambda: True)
 
 

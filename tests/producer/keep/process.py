@@ -5,14 +5,13 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from tests.eventually import eventually
+from tests.forked import Template
 from tools.worker_process import ROOT, log_events
 
 
@@ -24,22 +23,19 @@ class Answer(NamedTuple):
     headers: dict[str, str]
 
 
-def _hear_ctrl_c() -> None:
-    """A shell that starts the tests in the background has Ctrl-C ignored, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 class KeepProcess:
     """Killed at the end, if it still runs."""
 
     def __init__(self, log: Path, *, environment: Mapping[str, str], arguments: tuple[str, ...] = ()) -> None:
         self.log = log
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "producer", "keep", "--port", "0", *arguments],
-                cwd=ROOT, env={**os.environ, "RENDER_RECONCILE_SECONDS": "0.2", **environment},
-                stdout=output, stderr=subprocess.STDOUT, preexec_fn=_hear_ctrl_c,
-            )  # fmt: skip
+        with log.open("ab") as output, Path(os.devnull).open("rb") as nothing:
+            self._process = Template.running("programs").fork(
+                "producer",
+                ["keep", "--port", "0", *arguments],
+                {**os.environ, "RENDER_RECONCILE_SECONDS": "0.2", **environment},
+                folder=ROOT,
+                streams=(nothing.fileno(), output.fileno(), output.fileno()),
+            )
         eventually(lambda: self.events("keep_started") or self._process.poll() is not None)
         assert self._process.poll() is None, log.read_text()
         self.port = int(self.events("keep_started")[0]["port"])

@@ -13,7 +13,7 @@ from jobs.settings import load_settings
 from tests.eventually import eventually
 from tests.producer.conftest import Run
 from tests.producer.keep.process import KeepProcess
-from tests.worker_process import WorkerProcess
+from tests.worker_process import ForkedTorchWorker, WorkerProcess
 
 JOBS = 60
 LEASE = {"RENDER_HEARTBEAT_SECONDS": "0.3", "RENDER_LEASE_SECONDS": "1.5"}
@@ -38,7 +38,7 @@ def test_two_at_once_do_no_harm(run: Run, redis_url: str, tmp_path: Path) -> Non
 
         def worker(name: str) -> WorkerProcess:
             log = tmp_path / f"{name}.log"
-            return stack.enter_context(WorkerProcess(environment=environment, log=log, name=name))
+            return stack.enter_context(ForkedTorchWorker(environment=environment, log=log, name=name))
 
         victims = [worker("victim0"), worker("victim1")]
         eventually(lambda: ledger.counts("jobs").done and all(_in_flight(ledger, 2)), seconds=120)
