@@ -67,7 +67,7 @@ def test_without_a_compiler_they_are_refused_with_the_command_that_builds_them()
         "backend": "triton",
         "precision": "fp16",
         "out": FOLDER,
-        **{"lora": (), "embedding": (), "clip_skip": 1, "context_chunks": 1, "reuse": ()},
+        **{"lora": (), "embedding": (), "clip_skip": 1, "context_chunks": 1, "reuse": (), "version_compatible": False},
     }
 
 
