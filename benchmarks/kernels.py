@@ -18,7 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measuring import cpu, versions
 from engines.backends.triton import ops
-from engines.backends.triton.operands import Features, Layer, Norm
+from engines.backends.triton.operands import LARGEST, QUANTIZED, Features, Layer, Norm, Quantized
+from engines.backends.triton.quantize import quantized_weight
 from tools.progress import say
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +36,7 @@ the same operation by torch's own functions; for attention there is one figure f
 times the torch code that defines what the kernels compute, only to see that it works.
 """
 LEVELS = ((64, 320), (32, 640), (16, 1280))  # latent cells a side at 512x512, channels
-PARTS = ("group_norm", "layer_norm", "geglu", "joined", "unfolded", "attention")
+PARTS = ("group_norm", "layer_norm", "geglu", "joined", "unfolded", "attention", "products")
 Timings = Iterator[tuple[str, Callable[[], object], dict[str, Callable[[], object]]]]
 
 
@@ -122,6 +123,24 @@ class Kernels:
                 f"{self.rows}x{side}x{side}x{channels}",
                 partial(ops.unfolded, x, bias),
                 {"torch": partial(functional.interpolate, first, scale_factor=2, mode="nearest")},
+            )
+
+    def products(self) -> Timings:
+        """Quantized convolutions, plus another tensor, and torch's in float16; nothing where a GPU has no fp8."""
+        if self.device == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+            return
+        for side, channels in LEVELS:
+            weight = self.noise(channels, channels, 3, 3).to(self.dtype) * (9 * channels) ** -0.5
+            data, scale = quantized_weight(weight)
+            layer = Layer(data.flatten(1), 3, Quantized(0.01, scale * 0.01))
+            added = self.noise(self.rows, side, side, channels)
+            x = (self.noise(self.rows, side, side, channels).float() / 0.01).clamp(-LARGEST, LARGEST).to(QUANTIZED)
+            plain = self.noise(self.rows, side, side, channels)
+            last = weight.contiguous(memory_format=torch.channels_last)
+            yield (
+                f"{self.rows}x{side}x{side}x{channels}",
+                partial(ops.product, x, layer, added=added),
+                {"torch": partial(ops.convolved, plain, last)},
             )
 
     def attention(self) -> Timings:

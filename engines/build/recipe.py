@@ -37,9 +37,7 @@ def recipe_for(
         )
     if precision == "fp8" and not backend.takes_calibration:
         takers = ", ".join(each.name for each in registry.backends() if each.takes_calibration)
-        raise BackendUnavailable(
-            f"--precision fp8 is for --backend {takers}; {backend.name} sets take {backend.precision_help}"
-        )
+        raise BackendUnavailable(f"--precision fp8 is for --backend {takers}; {backend.name} has no quantized layers")
     recipe = backend.recipe(precision=precision, profiles=profiles, capability=capability)
     return backend.version_compatible(recipe) if version_compatible else recipe
 

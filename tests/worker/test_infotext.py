@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -174,6 +175,12 @@ def test_another_vae_and_an_earlier_layer_of_clip_are_named() -> None:
     assert (settings["VAE"], settings["Clip skip"]) == ("vae-ft-mse", "2")
     plain = read(job(), ModelLabel.of(Source(model="a", controlnet=None, weights="ab" * 32)))
     assert not {"VAE", "Clip skip"} & {name for name, value in plain.items() if value not in ("", "1")}
+
+
+def test_a_quantized_set_is_named_as_web_interfaces_name_it() -> None:
+    quantized = replace(LABEL, quantized=True)
+    assert read(job(), quantized)["FP8 weight"] == "Enable"
+    assert "FP8 weight" not in read(job())
 
 
 def test_what_is_not_known_is_left_out() -> None:
