@@ -101,6 +101,18 @@ PARSED = {
     f"engines build --backend triton {FULL_SIZE} --shape 512x512 --shape 256x384 --shape 512x768 --max-batch 8 "
     "--out sd15-sized/set",
     f"engines build --backend triton {DEMO} --shape 256x256 --max-batch 4 --out demo-triton",
+    f"engines build --backend triton {FULL_SIZE} --shape 512x512 --max-batch 8 --out fp16",
+    f"engines build --backend triton {FULL_SIZE} --shape 512x512 --max-batch 8 --precision fp8 --reuse fp16 --out fp8",
+    f"engines build --backend triton --precision fp8 {RANDOM} --shape 512x512 --max-batch 8 --calibrate jobs.csv "
+    "--out engine-set-fp8",
+    "engines score engine-set-fp8 engine-set --samples 9 --steps 20 --sheet worst.png",
+    "python -m benchmarks.gpu fp16 --only steps",
+    "python -m benchmarks.gpu fp8 --only steps",
+    *(
+        f"python examples/demo-model/evaluate.py --backend triton --precision {precision} --kept evaluation "
+        "--only against_float32 --only alone_and_in_batches --only scenes --only photographs"
+        for precision in ("fp16", "fp8")
+    ),
     "engines verify sd15-sized/set --within 0.01",
     "engines verify inductor-set --within 0.01",
     "engines score demo-triton demo-onnxruntime --samples 4 --steps 20",
