@@ -17,7 +17,7 @@ from jobs.job import RenderJob
 
 
 class Diffusers:
-    """One pipeline, which is called once a job with the edge map ready."""
+    """One pipeline, which is called once a job or a batch of jobs, with the edge maps ready."""
 
     def __init__(self, model: Path, controlnet: Path, *, device: str = "cpu", compiled: bool = False) -> None:
         """float32 on a CPU, float16 on a GPU; `compiled` uses torch.compile with CUDA graphs, as its guide does."""
@@ -32,28 +32,32 @@ class Diffusers:
                 setattr(self._pipeline, name, torch.compile(network, mode="reduce-overhead", fullgraph=True))
         self._device, self._dtype = device, dtype
 
-    def render(self, jobs: Sequence[RenderJob]) -> tuple[float, list[np.ndarray]]:
-        """Render the jobs one by one; returns the seconds, without making the edge maps, and the pictures."""
+    def render(self, jobs: Sequence[RenderJob], *, batch: int = 1) -> tuple[float, list[np.ndarray]]:
+        """Render the jobs, `batch` a call; returns the seconds, without making the edge maps, and the pictures.
+
+        The steps, scales and strength of a call are those of its first job.
+        """
         edges = [self._edges(job) for job in jobs]
         began = time.monotonic()
-        pictures = [self._call(job, hint) for job, hint in zip(jobs, edges, strict=True)]
+        pictures: list[np.ndarray] = []
+        for first in range(0, len(jobs), batch):
+            pictures += self._call(jobs[first : first + batch], edges[first : first + batch])
         return time.monotonic() - began, pictures
 
-    def _call(self, job: RenderJob, hint: Image.Image) -> np.ndarray:
-        parameters = job.parameters
-        noise = torch.randn(
-            (1, 4, hint.height // 8, hint.width // 8), generator=torch.Generator("cpu").manual_seed(job.seed)
-        )
+    def _call(self, jobs: Sequence[RenderJob], hints: Sequence[Image.Image]) -> list[np.ndarray]:
+        parameters, hint = jobs[0].parameters, hints[0]
+        shape = (1, 4, hint.height // 8, hint.width // 8)
+        noise = torch.cat([torch.randn(shape, generator=torch.Generator("cpu").manual_seed(job.seed)) for job in jobs])
         done = self._pipeline(
-            f"{parameters.prompt}, {parameters.a_prompt}",
-            negative_prompt=parameters.n_prompt,
-            image=hint,
+            [f"{job.parameters.prompt}, {job.parameters.a_prompt}" for job in jobs],
+            negative_prompt=[job.parameters.n_prompt for job in jobs],
+            image=list(hints),
             num_inference_steps=parameters.ddim_steps,
             guidance_scale=parameters.scale,
             controlnet_conditioning_scale=parameters.strength,
             latents=noise.to(self._device, self._dtype),
         )
-        return np.asarray(done.images[0])
+        return [np.asarray(picture) for picture in done.images]
 
     def _edges(self, job: RenderJob) -> Image.Image:
         side = job.parameters.image_resolution
