@@ -181,6 +181,8 @@ def build(
     """Build a set, doing again only what changed; run it at any time.
 
     engines build --model M --controlnet C --shape 512x512 --max-batch 8 --out engine-set
+
+    engines build --model M --controlnet C --shape 512x512 --precision fp8 --calibrate jobs.csv --out engine-set-fp8
     """
     from engines.build.builder import BuildRequest, build_set
     from engines.noise_schedule import SD15
