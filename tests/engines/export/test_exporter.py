@@ -291,7 +291,7 @@ def test_models_are_named_by_the_options_of_build() -> None:
     commands = typer.main.get_group(cli.app).commands
     named = {name: {option.name for option in commands[name].params} for name in ("build", "export")}
     of_a_set = {
-        *("backend", "precision", "compute_capability", "jobs", "reuse"),
+        *("backend", "precision", "calibrate", "compute_capability", "version_compatible", "jobs", "reuse"),
         *("max_batch", "context_chunks", "sizes"),  # these axes have no end in an export
     }
     assert named["build"] - of_a_set <= named["export"]
