@@ -116,9 +116,9 @@ class RenderLoop:
         self._graphs.ask(sizes)
         self._scheduler.rouse()
 
-    def parked(self) -> int:
-        """How many jobs wait for their engine set's turn, or are of further sets than the one with the most."""
-        return self._scheduler.parked()
+    def parked(self, *, wanted: int = 0) -> int:
+        """How many jobs wait for their set's turn, or are of further sets than the one with the most: or `wanted`."""
+        return self._scheduler.parked(wanted=wanted)
 
     def batch_places(self) -> int:
         """How many samples full batches of all picture sizes would take; 0 on a CPU, and where there is one size."""
