@@ -34,7 +34,7 @@ class Graphs:
         self._scheduler = scheduler
         self._counters = counters
         self._now = now
-        self._sizes = GraphSizes()
+        self._sizes = GraphSizes(now)
         self._asked: Asked = ()
         self._news: Asked | None = None  # asked for since the last turn
         self._last: tuple[BucketKey, int, float] | None = None  # the latest step: bucket, size, when it returned
