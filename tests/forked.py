@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from tools.worker_process import ROOT
 
 Kind = Literal["programs", "torch"]  # what the template has imported
 Streams = tuple[int, int, int]  # the descriptors that become stdin, stdout and stderr
+NOBODY_KNOWS = -99  # the exit code of a program whose template has ended before it; no signal has this number
 
 
 class ForkedProcess:
@@ -79,7 +80,8 @@ class ForkedProcess:
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended, and the template has not said so yet
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -199,6 +201,8 @@ class Template:
                 self._forked.put(child)
             else:
                 children.pop(said["pid"]).end(said["code"])
+        for child in children.values():  # nobody will say how they end: whoever waits for one must not wait for ever
+            child.end(NOBODY_KNOWS)
 
 
 _READ_AT_START = ("PYTHONIOENCODING", "PYTHONUTF8", "PYTHONHASHSEED", "PYTHONWARNINGS", "LC_", "LANG")
