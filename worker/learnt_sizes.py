@@ -96,6 +96,15 @@ class LearntSizes:
             self._tell(engine_set)
             self._save(engine_set)
 
+    def forget(self, engine_set: str) -> None:
+        """To prepare for one of a set's sizes has lost the device. Nobody shall try again before a job asks for it."""
+        try:
+            self._ledger.forget_sizes(engine_set)
+            if engine_set in self._files:
+                self._files[engine_set].path.unlink(missing_ok=True)
+        except (LedgerUnavailable, redis.RedisError, OSError) as error:
+            log.warning("sizes_not_forgotten", error=str(error), consequence="the next worker may lose its device too")
+
     def _run(self) -> None:
         try:
             self.read()

@@ -262,6 +262,8 @@ class RenderService:
         try:
             self._renderer.loop.run(self._stop_gpu_thread)
         except DeviceLost as error:
+            if error.prepared_for is not None and self._learnt_sizes is not None:
+                self._learnt_sizes.forget(error.prepared_for)
             self._end("device_lost", error, ExitCode.DEVICE_LOST)
             self._count_exit("device_lost")
         except Exception as error:  # noqa: BLE001 (reported with its traceback, and the process ends)

@@ -135,7 +135,8 @@ class Graphs:
         except DeviceOutOfMemory as error:
             self._too_large(key, size, error)
             self._has_room = False  # what is left belongs to jobs
-        except DeviceLost:
+        except DeviceLost as error:
+            error.prepared_for = key.engine_set
             raise
         except Exception:
             log.exception("graph_not_captured", **_named(key, size), consequence="a job of this size will show why")
