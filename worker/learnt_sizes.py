@@ -51,7 +51,7 @@ class LearntSizes:
         """`machines`: the card and the libraries of each engine set whose sizes cost something, by its digest."""
         self._loop = loop
         self._ledger = ledger
-        root = None if cache_dir is None else Path(cache_dir).expanduser()
+        root = None if cache_dir is None else Path(cache_dir)
         self._files = {} if root is None else {one: SizesFile(root, one, machine) for one, machine in machines.items()}
         self._sets = tuple(machines)
         self._now = now
