@@ -7,6 +7,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.forked import NOBODY_KNOWS, ForkedProcess, Template, start
 from tools.worker_process import ROOT
 
@@ -24,6 +26,13 @@ def test_exit_codes_and_what_is_printed_are_those_of_the_program() -> None:
         stdout, stderr = process.communicate(60)
     assert (process.returncode, stdout) == (2, "")
     assert "no-such-command" in stderr
+
+
+def test_what_python_reads_at_its_start_must_be_that_of_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    Template.running("programs")
+    monkeypatch.setenv("LC_ALL", "C.of-one-test")
+    with pytest.raises(AssertionError, match="at its start"):
+        start("producer", "--help")
 
 
 def test_nobody_waits_for_ever_for_a_program_whose_template_is_gone() -> None:
