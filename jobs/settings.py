@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.request import getproxies_environment
 
@@ -54,12 +55,21 @@ def _header_comment(contact: str) -> str:
     return contact
 
 
+def _without_tilde(folder: str) -> str:
+    """A container's user may have no home."""
+    try:
+        return str(Path(folder).expanduser())
+    except RuntimeError as error:
+        raise ValueError("~ stands for a home that this user does not have: name the folder in full") from error
+
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 Bucket = Annotated[str, Field(pattern=r"^[^/]+$")]  # s3://name/prefix would match no bucket
 Buckets = Annotated[tuple[Bucket, ...], NoDecode, BeforeValidator(_comma_separated)]
 RedisUrl = Annotated[str, AfterValidator(checked_url)]
 Hosts = Annotated[CommaSeparated, AfterValidator(_as_parsed)]
 Contact = Annotated[str, AfterValidator(_header_comment)]
+Folder = Annotated[str, Field(min_length=1), AfterValidator(_without_tilde)]
 
 
 class Settings(BaseSettings):
@@ -81,7 +91,7 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="CPU threads of the engines (default: all cores)")
     max_batch: int | None = Field(None, ge=1, description="samples in one engine call (default: the engine set's)")
     low_vram: bool = Field(False, description="never hold diffusion and text/decoder engines together")
-    cache_dir: str | None = Field(None, min_length=1, description="what workers learn at run time (default: not kept)")
+    cache_dir: Folder | None = Field(None, description="what workers learn at run time (default: not kept)")
     sets_resident: int | None = Field(None, ge=1, description="engine sets on the device (default: half its memory)")
 
     jobs_in_flight: int = Field(16, ge=1, le=512, description="jobs in flight per worker; also the prefetch")

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from tools.worker_process import ROOT
 
 Kind = Literal["programs", "torch"]  # what the template has imported
 Streams = tuple[int, int, int]  # the descriptors that become stdin, stdout and stderr
+NOBODY_KNOWS = -99  # the exit code of a program whose template has ended before it; no signal has this number
 
 
 class ForkedProcess:
@@ -79,7 +80,8 @@ class ForkedProcess:
     def send_signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it has ended, and the template has not said so yet
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -151,6 +153,7 @@ class Template:
 
     def __init__(self, kind: Kind) -> None:
         self._channel, theirs = socket.socketpair()
+        self._at_start = _read_at_start(os.environ)  # of the test that comes first, which may have its own
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.worker_template", str(theirs.fileno()), kind],
@@ -178,8 +181,7 @@ class Template:
         self, module: str, arguments: Sequence[str], environment: Mapping[str, str], *, folder: Path, streams: Streams
     ) -> ForkedProcess:
         """Start `python -m MODULE ARGUMENTS` in a folder, with this environment and these streams."""
-        at_start = [name for name in environment if name.startswith(_READ_AT_START)]
-        assert all(environment[name] == os.environ.get(name) for name in at_start), "Python reads these at its start"
+        assert _read_at_start(environment).items() <= self._at_start.items(), "Python reads these at its start"
         request = {
             "module": module,
             "arguments": arguments,
@@ -199,6 +201,12 @@ class Template:
                 self._forked.put(child)
             else:
                 children.pop(said["pid"]).end(said["code"])
+        for child in children.values():  # nobody will say how they end: whoever waits for one must not wait for ever
+            child.end(NOBODY_KNOWS)
+
+
+def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(_READ_AT_START)}
 
 
 _READ_AT_START = ("PYTHONIOENCODING", "PYTHONUTF8", "PYTHONHASHSEED", "PYTHONWARNINGS", "LC_", "LANG")

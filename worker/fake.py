@@ -131,6 +131,10 @@ class FakeDenoiser:
     def warm(self, key: BucketKey, size: int) -> None:
         """Nothing to do."""
 
+    def drop_graphs(self) -> bool:
+        """There are none."""
+        return False
+
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """Token ids as numbers, float32 [N, 77, 1]."""
         return torch.from_numpy(ids).float().unsqueeze(-1)

@@ -51,7 +51,7 @@ class LearntSizes:
         """`machines`: the card and the libraries of each engine set whose sizes cost something, by its digest."""
         self._loop = loop
         self._ledger = ledger
-        root = None if cache_dir is None else Path(cache_dir).expanduser()
+        root = None if cache_dir is None else Path(cache_dir)
         self._files = {} if root is None else {one: SizesFile(root, one, machine) for one, machine in machines.items()}
         self._sets = tuple(machines)
         self._now = now
@@ -95,6 +95,15 @@ class LearntSizes:
                 weights |= {size: weights.get(size, 0.0) + number for size, number in used.items()}
             self._tell(engine_set)
             self._save(engine_set)
+
+    def forget(self, engine_set: str) -> None:
+        """To prepare for one of a set's sizes has lost the device. Nobody shall try again before a job asks for it."""
+        try:
+            self._ledger.forget_sizes(engine_set)
+            if engine_set in self._files:
+                self._files[engine_set].path.unlink(missing_ok=True)
+        except (LedgerUnavailable, redis.RedisError, OSError) as error:
+            log.warning("sizes_not_forgotten", error=str(error), consequence="the next worker may lose its device too")
 
     def _run(self) -> None:
         try:

@@ -126,7 +126,7 @@ def _opened(folder: Path, check: FileCheck, settings: Settings) -> EngineSet:
     from engines.errors import EngineError, EngineSetRefused
 
     try:
-        cache = None if settings.cache_dir is None else Path(settings.cache_dir).expanduser()
+        cache = None if settings.cache_dir is None else Path(settings.cache_dir)
         return load_engine_set(folder, device=settings.device, threads=settings.threads, check=check, cache=cache)
     except EngineError as error:
         if str(folder) in str(error) or Path(settings.engine_dir).name == folder.name:

@@ -118,13 +118,14 @@ class RenderService:
     def parked_jobs(self) -> int:
         """How many jobs may be taken beside RENDER_JOBS_IN_FLIGHT; bounded.
 
-        As many as wait for their set's turn or are of further sets, and as many as fill batches of several sizes.
+        As many as wait for their set's turn; and as many as are of further sets, or as fill batches of several sizes.
         """
         if self._renderer is None:
             return 0
         loop, in_flight = self._renderer.loop, self.settings.jobs_in_flight
         # Half of the jobs in flight are taken to be in the loop; the others are fetched, encoded or uploaded.
-        return min(loop.parked() + max(0, loop.batch_places() - in_flight // 2), PARKED * in_flight)
+        wanted = max(0, loop.batch_places() - in_flight // 2)
+        return min(loop.parked(wanted=wanted), PARKED * in_flight)
 
     def run_job(self, text: str) -> Outcome:
         """Render the job in a message; see worker.job_runner."""
@@ -261,6 +262,8 @@ class RenderService:
         try:
             self._renderer.loop.run(self._stop_gpu_thread)
         except DeviceLost as error:
+            if error.prepared_for is not None and self._learnt_sizes is not None:
+                self._learnt_sizes.forget(error.prepared_for)
             self._end("device_lost", error, ExitCode.DEVICE_LOST)
             self._count_exit("device_lost")
         except Exception as error:  # noqa: BLE001 (reported with its traceback, and the process ends)

@@ -78,6 +78,11 @@ class Sizes:
             together.expire(key, SIZES_SECONDS)
             together.execute()
 
+    def forget_sizes(self, engine_set: str) -> None:
+        """Forget the sizes of an engine set."""
+        with answering():
+            self.client.delete(sizes_key(self.queue, engine_set))
+
     def sizes(self, engine_set: str) -> dict[StepSize, float]:
         """The sizes that an engine set was used at lately, with their weights, the most used one first."""
         pairs: list[tuple[str, float]] = []

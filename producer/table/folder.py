@@ -15,7 +15,7 @@ from producer.table.reader import Record, Table
 PICTURES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif"}
 )
-DIGITS = re.compile("([0-9]+)")
+DIGITS = re.compile("([0-9]{1,4000})")  # Python makes no number of more than 4300
 HIDDEN, OTHERS, FOLDERS = "hidden", "others", "folders"
 
 

@@ -17,6 +17,9 @@ def test_defaults_need_no_environment() -> None:
 
 
 def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of")
+    monkeypatch.setenv("RENDER_CACHE_DIR", "~/cache")
+    assert load_settings().cache_dir == "/home/of/cache"
     monkeypatch.setenv("RENDER_JOBS_IN_FLIGHT", "4")
     monkeypatch.setenv("RENDER_ALLOW_HOSTS", "a.example, B.example, [::1], fd00::1")
     assert load_settings().jobs_in_flight == 4
@@ -31,6 +34,8 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RENDER_DEVICE", "tpu"),
         ("RENDER_METRICS_HOST", ""),  # all addresses of the machine, to the operating system
         ("RENDER_KEEP_HOST", ""),
+        ("RENDER_CACHE_DIR", ""),
+        ("RENDER_CACHE_DIR", "~nobody-of-this-name/cache"),
     ],
 )
 def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:

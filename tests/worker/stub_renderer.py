@@ -91,8 +91,8 @@ class StubLoop:
         """It has nothing to load."""
         return Loads({}, {}, frozenset())
 
-    def parked(self) -> int:
-        return self._scheduler.parked()
+    def parked(self, *, wanted: int = 0) -> int:
+        return self._scheduler.parked(wanted=wanted)
 
     def batch_places(self) -> int:
         """It has no batches."""

@@ -20,7 +20,9 @@ from tests.worker.render.graph_device import GraphDevice
 from tests.worker.samples import sample_spec
 from worker import sizes_file
 from worker.learnt_sizes import MOST, LearntSizes
+from worker.observe.exit_codes import ExitCode
 from worker.render.denoisers import Denoisers
+from worker.render.errors import DeviceLost
 from worker.render.loop import RenderLoop
 from worker.render.request import BucketKey
 from worker.renderer import Renderer
@@ -175,6 +177,32 @@ def test_a_service_prepares_the_device_before_its_first_job_and_leaves_what_it_u
         service.shutdown.drain()
         service.stop()
     assert set(ledger.sizes(SET)) == {SIZE, WIDE}
+
+
+def test_sizes_that_cost_a_worker_its_device_are_not_prepared_by_the_next(
+    redis_url: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    ledger.note_sizes(SET, {SIZE: weight(1, at=time.time())})
+    file = SizesFile(tmp_path, SET, MACHINE)
+    file.write(ledger.sizes(SET))
+    codes: list[int] = []
+    service = RenderService(load_settings(redis_url=redis_url, cache_dir=str(tmp_path)), load=_losing)
+    service.start(codes.append)
+    try:
+        eventually(lambda: codes == [ExitCode.DEVICE_LOST])
+    finally:
+        service.stop()
+    assert (ledger.sizes(SET), file.read()) == ({}, {})
+
+
+class Losing(GraphDevice):
+    def warm(self, key: BucketKey, size: int) -> None:
+        raise DeviceLost("an illegal address")
+
+
+def _losing(_: Settings, shutdown: Shutdown) -> Renderer:
+    loop = RenderLoop(Denoisers({SET: Losing()}, loaded=[SET]), shutdown)
+    return Renderer(loop, cast(Any, None), cast(Any, None), digest=SET, machines={SET: MACHINE})
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------

@@ -46,6 +46,9 @@ class Denoiser(Protocol):
     def warm(self, key: BucketKey, size: int) -> None:
         """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures."""
 
+    def drop_graphs(self) -> bool:
+        """Free what all sizes together keep in memory; steps do anew what they cost extra. False if there was none."""
+
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
 
@@ -173,6 +176,13 @@ class EngineDenoiser:
         self._idle_seconds += self._step.capture_seconds - before
         self.decode(latents).pictures()
 
+    def drop_graphs(self) -> bool:
+        """Once the device has done its work. The engines stay."""
+        had_some = self.sizes_cost and bool(self._graphs)
+        with translated_errors():
+            self._clear()
+        return had_some
+
     @torch.inference_mode()
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
@@ -277,11 +287,14 @@ class EngineDenoiser:
         self._load_seconds[names] = time.monotonic() - began
 
     def _drop(self, names: tuple[str, ...]) -> None:
+        self._clear()
+        self._resident = ()  # until all are loaded, so that a load that fails half-way is repeated
+        self._engines.unload(names)
+
+    def _clear(self) -> None:
         if self._engines.device.type == "cuda":
             torch.cuda.synchronize(self._engines.device)  # queued work still reads the weights
         self._step.clear()
         self._graphs.clear()
         self._idle_seconds = 0.0
         self._no_noise.clear()
-        self._resident = ()  # until all are loaded, so that a load that fails half-way is repeated
-        self._engines.unload(names)

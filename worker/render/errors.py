@@ -9,3 +9,5 @@ class DeviceOutOfMemory(Exception):
 
 class DeviceLost(Exception):
     """The device no longer works in this process; only a new process helps."""
+
+    prepared_for: str | None = None  # the engine set, if no job's work but preparation for its sizes lost the device

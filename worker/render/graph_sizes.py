@@ -14,11 +14,13 @@ until there is a full batch of each (Scheduler.batch_places), so that is more th
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from worker.render.memory_limit import MAX_WAIT_SECONDS, WAIT_SECONDS
 from worker.render.request import BucketKey
 
 # Before any capture was timed: on an H200 it takes 0.9 to 1.4 s in a new process, and 0.2 s in one that has run.
@@ -55,14 +57,18 @@ class _Known:
     saved: dict[int, float] = field(default_factory=dict)  # seconds that one more graph would have saved by now
     steps: Counter[int] = field(default_factory=Counter)  # by how many requests could have taken them
     graphs: frozenset[int] = frozenset()  # beside which `saved` counts
-    largest: int | None = None  # that fits in memory
+    largest: int | None = None  # that fits in memory, until `retry_at`: it may have been another process's memory
+    retry_at: float = 0.0
+    retry_seconds: float = WAIT_SECONDS / 2  # how long the latest failure counted; the next one counts twice as long
     first: int | None = None  # what workers before this one stepped at
 
 
 class GraphSizes:
     """For the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """`now` gives seconds."""
+        self._now = now
         self._known: dict[BucketKey, _Known] = {}
         self._capture_seconds: float | None = None  # of the captures so far: a moving mean
 
@@ -109,8 +115,14 @@ class GraphSizes:
         known.seconds[size] = seconds if before is None else (3 * before + seconds) / 4
 
     def too_large(self, key: BucketKey, size: int) -> None:
-        """Memory does not suffice for a graph of this size: from now on, smaller ones are used."""
+        """Memory does not suffice for a graph of this size: for a while, smaller ones are used.
+
+        That is WAIT_SECONDS after the first time, and twice as long after each further one, up to MAX_WAIT_SECONDS.
+        """
         known = self._of(key)
+        if known.largest is None:
+            known.retry_seconds = min(2 * known.retry_seconds, MAX_WAIT_SECONDS)
+        known.retry_at = self._now() + known.retry_seconds
         known.largest = size - 1 if known.largest is None else min(known.largest, size - 1)
         known.saved = {one: saved for one, saved in known.saved.items() if one < size}
 
@@ -120,8 +132,10 @@ class GraphSizes:
 
     def fits(self, key: BucketKey, size: int) -> bool:
         """Whether nothing is known against a graph of this size."""
-        largest = self._of(key).largest
-        return largest is None or size <= largest
+        known = self._of(key)
+        if known.largest is not None and self._now() >= known.retry_at:
+            known.largest = None
+        return known.largest is None or size <= known.largest
 
     def worth_capturing(self, key: BucketKey, *, graphs: Collection[int]) -> int | None:
         """The size whose graph an idle worker should capture for this bucket; None where none would save enough."""

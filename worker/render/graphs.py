@@ -15,6 +15,7 @@ from worker.render.denoisers import Denoisers
 from worker.render.device import translated_errors
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.graph_sizes import GraphSizes
+from worker.render.memory_limit import IN_VAIN_SECONDS
 from worker.render.request import BucketKey
 from worker.render.scheduler import Bucket, Scheduler
 from worker.render.stats import Cause, LoopCounters
@@ -34,11 +35,12 @@ class Graphs:
         self._scheduler = scheduler
         self._counters = counters
         self._now = now
-        self._sizes = GraphSizes()
+        self._sizes = GraphSizes(now)
         self._asked: Asked = ()
         self._news: Asked | None = None  # asked for since the last turn
         self._last: tuple[BucketKey, int, float] | None = None  # the latest step: bucket, size, when it returned
         self._has_room = True
+        self._dropped: dict[BucketKey, float] = {}  # when graphs made room for a sample of this bucket
 
     def ask(self, sizes: Asked) -> None:
         """Capture these while the device is idle, in this order; they are also what buckets capture first."""
@@ -94,6 +96,20 @@ class Graphs:
         """The device does something else, or nothing: the time until the next step is not that of the last one."""
         self._last = None
 
+    def make_room(self, key: BucketKey) -> bool:
+        """A sample does not fit in memory even alone: drop the graphs of its set.
+
+        False if there are none, or if they were dropped for this bucket a short while ago.
+        """
+        if self._now() - self._dropped.get(key, -IN_VAIN_SECONDS) < IN_VAIN_SECONDS:
+            return False
+        self.interrupted()
+        dropped = self._denoisers.of(key.engine_set).drop_graphs()
+        if dropped:
+            self._dropped[key] = self._now()
+            log.warning("graphs_dropped", engine_set=key.engine_set, reason="a sample does not fit beside them")
+        return dropped
+
     def warm(self) -> bool:
         """Capture one graph that was asked for, or that has proved useful; False if there is none, or no time for it.
 
@@ -119,7 +135,8 @@ class Graphs:
         except DeviceOutOfMemory as error:
             self._too_large(key, size, error)
             self._has_room = False  # what is left belongs to jobs
-        except DeviceLost:
+        except DeviceLost as error:
+            error.prepared_for = key.engine_set
             raise
         except Exception:
             log.exception("graph_not_captured", **_named(key, size), consequence="a job of this size will show why")

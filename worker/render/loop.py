@@ -116,9 +116,9 @@ class RenderLoop:
         self._graphs.ask(sizes)
         self._scheduler.rouse()
 
-    def parked(self) -> int:
-        """How many jobs wait for their engine set's turn, or are of further sets than the one with the most."""
-        return self._scheduler.parked()
+    def parked(self, *, wanted: int = 0) -> int:
+        """How many jobs wait for their set's turn, or are of further sets than the one with the most: or `wanted`."""
+        return self._scheduler.parked(wanted=wanted)
 
     def batch_places(self) -> int:
         """How many samples full batches of all picture sizes would take; 0 on a CPU, and where there is one size."""
@@ -287,8 +287,8 @@ class RenderLoop:
         """Around everything that engines do: an error ends these requests and no others.
 
         Raises:
-            DeviceOutOfMemory: with more than one request, where fewer may fit; or with one, after another engine set
-                has made room for it. None has ended then.
+            DeviceOutOfMemory: with more than one request, where fewer may fit; or with one, after graphs or
+                another engine set have made room for it. None has ended then.
             DeviceLost: after these requests were requeued.
         """
         try:
@@ -305,14 +305,17 @@ class RenderLoop:
             fail_all(requests, RenderFailed(f"{doing} failed: {type(error).__name__}: {error}"))
 
     def _made_room_for(self, requests: Sequence[ImageRequest]) -> bool:
-        """Whether another engine set has left. Nobody else holds requests that wait for a place or for their picture.
+        """Whether graphs were dropped, or another engine set has left.
+
+        Nobody else holds requests that wait for a place or for their picture.
 
         Raises:
             DeviceLost: while it left; these requests were requeued.
         """
         try:
             spec = requests[0].spec
-            return self._arrivals.make_room(spec.engine_set, bucket=spec.bucket_key)
+            key = spec.bucket_key
+            return self._graphs.make_room(key) or self._arrivals.make_room(spec.engine_set, bucket=key)
         except DeviceLost:
             fail_all(requests, Requeued("the device is lost", blameless=False))
             raise

@@ -174,15 +174,16 @@ class Scheduler:
                 counts[key.engine_set] = waiting + len(bucket.waiting), active + len(bucket.running)
         return counts
 
-    def parked(self) -> int:
+    def parked(self, *, wanted: int = 0) -> int:
         """How many jobs more than usual this worker may take, because of the sets that those it has are for.
 
         Jobs that wait for their set's turn need nothing of this worker until it begins. And of the sets on the device,
         each may have as many jobs as if it were alone, or else their batches would stay small: only the jobs of the set
-        with the most count.
+        with the most count. `wanted` are jobs that fill the batches of these sets: the same jobs, so they are not added
+        to those of further sets. If they were, each job that comes would make room for the next one.
         """
         if not self._has_several:  # asked without the lock, for which the loop would have to wait
-            return 0
+            return wanted
         with self._changed:
             away: set[str] = set()
             here: dict[str, set[str]] = {}
@@ -191,7 +192,7 @@ class Scheduler:
                 jobs = here.setdefault(key.engine_set, set()) if is_here else away
                 jobs.update(request.spec.job_id for request in (*bucket.waiting, *(bucket.running if is_here else ())))
             most = max(map(len, here.values()), default=0)
-            return len(away) + sum(map(len, here.values())) - most
+            return len(away) + max(wanted, sum(map(len, here.values())) - most)
 
     @property
     def batch_places(self) -> int:

@@ -133,7 +133,8 @@ def test_captures_and_padding_are_told_from_the_start() -> None:
     run(loop)
     assert values("render_graph_captures_total", told) == {("step",): 1, ("idle",): 1}
     assert values("render_graph_capture_seconds_total", told)["idle",] == pytest.approx(CAPTURE)
-    assert values("render_padded_sample_steps_total", told) == {(): 9}
+    # Three steps of one sample in the graph of four, and of the other in one of two: its share and half as much again.
+    assert values("render_padded_sample_steps_total", told) == {(): 3 * 3 + 3 * 1}
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

@@ -47,7 +47,12 @@ class GraphDevice(Device):
         self._capture(key[1:], size)
 
     def unload(self) -> None:
+        self.drop_graphs()
+
+    def drop_graphs(self) -> bool:
+        had_some = bool(self._graphs)
         self._graphs.clear()
+        return had_some
 
     def step(self, batch: StepBatch) -> torch.Tensor:
         height, width = (8 * side for side in batch.latents.shape[2:])

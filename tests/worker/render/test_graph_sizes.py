@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from worker.render.graph_sizes import CAPTURE_SECONDS, Crowd, Demand, GraphSizes
+from worker.render.memory_limit import WAIT_SECONDS
 from worker.render.request import BucketKey
 
 KEY = BucketKey("set", 512, 512, 77)
@@ -179,6 +180,18 @@ def test_a_size_that_did_not_fit_is_not_asked_for_again_nor_any_larger_one() -> 
     assert {choose(policy, 8, 2) for _ in range(2000)} <= {2, 3, 4, 5}
     assert choose(policy, 8, crowd=Crowd(400, 5), key=OTHER) == 8
     assert not policy.fits(KEY, 6)
+
+
+def test_memory_that_was_too_short_is_not_remembered_for_ever() -> None:
+    clock = [0.0]
+    policy = GraphSizes(lambda: clock[0])
+    for wait in (WAIT_SECONDS, 2 * WAIT_SECONDS, 4 * WAIT_SECONDS):
+        policy.too_large(KEY, 6)
+        policy.too_large(KEY, 4)  # of the same shortage
+        clock[0] += wait - 1
+        assert choose(policy, 8) == 3
+        clock[0] += 1
+        assert choose(policy, 8) == 8
 
 
 def test_a_single_sample_is_always_tried() -> None:

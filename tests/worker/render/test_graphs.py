@@ -7,12 +7,14 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
-from tests.worker.loops import Device, kinds, run
+from tests.worker.loops import Device, kinds, larger_than, run
 from tests.worker.render.graph_device import CAPTURE, GraphDevice, feed
 from tests.worker.samples import sample_spec
+from worker.render.decoding import Decoding
 from worker.render.denoisers import Denoisers
-from worker.render.errors import DeviceLost
+from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.loop import RenderLoop
 from worker.render.request import BucketKey
 
@@ -138,6 +140,37 @@ def test_a_single_sample_does_not_fail_because_of_its_padding() -> None:
     run(loop)
     assert kinds([future]) == ["done"]
     assert device.captured == [(64, 64, 1)]
+
+
+class Full(GraphDevice):
+    """Beside graphs of three picture sizes it has no memory for a decoder."""
+
+    def decode(self, latents: torch.Tensor) -> Decoding:
+        if len(self._graphs) > 2:
+            raise DeviceOutOfMemory("too many graphs")
+        return super().decode(latents)
+
+
+def test_graphs_make_room_for_a_sample_that_does_not_fit_beside_them() -> None:
+    device = Full()
+    loop = device.loop()
+    loop.warm_up([(KEY._replace(width=8 * side), 1) for side in (8, 16, 24)])
+    while loop.warm():
+        pass
+    future = loop.submit(sample_spec(1, steps=2))
+    run(loop)
+    assert kinds([future]) == ["done"]
+    assert device.graphs(KEY) == set()
+
+
+def test_what_does_not_fit_even_without_graphs_drops_them_once() -> None:
+    device = GraphDevice()
+    loop = device.loop()
+    device.trouble = larger_than(0, "decode")
+    futures = [loop.submit(sample_spec(number, steps=2 + number)) for number in range(3)]
+    run(loop)
+    assert kinds(futures) == ["OutOfMemory"] * 3
+    assert device.captured == [(64, 64, 3), (64, 64, 2)]
 
 
 def test_a_device_that_is_full_is_not_warmed_again() -> None:

@@ -362,6 +362,7 @@ def test_requests_of_sets_that_wait_for_their_turn_are_parked_jobs() -> None:
     turns.scheduler.submit(sample_spec(4, engine_set="b", sample=1, steps=50))
     turns.take()
     assert turns.scheduler.parked() == 3
+    assert turns.scheduler.parked(wanted=2) == 5  # those that are away fill no batch here
     assert turns.scheduler.count_by_set() == {"a": (0, 2), "b": (4, 0)}
 
 
@@ -371,6 +372,7 @@ def test_nothing_is_parked_where_there_is_one_set() -> None:
         turns.scheduler.submit(sample_spec(number, engine_set="a"))
     turns.take()
     assert turns.scheduler.parked() == 0
+    assert turns.scheduler.parked(wanted=4) == 4
 
 
 def test_of_sets_that_fit_together_only_the_jobs_of_the_one_with_the_most_count() -> None:
@@ -382,6 +384,8 @@ def test_of_sets_that_fit_together_only_the_jobs_of_the_one_with_the_most_count(
         turns.take()
     assert turns.scheduler.count_by_set() == {"a": (2, 2), "b": (1, 2), "c": (0, 1)}
     assert turns.scheduler.parked() == 3  # two jobs of b and one of c
+    assert turns.scheduler.parked(wanted=2) == 3  # those jobs fill the batches
+    assert turns.scheduler.parked(wanted=8) == 8
 
 
 def test_a_stopping_worker_gives_back_what_waits_for_a_turn() -> None:
