@@ -13,6 +13,7 @@ import torch
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.kernel_cache import archive_kernels, empty_cache
 from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.precisions import QUANTIZED_COMPONENTS
 from engines.backends.triton.quantize import layer_names
 from engines.backends.triton.quantize import quantized as quantized_parameters
 from engines.backends.triton.tiles import LARGE, USUAL, box_of
@@ -69,11 +70,12 @@ class KernelJob:
         with quiet_libraries(), torch.inference_mode():
             dtype = dtype_of(self.precision)
             parameters = Parameters.of(load_component(self.component, self.weights, dtype).to("cuda"))
-            if self.precision == "fp8":  # kernels are the same for all scales
+            quantized = self.precision == "fp8" and self.component in QUANTIZED_COMPONENTS
+            if quantized:  # kernels are the same for all scales
                 names = layer_names(self.component, parameters)
                 parameters = quantized_parameters(parameters, dict.fromkeys(names, 1.0))
             engine = ENGINES[self.component](parameters)
-            for batch, height, width in sizes(self.profiles, quantized=self.precision == "fp8"):
+            for batch, height, width in sizes(self.profiles, quantized=quantized):
                 engine(
                     {
                         tensor.name: torch.zeros(

@@ -12,7 +12,7 @@ import torch
 
 from engines.backends.triton import backend
 from engines.backends.triton.backend import sources_digest
-from engines.backends.triton.kernel_cache import CACHE, archive_kernels, install_kernels
+from engines.backends.triton.kernel_cache import CACHE, archive_kernels, empty_cache, install_kernels
 from engines.backends.triton.kernel_job import KernelJob, constants, sizes
 from engines.build.recipe import recipe_for
 from engines.errors import BackendUnavailable, BuildFailed
@@ -129,3 +129,14 @@ def test_other_code_makes_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None
     assert before == sources_digest()
     monkeypatch.setattr(backend, "file_sha256", lambda path: f"another {path.name}")
     assert sources_digest() != before
+
+
+def test_after_an_empty_cache_the_one_before_it_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, "elsewhere")
+    with empty_cache() as folder:
+        assert os.environ[CACHE] == str(folder)
+    assert os.environ[CACHE] == "elsewhere"
+    monkeypatch.delenv(CACHE)
+    with empty_cache():
+        pass
+    assert CACHE not in os.environ
