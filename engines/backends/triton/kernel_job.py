@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -127,15 +128,16 @@ def _different(profile: Profile, *, quantized: bool) -> list[tuple[int, int]]:
 
 
 def _with_each_box(shapes: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
-    """The smallest and the largest size of each choice of tiles for the products of quantized layers.
+    """The smallest and the largest size for each form of a tile at each level, within each doubling of pixels.
 
-    The tile also depends on how many of them there are: both sizes, in all batches, have few and many.
+    The tile also depends on how many of them there are: these sizes, in all batches, have few, some and many.
     """
-    ends: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    ends: dict[object, list[tuple[int, int]]] = {}
     for height, width in sorted(shapes, key=math.prod):
-        levels = [(height >> level, width >> level) for level in range(FIRST_LATENT_LEVEL, LEVELS)]
-        boxes = tuple(box_of(tile.pixels, 2, *features) for tile in (USUAL, LARGE) for features in levels)
-        ends.setdefault(boxes, []).append((height, width))
+        doubling = (height * width).bit_length()
+        for level, pixels in product(range(FIRST_LATENT_LEVEL, LEVELS), (USUAL.pixels, LARGE.pixels)):
+            box = box_of(pixels, 2, height >> level, width >> level)
+            ends.setdefault((doubling, level, box), []).append((height, width))
     return {size for found in ends.values() for size in (found[0], found[-1])}
 
 
