@@ -130,6 +130,14 @@ def test_value_and_gate_are_neighbours_with_their_own_scales() -> None:
     found = ops.geglu(inputs, up, ops.in_pairs(bias), into=down)
     assert found.dtype == QUANTIZED
     assert distance(found, expected) < ROUNDING
+    seen = Observer.on(torch.device("cpu"))
+    watched = ops.geglu(inputs, up, ops.in_pairs(bias), into=replace(down, observer=seen))
+    assert torch.equal(watched.float(), found.float())
+    assert (seen.values, int(seen.clipped)) == (expected.numel(), int((seen_sizes(value, gate) > LARGEST).sum()))
+
+
+def seen_sizes(value: Tensor, gate: Tensor) -> Tensor:
+    return (value * nn.functional.gelu(gate)).half().abs()
 
 
 def test_the_layers_are_those_behind_a_norm_or_a_gate() -> None:
