@@ -101,7 +101,8 @@ Calibrate = Annotated[
     Path | None,
     typer.Option(
         metavar="CSV",
-        help="For fp8: files and prompts to calibrate with, in the columns image and prompt. Without: random shapes.",
+        help="For fp8: what to calibrate with, in the columns image (files) and prompt; the first 64 rows. Without: "
+        "random shapes.",
     ),
 ]
 Capability = Annotated[

@@ -53,6 +53,7 @@ class BuildContext:
         self.subject_source = SubjectSource() if subject_source is None else subject_source
         self.folder = folder
         self.precision = precision
+        self.geometry: Geometry | None = None  # from `describe` on
         self.specs: dict[str, ComponentSpec] = {}  # by component, from `describe` on
         self._networks: Networks | None = None
         self._modules: dict[str, Any] = {}
@@ -60,6 +61,7 @@ class BuildContext:
 
     def describe(self, geometry: Geometry, *, context_chunks: int = 1) -> None:
         """Set the model's sizes; stages of components come after this."""
+        self.geometry = geometry
         self.specs = component_specs(geometry, context_chunks=context_chunks)
 
     def read_geometry(self) -> Geometry:
@@ -149,10 +151,11 @@ class BuildStage:
     `inputs` is everything that its files depend on besides the files that it reads: if they change, the files change.
     `make` runs in the build's process, reads what the stage before it wrote (the first one: the weights), and returns
     the files that it wrote. `job` gives a compilation that runs beside others; its file depends on the networks'
-    configuration, not on the weights.
+    configuration, not on the weights. `others` are components whose weights the first stage reads besides its own.
     """
 
     name: str
     inputs: list[object]
     make: Callable[[BuildContext], Sequence[Path]] | None = None
     job: Callable[[BuildContext], CompileJob] | None = None
+    others: tuple[str, ...] = ()

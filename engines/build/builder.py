@@ -103,9 +103,10 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
         capability=request.compute_capability,
         version_compatible=request.version_compatible,
     )
-    subjects = SubjectSource(request.calibrate)
+    subjects = SubjectSource(None if request.calibrate is None else request.calibrate.expanduser())
     if request.precision == "fp8":
         recipe = replace(recipe, calibration=subjects.digest)
+        subjects.check()
     elif request.calibrate is not None:
         raise BackendUnavailable("--calibrate is for --precision fp8; other sets need no calibration")
     check_target(request.out)
@@ -214,6 +215,8 @@ class _Builder:
         weights = self.context.weights
         if stage.job is not None:
             reads: object = weights.graph_digest(component)  # compiled code holds no weights
+        elif stage.others:
+            reads = [weights.digest_of(each) for each in (component, *stage.others)]
         else:
             reads = before or weights.digest_of(component)
         return json_key(stage.name, stage.inputs, reads)
@@ -262,8 +265,8 @@ class _Builder:
 
 
 def _says_the_same(old: Manifest, new: Manifest) -> bool:
-    """Whether a set is up to date. One whose weights lie elsewhere now is not: `verify` looks for them there."""
-    return (old.digest, old.schedule, old.source) == (new.digest, new.schedule, new.source)
+    """Whether a set is up to date. One whose weights or pictures lie elsewhere now is not: commands look there."""
+    return all(getattr(old, name) == getattr(new, name) for name in ("digest", "schedule", "source", "calibration"))
 
 
 def check_timesteps(schedule: NoiseSchedule, precision: Precision) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from engines.errors import ModelRefused
+from engines.errors import ModelRefused, unreadable_is_refused
 from engines.files import file_sha256
 from engines.manifest import BUILT_IN_SUBJECTS, json_key
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 # The subjects that are drawn where nobody names any, and the most rows of a CSV that are read.
 BUILT_IN, MOST_ROWS = 9, 64
+COLUMNS = ("image", "prompt")
+LONGEST_NAME = 300  # characters of a path in a sentence
+SMALL = 64  # pixels: pictures are shrunk to it to see whether they can be read
 
 
 @dataclass(frozen=True)
@@ -34,13 +39,23 @@ class SubjectSource:
         """
         if self.path is None:
             return json_key(BUILT_IN_SUBJECTS, BUILT_IN)
-        pictures = [file_sha256(picture) for picture, _, _ in _rows(self.path)]
-        return json_key(file_sha256(self.path), pictures)
+        with unreadable_is_refused():
+            pictures = [file_sha256(picture) for picture, _, _ in _rows(self.path)]
+            return json_key(file_sha256(self.path), pictures)
+
+    def check(self) -> None:
+        """Read every picture, before a build takes minutes.
+
+        Raises:
+            ModelRefused: as `subjects`.
+        """
+        if self.path is not None:
+            self.subjects(SMALL, SMALL)
 
     @property
     def text(self) -> str:
-        """For manifests: the CSV's path, or what stands for it."""
-        return BUILT_IN_SUBJECTS if self.path is None else str(self.path)
+        """For manifests: the CSV's path, from any folder, or what stands for it."""
+        return BUILT_IN_SUBJECTS if self.path is None else str(self.path.absolute())
 
     def subjects(self, height: int, width: int) -> list[Subject]:
         """The subjects at one size in pixels.
@@ -61,31 +76,54 @@ class SubjectSource:
 
 def _rows(path: Path) -> list[tuple[Path, str, str]]:
     """Picture, prompt and negative prompt of the first rows of a CSV; pictures are files of this machine."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))[:MOST_ROWS]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ModelRefused(f"{path} cannot be read: {error}") from error
+    columns, rows = _read(path)
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing or not rows:
+        lacks = f"column {missing[0]}" if missing else "rows"
+        raise ModelRefused(
+            f"{path} has no {lacks}; calibration needs the columns image and prompt, with commas between"
+        )
     found = []
-    for number, row in enumerate(rows, start=2):
-        missing = [name for name in ("image", "prompt") if not (row.get(name) or "").strip()]
+    for line, row in rows:
+        missing = [name for name in COLUMNS if not (row.get(name) or "").strip()]
         if missing:
-            raise ModelRefused(f"{path}, line {number}: calibration needs a value in the column {missing[0]}")
+            raise ModelRefused(f"{path}, line {line}: calibration needs a value in the column {missing[0]}")
         prompt = ", ".join(part for part in (row["prompt"].strip(), (row.get("a_prompt") or "").strip()) if part)
-        found.append((_local(path, number, row["image"].strip()), prompt, (row.get("n_prompt") or "").strip()))
-    if not found:
-        raise ModelRefused(f"{path} has no rows to calibrate with; it needs the columns image and prompt")
+        found.append((_local(path, line, row["image"].strip()), prompt, (row.get("n_prompt") or "").strip()))
     return found
 
 
-def _local(path: Path, number: int, image: str) -> Path:
-    parts = urlsplit(image)
-    if parts.scheme not in ("", "file"):
+def _read(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV, and its first rows, each with the number of the line that it ends in."""
+    try:
+        if not path.is_file():  # a pipe would be empty when it is read again
+            raise ModelRefused(f"{path} is not a file; --calibrate takes a CSV with the columns image and prompt")
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = [(reader.line_num, row) for row in islice(reader, MOST_ROWS)]
+            return reader.fieldnames or (), rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelRefused(f"{path} cannot be read as a CSV in UTF-8: {reason}") from error
+
+
+def _local(path: Path, line: int, image: str) -> Path:
+    """The picture of a row. Addresses are not repeated in sentences: they may hold a password."""
+    try:
+        parts = urlsplit(image)
+        scheme = parts.scheme
+    except ValueError:
+        scheme = "?"
+    if scheme not in ("", "file"):
         raise ModelRefused(
-            f"{path}, line {number}: {image!r} is no file of this machine, and calibration reads only such; "
-            "copy the picture here and name its path"
+            f"{path}, line {line}: the picture is no file of this machine, and calibration reads only such; copy it "
+            "here and name its path"
         )
-    picture = path.parent / (unquote(parts.path) if parts.scheme == "file" else image)
-    if not picture.is_file():
-        raise ModelRefused(f"{path}, line {number}: there is no picture {picture}")
+    picture = path.parent / (unquote(parts.path) if scheme == "file" else image)
+    try:
+        is_file = picture.is_file()
+    except (OSError, ValueError):  # too long a name, or a folder that may not be entered
+        is_file = False
+    if not is_file:
+        raise ModelRefused(f"{path}, line {line}: there is no picture {str(picture)[:LONGEST_NAME]}")
     return picture

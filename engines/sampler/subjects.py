@@ -41,7 +41,10 @@ def edges_of(picture: Path, height: int, width: int) -> np.ndarray:
     Raises:
         ModelRefused: it cannot be read.
     """
-    pixels = cv2.imread(str(picture), cv2.IMREAD_COLOR)
+    try:
+        pixels = cv2.imread(str(picture), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # more pixels than it reads, or than there is memory for
+        raise ModelRefused(f"{picture} is too large for OpenCV to read") from error
     if pixels is None:
         raise ModelRefused(f"{picture} is no picture that OpenCV can read")
     stretched = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)

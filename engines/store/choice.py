@@ -101,6 +101,6 @@ def _for_this_machine(manifest: Manifest) -> Manifest:
     try:
         backend = registry.choose(registry.AUTO)
         own = {"backend": backend.name, "runtime": backend.name, "precision": backend.usual_precision()}
-        return manifest.model_copy(update=own)
+        return manifest.model_copy(update={**own, "calibration": None})
     except ImportError:  # no torch: nothing can be asked of the machine
         return manifest.model_copy(update={"backend": registry.AUTO})

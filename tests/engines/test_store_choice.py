@@ -134,6 +134,21 @@ def test_a_backend_that_this_version_lacks_is_not_advised(engines: Callable[...,
     assert "--backend onnxruntime" in ended.err
 
 
+def test_a_machine_that_takes_no_fp8_is_not_told_to_calibrate(engines: Callable[..., Ended], tmp_path: Path) -> None:
+    quantized = {"backend": "triton", "runtime": "triton", "architecture": "sm90", "precision": "fp8"}
+    calibration = {"source": "/folder/jobs.csv", "digest": "ab" * 32, "input_scales": {}}
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest.update(quantized, calibration=calibration)
+        manifest["versions"]["triton"] = "3.6.0"
+
+    pushed(engines, tmp_path / "set", change=change)
+    ended = engines("pull", tmp_path / "root", "--into", tmp_path / "sets")
+    assert ended.code == 8
+    assert "--precision fp32 --out engine-set" in ended.err
+    assert "--calibrate" not in ended.err
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_an_empty_root_ends_with_8_and_the_commands_to_run(
     engines: Callable[..., Ended], tmp_path: Path, exists: bool

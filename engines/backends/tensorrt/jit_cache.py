@@ -94,8 +94,8 @@ class KernelFile:
         both = self._make()
         if not (both.deserialize(others) and both.deserialize(blob)):
             return blob
-        joined = bytes(both.serialize())
-        return joined if len(joined) > len(blob) else blob
+        joined = both.serialize()
+        return bytes(joined) if joined is not None and len(bytes(joined)) > len(blob) else blob
 
     def _header(self, blob: bytes) -> bytes:
         fields = {"format": FORMAT, "key": self._key, "sha256": _sha256(blob)}

@@ -16,7 +16,12 @@ from engines.backends.stages import (
     made_by,
     versions_of,
 )
-from engines.backends.triton.precisions import QUANTIZED_COMPONENTS, QUANTIZED_FROM
+from engines.backends.triton.precisions import (
+    CALIBRATED_WITH,
+    QUANTIZED_COMPONENTS,
+    QUANTIZED_FROM,
+    calibration_size,
+)
 from engines.device import Placement, architecture_of, build_device
 from engines.errors import BackendUnavailable
 from engines.files import file_sha256
@@ -111,8 +116,9 @@ def _quantized_stage(recipe: Recipe, component: str) -> BuildStage:
 
         return [save_quantized(context, recipe, component)]
 
-    inputs = [QUANTIZED_REVISION, CONSTANTS_REVISION, component, recipe.calibration, made_by(recipe)]
-    return BuildStage(CONSTANTS, inputs, make=make)
+    size = calibration_size(recipe.profiles)
+    inputs = [QUANTIZED_REVISION, CONSTANTS_REVISION, component, recipe.calibration, size, made_by(recipe)]
+    return BuildStage(CONSTANTS, inputs, make=make, others=CALIBRATED_WITH)
 
 
 def _capability(architecture: str) -> int:

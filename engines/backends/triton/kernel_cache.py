@@ -25,13 +25,16 @@ GROUP = "__grp__"  # prefix of the files that list the parts of one kernel
 
 @contextmanager
 def empty_cache() -> Iterator[Path]:
-    """An empty cache for Triton inside the block; the folder is removed at the end."""
+    """An empty cache for Triton inside the block; the folder is removed at the end, and the cache is the one before."""
     folder = Path(tempfile.mkdtemp(prefix="kernels-"))
+    before = os.environ.get(CACHE)
     os.environ[CACHE] = str(folder)
     try:
         yield folder
     finally:
         del os.environ[CACHE]
+        if before is not None:
+            os.environ[CACHE] = before
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ import torch
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.kernel_cache import archive_kernels, empty_cache
 from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.precisions import QUANTIZED_COMPONENTS
 from engines.backends.triton.quantize import layer_names
 from engines.backends.triton.quantize import quantized as quantized_parameters
 from engines.backends.triton.tiles import LARGE, USUAL, box_of
@@ -69,11 +71,12 @@ class KernelJob:
         with quiet_libraries(), torch.inference_mode():
             dtype = dtype_of(self.precision)
             parameters = Parameters.of(load_component(self.component, self.weights, dtype).to("cuda"))
-            if self.precision == "fp8":  # kernels are the same for all scales
+            quantized = self.precision == "fp8" and self.component in QUANTIZED_COMPONENTS
+            if quantized:  # kernels are the same for all scales
                 names = layer_names(self.component, parameters)
                 parameters = quantized_parameters(parameters, dict.fromkeys(names, 1.0))
             engine = ENGINES[self.component](parameters)
-            for batch, height, width in sizes(self.profiles, quantized=self.precision == "fp8"):
+            for batch, height, width in sizes(self.profiles, quantized=quantized):
                 engine(
                     {
                         tensor.name: torch.zeros(
@@ -125,15 +128,16 @@ def _different(profile: Profile, *, quantized: bool) -> list[tuple[int, int]]:
 
 
 def _with_each_box(shapes: Sequence[tuple[int, int]]) -> set[tuple[int, int]]:
-    """The smallest and the largest size of each choice of tiles for the products of quantized layers.
+    """The smallest and the largest size for each form of a tile at each level, within each doubling of pixels.
 
-    The tile also depends on how many of them there are: both sizes, in all batches, have few and many.
+    The tile also depends on how many of them there are: these sizes, in all batches, have few, some and many.
     """
-    ends: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    ends: dict[object, list[tuple[int, int]]] = {}
     for height, width in sorted(shapes, key=math.prod):
-        levels = [(height >> level, width >> level) for level in range(FIRST_LATENT_LEVEL, LEVELS)]
-        boxes = tuple(box_of(tile.pixels, 2, *features) for tile in (USUAL, LARGE) for features in levels)
-        ends.setdefault(boxes, []).append((height, width))
+        doubling = (height * width).bit_length()
+        for level, pixels in product(range(FIRST_LATENT_LEVEL, LEVELS), (USUAL.pixels, LARGE.pixels)):
+            box = box_of(pixels, 2, height >> level, width >> level)
+            ends.setdefault((doubling, level, box), []).append((height, width))
     return {size for found in ends.values() for size in (found[0], found[-1])}
 
 

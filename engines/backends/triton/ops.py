@@ -64,7 +64,8 @@ def geglu(x: Tensor, up: Layer, bias: Tensor, *, into: Layer | None = None) -> T
         if into.observer is not None:
             into.observer.see(_gated(x, up, bias), quantized.scale)
         return products.gated(x, up, bias, quantized)
-    return _for_layer(into, partial(_converted, _gated(x, up, bias), x.dtype))
+    plain = x.dtype if quantized is None else torch.float16
+    return _for_layer(into, partial(_converted, _gated(x, up, bias), plain))
 
 
 def _gated(x: Tensor, up: Layer, bias: Tensor) -> Tensor:

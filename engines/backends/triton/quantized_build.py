@@ -13,6 +13,7 @@ from engines.backends.stages import CONSTANTS
 from engines.backends.triton.calibration import Scales, WatchedNetworks, calibrated
 from engines.backends.triton.kernel_cache import empty_cache
 from engines.backends.triton.parameters import Parameters
+from engines.backends.triton.precisions import calibration_size
 from engines.backends.triton.quantize import quantized
 from engines.device import build_device
 from engines.manifest import TOKENIZER
@@ -37,15 +38,16 @@ def save_quantized(context: BuildContext, recipe: Recipe, component: str) -> Pat
 
 
 def _calibrate(context: BuildContext, recipe: Recipe) -> Scales:
-    """Draw the subjects at the smallest size of the first profile, on the GPU that is here."""
-    device, profile = build_device(), recipe.profiles[0]
-    subjects = context.subject_source.subjects(profile.min_height, profile.min_width)
+    """Draw the subjects on the GPU that is here."""
+    device, geometry = build_device(), context.geometry
+    assert geometry is not None, "stages of components come after `describe`"
+    subjects = context.subject_source.subjects(*calibration_size(recipe.profiles))
     parameters = {name: Parameters.of(context.module(name)).moved(device) for name in COMPONENTS}
     with empty_cache(), torch.inference_mode():
         networks = WatchedNetworks(
             parameters,
             tokenizer_path=context.folder / TOKENIZER,
-            geometry=context.read_geometry(),
+            geometry=geometry,  # to read it again would write the tokenizer, whose file an older set may share
             noise_schedule=context.read_schedule(),
             device=device,
         )

@@ -77,6 +77,21 @@ def test_a_file_that_holds_everything_is_not_written_again(path: Path) -> None:
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == before
 
 
+def test_kernels_that_tensorrt_cannot_put_together_are_written_alone(path: Path) -> None:
+    class Failing(Kernels):
+        """Its `serialize` fails once something was loaded into it, as for want of memory."""
+
+        def serialize(self) -> memoryview | None:  # type: ignore[override]
+            return None if "theirs" in self.names else super().serialize()
+
+    file, _ = opened(path, make=Failing)
+    assert isinstance(file.cache, Kernels)
+    compiled(path, "theirs")
+    file.cache.names.add("ours")
+    file.save()
+    assert opened(path)[1] == {"ours"}
+
+
 @pytest.mark.parametrize("name", KEY)
 def test_kernels_of_another_set_card_or_version_are_refused_with_both(
     name: str, path: Path, caplog: pytest.LogCaptureFixture

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterable
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,9 @@ import torch
 
 from engines.backends.triton import backend
 from engines.backends.triton.backend import sources_digest
-from engines.backends.triton.kernel_cache import CACHE, archive_kernels, install_kernels
+from engines.backends.triton.kernel_cache import CACHE, archive_kernels, empty_cache, install_kernels
 from engines.backends.triton.kernel_job import KernelJob, constants, sizes
+from engines.backends.triton.tiles import Device, box_of, tile_for
 from engines.build.recipe import recipe_for
 from engines.errors import BackendUnavailable, BuildFailed
 from engines.model.locate import find_weights
@@ -38,6 +42,34 @@ def test_a_range_is_built_in_bounded_time_however_wide_it_is(text: str, most: in
     assert {batch for batch, _, _ in found} == {1, 2, 4, 8}
     assert (1, profile.min_height, profile.min_width) in found  # does not fill a GPU
     assert (8, profile.max_height, profile.max_width) in found  # fills it
+
+
+def product_kernels(
+    sizes: Iterable[tuple[int, int]], batches: Iterable[int], device: Device
+) -> set[tuple[object, ...]]:
+    """What decides the kernels of SD1.5's quantized 3x3 convolutions at these sizes and batches."""
+    found: set[tuple[object, ...]] = set()
+    for (height, width), batch, level in product(sizes, batches, range(3, 7)):
+        features = height >> level, width >> level
+        for rows, outputs, added in product((batch, 2 * batch), (320, 640, 1280), (False, True)):
+            tile = tile_for((rows, *features, outputs), 3, device, added=added)
+            found.add((level, outputs, added, tile, box(tile.pixels, rows, *features)))
+    return found
+
+
+box = cache(box_of)
+
+
+@pytest.mark.parametrize("device", [Device(132, 232_448), Device(128, 101_376)], ids=["h200", "rtx4090"])
+@pytest.mark.parametrize("max_batch", [1, 6])
+def test_a_range_with_quantized_layers_is_run_at_some_sizes_that_have_every_kernel(
+    device: Device, max_batch: int
+) -> None:
+    found = sizes([Profile.parse("256x256:1024x1024", max_batch=max_batch)], quantized=True)
+    shapes = {(height, width) for _, height, width in found}
+    assert len(shapes) <= 64  # of 169
+    needed = product_kernels(product(range(256, 1025, 64), repeat=2), range(1, max_batch + 1), device)  # type: ignore[arg-type]
+    assert needed <= product_kernels(shapes, {batch for batch, _, _ in found}, device)
 
 
 def test_batches_are_run_in_powers_of_two_and_the_largest() -> None:
@@ -129,3 +161,14 @@ def test_other_code_makes_other_kernels(monkeypatch: pytest.MonkeyPatch) -> None
     assert before == sources_digest()
     monkeypatch.setattr(backend, "file_sha256", lambda path: f"another {path.name}")
     assert sources_digest() != before
+
+
+def test_after_an_empty_cache_the_one_before_it_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE, "elsewhere")
+    with empty_cache() as folder:
+        assert os.environ[CACHE] == str(folder)
+    assert os.environ[CACHE] == "elsewhere"
+    monkeypatch.delenv(CACHE)
+    with empty_cache():
+        pass
+    assert CACHE not in os.environ

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from engines.backends.triton import ops
+from engines.backends import registry
+from engines.backends.recipe import BuildContext, Recipe
+from engines.backends.triton import calibration, ops
 from engines.backends.triton.calibration import MARGIN, WatchedNetworks, calibrated
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.operands import LARGEST, QUANTIZED, Layer, Norm, Observer, Quantized
 from engines.backends.triton.parameters import INPUT_SCALE, WEIGHT_SCALE, Parameters
 from engines.backends.triton.quantize import layer_names, quantized, quantized_weight
+from engines.backends.triton.quantized_build import save_quantized
+from engines.backends.triton.stored_scales import scales_in
+from engines.build.builder import _Builder, _says_the_same
 from engines.check.verify import likely_inputs
 from engines.engine_set import load_engine_set
+from engines.manifest import TOKENIZER, Calibration, load_manifest
+from engines.model.additions import NOTHING, Additions, Lora
 from engines.model.locate import find_weights
 from engines.model.networks import load_component
 from engines.sampler.source import SubjectSource
+from engines.spec import Profile
 from tests.models import tiny_engine_set, tiny_model
 
 # e4m3 has four bits: a value is off by at most a sixteenth, and by about a fortieth in the mean of squares.
@@ -117,6 +130,14 @@ def test_value_and_gate_are_neighbours_with_their_own_scales() -> None:
     found = ops.geglu(inputs, up, ops.in_pairs(bias), into=down)
     assert found.dtype == QUANTIZED
     assert distance(found, expected) < ROUNDING
+    seen = Observer.on(torch.device("cpu"))
+    watched = ops.geglu(inputs, up, ops.in_pairs(bias), into=replace(down, observer=seen))
+    assert torch.equal(watched.float(), found.float())
+    assert (seen.values, int(seen.clipped)) == (expected.numel(), int((seen_sizes(value, gate) > LARGEST).sum()))
+
+
+def seen_sizes(value: Tensor, gate: Tensor) -> Tensor:
+    return (value * nn.functional.gelu(gate)).half().abs()
 
 
 def test_the_layers_are_those_behind_a_norm_or_a_gate() -> None:
@@ -178,3 +199,59 @@ def test_a_quantized_network_stays_near_the_one_it_was_made_from(
     for key in expected:
         # Random weights spread rounding errors: the demo model's U-Net is off by 0.02.
         assert 1e-4 < distance(found[key], expected[key]) < 0.3, key
+
+
+def recipe(shape: str = "64x64", pictures: str = "pictures") -> Recipe:
+    versions = dict.fromkeys(("torch", "diffusers", "transformers", "triton"), "1")
+    profiles = (Profile.parse(shape, max_batch=1),)
+    return Recipe("triton", "triton", "fp8", profiles, "sm90", versions, calibration=pictures)
+
+
+def key(component: str, of: Recipe, additions: Additions = NOTHING) -> str:
+    """Of a component's constants, as a build computes it."""
+    folder = tiny_model()
+    weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
+    builder: Any = SimpleNamespace(context=SimpleNamespace(weights=replace(weights, additions=additions)))
+    return _Builder._key(builder, component, registry.choose("triton").stages(of, component)[0])
+
+
+def test_whatever_calibration_reads_is_in_the_key_of_all_quantized_constants(tmp_path: Path) -> None:
+    """Scales come from pictures that all networks draw together: none may be taken over from other pictures."""
+    (tmp_path / "file").write_bytes(b"weights")
+    lora = Additions(loras=(Lora(tmp_path / "file", 0.5),))
+    others = [recipe("128x64"), recipe(pictures="other pictures")]
+    for component in ("controlnet", "unet"):
+        plain = key(component, recipe())
+        assert plain == key(component, recipe("64x64:64x128"))  # pictures are drawn at the smallest size
+        assert plain == key(component, recipe(), Additions(vae=tmp_path / "file"))  # which draws nothing
+        changed = [key(component, recipe(), additions) for additions in (lora, Additions(clip_skip=2))]
+        changed += [key(component, each) for each in others]
+        assert plain not in changed
+        assert len(set(changed)) == len(changed)
+    assert key("decoder", recipe()) == key("decoder", recipe("128x64"), Additions(clip_skip=2))
+
+
+def test_calibration_leaves_the_tokenizer_alone_whose_file_another_set_may_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "STEPS", 1)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "jobs.csv").write_text("image,prompt\na.png,a house\n")
+    folder = tiny_model()
+    weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
+    context = BuildContext(weights, tmp_path, "fp8", SubjectSource(tmp_path / "jobs.csv"))
+    context.describe(context.read_geometry())
+    before = (tmp_path / TOKENIZER).stat()
+    path = save_quantized(context, recipe(), "unet")
+    after = (tmp_path / TOKENIZER).stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert scales_in(path).keys() == set(layer_names("unet", parameters("unet")))
+
+
+def test_a_set_whose_calibration_lies_elsewhere_now_is_written_again() -> None:
+    """The command that builds it again names the CSV."""
+    here, there = (Calibration(source=f"/{name}/jobs.csv", digest="ab" * 32, input_scales={}) for name in "ab")
+    manifest = load_manifest(tiny_engine_set("torch"))
+    old, new = (manifest.model_copy(update={"calibration": each}) for each in (here, there))
+    assert _says_the_same(old, old)
+    assert not _says_the_same(old, new)
