@@ -48,7 +48,9 @@ def difference(sets: EngineSets) -> str | None:
 def _whose(model: str | None, sets: EngineSets) -> str:
     if not sets.by_model:
         return "these pictures"
-    return "the rows without a model" if model is None else f"the rows of model {printable(model)}"
+    if model is None:  # workers of an earlier version do not say which model a row asks for
+        return "the rows without a model, or rows that workers of an earlier version drew"
+    return f"the rows of model {printable(model)}"
 
 
 def _shown(sets: Sequence[EngineSetJobs]) -> list[str]:

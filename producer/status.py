@@ -61,6 +61,10 @@ class Choice:
                 counted.append(Counted(info, overview.counts, overview.engine_sets))
         return [each for each in counted if self.state is None or is_in(each, self.state)]
 
+    def is_gone(self, session: Session, info: BatchInfo) -> bool:
+        """Whether a batch that was there was deleted, or its counts cannot be read any more: Redis lost nothing."""
+        return info.name in self.damaged or session.ledger.was_deleted(info)
+
     def say_damaged(self) -> None:
         """Warn of the batches that could not be shown."""
         for sentence in self.damaged.values():
@@ -176,7 +180,12 @@ def _watch_one(session: Session, batch: str) -> Exit:
 def _watch_several(session: Session, choice: Choice) -> Exit:
     from producer.watch_all import watch_all
 
-    watched = watch_all(session, lambda: choice.counted(session), only_unfinished=choice.name is None)
+    watched = watch_all(
+        session,
+        lambda: choice.counted(session),
+        is_gone=lambda info: choice.is_gone(session, info),
+        only_unfinished=choice.name is None,
+    )
     choice.say_damaged()
     workers = session.ledger.workers()
     for each in watched:

@@ -22,10 +22,17 @@ OTHER_LINES = 4  # of the terminal, which the table leaves for the pace and the 
 LOST = "Redis came back with fewer jobs than it had. Bring them back with: producer reconcile --from-storage"
 
 
-def watch_all(session: Session, look: Callable[[], list[Counted]], *, only_unfinished: bool) -> list[Counted]:
+def watch_all(
+    session: Session,
+    look: Callable[[], list[Counted]],
+    *,
+    is_gone: Callable[[BatchInfo], bool],
+    only_unfinished: bool,
+) -> list[Counted]:
     """Wait until nothing of the batches is queued or running. Returns those that were watched, as they ended.
 
-    `look` gives the batches with their newest counts. With `only_unfinished`, those are watched of which a job was
+    `look` gives the batches with their newest counts; `is_gone` says of one that has fewer jobs than before, or is not
+    among them any more, whether Redis lost nothing. With `only_unfinished`, those are watched of which a job was
     queued or running at some look.
 
     Raises:
@@ -34,7 +41,7 @@ def watch_all(session: Session, look: Callable[[], list[Counted]], *, only_unfin
         KeyboardInterrupt: after a sentence that says so.
     """
     console = people()
-    watched = _Watched(look, session.ledger.was_deleted, only_unfinished=only_unfinished)
+    watched = _Watched(look, is_gone, only_unfinished=only_unfinished)
     watched.counts()
     if not watched.batches:
         say("Nothing is queued or running.", "good")
@@ -59,12 +66,12 @@ class _Watched:
     def __init__(
         self,
         look: Callable[[], list[Counted]],
-        was_deleted: Callable[[BatchInfo], bool],
+        is_gone: Callable[[BatchInfo], bool],
         *,
         only_unfinished: bool,
     ) -> None:
         self._look = look
-        self._was_deleted = was_deleted
+        self._is_gone = is_gone
         self._only_unfinished = only_unfinished
         self._names: set[str] = set()
         self._most = 0
@@ -73,7 +80,7 @@ class _Watched:
     def counts(self) -> Counts:
         """Of all watched batches together."""
         seen = self._look()
-        self._leave_out_deleted({each.info.name: each.counts.total for each in seen})
+        self._leave_out_gone({each.info.name: each.counts.total for each in seen})
         self._names |= {each.info.name for each in seen if each.is_unfinished or not self._only_unfinished}
         self.batches = [each for each in seen if each.info.name in self._names]
         total = added(self.batches)
@@ -82,11 +89,11 @@ class _Watched:
         self._most = total.total
         return total
 
-    def _leave_out_deleted(self, jobs: Mapping[str, int]) -> None:
+    def _leave_out_gone(self, jobs: Mapping[str, int]) -> None:
         """Where a batch was deleted, Redis lost nothing. One that was submitted under its name since is another one."""
         for each in self.batches:
             name, before = each.info.name, each.counts.total
-            if jobs.get(name, 0) < before and self._was_deleted(each.info):
+            if jobs.get(name, 0) < before and self._is_gone(each.info):
                 self._names.discard(name)
                 self._most -= before
 

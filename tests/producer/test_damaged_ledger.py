@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
+from producer.status import Choice
+from producer.watch_all import _Watched
 from tests.producer.conftest import Run
 from tests.producer.renderer import render_batch
 from tests.producer.tables import write
@@ -47,6 +51,20 @@ def test_one_damaged_batch_does_not_hide_the_others(run: Run, ledger: Ledger, do
         assert "what Redis has of batch 'jobs' is damaged: its counts are {" in ran.stderr
     assert run("delete", "jobs", "--force", "--yes").code == 0
     assert "damaged" not in run("status").stderr
+
+
+def test_a_batch_that_is_damaged_while_all_are_watched_is_not_said_to_be_lost(
+    run: Run, ledger: Ledger, done: str, tmp_path: Path
+) -> None:
+    write(tmp_path, "image,prompt\nphoto.png,a dog\n", name="other.csv")
+    run("submit", "other.csv")
+    choice, session = Choice(), cast(Any, SimpleNamespace(ledger=ledger))
+    watched = _Watched(
+        lambda: choice.counted(session), lambda info: choice.is_gone(session, info), only_unfinished=False
+    )
+    assert watched.counts().total == 3
+    ledger.client.hset(batch_key(done, "counts"), "done", "many")
+    assert watched.counts().total == 1
 
 
 @pytest.mark.parametrize("counter", ["many", "", "1e3"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.ledger.engine_sets import engine_sets as counted
 from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import EngineSetJobs, EngineSets
@@ -140,3 +141,13 @@ def test_a_name_without_a_model_is_the_digest_and_moves_no_cursor() -> None:
     assert engine_set_name("fake", None) == "fake"
     assert engine_set_name("f" * 64, "a\x1b[2Jb") == "f" * 12 + " (a\N{REPLACEMENT CHARACTER}[2Jb)"
     assert engine_sets.DIGEST_DIGITS == 12
+
+
+def test_rows_that_workers_of_an_earlier_version_drew_are_not_said_to_have_no_model() -> None:
+    ink, oil = "a" * 64, "b" * 64
+    both = {f"{ink} ink": "3", f"{oil} oil": "3", f"{ink} ink\tink": "2", f"{oil} oil\toil": "2"}
+    sets = counted(both, done=10)
+    assert sets is not None
+    said = difference(sets)
+    assert said is not None
+    assert said.startswith("2 different engine sets drew the rows without a model, or rows that workers of an earlier")
