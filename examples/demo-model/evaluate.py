@@ -142,7 +142,7 @@ def of_vae(renderer: EngineRenderer, weights: Path, scenes: list[Scene]) -> dict
         for image in images:
             x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
             latents = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
-            picture = denoiser.decode(latents).pictures()[0]
+            picture = denoiser.decode(latents.to(engines.device)).pictures()[0]
             decibels.append(psnr(picture, image))
             agreement.append(edge_f1(picture, canny(image)))
     return {"scenes": len(images), "psnr_db": round(float(np.mean(decibels)), 2), "edge_f1": mean(agreement)}
