@@ -96,7 +96,7 @@ Backend = Annotated[
         help="auto: the best that runs on this machine.",
     ),
 ]
-Precision = Annotated[Literal["fp8", "fp16", "fp32"] | None, typer.Option(help=f"Without it: {_usual_precisions()}.")]
+Precision = Annotated[Literal["fp16", "fp32", "fp8"] | None, typer.Option(help=f"Without it: {_usual_precisions()}.")]
 Calibrate = Annotated[
     Path | None,
     typer.Option(

@@ -242,6 +242,11 @@ def _check_names(path: Path | str, manifest: Manifest) -> None:
             )
     if manifest.runtime not in manifest.versions:
         raise EngineSetRefused(f"{path} is not valid at versions: it has no version of the runtime, {manifest.runtime}")
+    if (manifest.precision == "fp8") != (manifest.calibration is not None):
+        has = "has no calibration" if manifest.calibration is None else "has a calibration"
+        raise EngineSetRefused(
+            f"{path} is not valid at calibration: a set of precision {manifest.precision} {has}; build it again"
+        )
 
 
 def _check_tables(path: Path | str, manifest: Manifest) -> None:

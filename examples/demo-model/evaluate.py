@@ -44,9 +44,11 @@ def build(weights: Path, out: Path, backend: str, precision: str) -> None:
     shapes = SHAPES if backend == "triton" else ("256x256:512x512",)
     command += [word for shape in shapes for word in ("--shape", shape)]
     command += ["--max-batch", "8", "--backend", backend, "--precision", precision]
-    subprocess.run(
-        [sys.executable, "-m", "engines.cli", *command, "--out", str(out)], cwd=ROOT, check=True, stdout=sys.stderr
+    built = subprocess.run(
+        [sys.executable, "-m", "engines.cli", *command, "--out", str(out)], cwd=ROOT, check=False, stdout=sys.stderr
     )
+    if built.returncode:
+        sys.exit(built.returncode)  # it has said why
 
 
 def mean(values: list[float]) -> float:
@@ -140,7 +142,7 @@ def of_vae(renderer: EngineRenderer, weights: Path, scenes: list[Scene]) -> dict
         for image in images:
             x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
             latents = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
-            picture = denoiser.decode(latents).pictures()[0]
+            picture = denoiser.decode(latents.to(engines.device)).pictures()[0]
             decibels.append(psnr(picture, image))
             agreement.append(edge_f1(picture, canny(image)))
     return {"scenes": len(images), "psnr_db": round(float(np.mean(decibels)), 2), "edge_f1": mean(agreement)}
@@ -212,6 +214,8 @@ def main() -> None:
         build(options.weights, reference, "torch", "fp32")
         parts["against_float32"] = lambda: of_reference(renderer, EngineRenderer(reference, options.kept))
         parts["alone_and_in_batches"] = lambda: of_batches(renderer)
+    for unknown in set(options.only or ()) - parts.keys():
+        parser.error(f"--only {unknown}: the parts are {', '.join(parts)}")
     versions = {name: version(name) for name in ("torch", "onnxruntime")}
     line = {
         "what": "demo model",

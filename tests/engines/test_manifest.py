@@ -200,3 +200,12 @@ def test_an_onnx_file_with_other_tensors_is_refused_even_with_its_right_hash(tmp
     with load_engine_set(folder) as engines:
         with pytest.raises(EngineSetRefused, match=r"decoder.onnx has the tensors .* the spec says \[\('hint'"):
             engines.load(["hint"])
+
+
+@pytest.mark.parametrize(("precision", "calibrated"), [("fp8", False), ("fp16", True)])
+def test_what_a_set_says_of_its_precision_agrees(precision: str, calibrated: bool, spoilt: Path) -> None:
+    """Its pictures say whether they are fp8 by the one, and `verify` counts what is clipped by the other."""
+    made = {"source": "built-in", "digest": "ab" * 32, "input_scales": {}}
+    added = {"calibration": made} if calibrated else {}
+    edit_manifest(spoilt, lambda manifest: manifest.update(precision=precision, **added))
+    assert f"is not valid at calibration: a set of precision {precision} has" in refusal(spoilt)
