@@ -78,7 +78,7 @@ class SizesFile:
             raise
 
     def _drop_oldest(self) -> None:
-        files = sorted(self.root.glob(f"*/*/{NAME}"), key=lambda path: path.stat().st_mtime)
+        files = sorted(self.root.glob(f"*/*/{NAME}"), key=_written_at)
         for path in files[:-MOST_FILES]:
             path.unlink(missing_ok=True)
 
@@ -98,3 +98,11 @@ class SizesFile:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e308
+
+
+def _written_at(path: Path) -> float:
+    """0 for a file that another worker has just removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -85,7 +85,7 @@ def test_verify_ends_with_1_when_a_component_is_out_of_tolerance(
         ([], 2, "Missing option '--shape'"),
         (["--shape", "64x64", "--max-batch", "0"], 2, "'--max-batch': Input should be greater than or equal to 1"),
         (["--shape", "64x64", "--backend", "openvino"], 2, "'openvino' is not one of 'auto', 'tensorrt', 'triton'"),
-        (["--shape", "64x64", "--precision", "bf16"], 2, "'bf16' is not one of 'fp8', 'fp16', 'fp32'"),
+        (["--shape", "64x64", "--precision", "bf16"], 2, "'bf16' is not one of 'fp16', 'fp32'"),
         (
             ["--shape", "64x64", "--precision", "fp16", "--backend", "onnxruntime"],
             4,

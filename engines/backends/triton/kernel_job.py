@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.kernel_cache import archive_kernels, empty_cache
@@ -76,18 +77,23 @@ class KernelJob:
                 names = layer_names(self.component, parameters)
                 parameters = quantized_parameters(parameters, dict.fromkeys(names, 1.0))
             engine = ENGINES[self.component](parameters)
-            for batch, height, width in sizes(self.profiles, quantized=quantized):
-                engine(
-                    {
-                        tensor.name: torch.zeros(
-                            tensor.sized(batch, height=height, width=width),
-                            dtype=torch.int64 if tensor.dtype == "int64" else dtype,
-                            device="cuda",
-                        )
-                        for tensor in self.spec.inputs
-                    }
-                )
+            for size in sizes(self.profiles, quantized=quantized):
+                engine(self._inputs(*size))
+            if quantized:  # `engines verify` also needs the norms that watched layers see, at this size
+                smallest = (1, self.profiles[0].min_height, self.profiles[0].min_width)
+                ENGINES[self.component](replace(parameters, observers={}))(self._inputs(*smallest))
             torch.cuda.synchronize()
+
+    def _inputs(self, batch: int, height: int, width: int) -> dict[str, Tensor]:
+        dtype = dtype_of(self.precision)
+        return {
+            tensor.name: torch.zeros(
+                tensor.sized(batch, height=height, width=width),
+                dtype=torch.int64 if tensor.dtype == "int64" else dtype,
+                device="cuda",
+            )
+            for tensor in self.spec.inputs
+        }
 
 
 def sizes(profiles: Iterable[Profile], *, quantized: bool = False) -> list[tuple[int, int, int]]:
