@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The subjects that are drawn where nobody names any, and the most rows of a CSV that are read.
 BUILT_IN, MOST_ROWS = 9, 64
+LONGEST_CELL = 131_072  # characters, as many as csv takes by itself
 COLUMNS = ("image", "prompt")
 LONGEST_NAME = 300  # characters of a path in a sentence
 SMALL = 64  # pixels: pictures are shrunk to it to see whether they can be read
@@ -101,6 +102,8 @@ def _read(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = [(reader.line_num, row) for row in islice(reader, MOST_ROWS)]
+            if any(len(cell) > LONGEST_CELL for _, row in rows for cell in row.values() if isinstance(cell, str)):
+                raise csv.Error(f"a cell has more than {LONGEST_CELL} characters")  # csv's own limit may be raised
             return reader.fieldnames or (), rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -1,4 +1,4 @@
-"""What a quantized set is calibrated with: a CSV of pictures and prompts, or random shapes."""
+"""What a quantized set is calibrated with. What is refused in a CSV: tests/engines/test_subject_source.py."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pytest
 
-from engines.errors import ModelRefused
-from engines.sampler.source import BUILT_IN, MOST_ROWS, SubjectSource
+from engines.sampler.source import BUILT_IN, SubjectSource
 from engines.sampler.subjects import NEGATIVE
 
 
@@ -56,34 +54,3 @@ def test_another_picture_is_another_calibration(tmp_path: Path) -> None:
     assert before == source.digest != SubjectSource().digest
     picture(tmp_path / "a.png", shade=90)
     assert source.digest != before
-
-
-def test_the_first_rows_are_enough(tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    source = csv_of(tmp_path, "image,prompt\n" + "a.png,a box\n" * (MOST_ROWS + 5))
-    assert len(source.subjects(64, 64)) == MOST_ROWS
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("image,prompt\n", "has no rows to calibrate with; it needs the columns image and prompt"),
-        ("picture,prompt\na.png,a box\n", "line 2: calibration needs a value in the column image"),
-        ("image,prompt\na.png,\n", "line 2: calibration needs a value in the column prompt"),
-        ("image,prompt\na.png,a box\nmissing.png,a box\n", r"line 3: there is no picture .*missing\.png"),
-        ("image,prompt\nhttps://example.org/a.png,a box\n", "line 2: .* is no file of this machine"),
-        ("image,prompt\ns3://bucket/a.png,a box\n", "line 2: .* is no file of this machine"),
-        ("image,prompt\n.,a box\n", "line 2: there is no picture"),
-        ("image,prompt\njobs.csv,a box\n", r"jobs\.csv is no picture that OpenCV can read"),
-    ],
-)
-def test_a_csv_that_cannot_be_used_is_a_sentence(text: str, sentence: str, tmp_path: Path) -> None:
-    picture(tmp_path / "a.png")
-    source = csv_of(tmp_path, text)
-    with pytest.raises(ModelRefused, match=sentence):
-        source.subjects(64, 64)
-
-
-def test_a_csv_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match=r"none\.csv cannot be read"):
-        _ = SubjectSource(tmp_path / "none.csv").digest
