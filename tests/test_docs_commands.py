@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from tests import forked
-from tests.forked import Template
+from tests.forked import ForkedProcess, Template
 from tests.models import tiny_engine_set
 from tests.pages import PAGES, ROOT, Command, commands
 
@@ -280,6 +280,11 @@ class Shell:
                 folder=self.folder,
                 streams=(nothing.fileno(), log.fileno(), log.fileno()),
             )
+        with self._stopped(process):
+            yield
+
+    @contextmanager
+    def _stopped(self, process: subprocess.Popen[bytes] | ForkedProcess) -> Iterator[None]:
         try:
             yield
             process.terminate()
@@ -295,13 +300,8 @@ class Shell:
             process = subprocess.Popen(
                 ["bash", "-c", f"exec {line}"], cwd=self.folder, env=self.environment, stdout=log, stderr=log
             )
-        try:
+        with self._stopped(process):
             yield
-            process.terminate()
-            assert process.wait(60) == 0, (self.folder / "log").read_text()
-        finally:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture

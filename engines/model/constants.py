@@ -37,15 +37,20 @@ def settings_of(module: nn.Module) -> dict[str, dict[str, Any]]:
 
 def save_constants(module: nn.Module, path: Path) -> Path:
     """Write a module's tensors and settings into one file; returns it."""
+    return write_constants(tensors_of(module), settings_of(module), path)
+
+
+def write_constants(tensors: Mapping[str, Tensor], settings: Settings, path: Path) -> Path:
+    """Write tensors and settings into one file, which `load_constants` reads; returns it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Cloned: safetensors takes no tensors that share memory, as tied weights do.
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors_of(module).items()}
-    save_file(tensors, path, metadata={SETTINGS: json.dumps(settings_of(module))})
+    copies = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    save_file(copies, path, metadata={SETTINGS: json.dumps(settings)})
     return path
 
 
 def load_constants(path: Path, device: torch.device) -> tuple[dict[str, Tensor], Settings]:
-    """The tensors of `save_constants`, on a device, and the settings."""
+    """The tensors of `write_constants`, on a device, and the settings."""
     with safe_open(path, framework="pt", device=str(device)) as file:
         settings = json.loads((file.metadata() or {}).get(SETTINGS, "{}"))
         return {name: file.get_tensor(name) for name in file.keys()}, settings  # noqa: SIM118

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from engines.backends.protocol import Engine
-from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine
+from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine, predict
 from engines.backends.triton.operands import LARGEST, Observer
 from engines.backends.triton.parameters import Parameters
 from engines.backends.triton.precisions import QUANTIZED_COMPONENTS
-from engines.backends.triton.quantize import layer_names
+from engines.backends.triton.quantize import aligned
 from engines.errors import BuildFailed
 from engines.noise_schedule import NoiseSchedule
 from engines.sampler.sample import sample
@@ -43,9 +43,7 @@ class WatchedNetworks:
         self.device, self.io_dtype = device, torch.float16
         self.observers: dict[str, dict[str, Observer]] = {name: {} for name in QUANTIZED_COMPONENTS}
         self._engines: dict[str, Engine] = {
-            name: ENGINES[name](replace(each, observers=self.observers.get(name)))
-            for name, each in parameters.items()
-            if name != "decoder"
+            name: ENGINES[name](replace(each, observers=self.observers.get(name))) for name, each in parameters.items()
         }
 
     def engine(self, name: str) -> Engine:
@@ -57,8 +55,7 @@ class WatchedNetworks:
         controlnet, unet = self._engines["controlnet"], self._engines["unet"]
         assert isinstance(controlnet, ControlNetEngine), controlnet
         assert isinstance(unet, UNetEngine), unet
-        controls = controlnet.controls(inputs)
-        return unet.decode(unet.encode(inputs), controls, inputs["control_scales"])
+        return predict(controlnet, unet, inputs)
 
 
 def calibrated(networks: WatchedNetworks, parameters: Mapping[str, Parameters], subjects: Sequence[Subject]) -> Scales:
@@ -74,7 +71,7 @@ def calibrated(networks: WatchedNetworks, parameters: Mapping[str, Parameters], 
 
 def _scales(component: str, networks: WatchedNetworks, parameters: Parameters) -> dict[str, float]:
     observers, scales = networks.observers[component], {}
-    for name in layer_names(component, parameters):
+    for name in aligned(parameters, observers):
         peak = float(observers[_reader(name)].peak)
         if not 0 <= peak < float("inf"):
             raise BuildFailed(f"calibration met values that are not finite before {component}'s layer {name}")

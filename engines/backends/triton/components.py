@@ -83,6 +83,12 @@ class UNetEngine:
         return {"latent": channels_first(self._network.decode(encoded, controls, scales))}
 
 
+def predict(controlnet: ControlNetEngine, unet: UNetEngine, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ControlNet, then U-Net, whose join scales the controls: the controlnet's inputs -> `latent`."""
+    controls = controlnet.controls(inputs)
+    return unet.decode(unet.encode(inputs), controls, inputs["control_scales"])
+
+
 class DecoderEngine:
     """latent -> image."""
 

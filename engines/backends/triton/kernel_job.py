@@ -15,7 +15,7 @@ from torch import Tensor
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.kernel_cache import archive_kernels, empty_cache
 from engines.backends.triton.parameters import Parameters
-from engines.backends.triton.precisions import QUANTIZED_COMPONENTS
+from engines.backends.triton.precisions import QUANTIZED_COMPONENTS, calibration_size
 from engines.backends.triton.quantize import layer_names
 from engines.backends.triton.quantize import quantized as quantized_parameters
 from engines.backends.triton.tiles import LARGE, USUAL, box_of
@@ -80,8 +80,8 @@ class KernelJob:
             for size in sizes(self.profiles, quantized=quantized):
                 engine(self._inputs(*size))
             if quantized:  # `engines verify` also needs the norms that watched layers see, at this size
-                smallest = (1, self.profiles[0].min_height, self.profiles[0].min_width)
-                ENGINES[self.component](replace(parameters, observers={}))(self._inputs(*smallest))
+                watched = ENGINES[self.component](replace(parameters, observers={}))
+                watched(self._inputs(1, *calibration_size(self.profiles)))
             torch.cuda.synchronize()
 
     def _inputs(self, batch: int, height: int, width: int) -> dict[str, Tensor]:

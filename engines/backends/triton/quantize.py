@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -23,11 +23,13 @@ def layer_names(component: str, parameters: Parameters) -> tuple[str, ...]:
         return ()
     found: dict[str, Observer] = {}
     ENGINES[component](replace(parameters, observers=found))
-    return tuple(name for name in found if _fits(parameters.tensors[f"{name}.weight"]))
+    return aligned(parameters, found)
 
 
-def _fits(weight: Tensor) -> bool:
-    return weight.shape[0] % ALIGNED == 0 and weight.shape[1] % ALIGNED == 0
+def aligned(parameters: Parameters, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the layers whose channels the product can take."""
+    weights = ((name, parameters.tensors[f"{name}.weight"]) for name in names)
+    return tuple(name for name, weight in weights if all(channels % ALIGNED == 0 for channels in weight.shape[:2]))
 
 
 def quantized(parameters: Parameters, scales: Mapping[str, float]) -> Parameters:

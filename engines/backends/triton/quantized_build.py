@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from engines.backends.recipe import BuildContext, Recipe
 from engines.backends.stages import CONSTANTS
 from engines.backends.triton.calibration import Scales, WatchedNetworks, calibrated
 from engines.backends.triton.kernel_cache import empty_cache
 from engines.backends.triton.parameters import Parameters
-from engines.backends.triton.precisions import calibration_size
+from engines.backends.triton.precisions import CALIBRATED_WITH, calibration_size
 from engines.backends.triton.quantize import quantized
 from engines.device import build_device
 from engines.manifest import TOKENIZER
-from engines.model.constants import SETTINGS
-from engines.spec import COMPONENTS
+from engines.model.constants import write_constants
 
 
 def save_quantized(context: BuildContext, recipe: Recipe, component: str) -> Path:
@@ -31,10 +28,7 @@ def save_quantized(context: BuildContext, recipe: Recipe, component: str) -> Pat
     scales = context.once("scales", lambda: _calibrate(context, recipe))
     parameters = quantized(Parameters.of(context.module(component)).moved(build_device()), scales[component])
     path = context.folder / CONSTANTS / f"{component}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in parameters.tensors.items()}
-    save_file(tensors, path, metadata={SETTINGS: json.dumps(parameters.settings)})
-    return path
+    return write_constants(parameters.tensors, parameters.settings, path)
 
 
 def _calibrate(context: BuildContext, recipe: Recipe) -> Scales:
@@ -42,7 +36,7 @@ def _calibrate(context: BuildContext, recipe: Recipe) -> Scales:
     device, geometry = build_device(), context.geometry
     assert geometry is not None, "stages of components come after `describe`"
     subjects = context.subject_source.subjects(*calibration_size(recipe.profiles))
-    parameters = {name: Parameters.of(context.module(name)).moved(device) for name in COMPONENTS}
+    parameters = {name: Parameters.of(context.module(name)).moved(device) for name in CALIBRATED_WITH}
     with empty_cache(), torch.inference_mode():
         networks = WatchedNetworks(
             parameters,

@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.backends.protocol import Clipping, Engine, Runtime
 from engines.backends.stages import CONSTANTS
 from engines.backends.triton import hopper
-from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine
+from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine, predict
 from engines.backends.triton.kernel_cache import install_kernels
 from engines.backends.triton.kernel_keys import check_kernels
 from engines.backends.triton.operands import Observer
@@ -63,8 +63,7 @@ class TritonRuntime(Runtime):
         assert isinstance(unet, UNetEngine), unet
         noisy = inputs["x_noisy"]
         if self._side is None or noisy.numel() // (2 * noisy.shape[1]) > SIDE_BY_SIDE:
-            controls = controlnet.controls(inputs)
-            return unet.decode(unet.encode(inputs), controls, inputs["control_scales"])
+            return predict(controlnet, unet, inputs)
         stream = torch.cuda.current_stream(self._device)
         self._side.wait_stream(stream)
         with torch.cuda.stream(self._side):

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import Tensor
 
 from engines.backends.triton import ops
-from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine
+from engines.backends.triton.components import ENGINES, ControlNetEngine, UNetEngine, predict
 from engines.backends.triton.operands import QUANTIZED, Layer, Norm
 from engines.backends.triton.parameters import Parameters
 from engines.backends.triton.quantize import layer_names, quantized
@@ -180,7 +180,7 @@ class Engines:
         controlnet, unet = self._engines["controlnet"], self._engines["unet"]
         assert isinstance(controlnet, ControlNetEngine)
         assert isinstance(unet, UNetEngine)
-        unet.decode(unet.encode(inputs), controlnet.controls(inputs), inputs["control_scales"])
+        predict(controlnet, unet, inputs)
         self._engines["decoder"](self._inputs("decoder", batch, height, width))
 
     def _inputs(self, name: str, batch: int, height: int, width: int) -> dict[str, Tensor]:
