@@ -16,6 +16,7 @@ from PIL import Image
 
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.reconcile import reconcile
 from jobs.storage import s3
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
@@ -92,6 +93,21 @@ class Site:
 
     def wait_until_done(self, number: int, *, seconds: float = 120.0) -> None:
         eventually(lambda: self.ledger.counts("b").done >= number, seconds=seconds, what=f"{number} jobs done")
+
+    def reconcile_until_done(self, number: int, *, seconds: float = 120.0) -> None:
+        """Reconcile, as `producer submit --wait` does, until so many jobs are done.
+
+        For tests that kill a worker or Redis. kombu pops a message and records it in two steps; a kill between them
+        loses the message, and only a reconciler finds its job.
+        """
+
+        def done() -> bool:
+            if self.ledger.counts("b").done >= number:
+                return True
+            reconcile(self.ledger, lease_seconds=1.0, settle_seconds=0.1)
+            return False
+
+        eventually(done, seconds=seconds, what=f"{number} jobs done")
 
     def wait_until_in_the_loop(self, number: int) -> None:
         """Wait until the one worker with a `metrics_port` renders so many samples.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from jobs.job import RenderJob
-from jobs.ledger.reconcile import reconcile
 from tests.eventually import eventually
 from tests.integration.conftest import Site
 from tests.jobs.rows import enqueue, make_job
@@ -83,9 +82,5 @@ def test_a_worker_that_ends_while_storage_is_away_loses_nothing(
     bring_back(proxy)
     site.start(jobs_in_flight=4)
 
-    def done() -> bool:
-        reconcile(site.ledger, lease_seconds=1.0, settle_seconds=0.1)
-        return site.ledger.counts("b").done == 4
-
-    eventually(done)
+    site.reconcile_until_done(4)
     assert site.ledger.counts("b").total == len(jobs)

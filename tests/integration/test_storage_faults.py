@@ -16,7 +16,6 @@ import pytest
 
 from jobs.errors import OutputForbidden, OutputFull, OutputUnavailable, SourceForbidden, SourceUnavailable
 from jobs.job import RenderJob, RenderResult
-from jobs.ledger.reconcile import reconcile
 from jobs.storage import file as files
 from jobs.storage import s3, s3_client
 from jobs.storage.http import FetchLimits
@@ -301,11 +300,6 @@ def test_a_worker_killed_in_mid_write_leaves_no_half_result_and_its_successor_sw
         assert path.stat().st_size == 30_000_009  # b"canny of "
     age(list(parts.iterdir()))
     site.start()
-
-    def done() -> bool:
-        reconcile(site.ledger, lease_seconds=1.0, settle_seconds=0.1)
-        return site.ledger.counts("b").done == 4
-
-    eventually(done, seconds=30)
+    site.reconcile_until_done(4)
     assert list(parts.iterdir()) == []
     site.assert_all_done_once(jobs, after_a_fault=True)

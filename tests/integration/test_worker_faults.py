@@ -18,18 +18,6 @@ from tests.jobs.rows import enqueue
 from tools.embedded_redis import EmbeddedRedis
 
 
-def reconciled(site: Site, number: int) -> None:
-    """Reconcile, as `producer submit --wait` does, until the batch is done."""
-
-    def done() -> bool:
-        if site.ledger.counts("b").done >= number:
-            return True
-        reconcile(site.ledger, lease_seconds=1.0, settle_seconds=0.1)
-        return False
-
-    eventually(done, seconds=60, what=f"{number} jobs done")
-
-
 def test_after_kill_9_mid_render_a_new_worker_finishes_every_job_within_seconds(site: Site) -> None:
     jobs = site.enqueue(8, seconds=0.5)
     worker = site.start(jobs_in_flight=4)
@@ -41,7 +29,7 @@ def test_after_kill_9_mid_render_a_new_worker_finishes_every_job_within_seconds(
     reconcile(site.ledger, lease_seconds=1.0, settle_seconds=0.1)
     assert site.ledger.counts("b").running == 0  # one pass suffices: nothing waits for the visibility timeout
     site.start(jobs_in_flight=4)
-    reconciled(site, 8)
+    site.reconcile_until_done(8)
     site.assert_all_done_once(jobs, after_a_fault=True)
     assert max(result.attempts for result in site.ledger.results("b")) == 2
 
@@ -152,7 +140,7 @@ def test_a_message_lost_between_redis_and_the_worker_is_found_by_the_reconciler(
     jobs = site.enqueue(4)
     site.ledger.client.rpop("render")
     site.start()
-    reconciled(site, 4)
+    site.reconcile_until_done(4)
     site.assert_all_done_once(jobs)
 
 
@@ -181,7 +169,7 @@ def test_redis_away_for_seconds_is_survived_and_every_job_is_recorded_once(
             # Jobs end meanwhile, and the worker cannot record it yet.
             eventually(lambda: site.events("ledger_unavailable"))
             server.start()
-            reconciled(site, 8)
+            site.reconcile_until_done(8)
             assert worker.alive
             site.assert_all_done_once(jobs, after_a_fault=True)
 

@@ -283,7 +283,7 @@ def test_redis_goes_away_and_comes_back(start_site: StartSite, tmp_path: Path) -
             with Monitor(server.url) as monitor, monitor.watching() as watch:
                 eventually(monitor.is_answered)
                 eventually(lambda: "worker-heartbeat" in watch.of_workers())
-        site.wait_until_done(6)
+        site.reconcile_until_done(6)
         site.assert_all_done_once(jobs, after_a_fault=True)
 
 
