@@ -27,13 +27,20 @@ def quiet_libraries() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
+            _set_level(name, logging.ERROR)
         _without_progress_bars()
         try:
             yield
         finally:
             for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+                _set_level(name, level)
+
+
+def _set_level(name: str, level: int) -> None:
+    """Unless it has that level: setting one makes logging forget what it knows of every logger, which takes time."""
+    logger = logging.getLogger(name)
+    if logger.level != level:
+        logger.setLevel(level)
 
 
 def _without_progress_bars() -> None:
