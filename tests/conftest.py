@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -32,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("processes")
             if runs_models(item.module.__name__):
                 item.add_marker("models")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what there is by now: the tests, and the libraries that they import.
+
+    These are 700,000 objects that stay. To look at them took a third of a second, in all a twelfth of the suite's time.
+    """
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True, specname="pytest_collection_modifyitems")
