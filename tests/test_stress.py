@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
+
+from tools import stress
 from tools.stress import (
     Goal,
     Run,
@@ -77,3 +82,12 @@ def test_kinds_and_users_take_turns() -> None:
         ("timing", "root", 1),
         ("timing", "nobody", 1),
     ]
+
+
+def test_a_run_that_does_not_hear_an_interrupt_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a shell's background, where what is started ignores SIGINT."""
+    monkeypatch.setattr(stress, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(stress, "RUN_LIMIT_SECONDS", 0.1)
+    with subprocess.Popen(["sh", "-c", "trap '' INT; sleep 600"], start_new_session=True) as deaf:
+        assert stress.wait_for(deaf) == -1
+    assert deaf.returncode == -signal.SIGKILL

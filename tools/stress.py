@@ -161,7 +161,7 @@ class Runner:
             process = subprocess.Popen(
                 command, cwd=tree, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, **arguments
             )
-            code = _wait(process)
+            code = wait_for(process)
         passed, failed, skipped = counted(report)
         if code == 0:
             output.unlink()
@@ -181,20 +181,25 @@ class Runner:
         return other.python, other.tree, other.as_popen_arguments(), self._folder / user
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
+def wait_for(process: subprocess.Popen[bytes]) -> int:
     """pytest's exit code; one that runs for too long is interrupted, then killed, with all that it started."""
     try:
         return process.wait(RUN_LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
-        for number in (signal.SIGINT, signal.SIGKILL):
+        _end(process)
+        return -1
+    except BaseException:
+        _end(process)
+        raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask first: a shell lets what it starts in the background ignore SIGINT, and so does all that is started there."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
             os.killpg(process.pid, number)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
-        return -1
-    except BaseException:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(STOP_SECONDS)
-        raise
 
 
 def counted(report: Path) -> tuple[int, int, int]:
