@@ -46,15 +46,18 @@ class LearntSizes:
         *,
         machines: Mapping[str, str],
         cache_dir: str | None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
     ) -> None:
-        """`machines`: the card and the libraries of each engine set whose sizes cost something, by its digest."""
+        """`machines`: the card and the libraries of each engine set whose sizes cost something, by its digest.
+
+        `now` gives seconds since the epoch; without it, that is Redis' clock.
+        """
         self._loop = loop
         self._ledger = ledger
         root = None if cache_dir is None else Path(cache_dir)
         self._files = {} if root is None else {one: SizesFile(root, one, machine) for one, machine in machines.items()}
         self._sets = tuple(machines)
-        self._now = now
+        self._now = self._time if now is None else now
         self._counted: dict[tuple[BucketKey, int], int] = {}  # sample-steps, at the last time
         self._own: dict[str, Weights] = {one: {} for one in self._sets}  # of this process's steps
         self._untold: dict[str, Weights] = {one: {} for one in self._sets}  # of them, what the ledger does not know
@@ -116,14 +119,27 @@ class LearntSizes:
 
     def _new(self) -> dict[str, Weights]:
         """By set, the weights of what was stepped since the last time."""
+        in_use = {each: number for each, number in self._loop.sizes_in_use().items() if each[0].engine_set in self._own}
+        more = {each: number - self._counted.get(each, 0) for each, number in in_use.items()}
+        self._counted |= in_use
         new: dict[str, Weights] = defaultdict(dict)
-        for (key, batch), samples in self._loop.sizes_in_use().items():
-            more = samples - self._counted.get((key, batch), 0)
-            if more > 0 and key.engine_set in self._own:
-                size = StepSize(key.height, key.width, key.tokens, batch)
-                new[key.engine_set][size] = weight(more, at=self._now())
-                self._counted[key, batch] = samples
+        if any(more.values()):
+            now = self._now()
+            for (key, batch), samples in more.items():
+                if samples > 0:
+                    size = StepSize(key.height, key.width, key.tokens, batch)
+                    new[key.engine_set][size] = weight(samples, at=now)
         return new
+
+    def _time(self) -> float:
+        """The clock that all workers share: what one whose own is a year ahead noted would outweigh the others' sizes.
+
+        Its own, where Redis does not answer.
+        """
+        try:
+            return self._ledger.server_time()
+        except (LedgerUnavailable, redis.RedisError):
+            return time.time()
 
     def _tell(self, engine_set: str) -> None:
         try:

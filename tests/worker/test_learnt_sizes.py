@@ -38,16 +38,17 @@ NOW = 1_800_000_000.0
 class Worker:
     """A loop on a device that counts captures, and what it learns."""
 
-    def __init__(self, ledger: Ledger, folder: Path | None, *, machine: str = MACHINE, at: float = NOW) -> None:
+    def __init__(self, ledger: Ledger, folder: Path | None, *, machine: str = MACHINE, at: float | None = NOW) -> None:
+        """`at`: the time; None is Redis' clock."""
         self.device = GraphDevice()
         self.loop = RenderLoop(Denoisers({SET: self.device}, loaded=[SET]), now=self.device.clock)
-        self.at = at
+        self.at = 0.0 if at is None else at
         self.learnt = LearntSizes(
             self.loop,
             ledger,
             machines={SET: machine},
             cache_dir=None if folder is None else str(folder),
-            now=lambda: self.at,
+            now=None if at is None else lambda: self.at,
         )
 
     def draw(self, samples: int, size: tuple[int, int], *, steps: int = 3) -> None:
@@ -106,6 +107,14 @@ def test_what_was_used_lately_comes_before_what_was_used_more_long_ago(ledger: L
     assert list(ledger.sizes(SET)) == [WIDE, SIZE]
     # After four months it weighs less than a thousandth of the rest, and is not prepared.
     assert Worker(ledger, None).prepared() == [(64, 128, 1)]
+
+
+def test_sizes_weigh_by_the_clock_that_all_workers_share(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: NOW + 10 * 365 * 86400)
+    worker = Worker(ledger, None, at=None)
+    worker.draw(2, (64, 64), steps=3)
+    worker.learnt.write()
+    assert ledger.sizes(SET)[SIZE] == pytest.approx(weight(2 * 3, at=ledger.server_time()), rel=0.01)
 
 
 def test_at_most_so_many_are_prepared(ledger: Ledger) -> None:

@@ -39,7 +39,7 @@ class Graphs:
         self._asked: Asked = ()
         self._news: Asked | None = None  # asked for since the last turn
         self._last: tuple[BucketKey, int, float] | None = None  # the latest step: bucket, size, when it returned
-        self._has_room = True
+        self._has_room_at = now()  # for more graphs than steps need
         self._dropped: dict[BucketKey, float] = {}  # when graphs made room for a sample of this bucket
 
     def ask(self, sizes: Asked) -> None:
@@ -117,7 +117,7 @@ class Graphs:
             DeviceLost: the device failed meanwhile.
         """
         self._take_note()
-        if not self._has_room or not self._scheduler.is_quiet:
+        if self._now() < self._has_room_at or not self._scheduler.is_quiet:
             return False
         chosen = self._next()
         if chosen is None:
@@ -134,7 +134,7 @@ class Graphs:
                 self._denoisers.of(key.engine_set).warm(key, size)
         except DeviceOutOfMemory as error:
             self._too_large(key, size, error)
-            self._has_room = False  # what is left belongs to jobs
+            self._has_room_at = self._now() + IN_VAIN_SECONDS  # what is left belongs to jobs
         except DeviceLost as error:
             error.prepared_for = key.engine_set
             raise

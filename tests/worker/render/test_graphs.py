@@ -16,6 +16,7 @@ from worker.render.decoding import Decoding
 from worker.render.denoisers import Denoisers
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.loop import RenderLoop
+from worker.render.memory_limit import IN_VAIN_SECONDS
 from worker.render.request import BucketKey
 
 SHAPES = [(64, 64 * n) for n in range(1, 6)]
@@ -173,13 +174,20 @@ def test_what_does_not_fit_even_without_graphs_drops_them_once() -> None:
     assert device.captured == [(64, 64, 3), (64, 64, 2)]
 
 
-def test_a_device_that_is_full_is_not_warmed_again() -> None:
+def test_a_device_that_is_full_is_not_warmed_again_for_a_while() -> None:
+    """What filled it may have been one large picture, or another process."""
     device = GraphDevice(room=2)
     loop = device.loop()
     loop.warm_up([(KEY, 4), (KEY, 1)])
     assert loop.warm()
     assert not loop.warm()
     assert device.captured == []
+    device.now += IN_VAIN_SECONDS - 1
+    assert not loop.warm()
+    device.now += 1
+    device.room = 4
+    assert [loop.warm(), loop.warm(), loop.warm()] == [True, True, False]
+    assert device.captured == [(64, 64, 4), (64, 64, 1)]
 
 
 # -- while idle --------------------------------------------------------------------------------------------------------
