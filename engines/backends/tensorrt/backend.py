@@ -39,7 +39,7 @@ class TensorRTBackend(Backend):
         """For the GPU that `capability` names, or for the one that is here."""
         runtime, architecture = package.package_name(), package.architecture(capability)
         package.check_precision(architecture, precision)
-        versions = versions_of([*EXPORT_PACKAGES, runtime])
+        versions = versions_of(EXPORT_PACKAGES) | {runtime: str(package.version_of(runtime))}
         return Recipe(self.name, runtime, precision, tuple(profiles), architecture, versions)
 
     def version_compatible(self, recipe: Recipe) -> Recipe:

@@ -39,7 +39,7 @@ def package_name() -> str:
         BackendUnavailable: neither is installed.
     """
     for package in PACKAGES:
-        if installed_version(package) is not None:
+        if version_of(package) is not None:
             return package
     raise BackendUnavailable("neither tensorrt nor tensorrt-rtx is installed; docs/engines.md says how")
 
@@ -135,7 +135,7 @@ def check_precision(architecture: str, precision: str) -> None:
 
 def _runs_what_it_does_not_list(package: str) -> bool:
     """tensorrt_rtx 1.4.0.76 runs on an H200 (sm90), which it does not list; 1.7.1 refuses to."""
-    major, minor = (int(part) for part in str(installed_version(package)).split(".")[:2])
+    major, minor = (int(part) for part in str(version_of(package)).split(".")[:2])
     return (major, minor) < (1, 5)
 
 

@@ -95,6 +95,16 @@ def test_it_is_loaded_where_only_the_lean_runtime_of_that_version_is_installed(
         check_version(manifest, BACKEND.installed_version("tensorrt_lean"))
 
 
+@pytest.mark.parametrize("installed_as", ["tensorrt", "tensorrt_cu13", "tensorrt_cu12"])
+def test_the_builder_is_found_under_the_name_of_a_cuda_version_too(
+    installed_as: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(monkeypatch, {installed_as: "11.4.0.106"})
+    monkeypatch.setattr(package, "_current_architecture", lambda: "sm90")
+    recipe = BACKEND.recipe(precision="fp16", profiles=PROFILES, capability=None)
+    assert (recipe.runtime, recipe.versions["tensorrt"]) == ("tensorrt", "11.4.0.106")
+
+
 def test_the_lean_package_alone_is_imported(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(package, "tensorrt_module", asked.append)
