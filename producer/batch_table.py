@@ -30,7 +30,7 @@ class Counted:
     @property
     def is_unfinished(self) -> bool:
         """Whether a job of it is queued or running."""
-        return bool(self.counts.queued + self.counts.running)
+        return bool(self.counts.unfinished)
 
 
 def batch_list(counted: Sequence[Counted], *, width: int, height: int | None = None) -> Table | Group:

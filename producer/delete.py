@@ -197,8 +197,7 @@ def _counts(ledger: Ledger, batch: str) -> Counts:
 
 
 def _check_ended(batch: str, counts: Counts) -> None:
-    unfinished = counts.queued + counts.running
-    if unfinished:
+    if unfinished := counts.unfinished:
         raise CommandFailed(
             Exit.USAGE,
             f"{count(unfinished, 'job')} of batch {batch!r} {'has' if unfinished == 1 else 'have'} not ended: wait, or "
@@ -208,7 +207,7 @@ def _check_ended(batch: str, counts: Counts) -> None:
 
 def _question(batch: str, counts: Counts, output: str, *, results: bool) -> str:
     jobs = count(counts.total, "job")
-    if unfinished := counts.queued + counts.running:
+    if unfinished := counts.unfinished:
         jobs += f", {unfinished:,} of which {'has' if unfinished == 1 else 'have'} not ended"
     where = f"{place(output)}/{batch}"
     if results:

@@ -51,7 +51,7 @@ class Pace:
         parts = [f"elapsed {clock(time.monotonic() - self._begun)}"]
         if self._done.per_second:
             parts.insert(0, f"{_rate(self._done.per_second * self._pictures_a_job)} pictures/s")
-        remaining = counts.queued + counts.running
+        remaining = counts.unfinished
         if self._finished.per_second and remaining:
             parts.append(f"left {clock(remaining / self._finished.per_second)}")
         return parts
@@ -104,7 +104,7 @@ class _Lines:
     def show(self, counts: Counts) -> None:
         """Print changed counts, at most every few seconds; the last counts always."""
         self._pace.note(counts)
-        has_ended = not counts.queued + counts.running
+        has_ended = not counts.unfinished
         if counts == self._shown or not (has_ended or time.monotonic() - self._at >= LINE_SECONDS):
             return
         self._shown, self._at = counts, time.monotonic()
@@ -125,5 +125,5 @@ def sentence(counts: Counts) -> str:
     """`12 of 20 jobs finished (1 failed), 3 running, 5 queued`."""
     aside = [f"{number:,} {state}" for state, number in (("failed", counts.failed), ("cancelled", counts.cancelled))]
     ended = ", ".join(text for text in aside if not text.startswith("0 "))
-    waiting = f", {counts.running:,} running, {counts.queued:,} queued" if counts.queued + counts.running else ""
+    waiting = f", {counts.running:,} running, {counts.queued:,} queued" if counts.unfinished else ""
     return f"{counts.finished:,} of {count(counts.total, 'job')} finished{f' ({ended})' if ended else ''}{waiting}"

@@ -45,11 +45,10 @@ def results(batch: str, *, format: Format | None, states: Collection[str]) -> Ex
     with writing_stdout() as stdout:
         written = write(in_row_order(ended_results(session, batch, states), batch=batch), stdout)
     counts = session.ledger.counts(batch)
-    unfinished = counts.queued + counts.running
     if counts.superseded and "superseded" not in states:
         say(f"{count(counts.superseded, 'earlier version')} of corrected rows left out: --state superseded shows them")
-    if unfinished:
-        say(f"{count(written, 'result')}; {count(unfinished, 'job has', 'jobs have')} not ended yet", "warning")
+    if counts.unfinished:
+        say(f"{count(written, 'result')}; {count(counts.unfinished, 'job has', 'jobs have')} not ended yet", "warning")
     return Exit.OK
 
 

@@ -102,7 +102,7 @@ def follow(counting: Counting, display: Display, ticks: list[Callable[[Counts], 
             counts = counting.counts()
             answered = time.monotonic()
             display.show(counts)
-            if not counts.queued + counts.running:
+            if not counts.unfinished:
                 return counts
             for tick in ticks:
                 tick(counts)

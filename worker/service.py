@@ -248,7 +248,7 @@ class RenderService:
             counts = self._ledger.counts(batch)
         except (LedgerUnavailable, redis.RedisError):
             return True
-        return counts.queued + counts.running > 0
+        return counts.unfinished > 0
 
     # -- the GPU thread -------------------------------------------------------------------------------------------
 

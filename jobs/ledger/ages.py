@@ -50,7 +50,7 @@ def is_still_old(ledger: Ledger, info: BatchInfo, time: float) -> bool:
 def _ended(ledger: Ledger, info: BatchInfo, time: float) -> EndedBatch | None:
     """The batch, or None where a job of it has not ended, or has not ended before `time`."""
     counts = ledger.counts(info.name)
-    ended_at = None if counts.queued + counts.running else _last_end(ledger, info, time)
+    ended_at = None if counts.unfinished else _last_end(ledger, info, time)
     return None if ended_at is None else EndedBatch(info, counts, ended_at)
 
 

@@ -113,13 +113,13 @@ def _active(ledger: Ledger, batch: str | None, failures: Failures) -> list[str]:
     """The batch, or all of them, without those that have nothing to repair."""
     if batch is not None:
         counts = ledger.counts(batch)
-        return [batch] if counts.queued + counts.running else []
+        return [batch] if counts.unfinished else []
     names = [info.name for info in ledger.batches()]
     active = []
     for name, of_batch in zip(names, ledger.counts_of(names), strict=True):
         if of_batch is None:
             failures[name] = "what Redis has of it is damaged: its counts are not numbers"
-        elif of_batch.queued + of_batch.running:
+        elif of_batch.unfinished:
             active.append(name)
     return active
 

@@ -65,7 +65,12 @@ class Counts(_Record):
     @property
     def total(self) -> int:
         """The jobs of the batch, one for each row."""
-        return self.queued + self.running + self.finished
+        return self.unfinished + self.finished
+
+    @property
+    def unfinished(self) -> int:
+        """Jobs that wait or run."""
+        return self.queued + self.running
 
     @property
     def finished(self) -> int:

@@ -25,7 +25,7 @@ class BatchCounts:
     @property
     def is_open(self) -> bool:
         """Whether a job of it is queued or running."""
-        return bool(self.counts.queued + self.counts.running)
+        return bool(self.counts.unfinished)
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,5 +77,5 @@ def _pace(tracked: _Tracked, counts: Counts) -> Pace:
     done, finished = tracked.done.per_second, tracked.finished.per_second
     return Pace(
         pictures_a_second=done * tracked.pictures_a_job if done else None,
-        seconds_left=(counts.queued + counts.running) / finished if finished else None,
+        seconds_left=counts.unfinished / finished if finished else None,
     )
