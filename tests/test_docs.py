@@ -8,11 +8,16 @@ import pytest
 import typer.main
 
 from engines.errors import EXIT_CODES, INTERRUPTED, UNEXPECTED, EngineError
+from jobs.errors import Cancelled
+from jobs.job import RenderResult
 from jobs.settings import Settings
+from producer.exits import PIPE_CLOSED, Exit
 from tests.pages import LANGUAGES, PAGES, ROOT, blocks, commands, outside_blocks, text_of
+from worker.observe.metrics import FAILURE_KINDS
 
 OPERATIONS = ROOT / "docs" / "operations.md"
 ENGINES = ROOT / "docs" / "engines.md"
+LIFECYCLE = ROOT / "docs" / "lifecycle.md"
 README = ROOT / "README.md"
 README_LINES = 150
 PICTURE_BYTES = 150_000
@@ -65,6 +70,23 @@ def test_the_exit_codes_of_engines_are_those_in_the_table_and_in_help() -> None:
     raised = {error.exit_code for error in EngineError.__subclasses__()}
     assert documented == {0, 1, 2, UNEXPECTED, INTERRUPTED} | raised
     assert set(map(int, re.findall(r"(?:^|[:;]\s)(\d+) ", EXIT_CODES))) == documented
+
+
+def test_the_exit_codes_of_producer_are_those_in_the_table() -> None:
+    (table,) = re.findall(r"^## Exit codes of producer\n\n((?:\|.*\n)+)", OPERATIONS.read_text(), re.MULTILINE)
+    documented = list(map(int, re.findall(r"^\| (\d+) \|", table, re.MULTILINE)))
+    assert documented == [*Exit, PIPE_CLOSED]
+
+
+def test_the_kinds_of_error_are_those_in_the_table() -> None:
+    (table,) = re.findall(r"^## Kinds of error\n\n.+\n\n((?:\|.*\n)+)", LIFECYCLE.read_text(), re.MULTILINE)
+    documented = [name for row in table.splitlines() for name in re.findall(r"`([a-z_]+)`", row.split("|")[1])]
+    assert sorted(documented) == sorted([*FAILURE_KINDS, Cancelled.kind])
+
+
+def test_the_fields_of_a_result_are_documented() -> None:
+    (fields,) = re.findall(r"^A sidecar, like a line of .*?\n\n", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)
+    assert set(RenderResult.model_fields) - set(re.findall(r"`([a-z_]+)`", fields)) == set()
 
 
 def test_links_between_pages_lead_somewhere() -> None:
