@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,8 @@ class LearntSizes:
         self._counted: dict[tuple[BucketKey, int], int] = {}  # sample-steps, at the last time
         self._own: dict[str, Weights] = {one: {} for one in self._sets}  # of this process's steps
         self._untold: dict[str, Weights] = {one: {} for one in self._sets}  # of them, what the ledger does not know
-        self._unwritten: set[str] = set()  # sets whose file could not be written the last time
+        self._unwritten: set[str] = set()  # sets whose file lacks something
+        self._failing: set[str] = set()  # sets whose file could not be written the last time
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sizes", daemon=True)
 
@@ -96,17 +98,20 @@ class LearntSizes:
         for engine_set, used in self._new().items():
             for weights in (self._own[engine_set], self._untold[engine_set]):
                 weights |= {size: weights.get(size, 0.0) + number for size, number in used.items()}
-            self._tell(engine_set)
-            self._save(engine_set)
+            self._unwritten.add(engine_set)
+        for engine_set in self._sets:
+            if self._untold[engine_set]:
+                self._tell(engine_set)
+            if engine_set in self._unwritten:
+                self._save(engine_set)
 
     def forget(self, engine_set: str) -> None:
         """To prepare for one of a set's sizes has lost the device. Nobody shall try again before a job asks for it."""
-        try:
-            self._ledger.forget_sizes(engine_set)
-            if engine_set in self._files:
+        if engine_set in self._files:
+            with _saying_what_is_not_forgotten():
                 self._files[engine_set].path.unlink(missing_ok=True)
-        except (LedgerUnavailable, redis.RedisError, OSError) as error:
-            log.warning("sizes_not_forgotten", error=str(error), consequence="the next worker may lose its device too")
+        with _saying_what_is_not_forgotten():
+            self._ledger.forget_sizes(engine_set)
 
     def _run(self) -> None:
         try:
@@ -151,15 +156,16 @@ class LearntSizes:
 
     def _save(self, engine_set: str) -> None:
         file = self._files.get(engine_set)
-        if file is not None:
-            try:
+        try:
+            if file is not None:
                 file.write(self._own[engine_set])
-            except OSError as error:
-                if engine_set not in self._unwritten:  # once, and not every half minute
-                    log.warning("sizes_not_written", file=str(file.path), error=str(error))
-                self._unwritten.add(engine_set)
-            else:
-                self._unwritten.discard(engine_set)
+        except OSError as error:
+            if engine_set not in self._failing:  # once, and not every half minute
+                log.warning("sizes_not_written", file=str(file and file.path), error=str(error))
+            self._failing.add(engine_set)
+        else:
+            self._failing.discard(engine_set)
+            self._unwritten.discard(engine_set)
 
     def _from_file(self, engine_set: str) -> Weights:
         return self._files[engine_set].read() if engine_set in self._files else {}
@@ -170,6 +176,14 @@ class LearntSizes:
         except (LedgerUnavailable, redis.RedisError) as error:
             log.warning("sizes_not_read", error=str(error), consequence="the device is prepared as jobs come")
             return {}
+
+
+@contextmanager
+def _saying_what_is_not_forgotten() -> Iterator[None]:
+    try:
+        yield
+    except (LedgerUnavailable, redis.RedisError, OSError) as error:
+        log.warning("sizes_not_forgotten", error=str(error), consequence="the next worker may lose its device too")
 
 
 def _larger(one: Weights, other: Weights) -> Weights:

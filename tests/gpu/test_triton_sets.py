@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from engines.backends import registry
 from engines.backends.tensorrt.package import is_best
+from engines.backends.triton.components import ControlNetEngine
 from engines.backends.triton.kernel_keys import check_kernels, current_keys, used_keys
 from engines.build.builder import BuildRequest, build_set
 from engines.check.score import psnr
@@ -321,6 +323,29 @@ def test_real_memory_running_out_halves_the_batch_and_every_picture_arrives(
     monkeypatch.undo()
     assert refused[0] == 4
     assert [psnr(a, b) >= 45 for a, b in zip(pictures, drawn(denoiser, requests), strict=True)] == [True] * 4
+
+
+def test_memory_that_runs_out_in_a_capture_of_two_streams_is_told_so(
+    engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the U-Net, ControlNet runs in a stream of its own, which a capture cannot end without."""
+    from worker.render.device import translated_errors
+
+    controls, captured = ControlNetEngine.controls, []
+
+    def short(self: ControlNetEngine, inputs: Mapping[str, torch.Tensor]) -> Any:
+        if torch.cuda.is_current_stream_capturing():
+            captured.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return controls(self, inputs)
+
+    denoiser = EngineDenoiser(engines)
+    monkeypatch.setattr(ControlNetEngine, "controls", short)
+    with pytest.raises(DeviceOutOfMemory), translated_errors():
+        denoiser.warm(sample(0).bucket_key, 1)
+    assert captured
+    monkeypatch.undo()
+    assert len(drawn(denoiser, [sample(0, steps=4)])) == 1  # the device still works
 
 
 def test_low_vram_draws_the_same_with_less_memory(folder: Path) -> None:

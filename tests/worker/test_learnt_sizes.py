@@ -133,6 +133,8 @@ def test_a_redis_that_is_away_costs_nothing_and_is_told_later(ledger: Ledger, un
         "sizes_not_noted",
     ]
     worker.learnt._ledger = ledger
+    worker.learnt.write()  # although nothing is new
+    assert ledger.sizes(SET)[SIZE] == pytest.approx(worker.learnt._own[SET][SIZE])
     worker.draw(2, (64, 64))
     worker.learnt.write()
     assert ledger.sizes(SET)[SIZE] == pytest.approx(worker.learnt._own[SET][SIZE])
@@ -202,6 +204,14 @@ def test_sizes_that_cost_a_worker_its_device_are_not_prepared_by_the_next(
     finally:
         service.stop()
     assert (ledger.sizes(SET), file.read()) == ({}, {})
+
+
+def test_a_file_is_forgotten_while_redis_is_away(unreachable: Ledger, tmp_path: Path) -> None:
+    """Otherwise a worker that it costs the device would read it again and again."""
+    worker = Worker(unreachable, tmp_path)
+    SizesFile(tmp_path, SET, MACHINE).write({SIZE: 1.0})
+    worker.learnt.forget(SET)
+    assert SizesFile(tmp_path, SET, MACHINE).read() == {}
 
 
 class Losing(GraphDevice):
@@ -291,6 +301,9 @@ def test_a_folder_that_cannot_be_written_is_a_line_in_the_log(ledger: Ledger, tm
             worker.learnt.write()
     assert [line["event"] for line in lines].count("sizes_not_written") == 1
     assert SIZE in ledger.sizes(SET)
+    (tmp_path / "cache").unlink()
+    worker.learnt.write()  # although nothing is new
+    assert SIZE in SizesFile(tmp_path / "cache", SET, MACHINE).read()
 
 
 def test_keys_of_other_sets_are_not_told(ledger: Ledger) -> None:

@@ -296,5 +296,6 @@ class EngineDenoiser:
             torch.cuda.synchronize(self._engines.device)  # queued work still reads the weights
         self._step.clear()
         self._graphs.clear()
+        self._engines.forget_shapes()
         self._idle_seconds = 0.0
         self._no_noise.clear()

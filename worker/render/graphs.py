@@ -40,7 +40,7 @@ class Graphs:
         self._news: Asked | None = None  # asked for since the last turn
         self._last: tuple[BucketKey, int, float] | None = None  # the latest step: bucket, size, when it returned
         self._has_room_at = now()  # for more graphs than steps need
-        self._dropped: dict[BucketKey, float] = {}  # when graphs made room for a sample of this bucket
+        self._dropped: dict[BucketKey, float] = {}  # when graphs made room for a sample that has not been drawn since
 
     def ask(self, sizes: Asked) -> None:
         """Capture these while the device is idle, in this order; they are also what buckets capture first."""
@@ -99,7 +99,7 @@ class Graphs:
     def make_room(self, key: BucketKey) -> bool:
         """A sample does not fit in memory even alone: drop the graphs of its set.
 
-        False if there are none, or if they were dropped for this bucket a short while ago.
+        False if there are none, or if they were dropped for this bucket a short while ago and that was in vain.
         """
         if self._now() - self._dropped.get(key, -IN_VAIN_SECONDS) < IN_VAIN_SECONDS:
             return False
@@ -109,6 +109,10 @@ class Graphs:
             self._dropped[key] = self._now()
             log.warning("graphs_dropped", engine_set=key.engine_set, reason="a sample does not fit beside them")
         return dropped
+
+    def fitted(self, key: BucketKey) -> None:
+        """A sample of this bucket was drawn: if graphs were dropped for it, that has helped."""
+        self._dropped.pop(key, None)
 
     def warm(self) -> bool:
         """Capture one graph that was asked for, or that has proved useful; False if there is none, or no time for it.

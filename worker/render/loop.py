@@ -63,11 +63,11 @@ class RenderLoop:
     ) -> None:
         """The denoisers of all sets, or that of the only one; `residency` says which sets fit together: all without it.
 
-        `shutdown` is the process's; without one the loop has its own. `now` is the clock that steps are timed with.
+        `shutdown` is the process's; without one the loop has its own. `now` is the loop's clock, in seconds.
         """
         self.shutdown = Shutdown() if shutdown is None else shutdown
         self._denoisers = denoisers if isinstance(denoisers, Denoisers) else Denoisers.of_one(denoisers)
-        self._scheduler = Scheduler(self._max_batch, self.shutdown, residency)
+        self._scheduler = Scheduler(self._max_batch, self.shutdown, residency, now=now)
         self._arrivals = Arrivals(self._denoisers, self._scheduler)
         self._encodings = Encodings(self._denoisers)
         self._batches: dict[BucketKey, RequestBatch] = {}  # stacked tensors, while membership stays
@@ -218,9 +218,11 @@ class RenderLoop:
                     batch.advance(latents)
         except DeviceOutOfMemory as error:
             # The requests keep their latents and go on where they were.
-            if len(requests) > 1:  # for one alone another engine set has left
+            if len(requests) > 1:
                 bucket.halve(len(requests))
                 log.warning("batch_halved", samples=bucket.limit, shape=bucket.shape, reason=str(error)[:200])
+            else:  # graphs were dropped, or another engine set has left, so more may fit than before
+                bucket.memory.restore()
         self._drop_ended(bucket)
 
     def _batch(self, bucket: Bucket, requests: Sequence[ImageRequest]) -> RequestBatch:
@@ -248,6 +250,7 @@ class RenderLoop:
             latents = torch.stack([request.trajectory.latents for request in requests])
             denoiser = self._denoisers.of(requests[0].spec.engine_set)
             self._deliveries.add(requests, denoiser.decode(latents))
+            self._graphs.fitted(requests[0].spec.bucket_key)
 
     def _drop_ended(self, bucket: Bucket) -> None:
         """Free the places of requests that have ended, and the stacked tensors of a batch that has changed."""

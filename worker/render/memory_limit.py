@@ -1,4 +1,6 @@
-"""MemoryLimit: how much engine sets may cost together on the device, and what it learns when memory runs short.
+"""MemoryLimit: how much may be on the device at once, and what it learns when memory runs short.
+
+What is counted is the user's: what engine sets cost together, or the samples of one size in a step.
 
 What a failure taught is not kept for ever, since it may have been one large picture, or another process's memory:
 
@@ -23,7 +25,7 @@ class MemoryLimit:
     """For one thread at a time. A `cause` is what memory was short for: failures with the same cause are one story."""
 
     def __init__(self, limit: int | None, *, now: Callable[[], float] = time.monotonic) -> None:
-        """`limit` in the unit of the costs; None: everything fits. `now` gives seconds."""
+        """`limit` in the unit of what is counted; None: everything fits. `now` gives seconds."""
         self._value = limit
         self._now = now
         self._before: list[int | None] = []  # the limits to go back to, last first
@@ -35,7 +37,7 @@ class MemoryLimit:
 
     @property
     def value(self) -> int | None:
-        """What sets may cost together now; None: they all fit."""
+        """How much may be there at once now; None: everything fits."""
         return self._value
 
     def recover(self) -> None:
@@ -74,6 +76,14 @@ class MemoryLimit:
     def is_in_vain(self, cause: Hashable) -> bool:
         """Whether making room for this cause was of no use a short while ago."""
         return cause in self._in_vain and self._now() - self._in_vain[cause] < IN_VAIN_SECONDS
+
+    def restore(self) -> None:
+        """Much memory was freed: the limit is what it was at first."""
+        if self._before:
+            self._value = self._before[0]
+            self._before.clear()
+            self._changed_at = self._raised_at = self._now()
+        self._story = None
 
     def end_story(self) -> None:
         """A set has arrived: the next failure is another story."""

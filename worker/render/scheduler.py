@@ -10,6 +10,7 @@ set arrives.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -20,6 +21,7 @@ import numpy as np
 
 from jobs.errors import Cancelled, RenderError
 from worker.render.graph_sizes import Crowd, Demand
+from worker.render.memory_limit import MemoryLimit
 from worker.render.request import BucketKey, ImageRequest, ImageSpec, Shape, fail_all
 from worker.render.residency import EndOfTurn, Residency, Work
 from worker.shutdown import Shutdown, stopping
@@ -44,7 +46,8 @@ class Bucket:
     """
 
     key: BucketKey
-    limit: int  # requests in a step
+    most: int  # requests in a step that the engines take
+    memory: MemoryLimit  # requests in a step for which memory suffices
     last_turn: int
     places: int | None = None  # for requests in the next step; None: `limit`
     owed: int = 0  # of those that waited when the turn of their set began, those that still wait
@@ -55,6 +58,11 @@ class Bucket:
     def shape(self) -> Shape:
         """Height and width in pixels."""
         return self.key.height, self.key.width
+
+    @property
+    def limit(self) -> int:
+        """How many requests fit in a step."""
+        return self.most if self.memory.value is None else self.memory.value
 
     @property
     def step_limit(self) -> int:
@@ -76,8 +84,8 @@ class Bucket:
         return 1.0 if closing else min(1.0, (len(self.running) + len(self.waiting)) / self.limit)
 
     def halve(self, samples: int) -> None:
-        """Allow half as many requests in a step, after memory did not suffice for so many."""
-        self.limit = samples // 2
+        """Allow half as many requests in a step for a while, after memory did not suffice for so many."""
+        self.memory.lower(samples // 2, cause=self.key)
 
     def drop_ended(self) -> None:
         """Give the places of requests that have ended to others."""
@@ -93,9 +101,18 @@ class Scheduler:
     """
 
     def __init__(
-        self, max_batch: Callable[[BucketKey], int], shutdown: Shutdown, residency: Residency | None = None
+        self,
+        max_batch: Callable[[BucketKey], int],
+        shutdown: Shutdown,
+        residency: Residency | None = None,
+        *,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`max_batch` gives the samples that one step of a bucket takes. Without `residency` all sets fit."""
+        """`max_batch` gives the samples that one step of a bucket takes. Without `residency` all sets fit.
+
+        `now` gives seconds.
+        """
+        self._now = now
         self._max_batch = max_batch
         self._shutdown = shutdown
         self._residency = Residency() if residency is None else residency
@@ -282,6 +299,7 @@ class Scheduler:
             else:
                 self._turn += 1
                 bucket.last_turn = self._turn
+                bucket.memory.recover()
                 self._residency.used(bucket.key.engine_set)
             return bucket
 
@@ -387,5 +405,7 @@ class Scheduler:
     def _bucket(self, key: BucketKey) -> Bucket:
         if key not in self._buckets:
             self._has_several |= any(other.engine_set != key.engine_set for other in self._buckets)
-            self._buckets[key] = Bucket(key, limit=self._max_batch(key), last_turn=self._turn)
+            self._buckets[key] = Bucket(
+                key, most=self._max_batch(key), memory=MemoryLimit(None, now=self._now), last_turn=self._turn
+            )
         return self._buckets[key]

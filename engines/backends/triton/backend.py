@@ -28,6 +28,8 @@ from engines.files import file_sha256
 from engines.manifest import Manifest, Precision, json_key
 from engines.spec import Profile
 
+# Of a picture: at its full size, the decoder's widest tensors have 256 channels, and a kernel counts their values.
+MOST_PIXELS = 2**31 // 256
 # Raise it when kernels differ although their inputs are the same.
 KERNELS_REVISION = 1
 # Raise it when quantized constants differ although their inputs are the same.
@@ -64,6 +66,12 @@ class TritonBackend(Backend):
         if precision == "fp8" and _capability(architecture) < QUANTIZED_FROM:
             raise BackendUnavailable(
                 f"this GPU ({architecture}) does not compute in fp8, which begins with sm89; use --precision fp16"
+            )
+        largest = max(profiles, key=lambda profile: profile.max_height * profile.max_width)
+        if largest.max_height * largest.max_width > MOST_PIXELS:
+            raise BackendUnavailable(
+                f"triton's kernels count in 32 bits, which is enough for {MOST_PIXELS:,} pixels, such as 2048x4096; "
+                f"{largest.text} has larger pictures. Use a smaller --shape, or another backend"
             )
         versions = versions_of([*NETWORK_PACKAGES, self.name])
         return Recipe(self.name, self.name, precision, tuple(profiles), architecture, versions)

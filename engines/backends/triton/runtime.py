@@ -66,10 +66,12 @@ class TritonRuntime(Runtime):
             return predict(controlnet, unet, inputs)
         stream = torch.cuda.current_stream(self._device)
         self._side.wait_stream(stream)
-        with torch.cuda.stream(self._side):
-            controls = controlnet.controls(inputs)
-        encoded = unet.encode(inputs)
-        stream.wait_stream(self._side)
+        try:
+            with torch.cuda.stream(self._side):
+                controls = controlnet.controls(inputs)
+            encoded = unet.encode(inputs)
+        finally:  # also when memory runs out: CUDA does not end a capture while one of its streams has not joined
+            stream.wait_stream(self._side)
         return unet.decode(encoded, controls, inputs["control_scales"])
 
 

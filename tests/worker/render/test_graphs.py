@@ -16,7 +16,7 @@ from worker.render.decoding import Decoding
 from worker.render.denoisers import Denoisers
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.loop import RenderLoop
-from worker.render.memory_limit import IN_VAIN_SECONDS
+from worker.render.memory_limit import IN_VAIN_SECONDS, WAIT_SECONDS
 from worker.render.request import BucketKey
 
 SHAPES = [(64, 64 * n) for n in range(1, 6)]
@@ -144,12 +144,30 @@ def test_a_single_sample_does_not_fail_because_of_its_padding() -> None:
 
 
 class Full(GraphDevice):
-    """Beside graphs of three picture sizes it has no memory for a decoder."""
+    """Beside graphs of more picture sizes than `most` it has no memory for a decoder."""
+
+    def __init__(self, *, most: int = 2) -> None:
+        super().__init__()
+        self.most = most
 
     def decode(self, latents: torch.Tensor) -> Decoding:
-        if len(self._graphs) > 2:
+        if len(self._graphs) > self.most:
             raise DeviceOutOfMemory("too many graphs")
         return super().decode(latents)
+
+
+class Crowded(GraphDevice):
+    """It has no memory for more than so many graphs."""
+
+    def __init__(self, *, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def _capture(self, key: tuple[int, int, int], size: int) -> None:
+        there = sum(map(len, self._graphs.values()))
+        if size not in self._graphs.get(key, ()) and there >= self.most:
+            raise DeviceOutOfMemory("too many graphs")
+        super()._capture(key, size)
 
 
 def test_graphs_make_room_for_a_sample_that_does_not_fit_beside_them() -> None:
@@ -162,6 +180,44 @@ def test_graphs_make_room_for_a_sample_that_does_not_fit_beside_them() -> None:
     run(loop)
     assert kinds([future]) == ["done"]
     assert device.graphs(KEY) == set()
+
+
+def test_graphs_make_room_as_often_as_that_helps() -> None:
+    """Each picture's own graph is in the way of its decoder: dropping it is slow, and no picture fails for it."""
+    device = Full(most=0)
+    loop = device.loop()
+    for number in range(4):
+        future = loop.submit(sample_spec(number, steps=2))
+        run(loop)
+        assert kinds([future]) == ["done"]
+        device.now += 30.0
+
+
+def test_a_batch_that_was_halved_is_whole_again_once_graphs_have_made_room() -> None:
+    device = Crowded(most=3)
+    loop = device.loop()
+    device.capture_all([(128, 128)])
+    assert feed(loop, mixed(40, SHAPES[:1]), in_flight=16, steps=10) == {"done": 40}
+    sizes = [size for size, steps in sorted(loop.stats().batch_sizes.items()) for _ in range(steps)]
+    assert sizes.count(8) > 0.9 * len(sizes), loop.stats().batch_sizes
+
+
+def test_a_halved_batch_is_tried_whole_again_a_minute_later() -> None:
+    """It was another process that had taken the memory."""
+    device = GraphDevice(room=2)
+    loop = device.loop()
+    device.trouble = larger_than(2, "step")
+    futures = [loop.submit(sample_spec(number, steps=60)) for number in range(8)]
+    while max(loop.stats().batch_sizes, default=0) < 2:
+        loop.step()
+    device.trouble, device.room = None, 8
+    device.now += 2 * WAIT_SECONDS
+    for _ in range(4):
+        loop.step()
+        device.now += 2 * WAIT_SECONDS
+    run(loop)
+    assert kinds(futures) == ["done"] * 8
+    assert loop.stats().batch_sizes[8] > 40
 
 
 def test_what_does_not_fit_even_without_graphs_drops_them_once() -> None:

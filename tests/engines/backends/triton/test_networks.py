@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.backends import registry
 from engines.backends.torch.runtime import TorchEngine
 from engines.backends.triton.components import ENGINES
 from engines.backends.triton.parameters import Parameters
@@ -15,11 +16,12 @@ from engines.backends.triton.runtime import TritonRuntime
 from engines.check.verify import likely_inputs
 from engines.device import Placement
 from engines.engine_set import EngineSet
+from engines.errors import BackendUnavailable
 from engines.manifest import load_manifest
 from engines.model.constants import save_constants
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import load_component
-from engines.spec import COMPONENTS, ComponentSpec, component_specs
+from engines.spec import COMPONENTS, ComponentSpec, Profile, component_specs
 from tests.models import tiny_engine_set, tiny_model
 
 CPU = torch.device("cpu")
@@ -90,3 +92,16 @@ def test_a_prediction_is_that_of_the_two_networks_one_after_the_other(
     controls = engines.engine("controlnet")(inputs)
     expected = engines.engine("unet")(inputs | controls)["latent"]
     assert distance(engines.predict(inputs)["latent"], expected) < 1e-5
+
+
+def test_pictures_whose_values_32_bits_do_not_count_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.backends.triton.backend.build_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device=None: (9, 0))
+    monkeypatch.setattr("engines.backends.triton.backend.versions_of", lambda names: dict.fromkeys(names, "1"))
+    triton = registry.choose("triton")
+    for shape in ("2048x4096", "256x256:2048x4096"):
+        profiles = (Profile.parse(shape, max_batch=1),)
+        assert triton.recipe(precision="fp16", profiles=profiles, capability=None).profiles == profiles
+    larger = (Profile.parse("512x512", max_batch=8), Profile.parse("512x512:2112x4096", max_batch=1))
+    with pytest.raises(BackendUnavailable, match=r"8,388,608 pixels.*; 512x512:2112x4096 has larger pictures"):
+        triton.recipe(precision="fp16", profiles=larger, capability=None)
