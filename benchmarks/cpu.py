@@ -111,7 +111,7 @@ class BareLoop:
 
 def measure(plan: Plan, engines: Path, folder: Path) -> dict[str, object]:
     """Run a round to warm up, then all others; returns the figures."""
-    pictures = write_pictures(folder, count=plan.jobs, side=2 * plan.size)
+    pictures = write_pictures(folder, count=plan.jobs, shape=(2 * plan.size, 2 * plan.size))
     times = Times()
     likeness: list[float] = []
     with EmbeddedRedis() as server:

@@ -62,7 +62,7 @@ def diffusers(plan: Plan, *, compiled: bool, batch: int = 1) -> dict[str, float]
     if compiled and device != "cuda":
         return {}
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as name:
-        pictures = write_pictures(Path(name), count=CALLS * batch, side=min(plan.shape))
+        pictures = write_pictures(Path(name), count=CALLS * batch, shape=plan.shape)
         jobs = make_jobs(pictures, batch="d", output=Path(name), size=min(plan.shape), steps=plan.steps)
         pipeline = Diffusers(plan.model, plan.controlnet, device=device, compiled=compiled)
         warm_up = 2 * batch
@@ -133,6 +133,7 @@ def ratios(figures: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, ob
             shape: {
                 images: round(other["steps"][shape][images]["p50_ms"] / step["p50_ms"], 3)
                 for images, step in at.items()
+                if images in other["steps"][shape]
             }
             for shape, at in figures["steps"].items()
             if shape in other["steps"]

@@ -97,7 +97,7 @@ def whole_path(plan: Plan, *, gpus: int) -> Passage:
         settings = {"RENDER_DEVICE": plan.device, "RENDER_JOBS_IN_FLIGHT": "32"}
         site = Site(folder, server.url, engines=plan.engine_set, settings=settings)
         size = min(plan.shape)
-        pictures = write_pictures(folder, count=jobs_in_all, side=size)
+        pictures = write_pictures(folder, count=jobs_in_all, shape=plan.shape)
         for gpu in range(gpus):
             workers.enter_context(site.worker(gpu=gpu))
         # The warm-up's samples end one by one, which leaves batches of every size: those that pay are captured.

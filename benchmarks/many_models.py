@@ -22,6 +22,7 @@ from benchmarks.demo_sets import are_here, build_demo_sets
 from benchmarks.measuring import cpu, smallest_psnr, versions
 from benchmarks.site import Site, make_jobs, write_pictures
 from engines.build.builder import BuildRequest, build_set
+from engines.errors import EngineError
 from engines.spec import Profile
 from jobs.job import RenderJob
 from tools.embedded_redis import EmbeddedRedis
@@ -161,7 +162,7 @@ def with_model(job: RenderJob, model: str | None, *, batch: str | None = None) -
 
 def measure(plan: Plan, sets: Path, folder: Path) -> dict[str, object]:
     """Run all cases; returns the figures."""
-    pictures = write_pictures(folder, count=plan.jobs, side=2 * plan.size)
+    pictures = write_pictures(folder, count=plan.jobs, shape=(2 * plan.size, 2 * plan.size))
     with EmbeddedRedis() as server:
         farm = Farm(plan, sets, folder, server.url)
         mixed = mixed_jobs(plan, pictures, batch="all", output=folder / "out")
@@ -235,7 +236,7 @@ def surroundings(plan: Plan) -> dict[str, Any]:
 
 
 def main(
-    jobs: Annotated[int, typer.Option(min=3, help="Jobs of all sets together, one picture each.")] = 300,
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs of all sets together, one picture each.")] = 300,
     steps: Annotated[int, typer.Option(min=1, max=990, help="DDIM steps of the shortest jobs.")] = 4,
     size: Annotated[int, typer.Option(min=64, help="Side of the pictures in pixels, a multiple of 64.")] = 64,
     max_batch: Annotated[int, typer.Option(min=1, help="Samples that share an engine call.")] = 4,
@@ -254,6 +255,8 @@ def main(
     names = tuple(set_folders(sets))
     if len(names) < 2:
         raise typer.BadParameter(f"--sets {sets} holds fewer than two engine sets")
+    if jobs < len(names):
+        raise typer.BadParameter(f"--jobs {jobs} is not enough for a job of each of {len(names)} engine sets")
     plan = Plan(jobs, steps, size, max_batch, threads or os.cpu_count() or 1, resident, device, names)
     with tempfile.TemporaryDirectory(prefix="bench-many-") as folder:
         measured = measure(plan, sets, Path(folder))
@@ -264,4 +267,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Redis and the worker are stopped too
     app = typer.Typer(add_completion=False)
     app.command(help=HELP, epilog=EPILOG)(main)
-    app()
+    try:
+        app()
+    except EngineError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)

@@ -121,29 +121,33 @@ class _Worker:
         return Counter({" ".join([sample.name, *sample.labels.values()]): sample.value for sample in samples})
 
 
-def write_pictures(folder: Path, *, count: int, side: int) -> list[Path]:
-    """Write `count` square pictures of `side` pixels: the example photographs, again and again."""
+def write_pictures(folder: Path, *, count: int, shape: tuple[int, int]) -> list[Path]:
+    """Write `count` pictures of this height and width in pixels: the example photographs, again and again."""
+    height, width = shape
     subprocess.run([sys.executable, "examples/photos.py", "--out", str(folder / "photos")], cwd=ROOT, check=True)
     originals = sorted((folder / "photos").iterdir())
     paths = [folder / f"{n}.png" for n in range(count)]
     for path, original in zip(paths, originals, strict=False):
         with Image.open(original) as image:
-            image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(path)
+            image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS).save(path)
     for n, path in enumerate(paths[len(originals) :]):
         shutil.copyfile(paths[n % len(originals)], path)
     return paths
 
 
 def make_jobs(
-    pictures: Sequence[Path], *, batch: str, output: Path, size: int, steps: int, spread: int = 1
+    pictures: Sequence[Path], *, batch: str, output: Path, size: int | None = None, steps: int, spread: int = 1
 ) -> list[RenderJob]:
-    """One job a picture, each with its own prompt and seed, of `steps` to `steps` + `spread` - 1 DDIM steps."""
+    """One job a picture, each with its own prompt and seed, of `steps` to `steps` + `spread` - 1 DDIM steps.
+
+    `size` is the short side of what is rendered, in pixels; without it, that of the picture.
+    """
     return [
         RenderJob.create(
             RenderParameters(
                 image=str(path),
                 prompt=f"a painting of thing number {row}, oil on canvas",
-                image_resolution=size,
+                image_resolution=_short_side(path) if size is None else size,
                 ddim_steps=steps + row % spread,
                 seed=row,
             ),
@@ -153,6 +157,11 @@ def make_jobs(
         )
         for row, path in enumerate(pictures, start=1)
     ]
+
+
+def _short_side(path: Path) -> int:
+    with Image.open(path) as image:
+        return min(image.size)
 
 
 def write_csv(path: Path, jobs: Sequence[RenderJob]) -> None:

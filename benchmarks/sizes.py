@@ -62,8 +62,7 @@ def fresh_and_warm(
 
 def _run(site: Site, pictures: Sequence[Path], *, batch: str, steps: int) -> dict[str, float]:
     before = site.metrics()
-    size = min(Image.open(pictures[0]).size)
-    seconds, _ = site.render(make_jobs(pictures, batch=batch, output=site.folder / "out", size=size, steps=steps))
+    seconds, _ = site.render(make_jobs(pictures, batch=batch, output=site.folder / "out", steps=steps))
     counted = site.metrics() - before
     # The sizes of the batches show whether graphs of the right ones were captured.
     sizes = {key.rpartition(" ")[2]: n for key, n in counted.items() if key.startswith("render_steps_total")}
@@ -76,7 +75,8 @@ def _pictures(folder: Path, shapes: Sequence[Shape], *, count: int) -> list[Path
     """The example photographs at these sizes, in mixed order, as many of each."""
     squares = folder / "squares"
     squares.mkdir()
-    originals = write_pictures(squares, count=8, side=min(map(min, shapes)))
+    short = min(map(min, shapes))
+    originals = write_pictures(squares, count=8, shape=(short, short))
     ready = {}
     for height, width in shapes:
         for number, original in enumerate(originals):

@@ -121,6 +121,11 @@ class EngineSet:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def forget_shapes(self) -> None:
+        """Free what engines keep for the shapes that they have met; graphs that were captured of them are void."""
+        for engine in self._engines.values():
+            self._runtime.forget_shapes(engine)
+
     def close(self) -> None:
         """Drop everything."""
         self.unload(tuple(self._engines))

@@ -55,6 +55,10 @@ class Runtime(ABC):
         """EngineSet.predict with these two engines: one after the other, unless a backend knows a faster way."""
         return unet({**inputs, **controlnet(inputs)})
 
+    def forget_shapes(self, engine: Engine) -> None:
+        """Free what one of its engines keeps for the shapes that it has met. No graph that holds it is used again."""
+        del engine
+
     def watch(self) -> None:
         """Components that are opened from now on count what their quantized layers clip, which takes time."""
         return

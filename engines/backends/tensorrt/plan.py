@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from engines.backends.recipe import Recipe
 from engines.backends.tensorrt.package import LEAN, builder_of, tensorrt_module
 from engines.errors import BuildFailed
 from engines.spec import ComponentSpec, Profile, TensorSpec
+
+LATEST = 16  # errors that a message names at most
 
 
 def build_plan(onnx: Path, spec: ComponentSpec, *, recipe: Recipe) -> Path:
@@ -69,10 +72,10 @@ def planned(runtime: str, profiles: Sequence[Profile]) -> tuple[Profile, ...]:
 
 
 class PlanLog:
-    """TensorRT's errors, collected for the exception's message instead of printed."""
+    """TensorRT's latest errors, collected for the exception's message instead of printed."""
 
     def __init__(self, trt: Any) -> None:
-        errors: list[str] = []
+        errors: deque[str] = deque(maxlen=LATEST)
         serious = (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR)
 
         class Kept(trt.ILogger):  # type: ignore[misc]
@@ -88,8 +91,12 @@ class PlanLog:
 
     @property
     def text(self) -> str:
-        """All errors so far, on one line."""
+        """The errors since `clear`, on one line."""
         return "; ".join(self._errors) or "it gave no reason"
+
+    def clear(self) -> None:
+        """Forget the errors. Call it before each operation: an error of an earlier one would be taken for its own."""
+        self._errors.clear()
 
 
 def parsed_network(trt: Any, builder: Any, onnx: Path, log: PlanLog) -> Any:

@@ -10,10 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from engines.backends.tensorrt.runtime import CapturedCall, TensorRTRuntime, check_plan, profile_for
+from engines.backends.tensorrt.plan import LATEST, PlanLog
+from engines.backends.tensorrt.runtime import (
+    CapturedCall,
+    Context,
+    TensorRTEngine,
+    TensorRTRuntime,
+    check_plan,
+    profile_for,
+)
 from engines.errors import EngineSetRefused
 from engines.spec import COMPONENTS, ComponentSpec, Geometry, Profile, component_specs
 from tests.engines.required import required
+from worker.render.device import is_out_of_memory
 
 SD15 = component_specs(Geometry())
 PROFILES = (Profile.parse("256x256:512x512", max_batch=2), Profile.parse("512x768", max_batch=8))
@@ -51,6 +60,58 @@ def test_what_is_called_exists_in_tensorrt_and_cuda_python() -> None:
         assert hasattr(trt.ICudaEngine, name)
     for name in ("StreamBeginCapture", "StreamEndCapture", "GraphInstantiate", "GraphLaunch", "GraphExecDestroy"):
         assert hasattr(cuda, f"cuda{name}")
+
+
+def test_an_error_does_not_speak_for_the_operations_after_it() -> None:
+    """Once TensorRT has said that memory is short, every later error would be taken for that."""
+    trt = required("tensorrt_rtx")
+    log = PlanLog(trt)
+    for number in range(100):
+        log.logger.log(trt.ILogger.Severity.ERROR, f"out of memory {number}")
+        log.logger.log(trt.ILogger.Severity.INFO, "all is well")
+    assert log.text == "; ".join(f"out of memory {number}" for number in range(100 - LATEST, 100))
+    log.clear()
+    assert log.text == "it gave no reason"
+
+
+class FailingContext:
+    """An IExecutionContext: runs out of memory at the first shape, and does not take the second one."""
+
+    active_optimization_profile = 0
+
+    def __init__(self, log: PlanLog, trt: Any) -> None:
+        self.fail = lambda text: log.logger.log(trt.ILogger.Severity.ERROR, text)
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        is_first = shape[0] == 1
+        self.fail("Cuda Runtime (out of memory)" if is_first else "profile 0 does not allow these dimensions")
+        return False
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        return True
+
+
+def test_what_an_engine_raises_is_about_its_own_call_and_buffers_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    trt = required("tensorrt_rtx")
+    log, spec = PlanLog(trt), SD15["hint"]
+    stream = SimpleNamespace(cuda_stream=0, synchronize=lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    manifest: Any = SimpleNamespace(runtime="tensorrt_rtx", profiles=PROFILES, precision="fp16")
+    context = Context(None, log, FailingContext(log, trt))
+    engine = TensorRTEngine(context, spec, manifest, torch.device("cpu"))
+    for batch, reason in ((1, "out of memory"), (2, "profile 0")):
+        (shape,) = shapes(spec, batch, 512, 512)
+        with pytest.raises(RuntimeError, match="hint does not take") as raised:
+            engine({spec.inputs[0].name: torch.zeros(shape)})
+        assert reason in str(raised.value)
+        assert is_out_of_memory(raised.value) == (batch == 1)
+    assert len(engine._known) == 2
+    engine.forget_shapes()
+    assert not engine._known
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA does not fail here")
