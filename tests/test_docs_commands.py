@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import engines.cli
+from engines.console import people
 from tests import forked
 from tests.forked import ForkedProcess, Template
 from tests.models import tiny_engine_set
@@ -278,8 +280,10 @@ class Shell:
         program, *arguments = shlex.split(line)
         assert program == "engines"
         threads = torch.get_num_threads()
+        # The console has the width of the terminal, or none, in which this process imported it.
+        wide = patch.object(people, "_width", int(self.environment["COLUMNS"]))
         try:
-            with contextlib.chdir(self.folder):
+            with contextlib.chdir(self.folder), wide:
                 done = CliRunner().invoke(engines.cli.app, arguments, env=self.environment)
         finally:
             torch.set_num_threads(threads)
