@@ -258,7 +258,7 @@ def peak_bytes(rows: int) -> int:
 
 def test_memory_does_not_grow_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_module, "REMEMBERED", 200)
-    assert peak_bytes(5_000) < 1.5 * peak_bytes(1_500)
+    assert peak_bytes(15_000) < 2 * peak_bytes(1_500)  # it varies with what 32 threads happen to do
 
 
 def test_sizes_are_chosen_by_their_share() -> None:
