@@ -23,12 +23,18 @@ HELPERS = ("tests", "tools")
 
 def depends_on_timing(module: str, fixtures: list[str]) -> bool:
     """Whether a test of this module with these fixtures gets the marker `processes`."""
-    return bool(SERVERS & set(fixtures)) or bool(({module} | reachable(_graph(), module)) & _importing(TIMING))
+    return bool(SERVERS & set(fixtures)) or _imports(module, TIMING)
 
 
 def runs_models(module: str) -> bool:
     """Whether a test of this module gets the marker `models`."""
-    return bool(({module} | reachable(_graph(), module)) & _importing(MODELS))
+    return _imports(module, MODELS)
+
+
+@cache
+def _imports(module: str, names: frozenset[str]) -> bool:
+    """Whether a module, or a helper that it imports, imports one of these."""
+    return bool(({module} | reachable(_graph(), module)) & _importing(names))
 
 
 @cache

@@ -15,7 +15,7 @@ from engines.engine_set import EngineSet, check_weights, load_engine_set
 from engines.errors import EngineSetRefused
 from engines.manifest import Manifest, load_manifest
 from engines.model.locate import Weights, find_weights
-from engines.model.networks import load_component
+from engines.model.networks import ComponentReader
 from engines.model.scheduler_config import read_schedule
 from engines.sampler.sample import sample
 from engines.sampler.subjects import built_in
@@ -85,9 +85,10 @@ def verify(
         )
         check_weights(engines.manifest, weights.digest)
         check_schedule(engines, weights)
+        reader = ComponentReader(weights, torch.float32)
         for name in COMPONENTS:
             spec = engines.manifest.components[name].spec
-            reference = TorchEngine(load_component(name, weights, torch.float32).to(engines.device), spec)
+            reference = TorchEngine(reader.read(name).to(engines.device), spec)
             for size in sizes(engines.manifest):
                 yield replace(compare(engines, reference, spec, size), within=within)
             for chunks, size in long_prompts(engines.manifest, spec):

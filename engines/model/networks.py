@@ -129,13 +129,33 @@ def wrap(name: str, network: Any) -> nn.Module:
     return wrappers[name](network)
 
 
+class ComponentReader:
+    """Reads the components of one model, one after the other. `hint` and `controlnet` are read from the files once."""
+
+    def __init__(self, weights: Weights, dtype: torch.dtype) -> None:
+        self._weights = weights
+        self._dtype = dtype
+        self._kept: dict[str, nn.Module] = {}  # read with another component, and not asked for yet
+
+    def read(self, name: str) -> nn.Module:
+        """A component that nobody else has.
+
+        Raises:
+            ModelRefused: the files cannot be read.
+        """
+        if name not in self._kept:
+            network = load_network(PART_OF[name], self._weights, self._dtype)
+            self._kept |= {each: wrap(each, network) for each in COMPONENTS if PART_OF[each] == PART_OF[name]}
+        return self._kept.pop(name)
+
+
 def load_component(name: str, weights: Weights, dtype: torch.dtype) -> nn.Module:
     """Read one component, from its own copy of the network.
 
     Raises:
         ModelRefused: the files cannot be read.
     """
-    return wrap(name, load_network(PART_OF[name], weights, dtype))
+    return ComponentReader(weights, dtype).read(name)
 
 
 def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Networks:

@@ -12,7 +12,7 @@ from engines.backends.protocol import Engine, Runtime
 from engines.device import Placement, dtype_of
 from engines.manifest import Manifest
 from engines.model.locate import Weights
-from engines.model.networks import load_component
+from engines.model.networks import ComponentReader
 from engines.spec import ComponentSpec
 
 
@@ -37,14 +37,13 @@ class TorchRuntime(Runtime):
     """Opens components from the set's copy of the weights."""
 
     def __init__(self, weights: Weights, manifest: Manifest, placement: Placement) -> None:
-        self._weights = weights
+        self._reader = ComponentReader(weights, dtype_of(manifest.precision))
         self._manifest = manifest
         self._device = placement.device
 
     def open(self, name: str) -> Engine:
         """Read the network that the component is part of."""
-        module = load_component(name, self._weights, dtype_of(self._manifest.precision)).to(self._device)
-        return TorchEngine(module, self._manifest.components[name].spec)
+        return TorchEngine(self._reader.read(name).to(self._device), self._manifest.components[name].spec)
 
 
 def open_set(folder: Path, manifest: Manifest, placement: Placement) -> TorchRuntime:

@@ -14,12 +14,13 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from engines.engine_set import load_engine_set
 from engines.errors import ModelRefused
+from engines.model import networks
 from engines.model.locate import find_weights
 from engines.model.networks import Networks, check_networks, geometry_of, load_networks
 from engines.model.tokenizer import SpecialTokens
-from engines.spec import Geometry
+from engines.spec import COMPONENTS, Geometry
 from tests.engines.sets import copy_of_model
-from tests.models import tiny_engine_set
+from tests.models import tiny_engine_set, tiny_model
 
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -121,3 +122,23 @@ def test_the_digest_of_weights_does_not_depend_on_where_they_lie(tmp_path: Path)
     assert find_weights(str(moved / "model"), str(moved / "controlnet")).digest == before
     (moved / "model" / "vae" / "README.md").write_text("not a weight")
     assert find_weights(str(moved / "model"), str(moved / "controlnet")).digest == before
+
+
+def test_hint_and_controlnet_are_read_once_and_belong_to_whoever_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_model()
+    weights = find_weights(str(folder / "model"), str(folder / "controlnet"))
+    parts: list[str] = []
+    read = networks.load_network
+
+    def counted(part: str, *arguments: Any) -> Any:
+        parts.append(part)
+        return read(part, *arguments)
+
+    monkeypatch.setattr(networks, "load_network", counted)
+    reader = networks.ComponentReader(weights, torch.float32)
+    first = {name: reader.read(name) for name in COMPONENTS}
+    assert sorted(parts) == ["controlnet", "text_encoder", "unet", "vae"]
+    again = reader.read("controlnet")
+    assert again is not first["controlnet"]
+    tensors = zip(again.state_dict().values(), first["controlnet"].state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in tensors)
