@@ -35,19 +35,32 @@ class FileCheck:
         """Wait until all files are hashed.
 
         Raises:
-            EngineSetRefused: naming the first file that differs.
+            EngineSetRefused: naming the first file that differs, or that cannot be read.
         """
-        for (name, expected), actual in zip(self._files.items(), self._hashes, strict=True):
+        try:
+            hashes = list(self._hashes)
+        except OSError as error:
+            raise unreadable(error, self._folder) from error
+        for (name, expected), actual in zip(self._files.items(), hashes, strict=True):
             path = self._folder / name
             if actual != expected:
                 raise changed(path, actual, expected)
 
 
 def check_present(folder: Path, names: Iterable[str]) -> None:
-    """Raises EngineSetRefused, naming the first of a manifest's files that is missing."""
+    """Raises EngineSetRefused, naming the first of a manifest's files that is missing, or that cannot be looked at."""
     for path in (folder / name for name in names):
-        if not path.is_file():
+        try:
+            is_there = path.is_file()
+        except OSError as error:
+            raise unreadable(error, path) from error
+        if not is_there:
             raise EngineSetRefused(f"{path} is missing: the manifest lists it")
+
+
+def unreadable(error: OSError, path: Path) -> EngineSetRefused:
+    """The error for a file of a set, or a folder, that this user or this disk does not give."""
+    return EngineSetRefused(f"{error.filename or path} cannot be read: {error.strerror or error}")
 
 
 def changed(path: Path, actual: str, expected: str) -> EngineSetRefused:

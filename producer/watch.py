@@ -131,13 +131,13 @@ class _Counting:
         if self._info is None:
             self._info = self.session.ledger.batch(self.batch)
         counts = self.session.ledger.counts(self.batch)
-        if counts.total < self._most:
+        if counts.known < self._most:
             if self._is_deleted():
                 raise CommandFailed(Exit.NOT_FOUND, f"batch {self.batch!r} was deleted")
             self._rebuild()
             counts = self.session.ledger.counts(self.batch)
             self._most = 0
-        self._most = max(self._most, counts.total)
+        self._most = max(self._most, counts.known)
         return counts
 
     def _is_deleted(self) -> bool:

@@ -80,19 +80,19 @@ class _Watched:
     def counts(self) -> Counts:
         """Of all watched batches together."""
         seen = self._look()
-        self._leave_out_gone({each.info.name: each.counts.total for each in seen})
+        self._leave_out_gone({each.info.name: each.counts.known for each in seen})
         self._names |= {each.info.name for each in seen if each.is_unfinished or not self._only_unfinished}
         self.batches = [each for each in seen if each.info.name in self._names]
         total = added(self.batches)
-        if total.total < self._most:
+        if total.known < self._most:
             raise CommandFailed(Exit.NO_REDIS, LOST)
-        self._most = total.total
+        self._most = total.known
         return total
 
     def _leave_out_gone(self, jobs: Mapping[str, int]) -> None:
         """Where a batch was deleted, Redis lost nothing. One that was submitted under its name since is another one."""
         for each in self.batches:
-            name, before = each.info.name, each.counts.total
+            name, before = each.info.name, each.counts.known
             if jobs.get(name, 0) < before and self._is_gone(each.info):
                 self._names.discard(name)
                 self._most -= before

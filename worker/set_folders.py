@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from engines.errors import EngineSetRefused
+from engines.file_check import unreadable
 from engines.files import without_links
 from engines.manifest import MANIFEST
 from jobs.job import MODEL_NAME
@@ -26,18 +27,22 @@ def set_folders(path: Path) -> dict[str, Path]:
     Raises:
         EngineSetRefused: a sub-folder whose name no row could have as its model; or one that cannot be read.
     """
-    if (path / MANIFEST).is_file() or not path.is_dir():
-        return {_own_name(path): without_links(path)}
     try:
+        if (path / MANIFEST).is_file() or not path.is_dir():
+            return {_own_name(path): without_links(path)}
         below = sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
     except OSError as error:
-        raise EngineSetRefused(f"{path} cannot be read: {error.strerror}") from error
-    found = [child for child in below if (child / MANIFEST).is_file()]
+        raise unreadable(error, path) from error
+    found = [child for child in below if _is_set(child)]
     if not found:
         return {_own_name(path): without_links(path)}
     for child in below:
         if child not in found:
-            log.warning("folder_without_set", folder=str(child), consequence=f"it has no {MANIFEST} and is passed over")
+            log.warning(
+                "folder_without_set",
+                folder=str(child),
+                consequence=f"no {MANIFEST} is seen in it, so it is passed over",
+            )
     for child in found:
         if MODEL_NAME.fullmatch(child.name) is None:
             raise EngineSetRefused(
@@ -45,6 +50,14 @@ def set_folders(path: Path) -> dict[str, Path]:
                 f"rename it: {RULE}"
             )
     return {child.name: without_links(child) for child in found}
+
+
+def _is_set(folder: Path) -> bool:
+    """Not one that this user may not enter, either, such as the lost+found of a file system."""
+    try:
+        return (folder / MANIFEST).is_file()
+    except OSError:
+        return False
 
 
 def _own_name(path: Path) -> str:

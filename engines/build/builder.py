@@ -89,6 +89,7 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
     Raises:
         ModelRefused, BackendUnavailable, BuildFailed: see errors.py; the old set, if any, stays as it was.
     """
+    check_target(request.out)  # before the weights are downloaded
     weights = find_weights(
         request.model,
         request.controlnet,
@@ -109,7 +110,6 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
         subjects.check()
     elif request.calibrate is not None:
         raise BackendUnavailable("--calibrate is for --precision fp8; other sets need no calibration")
-    check_target(request.out)
     with staging(request.out) as folder:
         builder = _Builder(request, recipe, BuildContext(weights, folder, request.precision, subjects), report)
         manifest = builder.manifest()

@@ -19,8 +19,9 @@ def check_target(out: Path) -> None:
     """Refuse a target that is not an engine set: it is replaced as a whole.
 
     Raises:
-        BuildFailed: `out` is a file, or a folder with something else in it, or cannot be looked at.
+        BuildFailed: `out` is a file, or a folder with something else in it, or cannot be replaced or looked at.
     """
+    check_replaceable(out)
     try:
         if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
             raise BuildFailed(f"{out} is not empty and is no engine set; name another folder with --out")
@@ -28,6 +29,20 @@ def check_target(out: Path) -> None:
             raise BuildFailed(f"{out} is a file; name a folder with --out")
     except OSError as error:
         raise BuildFailed(f"{out}: {error.strerror}; name another folder with --out") from error
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse a target whose place another folder cannot take.
+
+    Raises:
+        BuildFailed: `out` is a link or a mount point, or has no name of its own.
+    """
+    if out.name in ("", ".."):
+        raise BuildFailed(f"{out} is replaced as a whole, so it needs a name; name another folder with --out")
+    if out.is_symlink():
+        raise BuildFailed(f"{out} is a link to {out.readlink()}; name that folder, or another one, with --out")
+    if out.is_mount():
+        raise BuildFailed(f"{out} is where a file system is mounted; name a folder in it with --out")
 
 
 @contextmanager
@@ -50,10 +65,19 @@ def staging(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise BuildFailed(f"{error.filename or folder}: {error.strerror or error}") from error
     finally:
-        if succeeded or not (folder / PROGRESS).exists():
+        if (succeeded or not (folder / PROGRESS).exists()) and _is(folder, lock):
             shutil.rmtree(folder, ignore_errors=True)
             _remove_empty(around)
         os.close(lock)
+
+
+def _is(folder: Path, lock: int) -> bool:
+    """Whether the locked folder is still at its place: another build may have made a new one, once ours had moved."""
+    try:
+        there, ours = folder.stat(), os.fstat(lock)
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
@@ -74,7 +98,10 @@ def _locked(folder: Path) -> int:
     except BlockingIOError as error:
         os.close(lock)
         raise BuildFailed(f"another build is writing {folder}; wait for it, or stop it") from error
-    return lock
+    if _is(folder, lock):
+        return lock
+    os.close(lock)  # the build that had it has ended meanwhile, and its folder with it
+    return _locked(folder)
 
 
 def _unlink_shared(folder: Path) -> None:
@@ -95,10 +122,13 @@ def link(source: Path, target: Path) -> None:
 
 
 def publish(folder: Path, out: Path, listed: Collection[str]) -> None:
-    """Keep only the files that the set lists, and put the folder in `out`'s place."""
-    (folder / PROGRESS).unlink(missing_ok=True)
-    _sweep(folder, {*listed, MANIFEST})
+    """Keep only the files that the set lists, and put the folder in `out`'s place.
+
+    Until it is there, the progress stays beside the files: if a rename fails, a later build need not make them again.
+    """
+    _sweep(folder, {*listed, MANIFEST, PROGRESS})
     _replace(out, folder)
+    (out / PROGRESS).unlink(missing_ok=True)
 
 
 def _sweep(folder: Path, kept: Collection[str]) -> None:
@@ -113,8 +143,20 @@ def _sweep(folder: Path, kept: Collection[str]) -> None:
 def _replace(out: Path, folder: Path) -> None:
     """Between the two renames there is no set; a worker that starts just then says so and is started again."""
     retired = out.with_name(out.name + ".retired")
-    shutil.rmtree(retired, ignore_errors=True)
-    if out.exists():
+    _remove(retired)
+    has_old = out.exists()
+    if has_old:
         out.rename(retired)
-    folder.rename(out)
-    shutil.rmtree(retired, ignore_errors=True)
+    try:
+        folder.rename(out)
+    except OSError:
+        if has_old:
+            retired.rename(out)
+        raise
+    _remove(retired)
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink():  # an earlier version replaced a link, and left it here
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from engines.backends.recipe import BuildContext
 from engines.backends.stages import EXPORT_PACKAGES
 from engines.build.builder import Report, Step
-from engines.build.staging import publish, staging
+from engines.build.staging import check_replaceable, publish, staging
 from engines.errors import BackendUnavailable, BuildFailed, ExportDiffers
 from engines.export.sizes import OPSET, Sizes
 from engines.files import file_sha256, write_whole
@@ -241,6 +241,7 @@ def check_target(out: Path) -> None:
     Raises:
         BuildFailed: naming the file, or why `out` cannot be looked at.
     """
+    check_replaceable(out)
     try:
         if out.exists() and not out.is_dir():
             raise BuildFailed(f"{out} is a file; name a folder with --out")

@@ -22,6 +22,7 @@ from engines.model.look_alikes import CHECKPOINT, look_of
 
 # What torch.load raises for a damaged file, beside UnpicklingError.
 _BROKEN = (EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OSError)
+NESTED = 8  # state_dicts in one another are opened; a pickle may also be one that holds itself
 _CUT = ("truncated", "invalid load key", "Ran out of input")
 
 
@@ -115,8 +116,9 @@ def load_pickle(path: Path) -> Mapping[Any, Any]:
         ) from error
     except _BROKEN as error:
         raise ModelRefused(f"{path} is not a whole checkpoint: {_first_line(error)}") from error
-    while isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
+    for _ in range(NESTED):
+        if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
+            loaded = loaded["state_dict"]
     if not isinstance(loaded, dict):
         raise ModelRefused(f"{path} is not a checkpoint: it holds a {type(loaded).__name__}, no tensors by name")
     return loaded

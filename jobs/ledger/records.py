@@ -68,6 +68,11 @@ class Counts(_Record):
         return self.unfinished + self.finished
 
     @property
+    def known(self) -> int:
+        """All jobs that the ledger has, earlier versions of rows too. Only a loss or a deletion makes them fewer."""
+        return self.total + self.superseded
+
+    @property
     def unfinished(self) -> int:
         """Jobs that wait or run."""
         return self.queued + self.running

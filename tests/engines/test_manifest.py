@@ -14,6 +14,7 @@ import torch
 from engines import fit
 from engines.engine_set import load_engine_set
 from engines.errors import BackendUnavailable, EngineSetRefused
+from engines.file_check import check_files
 from engines.manifest import MANIFEST, Manifest, load_manifest
 from tests.engines.sets import copy_of_set, edit_manifest
 from tests.models import tiny_engine_set
@@ -209,3 +210,21 @@ def test_what_a_set_says_of_its_precision_agrees(precision: str, calibrated: boo
     added = {"calibration": made} if calibrated else {}
     edit_manifest(spoilt, lambda manifest: manifest.update(precision=precision, **added))
     assert f"is not valid at calibration: a set of precision {precision} has" in refusal(spoilt)
+
+
+@pytest.mark.parametrize("denied", ["is_file", "open"])
+def test_a_file_of_a_set_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, denied: str
+) -> None:
+    path = tmp_path / "unet.plan"
+    path.write_bytes(b"plan")
+    real = getattr(Path, denied)
+
+    def refused(self: Path, *arguments: object, **options: object) -> object:
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, denied, refused)
+    with pytest.raises(EngineSetRefused, match=f"{path} cannot be read: Permission denied"):
+        check_files(tmp_path, {"unet.plan": "0" * 64})

@@ -20,7 +20,7 @@ from producer.display import display_for, sentence
 from producer.exits import CommandFailed
 from producer.session import Session
 from producer.watch import watch
-from tests.jobs.rows import enqueue, make_jobs
+from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 from tests.producer.renderer import render_batch
 
 
@@ -230,3 +230,23 @@ def test_nor_is_one_that_was_submitted_again_before_anybody_looked(
     with pytest.raises(CommandFailed, match="batch 'b' was deleted"):
         watch(session, "b")
     assert (len(looks), rebuilt, session.ledger.counts("b")) == (4, [], Counts(queued=1))
+
+
+def test_a_row_that_is_corrected_while_it_runs_is_no_loss(
+    session: Session, quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both versions count until the earlier one has ended; then there is one job fewer."""
+    ledger = session.ledger
+    earlier, later = make_job(1), make_job(1, prompt="another")
+    enqueue(ledger, [earlier])
+    ledger.start(earlier, worker="gpu@1")
+    ledger.enqueue([later])
+    assert ledger.counts("b").total == 2
+
+    def on_look(look: int) -> None:
+        if look == 5:
+            ledger.finish(make_result(earlier))
+
+    end_after(session, monkeypatch, looks=10, on_look=on_look)
+    assert watch(session, "b") == Counts(cancelled=1, superseded=1)
+    assert "Redis came back" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,26 @@ def test_a_hundred_names_are_not_all_said() -> None:
     names = {f"model-{n}": f"{n:064x}" for n in range(100)}
     with pytest.raises(EngineSetNotHeld, match="and 80 more"):
         holding(**names).for_job(job_for("photo"))
+
+
+def test_a_folder_that_may_not_be_entered_holds_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the lost+found of a volume's root, for any user but root."""
+    for name in ("anime", "lost+found"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / MANIFEST).write_text("{}")
+    is_file = Path.is_file
+
+    def as_a_user(path: Path) -> bool:
+        if path.parent in closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    closed = {tmp_path / "lost+found"}
+    monkeypatch.setattr(Path, "is_file", as_a_user)
+    assert list(set_folders(tmp_path)) == ["anime"]
+    closed.add(tmp_path)
+    with pytest.raises(EngineSetRefused, match=rf"{tmp_path}/{MANIFEST} cannot be read: Permission denied"):
+        set_folders(tmp_path)
 
 
 # -- a worker's jobs ---------------------------------------------------------------------------------------------------

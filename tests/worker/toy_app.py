@@ -1,8 +1,8 @@
 """A Celery app around GpuPool with nothing to render: its jobs only wait, and write down when.
 
 Run as `celery -A tests.worker.toy_app worker`. Configured by TOY_URL, TOY_PREFETCH, TOY_GRACE; TOY_EVENTS shows it to
-monitors. Jobs append lines to the Redis list `log`: `begin <id> <time>`, `end <id> <time>`, `requeued <id> <time>`.
-While the Redis key `paused` exists, the toy is paused.
+monitors, and the first TOY_THREADLESS jobs find no thread. Jobs append lines to the Redis list `log`:
+`begin <id> <time>`, `end <id> <time>`, `requeued <id> <time>`. While the Redis key `paused` exists, the toy is paused.
 """
 
 from __future__ import annotations
@@ -52,6 +52,19 @@ class ToyFitness:
                 listener()
 
 
+def refuse_threads(number: int) -> None:
+    """As where the process may have no more: the next `number` threads of jobs cannot be started."""
+    start, left = threading.Thread.start, [None] * number
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith("job") and left:
+            left.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    threading.Thread.start = refused  # type: ignore[assignment,method-assign]
+
+
 class ToyService:
     """Jobs wait on the Shutdown, so that its second step ends them all."""
 
@@ -68,6 +81,7 @@ class ToyService:
     def start(self, fatal: object) -> None:
         if code := os.environ.get("TOY_REFUSE"):
             raise SystemExit(int(code))
+        refuse_threads(int(os.environ.get("TOY_THREADLESS", "0")))
         self.fitness.start()
         self.shutdown.on_step(self.note_drain)
         self.note("start", "service")

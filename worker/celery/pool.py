@@ -31,6 +31,7 @@ import structlog
 from billiard.einfo import ExceptionInfo
 from celery import signals
 from celery.concurrency.base import BasePool
+from celery.exceptions import Reject
 from celery.worker import state
 
 from worker.shutdown import Shutdown
@@ -39,6 +40,14 @@ log = structlog.get_logger(__name__)
 
 # How long jobs may take to notice that they are requeued: longer than any step, shorter than a fetch that hangs.
 REQUEUE_SECONDS = 8.0
+
+
+def _requeued() -> ExceptionInfo:
+    """What Request.on_failure takes for: put the message back."""
+    try:
+        raise Reject("requeued", requeue=True)
+    except Reject:
+        return ExceptionInfo()
 
 
 class Fitness(Protocol):
@@ -136,7 +145,12 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         call = partial(target, *(args or ()), **(kwargs or {}))
         thread = threading.Thread(target=self._run, args=(call, callback, error_callback), name="job", daemon=True)
         self._running.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no thread can be made, for a moment perhaps
+            log.error("job_not_begun", error=str(error), threads=len(self._running) - 1, consequence="it is requeued")
+            self._outcomes.append((thread, partial(error_callback, _requeued())))
+            self._wake_up()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:  # noqa: ARG002 (Celery's signature)
         """Called by Request.cancel in Consumer.cancel_active_requests, which only a cold shutdown does here.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -15,6 +17,7 @@ import pytest
 
 from engines.backends import stages
 from engines.build.builder import Step, build_set
+from engines.build.staging import PROGRESS, publish, staging
 from engines.engine_set import load_engine_set
 from engines.errors import BuildFailed, EngineSetRefused, ModelRefused
 from engines.file_check import check_files
@@ -195,6 +198,57 @@ def test_two_builds_of_one_set_do_not_mix(weights: Path, tmp_path: Path) -> None
             build_set(request_for(weights, tmp_path / "set"))
     finally:
         os.close(lock)
+
+
+def test_a_build_that_ends_leaves_the_next_ones_folder_alone(tmp_path: Path) -> None:
+    """The old set takes its time to be removed, and another build may begin meanwhile."""
+    with staging(tmp_path / "set") as first:
+        (first / "file").write_text("first")
+        publish(first, tmp_path / "set", ["file"])
+        with staging(tmp_path / "set") as second:
+            (second / PROGRESS).write_text("{}")
+    assert not (tmp_path / "set.building").exists()
+    with contextlib.suppress(Stop), staging(tmp_path / "set") as first:
+        publish(first, tmp_path / "set", [])
+        second = tmp_path / "set.building"
+        second.mkdir()
+        (second / PROGRESS).write_text("{}")
+    assert (second / PROGRESS).exists()
+
+
+def test_a_rename_that_fails_keeps_the_old_set_and_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "set"
+    out.mkdir()
+    (out / "old").write_text("")
+    rename = Path.rename
+
+    def busy(path: Path, target: Path) -> Path:
+        if path.name == "set.building":
+            raise OSError(errno.EBUSY, "Device or resource busy", str(path))
+        return rename(path, target)
+
+    def build() -> None:
+        with staging(out) as folder:
+            (folder / PROGRESS).write_text("{}")
+            (folder / "new").write_text("")
+            publish(folder, out, ["new"])
+
+    monkeypatch.setattr(Path, "rename", busy)
+    with pytest.raises(BuildFailed, match=r"set\.building: Device or resource busy"):
+        build()
+    assert [path.name for path in out.iterdir()] == ["old"]
+    assert {path.name for path in (tmp_path / "set.building").iterdir()} == {PROGRESS, "new"}
+
+
+@pytest.mark.parametrize("target", ["link", ".", ".."])
+def test_a_target_whose_place_no_folder_can_take_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    """To replace a link would leave the set that it names as it was, and that of `pull` has a digest as its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("sets")
+    with pytest.raises(BuildFailed, match=r"link is a link to sets; name|is replaced as a whole, so it needs a name"):
+        build_set(request_for(tmp_path / "no weights", Path(target)))
 
 
 def test_a_place_that_cannot_be_written_is_named(weights: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from engines.manifest import load_manifest
 from engines.model.checkpoint import MAKERS, SD15, read_config
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import geometry_of, load_network, load_networks
+from engines.model.tensor_files import read_tensors
 from engines.model.tokenizer import SpecialTokens
 from engines.spec import Profile
 from tests.engines.model.test_networks import on_paper
@@ -270,3 +271,10 @@ def test_the_geometry_is_the_folders(original: Original, combined: Path) -> None
     mine = geometry_of(load_networks(weights_of(original, combined)), tokens)
     folder = find_weights(str(original.model), str(original.controlnet))
     assert mine == geometry_of(load_networks(folder), tokens)
+
+
+def test_a_pickle_that_holds_itself_ends(tmp_path: Path) -> None:
+    endless: dict[str, Any] = {}
+    endless["state_dict"] = endless
+    torch.save(endless, tmp_path / "model.pt")
+    assert read_tensors(tmp_path / "model.pt") == {}

@@ -134,6 +134,16 @@ def test_jobs_that_outlast_the_grace_period_are_requeued(toy: Toy, start_toy: St
     assert (toy.unacknowledged, toy.waiting) == (0, 2)
 
 
+def test_a_job_that_finds_no_thread_goes_back_and_is_nobodys_in_a_drain(toy: Toy, start_toy: StartToy) -> None:
+    worker = start_toy(prefetch=1, grace=60, threadless=2)
+    toy.send(0.0)
+    toy.wait_for("end")
+    assert worker.output.count("job_not_begun") == 2
+    eventually(lambda: (toy.unacknowledged, toy.waiting) == (0, 0))
+    worker.terminate()
+    assert worker.exit_code(seconds=30) == 0
+
+
 def test_a_second_sigterm_requeues_at_once(toy: Toy, start_toy: StartToy) -> None:
     worker = start_toy(prefetch=2, grace=60)
     toy.send(60)
