@@ -21,9 +21,15 @@ from producer.submission import Request
 Rows = Iterable[tuple[int, RenderParameters]]
 
 
-def numbered(rows: Rows, request: Request, store: Store) -> Rows:
-    """The rows with the numbers that their jobs have in the batch. Those of a file stay as they are."""
-    return _numbered(rows, _rows_of(request, store)) if request.is_folder else rows
+class KeptRows:
+    """What the manifest says of a source's rows now. The same rows get the same numbers as often as they are asked."""
+
+    def __init__(self, request: Request, store: Store) -> None:
+        self._known = _rows_of(request, store) if request.is_folder else None
+
+    def number(self, rows: Rows) -> Rows:
+        """The rows with the numbers that their jobs have in the batch. Those of a file stay as they are."""
+        return rows if self._known is None else _numbered(rows, self._known)
 
 
 def _numbered(rows: Rows, known: dict[int, bytes]) -> Iterator[tuple[int, RenderParameters]]:

@@ -24,7 +24,7 @@ from producer.console import count, place, row_progress, say, write_json
 from producer.engine_sets import say_who_holds, say_who_holds_model
 from producer.exits import CommandFailed, Exit
 from producer.kept_prompts import keep_prompts, prompts_to_keep
-from producer.kept_rows import numbered
+from producer.kept_rows import KeptRows
 from producer.recovery import recovery
 from producer.session import Session, open_session
 from producer.submission import Outcome, Request
@@ -136,9 +136,13 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     try:
         with known_to_storage as sidecars, row_progress("Enqueueing", outcome.good) as tick:
             manifest.begin(options)
-            for jobs in chunks(jobs_of(numbered(rows, request, store), request)):
+            kept = KeptRows(request, store)
+            if request.is_folder:  # first: whoever goes on after a kill must know which row each picture has
+                manifest.write(chunks(jobs_of(kept.number(rows), request)))
+            for jobs in chunks(jobs_of(kept.number(rows), request)):
                 outcome.enqueued += enqueue(ledger, jobs, row_prefix=row_prefix, sidecars=sidecars).enqueued
-                manifest.add(jobs)
+                if not request.is_folder:
+                    manifest.add(jobs)
                 through += len(jobs)
                 tick(through)
         manifest.close()
@@ -189,6 +193,12 @@ class _Manifest:
         if self._writer is not None:
             with self._giving_up():
                 self._writer.add(jobs)
+
+    def write(self, all_jobs: Iterable[Sequence[RenderJob]]) -> None:
+        """Write all that the manifest gets."""
+        for jobs in all_jobs:
+            self.add(jobs)
+        self.close()
 
     def close(self) -> None:
         """Write the last file."""

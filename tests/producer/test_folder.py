@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from jobs.ledger.enqueue import enqueue
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
 from producer.table.folder import listing, natural
@@ -59,6 +61,22 @@ def test_pictures_that_are_added_later_are_the_only_new_jobs(run: Run, ledger: L
     assert (again.record["enqueued"], again.record["replaced"], again.record["already"]["done"]) == (2, 0, 2)
     assert {name: row for name, row in rows(ledger).items() if name != "img2.png"} == {"img0.png": 4, "img3.png": 5}
     assert run("submit", "photos", *PROMPT).record["enqueued"] == 0
+
+
+def test_pictures_keep_their_rows_although_their_submission_was_stopped(
+    run: Run, ledger: Ledger, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: Any, **options: Any) -> None:
+        enqueue(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("producer.submit.enqueue", stopped)
+        assert run("submit", "photos", *PROMPT).code == 130
+    render_batch(ledger, "photos")
+    picture(photos / "a.png")
+    again = run("submit", "photos", *PROMPT)
+    assert (again.record["enqueued"], again.record["replaced"], again.record["already"]["done"]) == (1, 0, 3)
 
 
 def test_a_picture_that_was_removed_leaves_the_rows_of_the_others(run: Run, ledger: Ledger, photos: Path) -> None:
