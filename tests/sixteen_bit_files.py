@@ -1,4 +1,4 @@
-"""PNG and TIFF files with 16 bits a channel, written by hand: Pillow writes only grey ones."""
+"""PNG and TIFF files with 16 bits a channel, and grey TIFFs of any kind, written by hand: Pillow writes a few only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 
 PNG_COLOUR_TYPE = {1: 0, 2: 4, 3: 2, 4: 6}
 # Interpretation of a TIFF's colours; and of its fourth sample: 0 unspecified, 1 premultiplied alpha, 2 alpha.
-RGB, CMYK = 2, 5
+ZERO_IS_WHITE, ZERO_IS_BLACK, RGB, CMYK = 0, 1, 2, 5
+SAMPLE_FORMATS = {"u": 1, "i": 2, "f": 3}  # of a TIFF, by numpy's letter
 
 
 def png16(values: np.ndarray, *chunks: bytes) -> bytes:
@@ -56,6 +57,32 @@ def tiff16(
     body = bits + b"".join(strips) + (b"".join(tables) if planes else b"")
     mark = b"II*\0" if order == "<" else b"MM\0*"
     return mark + struct.pack(f"{order}I", 8 + len(body)) + body + directory
+
+
+def grey_tiff(
+    values: np.ndarray,
+    *,
+    order: str = "<",
+    compressed: bool = False,
+    interpretation: int | None = ZERO_IS_BLACK,
+    extra_samples: int = 0,
+) -> bytes:
+    """[H, W] of any number type, or [H, W * samples] with extra samples, in one strip; bits and kind by that type."""
+    samples = 1 + extra_samples
+    height, width = values.shape[0], values.shape[1] // samples
+    body = values.astype(f"{order}{values.dtype.str[1:]}").tobytes()
+    body = zlib.compress(body) if compressed else body
+    bits = values.dtype.itemsize * 8
+    kind, end = SAMPLE_FORMATS[values.dtype.kind], 8 + len(body)
+    tags = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, bits), (259, 3, 1, 8 if compressed else 1),
+        (262, 3, 1, interpretation), (273, 4, 1, 8), (277, 3, 1, samples), (278, 4, 1, height), (279, 4, 1, len(body)),
+        (338, 3, 1, 0 if extra_samples else None), (339, 3, 1, kind),
+    ]  # fmt: skip
+    entries = [_entry(order, tag, form, count, value) for tag, form, count, value in tags if value is not None]
+    directory = struct.pack(f"{order}H", len(entries)) + b"".join(entries) + bytes(4)
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    return mark + struct.pack(f"{order}I", end) + body + directory
 
 
 def _entry(order: str, tag: int, kind: int, number: int, value: int) -> bytes:

@@ -20,9 +20,10 @@ from worker.image.heic import heic_is_installed
 from worker.image.heif import check_heif
 from worker.image.jpeg_file import JPEG_BEGIN
 from worker.image.orientation import turn_upright
-from worker.image.sixteen_bits import GreyKind, SixteenBitColours, grey_to_eight_bits
+from worker.image.sixteen_bits import GreyKind, SixteenBitColours, grey_to_eight_bits, read_native_order
 from worker.image.source import FRAMES_COUNTED, Source
 from worker.image.strips import filled, strips_of
+from worker.image.tiff_directory import INTERPRETATION
 
 HAS_HEIC = heic_is_installed()
 HAS_AVIF = "avif" in features.modules and bool(features.check("avif"))  # Pillow 11.3 and later, as it was built
@@ -40,6 +41,7 @@ READABLE = f"{', '.join(_NAMES[:-1])} and {_NAMES[-1]}"
 JPEG_PASSES = 100  # over the largest picture allowed; smaller ones may have more
 JPEG_SCAN = b"\xff\xda"
 RARE_COMPRESSIONS = range(34_000, 2**16)  # of a TIFF: not every libtiff has them
+NEGATIVES = "negative values were made black"
 
 # The errors of Pillow's decoders for damaged files.
 DAMAGED = (
@@ -124,6 +126,7 @@ def _decode(image: Image.Image, source: Source) -> Picture:
     if image.format != "HEIF":  # which shows its main picture, wherever that is
         image.seek(0)
     kind, sixteen_bits = GreyKind.of(image), SixteenBitColours.of(image, source.open)
+    read_native_order(image)
     image.load()
     turn_upright(image)
     if image.mode.startswith("I"):
@@ -133,7 +136,7 @@ def _decode(image: Image.Image, source: Source) -> Picture:
     if sixteen_bits is not None:
         upright, note = sixteen_bits.by_range(image)
         notes.append(note)
-    pixels, lost = _eight_bit(upright)
+    pixels, lost = _eight_bit(upright, kind)
     return Picture(pixels, tuple(notes + ([lost] if lost else [])))
 
 
@@ -156,7 +159,10 @@ def _not_opened(source: Source) -> NotAnImage:
 
 def _not_recognised(source: Source) -> str:
     if source.tiff is not None and source.tiff.is_whole:
-        return f"this kind of TIFF cannot be read ({source.tiff}); save it with 8 or 16 bits a channel, or as PNG"
+        # Where 0 is white, Pillow reads fewer kinds.
+        black = "" if source.tiff.first(INTERPRETATION, 0) else " and 0 as black"
+        advice = f"save it with 8 or 16 bits a channel{black}, or as PNG"
+        return f"this kind of TIFF cannot be read ({source.tiff}); {advice}"
     begin = next((name for magic, name in BEGINNINGS.items() if source.data.startswith(magic)), None)
     begin = begin or source.heif
     if begin is not None:
@@ -170,10 +176,12 @@ def _not_decoded(source: Source, error: Exception) -> str:
     return f"the picture is truncated or damaged: {str(error).strip()}"
 
 
-def _eight_bit(image: Image.Image) -> tuple[np.ndarray, str | None]:
+def _eight_bit(image: Image.Image, kind: GreyKind) -> tuple[np.ndarray, str | None]:
     """Pixels as uint8 [H, W], [H, W, 3] or [H, W, 4], and what was lost on the way."""
     if image.mode == "F":
-        return _scaled_by_range(image), "floating-point values were scaled to 8 bits by their range"
+        return _scaled_by_range(image, kind), "floating-point values were scaled to 8 bits by their range"
+    if kind.has_signed_bytes:
+        return _without_negatives(image)
     mode, note = _eight_bit_mode(image)
 
     def converted(strip: Image.Image) -> np.ndarray:
@@ -194,8 +202,15 @@ def _eight_bit_mode(image: Image.Image) -> tuple[str, str | None]:
     return "RGB", f"{mode} was converted to RGB without its colour profile" if mode != "P" else None
 
 
-def _scaled_by_range(image: Image.Image) -> np.ndarray:
-    """Floating point -> uint8: the least value becomes 0, the greatest 255, NaN and infinity 0."""
+def _without_negatives(image: Image.Image) -> tuple[np.ndarray, str | None]:
+    """Mode L of signed bytes -> uint8 [H, W], and whether there were negative values: they are black."""
+    pixels = filled(image, 1, lambda strip: np.asarray(strip).view(np.int8).clip(0).view(np.uint8))
+    _, largest = cast(tuple[int, int], image.getextrema())
+    return pixels, NEGATIVES if largest > np.iinfo(np.int8).max else None
+
+
+def _scaled_by_range(image: Image.Image, kind: GreyKind) -> np.ndarray:
+    """Floating point -> uint8: the least value becomes 0, the greatest 255, or the reverse; NaN and infinity 0."""
     low, high = np.inf, -np.inf
     for _, strip in strips_of(image):
         values = np.asarray(strip)
@@ -207,8 +222,9 @@ def _scaled_by_range(image: Image.Image) -> np.ndarray:
 
     def scaled(strip: Image.Image) -> np.ndarray:
         values = np.asarray(strip)
-        shares = (np.where(np.isfinite(values), values, low).astype(np.float64) - low) / spread
-        rounded: np.ndarray = (shares * 255).round().astype(np.uint8)
+        finite = np.isfinite(values)
+        shares = (np.where(finite, values, low).astype(np.float64) - low) / spread
+        rounded: np.ndarray = np.where(finite, kind.shown((shares * 255).round().astype(np.uint8)), np.uint8(0))
         return rounded
 
     return filled(image, 1, scaled)

@@ -6,6 +6,8 @@ picture is nearly black and has no edges. So a picture whose largest value is be
 
 Integers of 32 bits whose values exceed 16 are scaled by the largest one. Negative values are black.
 
+In a TIFF, 0 may be white. Pillow inverts such values of up to 8 bits and leaves wider ones as they are stored.
+
 Pillow keeps only the high byte of 16-bit colours. The low byte comes from the same decoder, which is told that samples
 have the other byte order: no other library has to read a stranger's bytes.
 """
@@ -31,10 +33,15 @@ TWELVE_BITS = "12 bits a channel were reduced to 8"
 THIRTY_TWO_BITS = "32 bits a channel were reduced to 8 by the largest value, {largest:,}"
 NARROWER = (10, 12, 14)
 
-BITS_PER_SAMPLE, PLANES, SEPARATE = 258, 284, 2  # two tags of a TIFF, and a value of the second one
+# Tags of a TIFF, and a value of theirs.
+BITS_PER_SAMPLE = 258
+INTERPRETATION, ZERO_IS_WHITE = 262, 0
+PLANES, SEPARATE = 284, 2
+SAMPLE_FORMAT, SIGNED = 339, 2
 UNSIGNED = re.compile("I;32[BN]?$")  # a raw mode; Pillow keeps the values in signed integers
 THIRTY_TWO = re.compile("I(;32.*)?$")  # of an integer; a PNG's has 16 bits and the raw mode I;16B
 SIXTEEN = re.compile(";16([BLN])$")
+SIGNED_OR_FLOAT = re.compile(";(16|32)B?([SF])$")
 OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 # Of a PNG. Pillow has no raw mode for its low bytes, but can read all four bytes of a pixel as R, G, B and A.
 GREY_AND_ALPHA, ALL_FOUR = "LA;16B", "RGBA"
@@ -47,40 +54,59 @@ def narrower_bits(largest: int) -> int | None:
 
 
 def grey_to_eight_bits(image: Image.Image, kind: GreyKind) -> tuple[np.ndarray, str]:
-    """Mode I or I;16, loaded -> uint8 [H, W], and what was done."""
+    """Mode I or I;16, loaded -> uint8 [H, W], and what was done.
+
+    The range is that of the stored values, also where 0 is white: inverted first, those of a 12-bit scanner would lie
+    between 61,440 and 65,535 and would look like a 16-bit picture that is nearly white.
+    """
     largest = max(int(kind.values(strip).max()) for _, strip in strips_of(image))
     if largest >= 2**16:
         scale = 255 / largest
-        pixels = filled(image, 1, lambda strip: (kind.values(strip).clip(0) * scale).round().astype(np.uint8))
+        pixels = filled(
+            image, 1, lambda strip: kind.shown((kind.values(strip).clip(0) * scale).round().astype(np.uint8))
+        )
         return pixels, THIRTY_TWO_BITS.format(largest=largest)
     bits = 12 if kind.has_twelve_bits else narrower_bits(largest)
-    table = _table(bits)
+    table = kind.shown(_table(bits))
     pixels = filled(image, 1, lambda strip: table[kind.values(strip).clip(0)])
-    return pixels, TWELVE_BITS if kind.has_twelve_bits else _sentence(bits, largest, kind.stored)
+    if kind.has_twelve_bits:
+        return pixels, TWELVE_BITS
+    return pixels, _sentence(bits, largest, kind.stored, "bright" if kind.zero_is_white else "dark")
 
 
 @dataclass(frozen=True)
 class GreyKind:
-    """What a file says of its grey integers. Only the raw modes show it, before loading."""
+    """What a file says of its grey values, and Pillow's mode does not. The raw modes show it only before loading."""
 
     has_twelve_bits: bool  # a TIFF's
     is_unsigned: bool  # 32 bits
     stored: str = SIXTEEN_BITS  # the beginning of the sentence that says what was done
+    zero_is_white: bool = False  # and Pillow leaves the values as they are stored
+    has_signed_bytes: bool = False  # which Pillow reads as unsigned ones
 
     @classmethod
     def of(cls, image: Image.Image) -> Self:
         """For an opened picture that is not loaded yet."""
         raw_modes = [_raw_mode(tile) for tile in _tiles(image)]
+        # Pillow's own reading of the tags, since the raw mode follows from it. A TIFF without an interpretation is one
+        # whose 0 is black: so libtiff reads it.
+        tags = getattr(image, "tag_v2", {})
         return cls(
             any("I;12" in mode for mode in raw_modes),
             any(UNSIGNED.match(mode) for mode in raw_modes),
             STORED_IN_32 if any(THIRTY_TWO.match(mode) for mode in raw_modes) else SIXTEEN_BITS,
+            image.mode.startswith(("I", "F")) and tags.get(INTERPRETATION) == ZERO_IS_WHITE,
+            image.mode == "L" and SIGNED in tags.get(SAMPLE_FORMAT, ()),
         )
 
     def values(self, strip: Image.Image) -> np.ndarray:
         """Integers [H, W]."""
         values = np.asarray(strip)
         return values.view(np.uint32) if self.is_unsigned and values.dtype == np.int32 else values
+
+    def shown(self, eight_bit: np.ndarray) -> np.ndarray:
+        """Values that were reduced to uint8 -> as they are meant, with 0 for black."""
+        return 255 - eight_bit if self.zero_is_white else eight_bit
 
 
 @dataclass(frozen=True)
@@ -171,7 +197,7 @@ def _table(bits: int | None) -> np.ndarray:
     return scaled
 
 
-def _sentence(bits: int | None, largest: int, stored: str = SIXTEEN_BITS) -> str:
+def _sentence(bits: int | None, largest: int, stored: str = SIXTEEN_BITS, shade: str = "dark") -> str:
     if bits is None:
         return (
             stored if stored == SIXTEEN_BITS else f"{stored} as those of a 16-bit picture, since none reaches {2**16:,}"
@@ -179,7 +205,7 @@ def _sentence(bits: int | None, largest: int, stored: str = SIXTEEN_BITS) -> str
     if largest < 256:
         doubt = "no value exceeds 255, so save an 8-bit picture with 8 bits a channel"
     else:
-        doubt = "if it is meant to be so dark, save it with 8 bits a channel"
+        doubt = f"if it is meant to be so {shade}, save it with 8 bits a channel"
     return f"{stored} as those of a {bits}-bit picture, since no value reaches {2**bits:,}; {doubt}"
 
 
@@ -221,6 +247,15 @@ def _change_raw_modes(image: Image.Image, change: Callable[[str], str]) -> None:
 
 def _other_byte(raw_mode: str) -> str:
     return SIXTEEN.sub(lambda match: f";16{OTHER_BYTE[match[1]]}", _without_division(raw_mode))
+
+
+def read_native_order(image: Image.Image) -> None:
+    """Let Pillow read what libtiff decompresses in this machine's byte order, as libtiff returns it.
+
+    For unsigned integers it does so itself; signed ones and floating point it takes for the file's byte order.
+    """
+    if any(tile[0] == "libtiff" for tile in _tiles(image)):
+        _change_raw_modes(image, lambda mode: SIGNED_OR_FLOAT.sub(r";\1N\2", mode))
 
 
 def _without_division(raw_mode: str) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from jobs.errors import NotAnImage, RenderError, SourceTooLarge
+from tests.sixteen_bit_files import ZERO_IS_WHITE, grey_tiff
 from worker.image.decode import FORMATS, HAS_AVIF, Picture, decode_image
 from worker.image.sixteen_bits import SIXTEEN_BITS
 
@@ -108,6 +109,44 @@ def test_floating_point_is_scaled_by_its_range_and_said() -> None:
     assert "scaled to 8 bits" in picture.warnings[0]
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", "<>")
+def test_floating_point_of_either_byte_order_is_inverted_where_0_is_white(order: str, compressed: bool) -> None:
+    values = np.array([[-1.0, 0.2], [1.0, np.nan]], np.float32)
+    as_black = decode(grey_tiff(values, order=order, compressed=compressed))
+    as_white = decode(grey_tiff(values, order=order, compressed=compressed, interpretation=ZERO_IS_WHITE))
+    assert as_black.pixels.tolist() == [[0, 153], [255, 0]]
+    assert as_white.pixels.tolist() == [[255, 102], [0, 0]]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", "<>")
+def test_negative_bytes_are_black_and_said(order: str, compressed: bool) -> None:
+    values = np.array([[-128, -32, -1], [0, 29, 127]], np.int8)
+    picture = decode(grey_tiff(values, order=order, compressed=compressed))
+    assert picture.pixels.tolist() == [[0, 0, 0], [0, 29, 127]]
+    assert picture.warnings == ("negative values were made black",)
+    assert decode(grey_tiff(values[1:], order=order, compressed=compressed)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "order", "extra_samples"),
+    [
+        (np.zeros((4, 4), np.uint16), ">", 0),
+        (np.zeros((4, 4), np.uint32), "<", 0),
+        (np.zeros((4, 4), np.int8), "<", 0),
+        (np.zeros((4, 4), np.int16), "<", 0),
+        (np.zeros((4, 8), np.uint8), "<", 1),
+        (np.zeros((4, 8), np.uint16), "<", 1),
+    ],
+)
+def test_a_kind_that_is_only_read_with_0_as_black_is_refused_with_that_advice(
+    values: np.ndarray, order: str, extra_samples: int
+) -> None:
+    with pytest.raises(NotAnImage, match=r"this kind of TIFF .* colours 0\); .* a channel and 0 as black, or as"):
+        decode(grey_tiff(values, order=order, interpretation=ZERO_IS_WHITE, extra_samples=extra_samples))
+
+
 def test_32_bit_integers_beyond_16_bits_are_scaled_by_the_largest_and_said() -> None:
     values = np.array([[0, 1_000_000], [500_000, -7]], np.int32)
     picture = decode(encoded(Image.fromarray(values), "TIFF"))
@@ -127,6 +166,7 @@ def test_unsigned_32_bit_integers_are_not_taken_for_negative_ones() -> None:
         (16, 3, 1, "1 sample of 16 bits a pixel, floating point"),
         (32, 3, 3, "3 samples of 32 bits a pixel, floating point"),
         (32, 1, 3, "3 samples of 32 bits a pixel, unsigned integers"),
+        (8, 2, 3, "3 samples of 8 bits a pixel, signed integers"),
         (24, 1, 1, "1 sample of 24 bits a pixel, unsigned integers"),
         (64, 6, 1, "1 sample of 64 bits a pixel, complex numbers"),
     ],

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jobs.errors import NotAnImage
-from tests.sixteen_bit_files import CMYK, chunk, png16, tiff16
+from tests.sixteen_bit_files import CMYK, ZERO_IS_WHITE, chunk, grey_tiff, png16, tiff16
 from worker.image.canny import canny_edges, three_channels
 from worker.image.decode import Picture, decode_image
 from worker.image.sixteen_bits import SIXTEEN_BITS, TWELVE_BITS, narrower_bits
@@ -99,6 +99,47 @@ def test_negative_values_are_black() -> None:
     values[0, 0] = 4095
     pixels = decode(grey(values, "TIFF")).pixels
     assert (pixels[0, 0], pixels[1, 1]) == (255, 0)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["i2", "i4"])
+def test_signed_integers_of_either_byte_order_are_read_with_negative_values_as_black(
+    kind: str, order: str, compressed: bool
+) -> None:
+    values = values_below(2**12)[:, :, 0].astype(kind) - 1000
+    values[0, 0] = 4095
+    picture = decode(grey_tiff(values, order=order, compressed=compressed))
+    assert np.array_equal(picture.pixels, scaled(values.clip(0), 12))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_grey_whose_0_is_white_is_inverted_within_the_bits_of_the_stored_values(bits: int, compressed: bool) -> None:
+    values = values_below(2**bits)[:, :, 0]
+    picture = decode(grey_tiff(values, compressed=compressed, interpretation=ZERO_IS_WHITE))
+    assert np.array_equal(picture.pixels, 255 - scaled(values, bits))
+    (warning,) = picture.warnings
+    assert warning == SIXTEEN_BITS or "if it is meant to be so bright" in warning
+
+
+def test_a_picture_of_zeros_that_are_white_is_white() -> None:
+    picture = decode(grey_tiff(np.zeros((4, 4), np.uint16), interpretation=ZERO_IS_WHITE))
+    assert (picture.pixels == 255).all()
+    assert picture.warnings == (SIXTEEN_BITS,)
+
+
+def test_a_picture_whose_0_is_white_equals_the_8_bit_one_that_pillow_inverts() -> None:
+    eight = np.arange(0, 255, 3, dtype=np.uint8).reshape(5, 17)
+    expected = decode(grey_tiff(eight, interpretation=ZERO_IS_WHITE)).pixels
+    assert np.array_equal(expected, 255 - eight)
+    sixteen = eight.astype(np.uint16) * 257
+    assert np.array_equal(decode(grey_tiff(sixteen, interpretation=ZERO_IS_WHITE)).pixels, expected)
+
+
+def test_a_tiff_that_says_nothing_of_its_0_has_it_as_black() -> None:
+    values = values_below(2**16)[:, :, 0]
+    assert np.array_equal(decode(grey_tiff(values, interpretation=None)).pixels, scaled(values, 16))
 
 
 def test_values_that_fit_8_bits_are_read_as_10_and_doubted() -> None:
@@ -241,6 +282,18 @@ def test_a_12_bit_picture_has_the_edges_of_the_same_picture_in_8_bits(channels: 
     pixels = decode_image(png16(twelve), max_pixels=20_000).pixels
     assert expected.any()
     assert np.array_equal(canny_edges(three_channels(pixels), 100, 200), expected)
+
+
+def test_memory_stays_flat_where_0_is_white() -> None:
+    side = 1500
+    values = np.full((side, side), 4095, np.uint16)
+    data = grey_tiff(values, interpretation=ZERO_IS_WHITE)
+    tracemalloc.start()
+    try:
+        decode_image(data, max_pixels=side * side)
+        assert tracemalloc.get_traced_memory()[1] < 8 * side * side
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
