@@ -8,7 +8,7 @@ _BLOCK_ROWS = 1024
 
 
 class RowSet:
-    """Rows of several files, at about a bit each where a file has most of its rows in it. A `set` takes a hundred bytes.
+    """Rows of several files, at about a bit each where a file has most of its rows in it. A `set` takes 100 bytes.
 
     A row is named by its file's prefix (BatchInfo.row_prefix) and its number.
     """
