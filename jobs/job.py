@@ -28,6 +28,7 @@ from jobs.redaction import redacted
 # of before read all jobs that use nothing new: 2 has `engine_set`, 3 the parameters that are not in ALWAYS_IN_ID.
 MESSAGE_VERSION: Final = 3
 BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+JOB_ID = re.compile(r"[0-9a-f]{20}", re.ASCII)
 ENGINE_SET = re.compile(r"[0-9a-f]{8,64}", re.ASCII)
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 SEED_MAX = 2**32 - 1  # what image tools accept; torch.Generator takes more
@@ -164,7 +165,7 @@ class RenderJob(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1, 2, 3] = 1
-    id: Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
+    id: Annotated[str, Field(pattern=f"^{JOB_ID.pattern}$")]
     batch: Annotated[str, Field(pattern=f"^{BATCH_NAME.pattern}$")]
     row: Annotated[int, Field(ge=1)]
     output: Annotated[str, Field(min_length=1, max_length=4096)]

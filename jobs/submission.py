@@ -19,12 +19,12 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.errors import InvalidJob
-from jobs.job import RenderJob, RenderParameters
+from jobs.job import JOB_ID, RenderJob, RenderParameters
 from jobs.storage.retry import with_backoff
 from jobs.storage.store import Store
 from jobs.uri import redacted
@@ -56,7 +56,7 @@ class SubmittedJob(_Record):
     `engine_set` is left out where the job is not kept to one: earlier versions refuse keys that they do not know.
     """
 
-    id: str
+    id: Annotated[str, Field(pattern=f"^{JOB_ID.pattern}$")]
     row: int
     parameters: RenderParameters
     secret: bool = False

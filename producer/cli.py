@@ -254,6 +254,8 @@ def status(
         raise typer.BadParameter(f"{chosen[0]} chooses among several batches; {batch!r} names one, or is a pattern")
     if watch and state is not None:
         raise typer.BadParameter("--state does not go with --watch, which stays until the state is another")
+    if watch and limit is not None:
+        raise typer.BadParameter("--limit does not go with --watch, which watches all batches that have work left")
     with exit_codes(), json_output(json):
         from producer import status as command
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import NamedTuple
 
-from jobs.errors import OutputForbidden, SourceForbidden
+from jobs.errors import BatchDeleted, LedgerUnavailable, OutputForbidden, RenderError, SourceForbidden
 from jobs.job import BATCH_NAME
 from jobs.ledger.rebuild import Rebuilt
 from jobs.ledger.rebuild import rebuild as rebuild_batch
@@ -52,11 +53,15 @@ def cancel(batch: str, job_id: str | None) -> Exit:
 def reconcile(batch: str | None, *, output: str | None = None, from_storage: bool = False) -> Exit:
     """Queue again what died with its worker or was lost on the way; rebuild what the ledger lost.
 
+    Of several batches, one that cannot be rebuilt does not keep the others back: it is said, and the first such failure
+    gives the exit code.
+
     Raises:
-        CommandFailed: no such batch, in the ledger or in storage.
+        CommandFailed: no such batch, in the ledger or in storage; or an output that would not be looked at.
     """
     session = open_session()
-    rebuilt = _rebuild_lost(session, batch, output, from_storage=from_storage)
+    _check_output(session, batch, output, from_storage=from_storage)
+    rebuilt, failure = _rebuild_lost(session, batch, output, from_storage=from_storage)
     if batch is not None:
         session.batch(batch)
     repaired = reconcile_pass(session.ledger, batch=batch, lease_seconds=session.settings.lease_seconds)
@@ -70,6 +75,8 @@ def reconcile(batch: str | None, *, output: str | None = None, from_storage: boo
     if rebuilt:
         record["rebuilt"] = [{"batch": name, **asdict(result)} for name, result in rebuilt.items()]
     write_json(record)
+    if failure is not None:
+        return failure
     if repaired.failures:
         return Exit.NO_REDIS
     return Exit.STORAGE if any(result.damaged or result.withheld for result in rebuilt.values()) else Exit.OK
@@ -110,22 +117,83 @@ def rebuild(session: Session, batch: str, output: str) -> Rebuilt | None:
     return rebuilt
 
 
-def _rebuild_lost(session: Session, batch: str | None, output: str | None, *, from_storage: bool) -> dict[str, Rebuilt]:
-    """Rebuild the named batch, or all batches of the output. Returns those of which storage knew something, by name."""
+def _check_output(session: Session, batch: str | None, output: str | None, *, from_storage: bool) -> None:
+    """Refuse an output that would not be looked at."""
+    if output is None:
+        return
+    if batch is None and not from_storage:
+        raise CommandFailed(
+            Exit.USAGE,
+            "--output says where lost batches were written: add --from-storage to rebuild all that it holds, or name a "
+            "batch",
+        )
+    info = None if batch is None else session.ledger.batch(batch)
+    uri = output_uri(session.settings, output)
+    if info is not None and uri != info.output:
+        raise CommandFailed(
+            Exit.USAGE, f"batch {batch!r} writes to {place(info.output)}, not to {place(uri)}; leave --output out"
+        )
+
+
+class _Lost(NamedTuple):
+    """What was rebuilt, by batch, and the exit code of the first batch of several that could not be."""
+
+    rebuilt: dict[str, Rebuilt]
+    failure: Exit | None = None
+
+
+def _rebuild_lost(session: Session, batch: str | None, output: str | None, *, from_storage: bool) -> _Lost:
+    """Rebuild the named batch, or all batches of the output: those of which storage knows something."""
     known = {info.name: info for info in session.ledger.batches()}
     if batch is None and not from_storage:
         if not known:
             say("This Redis knows no batch. If it lost its data: producer reconcile --from-storage", "warning")
-        return {}
+        return _Lost({})
     uri = output_uri(session.settings, output)
     if batch is None:
-        names = sorted(_not_deleted(session, _batches_in(uri) - known.keys()) | known.keys())
-    else:
-        is_lost = batch not in known or from_storage or session.ledger.is_rebuilding(batch)
-        names = [batch] if is_lost and BATCH_NAME.fullmatch(batch) else []
-    outputs = {name: known[name].output if name in known else uri for name in names}
-    rebuilt = {name: rebuild(session, name, output) for name, output in outputs.items()}
-    return {name: result for name, result in rebuilt.items() if result is not None}
+        names = _not_deleted(session, _batches_in(uri) - known.keys()) | _not_being_deleted(session, set(known))
+        return _rebuild_each(session, {name: known[name].output if name in known else uri for name in sorted(names)})
+    is_lost = batch not in known or from_storage or session.ledger.is_rebuilding(batch)
+    if not is_lost or not BATCH_NAME.fullmatch(batch):
+        return _Lost({})
+    rebuilt = rebuild(session, batch, known[batch].output if batch in known else uri)
+    return _Lost({} if rebuilt is None else {batch: rebuilt})
+
+
+def _rebuild_each(session: Session, outputs: dict[str, str]) -> _Lost:
+    """Rebuild batches by name, each from its output. One that cannot be rebuilt does not keep the others back.
+
+    Raises:
+        LedgerUnavailable: Redis does not answer, so no batch can be rebuilt.
+    """
+    rebuilt: dict[str, Rebuilt] = {}
+    failure: Exit | None = None
+    for name, output in outputs.items():
+        try:
+            result = rebuild(session, name, output)
+        except LedgerUnavailable:
+            raise
+        except (CommandFailed, RenderError) as error:
+            say(f"batch {name!r} was not rebuilt: {error}", "error")
+            failure = _code_of(error) if failure is None else failure
+        else:
+            if result is not None:
+                rebuilt[name] = result
+    return _Lost(rebuilt, failure)
+
+
+def _code_of(error: CommandFailed | RenderError) -> Exit:
+    if isinstance(error, CommandFailed):
+        return error.code
+    return Exit.NOT_FOUND if isinstance(error, BatchDeleted) else Exit.STORAGE
+
+
+def _not_being_deleted(session: Session, names: set[str]) -> set[str]:
+    """Batches that Redis knows, without those whose deletion has begun: no job may be added to them."""
+    deleting = {name for name in names if session.ledger.is_being_deleted(name)}
+    for name in sorted(deleting):
+        say(f"batch {name!r} is being deleted, so it is not rebuilt", "warning")
+    return names - deleting
 
 
 def _not_deleted(session: Session, names: set[str]) -> set[str]:

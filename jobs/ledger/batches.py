@@ -217,6 +217,11 @@ class Batches:
             texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "states"), list(ids))) if ids else []
         return {id_ for id_, text in zip(ids, texts, strict=True) if text is None}
 
+    def current(self, batch: str, rows: Sequence[str]) -> list[str | None]:
+        """The ids of the current versions of rows, in their order; None where the ledger does not know the row."""
+        with answering():
+            return cast("list[str | None]", self.client.hmget(batch_key(batch, "rows"), list(rows))) if rows else []
+
     def results(self, batch: str, *, superseded: bool = False) -> Iterator[RenderResult]:
         """Every terminal job's result, in no order, without loading the batch into memory.
 

@@ -6,7 +6,7 @@ Ledger.requeue, which retry and the reconciler call.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.job import RenderJob
@@ -35,6 +35,7 @@ def enqueue(
     row_prefix: str = "",
     sidecars: Sidecars | None = None,
     withheld: Collection[str] = (),
+    replaces: Mapping[str, str] | None = None,
 ) -> Entered:
     """Enter jobs of one batch, at most chunks.CHUNK_JOBS at a time.
 
@@ -42,6 +43,7 @@ def enqueue(
     done where its sidecar exists, and as running where a live worker holds it. All other unknown jobs are queued, also
     those whose sidecar storage refuses to show: `sidecars.unknown` counts them.
     `withheld` are the ids of jobs that cannot be queued, because the secret in their URL is missing.
+    `replaces` is for rebuilds, as Ledger.enqueue says.
 
     Raises:
         LedgerUnavailable: Redis does not answer; the same call may be repeated.
@@ -53,10 +55,10 @@ def enqueue(
     unknown = ledger.unknown(jobs[0].batch, [job.id for job in jobs])
     held = ledger.jobs_in_flight()
     finished = sidecars.of([job for job in jobs if job.id in unknown])
-    complete = [job for job in jobs if job.id not in withheld or job.id in finished]
+    complete = [job for job in jobs if job.id not in withheld or job.id in finished or job.id not in unknown]
     missing = unknown - finished.keys()
     return Entered(
-        ledger.enqueue(complete, row_prefix=row_prefix, finished=finished, held=held),
+        ledger.enqueue(complete, row_prefix=row_prefix, finished=finished, held=held, replaces=replaces),
         held=sum(job.id in held and job.id in missing for job in complete),
         withheld=sum(id_ in missing and id_ not in held for id_ in withheld),
     )

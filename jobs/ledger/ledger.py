@@ -98,13 +98,16 @@ class Ledger(Refusals, Deletions, Sizes):
         row_prefix: str = "",
         finished: Mapping[str, RenderResult] = NOTHING,
         held: Mapping[str, str] = NOTHING,
+        replaces: Mapping[str, str] | None = None,
     ) -> Enqueued:
         """Queue the jobs that the ledger does not know, message and ledger entry in one atomic step.
 
         All jobs must belong to one batch. Known jobs stay as they are, whatever their state. A job whose row (with the
         same `row_prefix`) was submitted before with other parameters supersedes the earlier version. When a lost ledger
         is rebuilt, `finished` holds the results that storage has by job id, and `held` maps job ids to the live worker
-        that holds the job: neither kind is queued. jobs/ledger/enqueue.py looks both up.
+        that holds the job: neither kind is queued. jobs/ledger/enqueue.py looks both up. A rebuild also passes
+        `replaces`: a row's current version gives way only to a job that has the version's id there. Other jobs of such
+        a row are entered as earlier versions of it.
 
         Raises:
             BatchDeleted: the batch was deleted since it was opened, or its deletion has begun. No job is queued then.
@@ -118,7 +121,8 @@ class Ledger(Refusals, Deletions, Sizes):
             result = _record(finished[job.id]) if job.id in finished else ""
             line = f"running 1 {held[job.id]} {now}" if job.id in held else ""
             message = message_for(job.id, text, queue=self.queue)
-            arguments += (job.id, f"{row_prefix}{job.row}", text, message, result, line)
+            may_replace = "*" if replaces is None else replaces.get(job.id, "")
+            arguments += (job.id, f"{row_prefix}{job.row}", text, message, result, line, may_replace)
         keys = batch_keys(
             *(jobs[0].batch, "states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels"),
             *("engine_sets", "refusals"),

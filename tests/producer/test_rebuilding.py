@@ -52,6 +52,34 @@ def test_all_lost_batches_of_the_output_are_made_again(run: Run, ledger: Ledger,
     assert (rebuilt["batch"], rebuilt["queued"]) == ("jobs", 1)
 
 
+def test_a_batch_that_cannot_be_made_again_does_not_keep_the_others_back(
+    run: Run, ledger: Ledger, half_done: None, tmp_path: Path
+) -> None:
+    for name in ("away", "deleting"):
+        ledger.open_batch(name, output=(tmp_path / "renders").as_uri(), source="jobs.csv")
+    (tmp_path / "renders" / "away").mkdir()
+    (tmp_path / "renders" / "away" / "manifest").symlink_to("manifest")  # it leads nowhere, so it cannot be listed
+    ledger.begin_deletion("deleting")
+    ran = run("reconcile", "--from-storage")
+    assert ran.code == 6
+    assert "batch 'away' was not rebuilt: " in ran.stderr
+    assert "batch 'deleting' is being deleted, so it is not rebuilt" in ran.stderr
+    assert [rebuilt["batch"] for rebuilt in ran.record["rebuilt"]] == ["jobs"]
+    assert ledger.counts("jobs") == Counts(done=2, queued=1)
+    assert "lost messages queued again" in ran.stderr  # the pass that follows
+
+
+def test_an_output_that_would_not_be_looked_at_is_refused(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    write(tmp_path, GOOD)
+    run("submit", "jobs.csv")
+    ran = run("reconcile", "--output", "renders")
+    assert (ran.code, "add --from-storage" in ran.stderr) == (2, True)
+    for options in ([], ["--from-storage"]):
+        ran = run("reconcile", "jobs", "--output", "elsewhere", *options)
+        assert (ran.code, "leave --output out" in ran.stderr) == (2, True)
+    assert run("reconcile", "jobs", "--output", "renders").code == 0
+
+
 def test_a_batch_that_was_written_elsewhere_is_found_there(
     run: Run, ledger: Ledger, half_done: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

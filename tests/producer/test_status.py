@@ -108,6 +108,7 @@ def test_a_pattern_that_fits_no_batch_is_an_error_that_names_some(run: Run, batc
         ["--workers", "--watch"],
         ["--workers", "batch-01"],
         ["--watch", "--state", "failed"],
+        ["--watch", "--limit", "5"],
     ],
 )
 def test_options_that_do_not_go_together_are_refused(run: Run, batches: None, arguments: list[str]) -> None:

@@ -1,7 +1,10 @@
 -- Queue new jobs, record finished ones, and supersede the earlier versions of corrected rows.
 -- KEYS states counts jobs results rows superseded replaced cancels engine_sets refusals delayed queue batches deleted
 -- deleting
--- ARGV (id, row, job, message, result or '', running line or '')*
+-- ARGV (id, row, job, message, result or '', running line or '', replaces)*
+-- `replaces` is '*' where the job is submitted: it becomes its row's current version, whatever that was. In a rebuild it is
+-- the id of the only current version that may give way to it, or ''. Jobs that the ledger knows keep their states there,
+-- but for that version, and a job that may not have its row is entered as an earlier version of it.
 -- Returns a flat list name, number, ...: the jobs by the state in which each was found, and those that were
 -- `added`, `recovered` and `replaced`. Only {'deleted', 1} where the batch was deleted or is being deleted.
 local states, counts, jobs, results, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -42,17 +45,26 @@ local function revive(id, old)
   count_engine_set(engine_sets, result, 1)
   return true
 end
-for i = 1, #ARGV, 6 do
-  local id, row, job, message, result, running = unpack(ARGV, i, i + 5)
+-- Whether a job becomes the current version of its row, which `before` is now.
+local function takes_over(id, old, before, replaces)
+  if replaces == '*' then return true end
+  local is_earlier = old and (split(old)[1] == 'superseded' or redis.call('SISMEMBER', replaced, id) == 1)
+  return not is_earlier and (not before or before == replaces or redis.call('HEXISTS', states, before) == 0)
+end
+for i = 1, #ARGV, 7 do
+  local id, row, job, message, result, running, replaces = unpack(ARGV, i, i + 6)
   local before = redis.call('HGET', rows, row)
-  if before ~= id then
+  local old = redis.call('HGET', states, id)
+  local is_current = before == id or takes_over(id, old, before, replaces)
+  if is_current and before ~= id then
     if before then supersede(before) end
     redis.call('HSET', rows, row, id)
     if redis.call('SREM', replaced, id) == 1 then redis.call('SREM', cancels, id) end
   end
-  local old = redis.call('HGET', states, id)
   local state = old and split(old)[1]
-  if state == 'superseded' and revive(id, old) then
+  if state == 'superseded' and replaces ~= '*' then
+    state = nil  -- a rebuild leaves it as it is
+  elseif state == 'superseded' and revive(id, old) then
     count('done')
   elseif result ~= '' and (not old or state == 'queued' or state == 'superseded') then
     redis.call('HSET', results, id, result)
@@ -63,6 +75,8 @@ for i = 1, #ARGV, 6 do
     count('recovered')
   elseif old and state ~= 'superseded' then
     count(state)
+  elseif not is_current and running == '' then  -- nobody needs a message
+    move(states, counts, id, old, 'superseded 0 queued')
   else
     redis.call('HSET', jobs, id, job)
     if old then forget_refusals(states, refusals, delayed, id) end
@@ -75,6 +89,7 @@ for i = 1, #ARGV, 6 do
       count('added')
     end
   end
+  if not is_current and not old then supersede(id) end
 end
 local flat = {}
 for what, number in pairs(tally) do flat[#flat + 1] = what; flat[#flat + 1] = number end

@@ -134,3 +134,92 @@ def test_the_model_that_a_row_asks_for_comes_back_with_its_result(ledger: Ledger
         rendered(writer, job)
     assert run(ledger, writer) == Rebuilt(jobs=2, recovered=2, queued=0)
     assert {result.row: result.model for result in ledger.results("b")} == {1: "ink", 2: None}
+
+
+V1 = make_job(1)
+V2 = make_job(1, prompt="a better house")
+SECRET = make_job(1, image="https://example.org/1.png?signature=x")
+
+
+def current(ledger: Ledger) -> str | None:
+    (id_,) = ledger.current("b", ["1"])
+    return id_
+
+
+@pytest.mark.parametrize("last", [V2, SECRET])
+@pytest.mark.parametrize("state", ["queued", "running", "done", "failed", "cancelled"])
+def test_a_corrected_row_that_the_ledger_knows_stays_as_it_is(
+    ledger: Ledger, writer: MemoryStore, last: RenderJob, state: str
+) -> None:
+    submitted(writer, [V1], at=1.0)
+    submitted(writer, [last], at=2.0)
+    enqueue(ledger, [V1])
+    enqueue(ledger, [last])
+    if state == "running":
+        ledger.start(last, worker="w")
+    elif state != "queued":
+        ledger.finish(make_result(last, state))
+    before = {line.id: line.text for line in ledger.states("b")}
+    assert run(ledger, writer) == Rebuilt(jobs=2)
+    assert {line.id: line.text for line in ledger.states("b")} == before
+    assert (current(ledger), ledger.cancels("b"), ledger.queue_length()) == (last.id, set(), 2)
+
+
+def test_an_earlier_version_that_the_ledger_lost_comes_back_as_superseded(ledger: Ledger, writer: MemoryStore) -> None:
+    rows = [make_job(row) for row in (1, 2, 3)]
+    corrected = [make_job(row, prompt="a better house") for row in (1, 2, 3)]
+    submitted(writer, rows, at=1.0)
+    submitted(writer, corrected, at=2.0)
+    rendered(writer, rows[1])
+    ledger.beat("w", in_flight=[rows[2].id], lease_seconds=10)
+    enqueue(ledger, corrected)  # of the corrected file alone, after Redis had lost its data
+    assert run(ledger, writer) == Rebuilt(jobs=6, recovered=1, held=1)
+    assert ledger.counts("b") == Counts(queued=3, running=1, superseded=2)
+    assert ledger.cancels("b") == {rows[2].id}
+    assert [result.id for result in ledger.results("b", superseded=True)] == [rows[1].id]
+    assert ledger.current("b", ["1", "2", "3"]) == [job.id for job in corrected]
+    assert ledger.queue_length() == 3
+
+
+def test_a_correction_that_the_ledger_lost_supersedes_what_it_knows(ledger: Ledger, writer: MemoryStore) -> None:
+    """Redis may come back with the data of some minutes ago."""
+    submitted(writer, [V1], at=1.0)
+    submitted(writer, [V2], at=2.0)
+    enqueue(ledger, [V1])
+    assert run(ledger, writer) == Rebuilt(jobs=2, queued=1)
+    assert (current(ledger), ledger.counts("b")) == (V2.id, Counts(queued=1, superseded=1))
+
+
+def test_a_version_that_no_manifest_has_stays_the_current_one(ledger: Ledger, writer: MemoryStore) -> None:
+    submitted(writer, [V1], at=1.0)
+    enqueue(ledger, [V2])
+    assert run(ledger, writer) == Rebuilt(jobs=1)
+    assert (current(ledger), ledger.counts("b")) == (V2.id, Counts(queued=1, superseded=1))
+
+
+def test_a_correction_that_was_taken_back_stays_so(ledger: Ledger, writer: MemoryStore) -> None:
+    submitted(writer, [V1, make_job(2)], at=1.0)
+    submitted(writer, [V2, make_job(2)], at=2.0)
+    submitted(writer, [V1, make_job(2, prompt="a better house")], at=3.0)
+    assert run(ledger, writer) == Rebuilt(jobs=6, queued=2)
+    assert (current(ledger), ledger.counts("b")) == (V1.id, Counts(queued=2, superseded=2))
+    assert run(ledger, writer) == Rebuilt(jobs=6)
+    assert (current(ledger), ledger.counts("b")) == (V1.id, Counts(queued=2, superseded=2))
+
+
+def test_what_a_worker_finished_before_the_rebuild_is_its_rows_version(ledger: Ledger, writer: MemoryStore) -> None:
+    submitted(writer, [V1], at=1.0)
+    submitted(writer, [V2], at=2.0)
+    ledger.finish(make_result(V2))  # the ledger knows the job, and no row
+    run(ledger, writer)
+    assert (current(ledger), ledger.counts("b")) == (V2.id, Counts(done=1, superseded=1))
+
+
+def test_an_earlier_version_stands_in_until_the_csv_brings_the_secret(ledger: Ledger, writer: MemoryStore) -> None:
+    submitted(writer, [V1], at=1.0)
+    submitted(writer, [SECRET], at=2.0)
+    assert run(ledger, writer) == Rebuilt(jobs=2, queued=1, withheld=1)
+    assert current(ledger) == V1.id
+    enqueue(ledger, [SECRET])
+    assert run(ledger, writer) == Rebuilt(jobs=2)
+    assert (current(ledger), ledger.counts("b")) == (SECRET.id, Counts(queued=1, superseded=1))
