@@ -31,6 +31,7 @@ from jobs.ledger.keys import (
     REFUTED_PREFIX,
     REFUTED_SECONDS,
     WORKER_PREFIX,
+    batch_key,
     batch_keys,
     delayed_key,
 )
@@ -148,12 +149,15 @@ class Ledger(Refusals, Deletions, Sizes):
     def cancel(self, batch: str, job_id: str | None = None) -> Counts:
         """End queued jobs at once and mark running ones; counts by the state in which each job was.
 
+        Queued earlier versions of corrected rows end too, and count as `superseded`: their rows have newer jobs.
+
         Raises:
             NewerMessage: a newer version of this program submitted one of the jobs.
             InvalidJob: one of the jobs is damaged. In both cases, the others are cancelled.
         """
         ids = iter([job_id]) if job_id else (line.id for line in self.states(batch) if line.state not in TERMINAL)
-        keys = [*batch_keys(batch, "states", "counts", "results", "cancels", "refusals"), delayed_key(self.queue)]
+        keys = batch_keys(batch, "states", "counts", "jobs", "results", "cancels", "replaced", "refusals")
+        keys.append(delayed_key(self.queue))
         total = Counter[str]()
         unreadable: NewerMessage | InvalidJob | None = None
         for chunk in chunks(ids):
@@ -220,7 +224,7 @@ class Ledger(Refusals, Deletions, Sizes):
         job stays queued and no attempt is counted, so that its worker may let other such jobs go first.
         """
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "replaced", "cancels"), delayed_key(self.queue)]
-        keys += [BATCHES, DELETED]
+        keys += [BATCHES, DELETED, batch_key(job.batch, "refusals")]
         last = max(2, self._max_attempts) if unless_last else 0
         now = f"{time.time():.3f}"
         arguments = [job.id, job.model_dump_json(), worker, now, self._max_attempts, WORKER_PREFIX, last]
