@@ -136,13 +136,8 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     try:
         with known_to_storage as sidecars, row_progress("Enqueueing", outcome.good) as tick:
             manifest.begin(options)
-            kept = KeptRows(request, store)
-            if request.is_folder:  # first: whoever goes on after a kill must know which row each picture has
-                manifest.write(chunks(jobs_of(kept.number(rows), request)))
-            for jobs in chunks(jobs_of(kept.number(rows), request)):
+            for jobs in _kept(rows, request, store, manifest):
                 outcome.enqueued += enqueue(ledger, jobs, row_prefix=row_prefix, sidecars=sidecars).enqueued
-                if not request.is_folder:
-                    manifest.add(jobs)
                 through += len(jobs)
                 tick(through)
         manifest.close()
@@ -154,6 +149,21 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
         raise
     except LedgerUnavailable as error:
         raise CommandFailed(Exit.NO_REDIS, f"{error}\n{_go_on(request)}") from error
+
+
+def _kept(rows: CheckedRows, request: Request, store: Store, manifest: _Manifest) -> Iterator[list[RenderJob]]:
+    """The jobs of all rows, some at a time. When the next ones are asked for, these are kept in the manifest.
+
+    All jobs of a folder are kept before the first one: whoever goes on after a kill must know which row each picture
+    has.
+    """
+    kept = KeptRows(request, store)
+    if request.is_folder:
+        manifest.write(chunks(jobs_of(kept.number(rows), request)))
+    for jobs in chunks(jobs_of(kept.number(rows), request)):
+        yield jobs
+        if not request.is_folder:
+            manifest.add(jobs)
 
 
 def _go_on(request: Request) -> str:

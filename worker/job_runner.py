@@ -8,6 +8,7 @@ What can happen to a job, and what becomes of its message:
 
     rendered, failed for good, cancelled, quarantined    the ledger gets the result; acknowledged
     finished before, or in flight in another worker      acknowledged
+    failed here, and in flight in another live worker    left to that one; acknowledged
     the worker stops                                     queued in the ledger, with a new message; acknowledged
     the worker stops while Redis is away                 requeued; its lease in the ledger ends
     the fault is this worker's, a host's or storage's    queued in the ledger for later, which sends a new message;

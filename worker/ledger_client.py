@@ -86,10 +86,13 @@ class LedgerClient:
         )
 
     def finish(self, result: RenderResult) -> Outcome:
-        """Record how the job ended."""
+        """Record how the job ended. A failure that the ledger does not take is neither counted nor logged as one."""
         first = self._insist(lambda: self.ledger.finish(result))
         if result.state == "done":
             log.info("job_done", attempts=result.attempts, seconds=result.seconds, first=first)
+        elif not first:  # it ended before, another live worker renders it, or its batch was deleted
+            log.info("end_not_recorded", state=result.state, kind=result.error_kind, error=result.error)
+            return Outcome.ENDED
         else:
             log.warning(f"job_{result.state}", kind=result.error_kind, error=result.error, first=first)
         return self.count(result.state, result.error_kind or "", Outcome.ENDED)

@@ -31,6 +31,7 @@ from jobs.ledger.keys import (
     REFUTED_PREFIX,
     REFUTED_SECONDS,
     WORKER_PREFIX,
+    batch_key,
     batch_keys,
     delayed_key,
 )
@@ -128,8 +129,7 @@ class Ledger(Refusals, Deletions, Sizes):
             *("engine_sets", "refusals"),
         )
         keys += [delayed_key(self.queue), self.queue, BATCHES, DELETED, DELETING]
-        tally = _tally(self._scripts.run("enqueue", keys=keys, arguments=arguments))
-        if "deleted" in tally:
+        if "deleted" in (tally := _tally(self._scripts.run("enqueue", keys=keys, arguments=arguments))):
             raise self.why_deleted(jobs[0].batch)
         return Enqueued(**tally)
 
@@ -152,12 +152,15 @@ class Ledger(Refusals, Deletions, Sizes):
     def cancel(self, batch: str, job_id: str | None = None) -> Counts:
         """End queued jobs at once and mark running ones; counts by the state in which each job was.
 
+        Queued earlier versions of corrected rows end too, and count as `superseded`: their rows have newer jobs.
+
         Raises:
             NewerMessage: a newer version of this program submitted one of the jobs.
             InvalidJob: one of the jobs is damaged. In both cases, the others are cancelled.
         """
         ids = iter([job_id]) if job_id else (line.id for line in self.states(batch) if line.state not in TERMINAL)
-        keys = [*batch_keys(batch, "states", "counts", "results", "cancels", "refusals"), delayed_key(self.queue)]
+        keys = batch_keys(batch, "states", "counts", "jobs", "results", "cancels", "replaced", "refusals")
+        keys.append(delayed_key(self.queue))
         total = Counter[str]()
         unreadable: NewerMessage | InvalidJob | None = None
         for chunk in chunks(ids):
@@ -224,7 +227,7 @@ class Ledger(Refusals, Deletions, Sizes):
         job stays queued and no attempt is counted, so that its worker may let other such jobs go first.
         """
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "replaced", "cancels"), delayed_key(self.queue)]
-        keys += [BATCHES, DELETED]
+        keys += [BATCHES, DELETED, batch_key(job.batch, "refusals")]
         last = max(2, self._max_attempts) if unless_last else 0
         now = f"{time.time():.3f}"
         arguments = [job.id, job.model_dump_json(), worker, now, self._max_attempts, WORKER_PREFIX, last]
@@ -237,7 +240,11 @@ class Ledger(Refusals, Deletions, Sizes):
         return bool(self._scripts.run("nack", keys=keys, arguments=[job.id, worker, int(refund)]))
 
     def finish(self, result: RenderResult) -> bool:
-        """Enter a terminal state. True the first time; a terminal state never changes, and a deleted batch has none."""
+        """Enter a terminal state. True the first time; a terminal state never changes, and a deleted batch has none.
+
+        A job that another live worker runs can only become done: a failure or a cancellation by anybody else changes
+        nothing. Where such an end was recorded, the same call says True again, since its first answer may be lost.
+        """
         keys = batch_keys(
             *(result.batch, "states", "counts", "jobs", "results", "cancels", "superseded", "replaced"),
             *("engine_sets", "refusals"),

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from jobs.errors import OutputUnavailable, RenderFailed, SourceNotFound, SourceUnavailable
 from jobs.job import RenderResult
 from jobs.ledger.reconcile import Reconciled, take_back
-from jobs.ledger.records import EngineSetJobs
+from jobs.ledger.records import Counts, EngineSetJobs
 from jobs.storage.limits import FetchLimits
 from jobs.storage.store import read_bytes
 from tests.eventually import eventually
-from tests.jobs.rows import enqueue, make_job
+from tests.jobs.rows import enqueue, make_job, make_result
 from tests.worker.bench import WORKER, Bench, queued
 from tests.worker.stub_renderer import StubSpec
 from worker.outcome import Outcome
@@ -203,6 +204,64 @@ def test_a_job_that_another_live_worker_holds_is_left_to_it(bench: Bench) -> Non
     assert bench.run(job) is Outcome.ENDED
     assert bench.state(job) == ("running", 1)
     assert bench.loop.submitted == []
+
+
+def test_a_failure_here_of_a_job_that_another_live_worker_renders_is_no_failure(bench: Bench) -> None:
+    job = queued(bench)
+
+    def read(uri: str, limits: FetchLimits) -> bytes:
+        """While this worker stalls, its job is given to another one; then the URL has expired."""
+        bench.ledger.retire(WORKER)
+        bench.ledger.beat("other", in_flight=[job.id], lease_seconds=60)
+        assert bench.ledger.start(job, worker="other").decision == "run"
+        raise SourceNotFound("the URL has expired")
+
+    with capture_logs() as lines:
+        outcome = replace(bench.runner, read=read).run(job.model_dump_json())
+    assert outcome is Outcome.ENDED, lines
+    line = bench.ledger.state(job.batch, job.id)
+    assert line is not None
+    assert (line.state, line.worker, list(bench.ledger.results("b"))) == ("running", "other", [])
+    events = [line["event"] for line in lines]
+    assert ("end_not_recorded" in events, "job_failed" in events) == (True, False)
+    failed = {"state": "failed", "kind": "source_not_found"}
+    assert bench.registry.get_sample_value("render_jobs_total", failed) in (None, 0.0)
+    assert bench.ledger.finish(make_result(job))
+    assert bench.state(job)[0] == "done"
+
+
+@pytest.mark.parametrize("delete", [False, True])
+def test_a_job_that_fails_after_it_has_left_the_ledger_ends(bench: Bench, delete: bool) -> None:
+    job = queued(bench)
+
+    def read(uri: str, limits: FetchLimits) -> bytes:
+        if delete:
+            assert bench.ledger.forget(job.batch, unfinished=True) == "forgotten"
+        else:
+            bench.ledger.client.flushall()
+        raise SourceNotFound("the URL has expired")
+
+    assert replace(bench.runner, read=read).run(job.model_dump_json()) is Outcome.ENDED
+    assert bench.ledger.counts(job.batch) == (Counts() if delete else Counts(failed=1))
+
+
+def test_a_failure_whose_answer_was_lost_is_counted(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = queued(bench)
+    bench.picture = SourceNotFound("the URL has expired")
+    monkeypatch.setattr("worker.ledger_client.PAUSE_SECONDS", 0.01)
+    finish = bench.ledger._scripts.registered["finish"]
+    lost = [redis.TimeoutError("slow")]
+
+    def answers_once_more(**call: object) -> object:
+        answer = finish(**call)
+        if lost:
+            raise lost.pop()
+        return answer
+
+    monkeypatch.setitem(bench.ledger._scripts.registered, "finish", answers_once_more)
+    assert bench.run(job) is Outcome.ENDED
+    failed = {"state": "failed", "kind": "source_not_found"}
+    assert bench.registry.get_sample_value("render_jobs_total", failed) == 1
 
 
 def test_a_start_whose_answer_was_lost_is_no_obstacle(bench: Bench) -> None:

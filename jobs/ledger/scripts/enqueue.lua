@@ -15,6 +15,11 @@ if is_deleted(states, KEYS[13], KEYS[14]) or redis.call('HEXISTS', KEYS[15], bat
 end
 local tally = {}
 local function count(what) tally[what] = (tally[what] or 0) + 1 end
+-- The user's cancellation goes too. It was meant for what ends here, and would end the job unseen if that began anew.
+local function forget(id)
+  redis.call('SREM', cancels, id)
+  forget_refusals(states, refusals, delayed, id)
+end
 local function supersede(id)
   local old = redis.call('HGET', states, id)
   local parts = old and split(old) or {'superseded'}
@@ -32,7 +37,7 @@ local function supersede(id)
     if parts[1] == 'done' then count_engine_set(engine_sets, result, -1) end
   end
   redis.call('HDEL', jobs, id)
-  forget_refusals(states, refusals, delayed, id)
+  forget(id)
   move(states, counts, id, old, 'superseded ' .. parts[2] .. ' ' .. parts[1])
 end
 local function revive(id, old)
@@ -69,7 +74,7 @@ for i = 1, #ARGV, 7 do
   elseif result ~= '' and (not old or state == 'queued' or state == 'superseded') then
     redis.call('HSET', results, id, result)
     redis.call('HDEL', jobs, id)
-    forget_refusals(states, refusals, delayed, id)
+    forget(id)
     move(states, counts, id, old, 'done 1')
     count_engine_set(engine_sets, result, 1)
     count('recovered')
@@ -79,7 +84,7 @@ for i = 1, #ARGV, 7 do
     move(states, counts, id, old, 'superseded 0 queued')
   else
     redis.call('HSET', jobs, id, job)
-    if old then forget_refusals(states, refusals, delayed, id) end
+    if old then forget(id) end  -- earlier versions left cancellations behind
     if running ~= '' then
       move(states, counts, id, old, running)
       count('running')

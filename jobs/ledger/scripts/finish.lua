@@ -2,7 +2,8 @@
 -- KEYS states counts jobs results cancels superseded replaced engine_sets refusals delayed batches deleted newest failures
 -- ARGV id, state, result, row, worker (or ''), worker key prefix, refuted key prefix, seconds that a refutation is kept,
 -- and how many ids of `newest` and `failures` are kept
--- Returns 1 the first time; 0 also where the batch was deleted.
+-- Returns 1 the first time; 0 also where the batch was deleted, and where another live worker renders what did not get done
+-- here. A job that did not get done answers 1 again where the same end is recorded twice: the first answer may be lost.
 
 local function refute(id, refusals, worker)
   local said = decoded(redis.call('HGET', refusals, id))
@@ -27,9 +28,16 @@ end
 local newest, failures = KEYS[13], KEYS[14]
 local id, state = ARGV[1], ARGV[2]
 local old = redis.call('HGET', KEYS[1], id)
-if old and terminal[split(old)[1]] then return 0 end
+local parts = split(old or '')
+if terminal[parts[1] or ''] then
+  local recorded = redis.call('HGET', KEYS[4], id) or redis.call('HGET', KEYS[6], id)
+  return state ~= 'done' and recorded == ARGV[3] and 1 or 0
+end
 if not old and is_deleted(KEYS[1], KEYS[11], KEYS[12]) then return 0 end
-local attempts = old and split(old)[2] or '1'
+-- The finisher lost its lease, and somebody else was given the job: a failure here says nothing of the attempt there.
+local is_elsewhere = ARGV[5] ~= '' and parts[1] == 'running' and parts[3] ~= ARGV[5]
+if state ~= 'done' and is_elsewhere and redis.call('EXISTS', ARGV[6] .. (parts[3] or '')) == 1 then return 0 end
+local attempts = parts[2] or '1'
 redis.call('SREM', KEYS[5], id)
 if state == 'done' and ARGV[5] ~= '' then refute(id, KEYS[9], ARGV[5]) end
 forget_refusals(KEYS[1], KEYS[9], KEYS[10], id)

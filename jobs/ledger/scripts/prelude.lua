@@ -62,6 +62,17 @@ local function forget_refusals(states, refusals, delayed, id)
   redis.call('HDEL', refusals, id)
   redis.call('ZREM', delayed, entry(states, id))
 end
+-- End a job that is not running if it is an earlier version of a corrected row: one that ran when the row was corrected, and
+-- whose worker died or gave it back since. It has no result, and represents no row. `keys` has the keys of its batch by name.
+-- Returns whether it was one.
+local function end_if_replaced(keys, id, old)
+  if redis.call('SREM', keys.replaced, id) == 0 then return false end
+  redis.call('SREM', keys.cancels, id)
+  redis.call('HDEL', keys.jobs, id)
+  forget_refusals(keys.states, keys.refusals, keys.delayed, id)
+  move(keys.states, keys.counts, id, old, 'superseded ' .. split(old)[2] .. ' queued')
+  return true
+end
 -- Whether a batch was deleted and not submitted again since. A job of it that the ledger does not know stays unknown: its
 -- message or its worker outlived the batch. In a ledger that was lost no batch counts as deleted.
 local function is_deleted(states, batches, deleted)

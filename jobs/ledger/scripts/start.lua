@@ -1,5 +1,5 @@
 -- Decide whether a worker renders a job, and record that it does.
--- KEYS states counts jobs replaced cancels delayed batches deleted
+-- KEYS states counts jobs replaced cancels delayed batches deleted refusals
 -- ARGV id, job, worker, now, max_attempts, worker key prefix, and the attempt from which on a start is only reported,
 -- not made (0: none)
 -- Returns the decision, the attempts, and 1 where the ledger did not know the job.
@@ -21,12 +21,9 @@ if terminal[state] then return {'finished', attempts, 0} end
 if state == 'running' and (parts[3] == worker or redis.call('EXISTS', ARGV[6] .. parts[3]) == 1) then
   return {'held', attempts, 0}
 end
-if redis.call('SREM', KEYS[4], id) == 1 then
-  redis.call('SREM', KEYS[5], id)
-  redis.call('HDEL', KEYS[3], id)
-  move(KEYS[1], KEYS[2], id, old, 'superseded ' .. attempts .. ' queued')
-  return {'cancelled', attempts, 0}
-end
+local keys = {states = KEYS[1], counts = KEYS[2], jobs = KEYS[3], replaced = KEYS[4], cancels = KEYS[5]}
+keys.delayed, keys.refusals = KEYS[6], KEYS[9]
+if end_if_replaced(keys, id, old) then return {'cancelled', attempts, 0} end
 -- Cancelled while it ran, and its worker died or put it back before it saw that.
 if redis.call('SISMEMBER', KEYS[5], id) == 1 then return {'cancel', attempts, 0} end
 if attempts >= tonumber(ARGV[5]) then return {'quarantined', attempts, 0} end

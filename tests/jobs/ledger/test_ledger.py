@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from jobs.errors import InvalidJob, LedgerUnavailable, NewerMessage, RenderError
-from jobs.job import MESSAGE_VERSION
+from jobs.job import MESSAGE_VERSION, RenderJob, RenderResult
 from jobs.ledger import lua
 from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
@@ -192,6 +192,117 @@ def test_a_cancellation_outlives_the_worker_that_should_have_seen_it(ledger: Led
     assert (ledger.counts("b"), ledger.cancels("b")) == (Counts(cancelled=1), set())
     assert ledger.retry("b") == 1
     assert ledger.start(job, worker="w2").decision == "run"
+
+
+def _corrected_while_it_ran(ledger: Ledger, row: int = 1) -> tuple[RenderJob, RenderJob]:
+    """Two versions of a row: the first one ran when the second one came, and is queued again."""
+    job, corrected = make_job(row), make_job(row, prompt="corrected")
+    enqueue(ledger, [job])
+    ledger.start(job, worker="w1")
+    assert enqueue(ledger, [corrected]).replaced == 1
+    ledger.nack(job, worker="w1")
+    return job, corrected
+
+
+def test_cancelling_counts_a_row_once_whose_earlier_version_is_queued_again(ledger: Ledger) -> None:
+    job, corrected = _corrected_while_it_ran(ledger)
+    assert ledger.cancel("b") == Counts(queued=1, superseded=1)
+    counts = ledger.counts("b")
+    assert (counts, counts.total) == (Counts(cancelled=1, superseded=1), 1)
+    assert [line.text for line in ledger.states_of("b", [job.id])] == ["superseded 0 queued"]
+    assert [result.id for result in ledger.results("b")] == [corrected.id]
+    assert (list(ledger.results("b", superseded=True)), ledger.cancels("b")) == ([], set())
+    assert ledger.client.hkeys(batch_key("b", "jobs")) == [corrected.id]
+    assert ledger.client.scard(batch_key("b", "replaced")) == 0
+    assert ledger.retry("b") == 1
+    assert ledger.counts("b") == Counts(queued=1, superseded=1)
+
+
+def test_an_earlier_version_that_was_cancelled_comes_back_when_the_correction_is_undone(ledger: Ledger) -> None:
+    job, _ = _corrected_while_it_ran(ledger)
+    ledger.cancel("b")
+    assert enqueue(ledger, [job]).added == 1
+    assert ledger.counts("b") == Counts(queued=1, superseded=1)
+    assert ledger.start(job, worker="w2").decision == "run"
+
+
+def test_a_cancellation_ends_with_the_version_of_the_row_that_it_was_meant_for(ledger: Ledger) -> None:
+    job, corrected = make_job(), make_job(prompt="corrected")
+    enqueue(ledger, [job])
+    ledger.start(job, worker="w1")
+    ledger.cancel("b")
+    ledger.nack(job, worker="w1")
+    enqueue(ledger, [corrected])
+    assert ledger.cancels("b") == set()
+    assert enqueue(ledger, [job]).added == 1
+    assert ledger.start(job, worker="w2").decision == "run"
+
+
+def test_a_cancellation_that_an_earlier_version_of_the_producer_left_does_not_end_a_new_job(ledger: Ledger) -> None:
+    job, corrected = make_job(), make_job(prompt="corrected")
+    enqueue(ledger, [job])
+    enqueue(ledger, [corrected])
+    ledger.client.sadd(batch_key("b", "cancels"), job.id)
+    assert enqueue(ledger, [job]).added == 1
+    assert ledger.start(job, worker="w").decision == "run"
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_worker_that_lost_its_lease_does_not_end_what_another_live_one_renders(ledger: Ledger, state: str) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.start(job, worker="a")
+    ledger.beat("b", in_flight=[job.id], lease_seconds=10)
+    assert ledger.start(job, worker="b").decision == "run"
+    ledger.cancel("b", job.id)
+    before = ledger.state("b", job.id)
+    assert not ledger.finish(_by(make_result(job, state), "a"))
+    assert (ledger.state("b", job.id), ledger.counts("b")) == (before, Counts(running=1))
+    assert (list(ledger.results("b")), ledger.cancels("b")) == ([], {job.id})
+    assert ledger.finish(_by(make_result(job), "b"))
+    assert ledger.counts("b") == Counts(done=1)
+
+
+def test_a_worker_that_lost_its_lease_may_be_the_first_to_be_done(ledger: Ledger) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.beat("b", in_flight=[job.id], lease_seconds=10)
+    ledger.start(job, worker="b")
+    assert ledger.finish(_by(make_result(job), "a"))
+    assert ledger.counts("b") == Counts(done=1)
+
+
+@pytest.mark.parametrize("holder", ["a", "dead"])
+def test_a_failure_is_recorded_where_no_other_live_worker_renders_the_job(ledger: Ledger, holder: str) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.beat("a", in_flight=[job.id], lease_seconds=10)
+    ledger.start(job, worker=holder)
+    assert ledger.finish(_by(make_result(job, "failed"), "a"))
+    assert ledger.counts("b") == Counts(failed=1)
+
+
+def test_a_failure_of_a_job_that_the_ledger_lost_is_recorded(ledger: Ledger) -> None:
+    assert ledger.finish(_by(make_result(make_job(), "failed"), "a"))
+    assert ledger.counts("b") == Counts(failed=1)
+
+
+@pytest.mark.parametrize("is_corrected", [False, True])
+def test_a_failure_whose_answer_was_lost_counts_as_recorded(ledger: Ledger, is_corrected: bool) -> None:
+    job = make_job()
+    enqueue(ledger, [job])
+    ledger.start(job, worker="a")
+    if is_corrected:
+        enqueue(ledger, [make_job(prompt="corrected")])
+    failure = _by(make_result(job, "failed"), "a")
+    assert [ledger.finish(failure), ledger.finish(failure)] == [True, True]
+    assert not ledger.finish(_by(make_result(job, "failed"), "b"))
+    counts = ledger.counts("b")
+    assert (counts.failed, counts.superseded, counts.total) == (int(not is_corrected), int(is_corrected), 1)
+
+
+def _by(result: RenderResult, worker: str) -> RenderResult:
+    return result.model_copy(update={"worker": worker})
 
 
 def test_thousands_of_jobs_are_cancelled_and_retried_each_once(ledger: Ledger) -> None:

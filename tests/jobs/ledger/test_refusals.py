@@ -250,6 +250,23 @@ def test_what_was_cancelled_or_corrected_leaves_no_refusal_and_no_entry(ledger: 
     assert ledger.counts("b") == Counts(queued=1, cancelled=1, superseded=1)
 
 
+@pytest.mark.parametrize("end", ["start", "cancel"])
+def test_a_job_that_was_refused_after_its_row_was_corrected_leaves_no_refusal(
+    ledger: Ledger, job: RenderJob, end: str
+) -> None:
+    live(ledger, "good")
+    ledger.start(job, worker="wrong")
+    ledger.enqueue([make_job(prompt="corrected")])
+    refusal = Refusal(by="wrong", worker="wrong", kind="output_full", text="full", at=1.0)
+    assert not ledger.refuse(job, refusal, facts=WorkerFacts()).final
+    if end == "start":
+        assert ledger.start(job, worker="good").decision == "cancelled"
+    else:
+        ledger.cancel("b", job.id)
+    assert (ledger.refused_jobs("b"), ledger.delayed()) == (0, 0)
+    assert ledger.counts("b") == Counts(queued=1, superseded=1)
+
+
 def test_a_job_that_was_cancelled_while_it_ran_does_not_wait(ledger: Ledger, job: RenderJob) -> None:
     live(ledger, "good")
     ledger.start(job, worker="wrong")
