@@ -21,8 +21,8 @@ def check_target(out: Path) -> None:
     Raises:
         BuildFailed: `out` is a file, or a folder with something else in it, or cannot be replaced or looked at.
     """
-    check_replaceable(out)
     try:
+        check_replaceable(out)
         if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
             raise BuildFailed(f"{out} is not empty and is no engine set; name another folder with --out")
         if out.exists() and not out.is_dir():
@@ -36,6 +36,7 @@ def check_replaceable(out: Path) -> None:
 
     Raises:
         BuildFailed: `out` is a link or a mount point, or has no name of its own.
+        OSError: it cannot be looked at.
     """
     if out.name in ("", ".."):
         raise BuildFailed(f"{out} is replaced as a whole, so it needs a name; name another folder with --out")

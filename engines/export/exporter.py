@@ -241,8 +241,8 @@ def check_target(out: Path) -> None:
     Raises:
         BuildFailed: naming the file, or why `out` cannot be looked at.
     """
-    check_replaceable(out)
     try:
+        check_replaceable(out)
         if out.exists() and not out.is_dir():
             raise BuildFailed(f"{out} is a file; name a folder with --out")
         present = {path.name for path in out.iterdir()} if out.is_dir() else set()
