@@ -38,13 +38,11 @@ class FileCheck:
             EngineSetRefused: naming the first file that differs, or that cannot be read.
         """
         try:
-            hashes = list(self._hashes)
+            for (name, expected), actual in zip(self._files.items(), self._hashes, strict=True):
+                if actual != expected:
+                    raise changed(self._folder / name, actual, expected)
         except OSError as error:
             raise unreadable(error, self._folder) from error
-        for (name, expected), actual in zip(self._files.items(), hashes, strict=True):
-            path = self._folder / name
-            if actual != expected:
-                raise changed(path, actual, expected)
 
 
 def check_present(folder: Path, names: Iterable[str]) -> None:
@@ -59,7 +57,7 @@ def check_present(folder: Path, names: Iterable[str]) -> None:
 
 
 def unreadable(error: OSError, path: Path) -> EngineSetRefused:
-    """The error for a file of a set, or a folder, that this user or this disk does not give."""
+    """The error for a file or a folder of a set that cannot be read."""
     return EngineSetRefused(f"{error.filename or path} cannot be read: {error.strerror or error}")
 
 

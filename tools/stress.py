@@ -194,7 +194,7 @@ def wait_for(process: subprocess.Popen[bytes]) -> int:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask first: a shell lets what it starts in the background ignore SIGINT, and so does all that is started there."""
+    """Interrupt it, and kill it if it goes on: a process that a shell starts in the background ignores SIGINT."""
     for number in (signal.SIGINT, signal.SIGKILL):
         if process.poll() is None:
             os.killpg(process.pid, number)

@@ -98,7 +98,7 @@ class LearntSizes:
         for engine_set, used in self._new().items():
             for weights in (self._own[engine_set], self._untold[engine_set]):
                 weights |= {size: weights.get(size, 0.0) + number for size, number in used.items()}
-            self._unwritten.add(engine_set)
+            self._unwritten |= {engine_set} & self._files.keys()
         for engine_set in self._sets:
             if self._untold[engine_set]:
                 self._tell(engine_set)
@@ -137,9 +137,9 @@ class LearntSizes:
         return new
 
     def _time(self) -> float:
-        """The clock that all workers share: what one whose own is a year ahead noted would outweigh the others' sizes.
+        """Redis' clock, which all workers share; this machine's, where Redis does not answer.
 
-        Its own, where Redis does not answer.
+        A worker that weighs by a clock of its own, and whose clock is a year ahead, would outweigh all others.
         """
         try:
             return self._ledger.server_time()
@@ -155,13 +155,12 @@ class LearntSizes:
             self._untold[engine_set].clear()
 
     def _save(self, engine_set: str) -> None:
-        file = self._files.get(engine_set)
+        file = self._files[engine_set]
         try:
-            if file is not None:
-                file.write(self._own[engine_set])
+            file.write(self._own[engine_set])
         except OSError as error:
             if engine_set not in self._failing:  # once, and not every half minute
-                log.warning("sizes_not_written", file=str(file and file.path), error=str(error))
+                log.warning("sizes_not_written", file=str(file.path), error=str(error))
             self._failing.add(engine_set)
         else:
             self._failing.discard(engine_set)

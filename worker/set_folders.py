@@ -41,7 +41,7 @@ def set_folders(path: Path) -> dict[str, Path]:
             log.warning(
                 "folder_without_set",
                 folder=str(child),
-                consequence=f"no {MANIFEST} is seen in it, so it is passed over",
+                consequence=f"it has no readable {MANIFEST}, so it is passed over",
             )
     for child in found:
         if MODEL_NAME.fullmatch(child.name) is None:
@@ -53,7 +53,7 @@ def set_folders(path: Path) -> dict[str, Path]:
 
 
 def _is_set(folder: Path) -> bool:
-    """Not one that this user may not enter, either, such as the lost+found of a file system."""
+    """False also for a folder that this user may not enter, such as the lost+found of a file system."""
     try:
         return (folder / MANIFEST).is_file()
     except OSError:

@@ -66,13 +66,13 @@ def staging(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise BuildFailed(f"{error.filename or folder}: {error.strerror or error}") from error
     finally:
-        if (succeeded or not (folder / PROGRESS).exists()) and _is(folder, lock):
+        if (succeeded or not (folder / PROGRESS).exists()) and _is_locked(folder, lock):
             shutil.rmtree(folder, ignore_errors=True)
             _remove_empty(around)
         os.close(lock)
 
 
-def _is(folder: Path, lock: int) -> bool:
+def _is_locked(folder: Path, lock: int) -> bool:
     """Whether the locked folder is still at its place: another build may have made a new one, once ours had moved."""
     try:
         there, ours = folder.stat(), os.fstat(lock)
@@ -99,7 +99,7 @@ def _locked(folder: Path) -> int:
     except BlockingIOError as error:
         os.close(lock)
         raise BuildFailed(f"another build is writing {folder}; wait for it, or stop it") from error
-    if _is(folder, lock):
+    if _is_locked(folder, lock):
         return lock
     os.close(lock)  # the build that had it has ended meanwhile, and its folder with it
     return _locked(folder)

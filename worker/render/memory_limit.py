@@ -1,6 +1,6 @@
 """MemoryLimit: how much may be on the device at once, and what it learns when memory runs short.
 
-What is counted is the user's: what engine sets cost together, or the samples of one size in a step.
+It counts what engine sets cost together (residency.py), or the samples in a step of one bucket (scheduler.py).
 
 What a failure taught is not kept for ever, since it may have been one large picture, or another process's memory:
 

@@ -28,7 +28,7 @@ from engines.files import file_sha256
 from engines.manifest import Manifest, Precision, json_key
 from engines.spec import Profile
 
-# Of a picture: at its full size, the decoder's widest tensors have 256 channels, and a kernel counts their values.
+# Of a picture: at its full size, the decoder's widest tensors have 256 channels, and kernels use 32-bit offsets.
 MOST_PIXELS = 2**31 // 256
 # Raise it when kernels differ although their inputs are the same.
 KERNELS_REVISION = 1
@@ -70,7 +70,7 @@ class TritonBackend(Backend):
         largest = max(profiles, key=lambda profile: profile.max_height * profile.max_width)
         if largest.max_height * largest.max_width > MOST_PIXELS:
             raise BackendUnavailable(
-                f"triton's kernels count in 32 bits, which is enough for {MOST_PIXELS:,} pixels, such as 2048x4096; "
+                f"triton's kernels use 32-bit offsets, which reach {MOST_PIXELS:,} pixels, such as 2048x4096; "
                 f"{largest.text} has larger pictures. Use a smaller --shape, or another backend"
             )
         versions = versions_of([*NETWORK_PACKAGES, self.name])
