@@ -133,6 +133,33 @@ def test_the_bucket_is_made_where_there_is_none_and_left_where_there_is_one(
         assert client.get_object(Bucket=os.environ["BUCKET"], Key="a")["Body"].read() == b"b"
 
 
+def test_a_key_that_the_store_refuses_is_a_sentence(document: dict[str, Any], tmp_path: Path) -> None:
+    _, *arguments = document["services"]["bucket"]["entrypoint"]
+    with s3_server(tmp_path) as store:
+        environment = os.environ | store | {"BUCKET": "render", "AWS_SECRET_ACCESS_KEY": "wrong"}
+        done = subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("the store refuses S3_ACCESS_KEY and S3_SECRET_KEY (403)")
+    assert "bucket render" in done.stderr
+
+
+def test_a_store_that_is_not_there_is_a_sentence(document: dict[str, Any]) -> None:
+    _, *arguments = document["services"]["bucket"]["entrypoint"]
+    environment = os.environ | {
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{free_port()}",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "BUCKET": "render",
+    }
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("the store cannot be reached; check S3_ENDPOINT in .env")
+
+
 # -- brought up ---------------------------------------------------------------------------------------------------
 
 
