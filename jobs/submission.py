@@ -3,8 +3,9 @@
     <output>/<batch>/manifest/<digest>.jsonl.gz
 
 A part holds at most PART_JOBS jobs: line 1 is a SubmissionHead, and every other line is a job. A part's name is a
-function of its jobs, so submitting the same file again writes the same parts, and submitting a corrected file writes
-only the parts that changed.
+function of its source and its jobs, so submitting the same file again writes the same parts, and submitting a corrected
+file writes only the parts that changed. Two files with the same rows do not overwrite each other's parts. (In the names
+of earlier versions there is no source. Such a part is written once more when its file is submitted again.)
 
 A URL with a password or a signature is a secret and is not kept. Of such a job the manifest records only that it
 exists, and only its CSV can bring it back.
@@ -114,7 +115,7 @@ class _PartInMemory:
 
     def __init__(self, head: SubmissionHead) -> None:
         self.jobs = 0
-        self._digest = hashlib.sha256()
+        self._digest = hashlib.sha256(f"{head.source}\n".encode())
         self._buffer = io.BytesIO()
         # The fastest level: it must not slow a submission down, and the lines of one CSV are much alike.
         self._gzip = gzip.GzipFile(fileobj=self._buffer, mode="wb", compresslevel=1, mtime=0)

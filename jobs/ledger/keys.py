@@ -7,6 +7,7 @@
     batch:<name>:jobs       hash   job id -> RenderJob as JSON, until done
     batch:<name>:results    hash   job id -> RenderResult as JSON, once terminal
     batch:<name>:rows       hash   row -> id of the job that the row stands for now
+    batch:<name>:row_prefixes set  what stands before the numbers of rows, by file (BatchInfo.row_prefix)
     batch:<name>:superseded hash   job id -> RenderResult as JSON, of earlier versions of corrected rows that had ended
     batch:<name>:replaced   set    ids of earlier versions that were running when their row was corrected
     batch:<name>:cancels    set    ids of running jobs that shall stop
@@ -55,6 +56,7 @@ BatchPart = Literal[
     "jobs",
     "results",
     "rows",
+    "row_prefixes",
     "superseded",
     "replaced",
     "cancels",

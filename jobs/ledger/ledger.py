@@ -104,11 +104,11 @@ class Ledger(Refusals, Deletions, Sizes):
         """Queue the jobs that the ledger does not know, message and ledger entry in one atomic step.
 
         All jobs must belong to one batch. Known jobs stay as they are, whatever their state. A job whose row (with the
-        same `row_prefix`) was submitted before with other parameters supersedes the earlier version. When a lost ledger
-        is rebuilt, `finished` holds the results that storage has by job id, and `held` maps job ids to the live worker
-        that holds the job: neither kind is queued. jobs/ledger/enqueue.py looks both up. A rebuild also passes
-        `replaces`: a row's current version gives way only to a job that has the version's id there. Other jobs of such
-        a row are entered as earlier versions of it.
+        same `row_prefix`) was submitted before with other parameters supersedes the earlier version, unless a row of
+        another file stands for that too. When a lost ledger is rebuilt, `finished` holds the results that storage has
+        by job id, and `held` maps job ids to the live worker that holds the job: neither kind is queued.
+        jobs/ledger/enqueue.py looks both up. A rebuild also passes `replaces`: a row's current version gives way only
+        to a job that has the version's id there. Other jobs of such a row are entered as earlier versions of it.
 
         Raises:
             BatchDeleted: the batch was deleted since it was opened, or its deletion has begun. No job is queued then.
@@ -129,6 +129,7 @@ class Ledger(Refusals, Deletions, Sizes):
             *("engine_sets", "refusals"),
         )
         keys += [delayed_key(self.queue), self.queue, BATCHES, DELETED, DELETING]
+        keys.append(batch_key(jobs[0].batch, "row_prefixes"))
         if "deleted" in (tally := _tally(self._scripts.run("enqueue", keys=keys, arguments=arguments))):
             raise self.why_deleted(jobs[0].batch)
         return Enqueued(**tally)

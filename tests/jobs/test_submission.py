@@ -47,6 +47,15 @@ def test_the_same_jobs_are_the_same_parts() -> None:
     assert len(written(make_jobs(4), writer).objects) == 2
 
 
+def test_a_file_with_the_same_rows_does_not_overwrite_the_parts_of_the_first() -> None:
+    writer = written(make_jobs(3))
+    noted = SubmissionWriter(writer, OUTPUT, HEAD.model_copy(update={"source": "file:///copy.csv"}))
+    noted.add(make_jobs(3))
+    noted.close()
+    sources = {read_head(writer, uri).head.source for uri in part_uris(writer, OUTPUT, "b")}
+    assert sources == {"file:///jobs.csv", "file:///copy.csv"}
+
+
 def test_a_batch_without_a_manifest_has_no_parts() -> None:
     assert part_uris(MemoryStore(), OUTPUT, "b") == []
 

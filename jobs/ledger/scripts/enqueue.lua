@@ -1,6 +1,6 @@
 -- Queue new jobs, record finished ones, and supersede the earlier versions of corrected rows.
 -- KEYS states counts jobs results rows superseded replaced cancels engine_sets refusals delayed queue batches deleted
--- deleting
+-- deleting row_prefixes
 -- ARGV (id, row, job, message, result or '', running line or '', replaces)*
 -- `replaces` is '*' where the job is submitted: it becomes its row's current version, whatever that was. In a rebuild it is
 -- the id of the only current version that may give way to it, or ''. Jobs that the ledger knows keep their states there,
@@ -9,9 +9,19 @@
 -- `added`, `recovered` and `replaced`. Only {'deleted', 1} where the batch was deleted or is being deleted.
 local states, counts, jobs, results, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local superseded, replaced, cancels, engine_sets = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local refusals, delayed, queue = KEYS[10], KEYS[11], KEYS[12]
+local refusals, delayed, queue, row_prefixes = KEYS[10], KEYS[11], KEYS[12], KEYS[16]
 if is_deleted(states, KEYS[13], KEYS[14]) or redis.call('HEXISTS', KEYS[15], batch_of(states)) == 1 then
   return {'deleted', 1}
+end
+-- A row's key is its file's prefix and its number. Jobs have no file in their ids, so rows of two files that are equal in
+-- number and parameters stand for one job, and it goes on as long as one of them asks for it.
+local function number_of(row) return string.match(row, '%d+$') or '' end
+local function is_wanted_elsewhere(id, row)
+  for _, prefix in ipairs(redis.call('SMEMBERS', row_prefixes)) do
+    local other = prefix .. number_of(row)
+    if other ~= row and redis.call('HGET', rows, other) == id then return true end
+  end
+  return false
 end
 local tally = {}
 local function count(what) tally[what] = (tally[what] or 0) + 1 end
@@ -54,20 +64,21 @@ end
 local function takes_over(id, old, before, replaces)
   if replaces == '*' then return true end
   local is_earlier = old and (split(old)[1] == 'superseded' or redis.call('SISMEMBER', replaced, id) == 1)
-  return not is_earlier and (not before or before == replaces or redis.call('HEXISTS', states, before) == 0)
+  return not before or not is_earlier and (before == replaces or redis.call('HEXISTS', states, before) == 0)
 end
+redis.call('SADD', row_prefixes, string.sub(ARGV[2], 1, #ARGV[2] - #number_of(ARGV[2])))
 for i = 1, #ARGV, 7 do
   local id, row, job, message, result, running, replaces = unpack(ARGV, i, i + 6)
   local before = redis.call('HGET', rows, row)
   local old = redis.call('HGET', states, id)
   local is_current = before == id or takes_over(id, old, before, replaces)
   if is_current and before ~= id then
-    if before then supersede(before) end
+    if before and not is_wanted_elsewhere(before, row) then supersede(before) end
     redis.call('HSET', rows, row, id)
     if redis.call('SREM', replaced, id) == 1 then redis.call('SREM', cancels, id) end
   end
   local state = old and split(old)[1]
-  if state == 'superseded' and replaces ~= '*' then
+  if state == 'superseded' and not is_current then
     state = nil  -- a rebuild leaves it as it is
   elseif state == 'superseded' and revive(id, old) then
     count('done')

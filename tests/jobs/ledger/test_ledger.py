@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import pytest
 import redis
@@ -15,7 +15,7 @@ from jobs.job import MESSAGE_VERSION, RenderJob, RenderResult
 from jobs.ledger import lua
 from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import Counts
+from jobs.ledger.records import Counts, Enqueued
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
 
@@ -224,6 +224,41 @@ def test_an_earlier_version_that_was_cancelled_comes_back_when_the_correction_is
     assert enqueue(ledger, [job]).added == 1
     assert ledger.counts("b") == Counts(queued=1, superseded=1)
     assert ledger.start(job, worker="w2").decision == "run"
+
+
+def _one_job_for_rows_of_two_files(ledger: Ledger) -> RenderJob:
+    """Jobs have no file in their ids: rows of equal number and parameters share one."""
+    job = make_job(7)
+    enqueue(ledger, [job])
+    ledger.enqueue([job], row_prefix="0a1b2c3d:")
+    return job
+
+
+@pytest.mark.parametrize("corrected_in", ["", "0a1b2c3d:"])
+@pytest.mark.parametrize("state", ["queued", "running", "done", "failed"])
+def test_a_job_goes_on_while_a_row_of_another_file_stands_for_it(
+    ledger: Ledger, corrected_in: str, state: Literal["queued", "running", "done", "failed"]
+) -> None:
+    job = _one_job_for_rows_of_two_files(ledger)
+    if state != "queued":
+        ledger.start(job, worker="w")
+    if state in {"done", "failed"}:
+        ledger.finish(make_result(job, state))
+    before = ledger.counts("b")
+    assert ledger.enqueue([make_job(7, prompt="corrected")], row_prefix=corrected_in) == Enqueued(added=1)
+    assert ledger.counts("b") == before.model_copy(update={"queued": before.queued + 1})
+    assert (ledger.cancels("b"), ledger.client.exists(batch_key("b", "replaced"))) == (set(), 0)
+
+
+def test_a_job_ends_with_the_last_row_that_stands_for_it(ledger: Ledger) -> None:
+    job = _one_job_for_rows_of_two_files(ledger)
+    corrected = make_job(7, prompt="corrected")
+    assert ledger.enqueue([corrected], row_prefix="0a1b2c3d:") == Enqueued(added=1)
+    assert ledger.enqueue([corrected]) == Enqueued(queued=1, replaced=1)
+    assert ledger.counts("b") == Counts(queued=1, superseded=1)
+    assert ledger.start(job, worker="w").decision == "cancelled"
+    assert ledger.enqueue([job]) == Enqueued(added=1)  # taken back in one file; the other keeps the correction
+    assert ledger.counts("b") == Counts(queued=2)
 
 
 def test_a_cancellation_ends_with_the_version_of_the_row_that_it_was_meant_for(ledger: Ledger) -> None:

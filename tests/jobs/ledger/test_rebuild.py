@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from jobs.job import RenderJob
+from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.rebuild import Rebuilt, rebuild
 from jobs.ledger.records import Counts
@@ -124,6 +127,39 @@ def test_rows_of_another_file_are_rows_of_their_own(ledger: Ledger, writer: Memo
     submitted(writer, [make_job(1, prompt="of another file")], at=2.0, source="more.csv")
     run(ledger, writer)
     assert ledger.counts("b") == Counts(queued=3)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_rows_of_two_files_that_share_a_job_keep_it_whichever_was_corrected(
+    ledger: Ledger, writer: MemoryStore, order: tuple[int, ...]
+) -> None:
+    shared, corrected = make_job(4), make_job(4, prompt="corrected")
+    parts = [(shared, "jobs.csv"), (corrected, "jobs.csv"), (shared, "more.csv")]
+    for at, (job, source) in zip(order, parts, strict=True):
+        submitted(writer, [job], at=float(at + 1), source=source)
+    run(ledger, writer)
+    info = ledger.batch("b")
+    assert info is not None
+    rows = [f"{info.row_prefix(source)}4" for source in ("jobs.csv", "more.csv")]
+    last = corrected if order[1] > order[0] else shared
+    assert ledger.current("b", rows) == [last.id, shared.id]
+    assert ledger.counts("b") == (Counts(queued=2) if last is corrected else Counts(queued=1, superseded=1))
+    assert run(ledger, writer) == Rebuilt(jobs=3)
+    assert ledger.current("b", rows) == [last.id, shared.id]
+
+
+def test_a_job_that_an_earlier_version_took_from_the_row_of_another_file_comes_back(
+    ledger: Ledger, writer: MemoryStore
+) -> None:
+    shared, corrected = make_job(4), make_job(4, prompt="corrected")
+    for at, (job, source) in enumerate([(shared, "jobs.csv"), (shared, "more.csv"), (corrected, "jobs.csv")]):
+        submitted(writer, [job], at=float(at + 1), source=source)
+    run(ledger, writer)
+    ledger.client.hset(batch_key("b", "states"), shared.id, "superseded 0 queued")
+    ledger.client.hincrby(batch_key("b", "counts"), "queued", -1)
+    ledger.client.hincrby(batch_key("b", "counts"), "superseded", 1)
+    run(ledger, writer)
+    assert ledger.counts("b") == Counts(queued=2)
 
 
 def test_the_model_that_a_row_asks_for_comes_back_with_its_result(ledger: Ledger, writer: MemoryStore) -> None:
