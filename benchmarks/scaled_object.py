@@ -11,7 +11,7 @@ import yaml
 from benchmarks.scaling_rules import DEFAULT_DOWN, DEFAULT_UP, Activation, Hpa, Policy, Rules
 
 DEPLOYED = Path(__file__).resolve().parent.parent / "deploy/kubernetes/components/keda/scaledobject.yaml"
-FORMULA = "queued + held + (delayed > 0 ? 1 : 0)"  # what Counts.unfinished computes
+FORMULA = "queued + unacknowledged + (delayed > 0 ? 1 : 0)"  # what Counts.unfinished computes
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class Counts:
     """What KEDA's three triggers read from Redis, in jobs."""
 
     queued: int
-    held: int
+    unacknowledged: int
     delayed: int
 
     @property
     def unfinished(self) -> int:
         """The metric: FORMULA."""
-        return self.queued + self.held + (1 if self.delayed > 0 else 0)
+        return self.queued + self.unacknowledged + (1 if self.delayed > 0 else 0)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class ScalingSimulation:
             self.outcome.backlog.append((self._clock.now, counts.unfinished))
         by_counting: dict[Counting, list[float]] = {
             "sum": [counts.unfinished],
-            "largest": [counts.queued, counts.held],
+            "largest": [counts.queued, counts.unacknowledged],
             "queued": [counts.queued],
         }
         return by_counting[self._plan.counting]

@@ -226,19 +226,19 @@ def _stop(session: Session, batch: str) -> None:
         ledger.counts(batch)
         ledger.cancel(batch)
     deadline = time.monotonic() + settings.lease_seconds + settings.heartbeat_seconds
-    held = _held(session, batch, ledger.ids(batch))
-    while held and time.monotonic() < deadline:
+    in_flight = _in_flight(session, batch, ledger.ids(batch))
+    while in_flight and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
-        held = _held(session, batch, held)
-    if held:
+        in_flight = _in_flight(session, batch, in_flight)
+    if in_flight:
         say(f"workers still hold jobs of batch {batch!r}; what they write now stays in the output", "warning")
 
 
-def _held(session: Session, batch: str, ids: Iterable[str]) -> list[str]:
+def _in_flight(session: Session, batch: str, ids: Iterable[str]) -> list[str]:
     """Those jobs that live workers have: also what they started since their last heartbeat, which does not name it."""
-    held: list[str] = []
+    in_flight: list[str] = []
     with passing_over_damage():
         lines = [line for line in session.ledger.states_of(batch, ids) if line.state == "running"]
         owners = Owners.of(session.ledger, session.settings.lease_seconds)
-        held = [line.id for line in lines if owners.hold(line)]
-    return held
+        in_flight = [line.id for line in lines if owners.hold(line)]
+    return in_flight

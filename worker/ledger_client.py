@@ -45,7 +45,7 @@ class LedgerClient:
             return self._insist(lambda: self.ledger.start(job, worker=self.worker, unless_last=unless_last))
 
         start = ask()
-        if start.decision == "held" and self._is_ours(job):
+        if start.decision == "in_flight" and self._is_ours(job):
             # The answer to an earlier start was lost. Take that start back: it was no attempt.
             self._insist(lambda: self.ledger.nack(job, worker=self.worker))
             start = ask()

@@ -1,4 +1,4 @@
-"""Entering jobs into the ledger: unknown -> held by a live worker -> finished before -> queued.
+"""Entering jobs into the ledger: unknown -> in flight on a live worker -> finished before -> queued.
 
 Submissions and rebuilds both call this one function. Jobs that the ledger knows already are queued again by
 Ledger.requeue, which retry and the reconciler call.
@@ -19,12 +19,12 @@ from jobs.ledger.sidecars import Sidecars
 class Entered:
     """What `enqueue` did.
 
-    `held` counts jobs that a live worker holds. `withheld` counts jobs that are not done and cannot be queued, because
-    storage does not keep the secret in their URL: only their CSV can bring them back.
+    `in_flight` counts jobs that a live worker has. `withheld` counts jobs that are not done and cannot be queued,
+    because storage does not keep the secret in their URL: only their CSV can bring them back.
     """
 
     enqueued: Enqueued
-    held: int = 0
+    in_flight: int = 0
     withheld: int = 0
 
 
@@ -53,12 +53,12 @@ def enqueue(
     if sidecars is None or not jobs:
         return Entered(ledger.enqueue(jobs, row_prefix=row_prefix))
     unknown = ledger.unknown(jobs[0].batch, [job.id for job in jobs])
-    held = ledger.jobs_in_flight()
+    in_flight = ledger.jobs_in_flight()
     finished = sidecars.of([job for job in jobs if job.id in unknown])
     complete = [job for job in jobs if job.id not in withheld or job.id in finished or job.id not in unknown]
     missing = unknown - finished.keys()
     return Entered(
-        ledger.enqueue(complete, row_prefix=row_prefix, finished=finished, held=held, replaces=replaces),
-        held=sum(job.id in held and job.id in missing for job in complete),
-        withheld=sum(id_ in missing and id_ not in held for id_ in withheld),
+        ledger.enqueue(complete, row_prefix=row_prefix, finished=finished, in_flight=in_flight, replaces=replaces),
+        in_flight=sum(job.id in in_flight and job.id in missing for job in complete),
+        withheld=sum(id_ in missing and id_ not in in_flight for id_ in withheld),
     )

@@ -98,7 +98,7 @@ class Ledger(Refusals, Deletions, Sizes):
         *,
         row_prefix: str = "",
         finished: Mapping[str, RenderResult] = NOTHING,
-        held: Mapping[str, str] = NOTHING,
+        in_flight: Mapping[str, str] = NOTHING,
         replaces: Mapping[str, str] | None = None,
     ) -> Enqueued:
         """Queue the jobs that the ledger does not know, message and ledger entry in one atomic step.
@@ -106,7 +106,7 @@ class Ledger(Refusals, Deletions, Sizes):
         All jobs must belong to one batch. Known jobs stay as they are, whatever their state. A job whose row (with the
         same `row_prefix`) was submitted before with other parameters supersedes the earlier version, unless a row of
         another file stands for that too. When a lost ledger is rebuilt, `finished` holds the results that storage has
-        by job id, and `held` maps job ids to the live worker that holds the job: neither kind is queued.
+        by job id, and `in_flight` maps job ids to the live worker that has the job: neither kind is queued.
         jobs/ledger/enqueue.py looks both up. A rebuild also passes `replaces`: a row's current version gives way only
         to a job that has the version's id there. Other jobs of such a row are entered as earlier versions of it.
 
@@ -120,7 +120,7 @@ class Ledger(Refusals, Deletions, Sizes):
         for job in jobs:
             text = job.model_dump_json()
             result = _record(finished[job.id]) if job.id in finished else ""
-            line = f"running 1 {held[job.id]} {now}" if job.id in held else ""
+            line = f"running 1 {in_flight[job.id]} {now}" if job.id in in_flight else ""
             message = message_for(job.id, text, queue=self.queue)
             may_replace = "*" if replaces is None else replaces.get(job.id, "")
             arguments += (job.id, f"{row_prefix}{job.row}", text, message, result, line, may_replace)

@@ -147,7 +147,7 @@ class _Rebuilding:
         rebuilt.jobs += len(chunk)
         rebuilt.recovered += entered.enqueued.recovered
         rebuilt.queued += entered.enqueued.added
-        rebuilt.held += entered.held
+        rebuilt.held += entered.in_flight
         rebuilt.withheld += entered.withheld
 
     def _replaces(self, jobs: Sequence[RenderJob], row_prefix: str) -> dict[str, str]:

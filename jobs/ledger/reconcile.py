@@ -1,4 +1,4 @@
-"""The reconciler: a job that is neither done, nor queued, nor held by a live worker goes back to the queue.
+"""The reconciler: a job that is neither done, nor queued, nor in flight on a live worker goes back to the queue.
 
 Redis delivery can lose a message: kombu pops it (BRPOP) and records it as unacknowledged (HSET) in two steps, and a
 kill between the two loses it. When a worker dies, kombu returns its messages only after the visibility timeout, one

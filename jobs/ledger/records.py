@@ -140,7 +140,7 @@ class Start(_Record):
 
     run          render it
     finished     it ended before; the message is left over
-    held         a live worker has it
+    in_flight    a live worker has it
     cancelled    the ledger has it as cancelled or superseded
     cancel       it was cancelled while it ran: this worker records that
     quarantined  it was started too often: this worker records that
@@ -149,7 +149,7 @@ class Start(_Record):
     `adopted`: the ledger did not know the job, so only storage can tell whether it is done already.
     """
 
-    decision: Literal["run", "finished", "held", "cancelled", "cancel", "quarantined", "last"]
+    decision: Literal["run", "finished", "in_flight", "cancelled", "cancel", "quarantined", "last"]
     attempts: int
     adopted: bool = False
 

@@ -73,7 +73,7 @@ class Keeper:
     def _observe(self, _: Sleep) -> None:
         was_up = self._board.redis.is_up
         self._board.note_look()
-        seen = observe(self._session.ledger, with_held=self._board.is_viewed)
+        seen = observe(self._session.ledger, with_in_flight=self._board.is_viewed)
         self._paces.note(seen)
         self._board.note(seen)
         if not was_up:

@@ -11,7 +11,7 @@ from jobs.ledger.failures import Failures
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo, Counts, Exit, Heartbeat
 
-MOST_HELD = 1_000  # jobs whose batch is looked up
+MOST_IN_FLIGHT = 1_000  # jobs whose batch is looked up
 MOST_RENDERED = 10  # batches in which it is looked up
 
 
@@ -34,8 +34,8 @@ class Observation:
 
     `oldest_seconds` is how long the oldest message has waited: 0 if none waits, None if that is not known (see
     KombuView.oldest_queued_at). `batches` are all batches, newest first, without those in `damaged`, whose
-    counts are not numbers. `exits` counts the workers that ended by themselves, by reason. `held` has the batch of each
-    job that workers have, if the caller asked for it; in large installations, of some of these jobs only.
+    counts are not numbers. `exits` counts the workers that ended by themselves, by reason. `in_flight` has the batch of
+    each job that workers have, if the caller asked for it; in large installations, of some of these jobs only.
     """
 
     at: float
@@ -47,7 +47,7 @@ class Observation:
     batches: Sequence[BatchCounts]
     damaged: Sequence[str] = ()
     exits: Mapping[Exit, int] = field(default_factory=dict)
-    held: Mapping[str, str] = field(default_factory=dict)
+    in_flight: Mapping[str, str] = field(default_factory=dict)
     seen: float = field(default_factory=time.monotonic)
 
     @property
@@ -56,10 +56,11 @@ class Observation:
         return [batch for batch in self.batches if batch.is_open]
 
 
-def observe(ledger: Ledger, *, with_held: bool = False) -> Observation:
+def observe(ledger: Ledger, *, with_in_flight: bool = False) -> Observation:
     """Look. This takes a dozen commands, one more for each batch, and a SCAN of all keys of the database.
 
-    `with_held` asks for the batches of the jobs that workers have, one command for each batch that is being rendered.
+    `with_in_flight` asks for the batches of the jobs that workers have, one command for each batch that is being
+    rendered.
 
     Raises:
         LedgerUnavailable: Redis does not answer.
@@ -80,17 +81,17 @@ def observe(ledger: Ledger, *, with_held: bool = False) -> Observation:
         batches=batches,
         damaged=[info.name for info, counts in counted if counts is None],
         exits=ledger.exits(),
-        held=_held(ledger, workers, batches) if with_held else {},
+        in_flight=_in_flight(ledger, workers, batches) if with_in_flight else {},
     )
 
 
-def _held(ledger: Ledger, workers: Mapping[str, Heartbeat], batches: Sequence[BatchCounts]) -> dict[str, str]:
+def _in_flight(ledger: Ledger, workers: Mapping[str, Heartbeat], batches: Sequence[BatchCounts]) -> dict[str, str]:
     """Job id -> batch, which heartbeats do not name. Jobs of a batch whose lines are damaged are left out."""
-    ids = list(islice((id_ for beat in workers.values() for id_ in beat.in_flight), MOST_HELD))
+    ids = list(islice((id_ for beat in workers.values() for id_ in beat.in_flight), MOST_IN_FLIGHT))
     rendered = [batch.info.name for batch in batches if batch.counts.running][:MOST_RENDERED]
-    held: dict[str, str] = {}
+    in_flight: dict[str, str] = {}
     failures = Failures(only=None)
     for name in rendered if ids else ():
         with failures.of(name):
-            held |= {line.id: name for line in ledger.states_of(name, ids)}
-    return held
+            in_flight |= {line.id: name for line in ledger.states_of(name, ids)}
+    return in_flight

@@ -85,7 +85,7 @@ def _worker(beat: Heartbeat, seen: Observation) -> dict[str, object]:
         "started_at": facts.started_at,
         "heartbeat_at": beat.at,
         "holds": len(beat.in_flight),
-        "held": _held(beat.in_flight, seen),
+        "in_flight": _in_flight(beat.in_flight, seen),
         "jobs": list(beat.in_flight[:SHOWN_JOBS]),
     }
 
@@ -96,7 +96,7 @@ def _set(held: HeldSet) -> str:
     return f"{printable(held.name)}: {shown}" if held.name else shown
 
 
-def _held(ids: Sequence[str], seen: Observation) -> list[dict[str, object]]:
+def _in_flight(ids: Sequence[str], seen: Observation) -> list[dict[str, object]]:
     """How many of the jobs are of each batch, as far as that is known."""
-    jobs = Counter(seen.held[id_] for id_ in ids if id_ in seen.held)
+    jobs = Counter(seen.in_flight[id_] for id_ in ids if id_ in seen.in_flight)
     return [{"batch": batch, "jobs": number} for batch, number in jobs.most_common()]

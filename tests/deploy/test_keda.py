@@ -96,7 +96,7 @@ def test_the_deployment_keeps_no_replicas_and_everything_else(tmp_path: Path, re
 def test_another_queue_of_the_settings_is_the_one_that_is_counted(tmp_path: Path) -> None:
     spec = with_worker(tmp_path, replicas={}, queue="night.posters-2")["ScaledObject"]["spec"]
     names = {name: metadata["listName"] for name, metadata in triggers(spec).items()}
-    assert names == {"queued": "night.posters-2", "held": UNACKED, "delayed": delayed_key("night.posters-2")}
+    assert names == {"queued": "night.posters-2", "unacknowledged": UNACKED, "delayed": delayed_key("night.posters-2")}
 
 
 def test_the_patch_on_the_page_sets_the_most_gpus_and_the_target(tmp_path: Path) -> None:
@@ -110,13 +110,13 @@ def test_the_three_counts_are_named_and_summed_in_one_metric(spec: dict[str, Any
     modifiers = spec["advanced"]["scalingModifiers"]
     assert modifiers["formula"] == FORMULA
     assert modifiers["metricType"] == "AverageValue"
-    assert set(triggers(spec)) == {"queued", "held", "delayed"}
+    assert set(triggers(spec)) == {"queued", "unacknowledged", "delayed"}
 
 
 def test_the_triggers_name_the_keys_that_the_queue_has(spec: dict[str, Any]) -> None:
     settings = Settings()
     names = {name: metadata["listName"] for name, metadata in triggers(spec).items()}
-    assert names == {"queued": settings.queue, "held": UNACKED, "delayed": delayed_key(settings.queue)}
+    assert names == {"queued": settings.queue, "unacknowledged": UNACKED, "delayed": delayed_key(settings.queue)}
 
 
 def test_all_workers_may_leave_and_one_starts_at_the_first_job(spec: dict[str, Any]) -> None:
@@ -181,7 +181,7 @@ def test_keda_s_redis_scaler_takes_every_parameter_of_the_authentication() -> No
 
 
 def test_a_redis_user_that_may_only_count_reads_the_three_counts_and_nothing_else(spec: dict[str, Any]) -> None:
-    """The rights on the page, with real messages: one waits, one is held, one is delayed."""
+    """The rights on the page, with real messages: one waits, one is unacknowledged, one is delayed."""
     (rights,) = [line for line in SCALING_PAGE.read_text().splitlines() if line.startswith("ACL SETUSER")]
     with EmbeddedRedis() as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
         ledger = Ledger(client)
@@ -195,7 +195,7 @@ def test_a_redis_user_that_may_only_count_reads_the_three_counts_and_nothing_els
             assert ledger.defer(put_off.job, worker="worker", seconds=60, refund=True)
             put_off.message.ack()
             client.execute_command(*rights.replace("PASSWORD", "secret").split())
-            assert counted(server.port, spec) == Counts(queued=1, held=1, delayed=1)
+            assert counted(server.port, spec) == Counts(queued=1, unacknowledged=1, delayed=1)
             worker.give_back(worker.held[0])
 
 

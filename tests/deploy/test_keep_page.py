@@ -135,7 +135,7 @@ def followed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             until(browser, "document.querySelectorAll('#picture-list img').length >= 2")
             between = browser.evaluate("document.querySelectorAll('#picture-list li').length")
             eventually(lambda: pictures(browser) > between, seconds=120, what="newer pictures")
-            assert "nightly" in until(browser, "document.querySelector('#worker-list .held').textContent")
+            assert "nightly" in until(browser, "document.querySelector('#worker-list .in-flight').textContent")
             until(browser, "/pictures.s/.test(document.querySelector('#batch-list .pace').textContent)")
             assert text(browser, "#figure-rate") != "–"
             until(browser, "document.querySelector('#batch-list .percent').textContent === 'done'")

@@ -145,7 +145,7 @@ def test_the_batch_is_finished_by_todays_workers(old: Ledger) -> None:
         (9, False): ("cancelled", 0),
     }
     running = RenderJob.from_json(recorded("jobs")[ids()[3]])
-    assert old.start(running, worker="new").decision == "held"
+    assert old.start(running, worker="new").decision == "in_flight"
     assert old.finish(make_result(running))
     assert old.counts("spring") == Counts(done=7, failed=1, cancelled=1, superseded=1)
     assert old.retry("spring") == 2

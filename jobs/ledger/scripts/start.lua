@@ -19,7 +19,7 @@ local state, attempts = parts[1], tonumber(parts[2])
 if state == 'cancelled' or state == 'superseded' then return {'cancelled', attempts, 0} end
 if terminal[state] then return {'finished', attempts, 0} end
 if state == 'running' and (parts[3] == worker or redis.call('EXISTS', ARGV[6] .. parts[3]) == 1) then
-  return {'held', attempts, 0}
+  return {'in_flight', attempts, 0}
 end
 local keys = {states = KEYS[1], counts = KEYS[2], jobs = KEYS[3], replaced = KEYS[4], cancels = KEYS[5]}
 keys.delayed, keys.refusals = KEYS[6], KEYS[9]

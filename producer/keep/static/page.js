@@ -201,7 +201,7 @@ function showFigures(overview) {
   const delayed = queue.delayed ? make("small", {}, ` +${number(queue.delayed)} later`) : null;
   byId("figure-waiting").replaceChildren(number(queue.waiting), ...(delayed ? [delayed] : []));
   say(byId("label-waiting"), `${numbered(queue.waiting, "job")} waiting`);
-  say(byId("figure-held"), number(queue.unacknowledged));
+  say(byId("figure-unacknowledged"), number(queue.unacknowledged));
   say(byId("figure-oldest"), queue.oldest_seconds === null || !queue.waiting ? "–" : span(queue.oldest_seconds));
   const paused = overview.workers_paused ? make("small", {}, ` ${number(overview.workers_paused)} paused`) : null;
   byId("figure-workers").replaceChildren(number(overview.workers_total), ...(paused ? [paused] : []));
@@ -420,7 +420,7 @@ function showWorkers(overview) {
 function makeWorker(worker) {
   return make("li", {},
     make("div", { class: "line" }, make("span", { class: "name" }, worker.name), make("span", { class: "percent" })),
-    make("p", { class: "text caution" }), make("p", { class: "text held" }), make("p", { class: "line below about" }),
+    make("p", { class: "text caution" }), make("p", { class: "text in-flight" }), make("p", { class: "line below about" }),
     make("p", { class: "text error" }),
     make("details", { hidden: true }, make("summary", {}, "job ids"), make("div", {})));
 }
@@ -430,7 +430,7 @@ function updateWorker(item, worker) {
   say(part(".percent"), worker.paused === null ? `holds ${plural(worker.holds, "job")}` : "takes no jobs");
   part(".percent").classList.toggle("caution", worker.paused !== null);
   say(part(".caution.text"), worker.paused ?? "");
-  say(part(".held"), worker.held.map((held) => `${held.batch}: ${number(held.jobs)}`).join(", "));
+  say(part(".in-flight"), worker.in_flight.map((jobs) => `${jobs.batch}: ${number(jobs.jobs)}`).join(", "));
   const about = [
     worker.engine_set ? `set ${worker.engine_set}` : null,
     worker.started_at ? `started ${ago(worker.started_at)}` : null,

@@ -58,8 +58,8 @@ def test_a_job_that_a_live_worker_holds_is_not_started_again(ledger: Ledger) -> 
     enqueue(ledger, [job])
     ledger.beat("w1", in_flight=[job.id], lease_seconds=10)
     ledger.start(job, worker="w1")
-    assert ledger.start(job, worker="w2").decision == "held"
-    assert ledger.start(job, worker="w1").decision == "held"
+    assert ledger.start(job, worker="w2").decision == "in_flight"
+    assert ledger.start(job, worker="w1").decision == "in_flight"
 
 
 def test_a_job_of_a_dead_worker_is_taken_over(ledger: Ledger) -> None:
@@ -130,7 +130,7 @@ def test_only_one_of_many_threads_that_start_a_job_runs_it(ledger: Ledger) -> No
         ledger.beat(name, in_flight=[], lease_seconds=10)
     with ThreadPoolExecutor(8) as pool:
         decisions = list(pool.map(lambda name: ledger.start(job, worker=name).decision, names))
-    assert sorted(decisions) == ["held"] * 7 + ["run"]
+    assert sorted(decisions) == ["in_flight"] * 7 + ["run"]
 
 
 def test_a_message_that_outlived_the_ledger_is_taken_up(ledger: Ledger) -> None:

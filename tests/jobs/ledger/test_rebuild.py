@@ -66,7 +66,7 @@ def test_what_a_live_worker_holds_is_not_queued(ledger: Ledger, writer: MemorySt
     ledger.beat("w", in_flight=[jobs[0].id], lease_seconds=10)
     assert run(ledger, writer) == Rebuilt(jobs=2, queued=1, held=1)
     assert ledger.counts("b") == Counts(queued=1, running=1)
-    assert ledger.start(jobs[0], worker="w2").decision == "held"
+    assert ledger.start(jobs[0], worker="w2").decision == "in_flight"
     assert ledger.finish(make_result(jobs[0]))
 
 

@@ -42,8 +42,8 @@ def damage(ledger: Ledger, key: BatchPart) -> None:
 def test_a_line_that_cannot_be_read(ledger: Ledger, line: str) -> None:
     bad, good = running(ledger, "bad"), running(ledger, "good")
     ledger.client.hset(batch_key("bad", "states"), bad[0].id, line)
-    held = observe(ledger, with_held=True).held
-    assert {job.id: held.get(job.id) for job in good} == dict.fromkeys((job.id for job in good), "good")
+    in_flight = observe(ledger, with_in_flight=True).in_flight
+    assert {job.id: in_flight.get(job.id) for job in good} == dict.fromkeys((job.id for job in good), "good")
 
 
 @pytest.mark.parametrize("key", ["states", "counts", "jobs", "results", "newest"])
@@ -56,8 +56,8 @@ def test_a_key_of_another_type(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, 
     for job in [None, *good[:2]]:
         if job is not None:
             ledger.finish(make_result(job).model_copy(update={"samples": ("a", "b")}))
-        seen = observe(ledger, with_held=True)
-        assert seen.held[good[2].id] == "good"
+        seen = observe(ledger, with_in_flight=True)
+        assert seen.in_flight[good[2].id] == "good"
         paces.note(seen)
     assert paces.of("good").pictures_a_second is not None
 

@@ -31,7 +31,7 @@ class Page:
         self.data = PageData(ledger, self.board, self.paces)
 
     def look(self) -> None:
-        seen = observe(self.ledger, with_held=self.board.is_viewed)
+        seen = observe(self.ledger, with_in_flight=self.board.is_viewed)
         self.paces.note(seen)
         self.board.note(seen)
 
@@ -111,7 +111,7 @@ def test_workers_what_they_hold_and_why_one_is_paused(page: Page, ledger: Ledger
     assert (first["name"], first["holds"]) == ("paused", 0)  # those that need a look come first
     assert first["paused"] == "no rights on https://***@host/?sig=***"
     assert first["last_error"] == "password=***"
-    assert second["held"] == [{"batch": "b", "jobs": 2}]
+    assert second["in_flight"] == [{"batch": "b", "jobs": 2}]
     assert second["jobs"] == [job.id for job in jobs]
 
 
