@@ -126,10 +126,9 @@ class Ledger(Refusals, Deletions, Sizes):
             arguments += (job.id, f"{row_prefix}{job.row}", text, message, result, line, may_replace)
         keys = batch_keys(
             *(jobs[0].batch, "states", "counts", "jobs", "results", "rows", "superseded", "replaced", "cancels"),
-            *("engine_sets", "refusals"),
+            *("engine_sets", "refusals", "row_prefixes"),
         )
         keys += [delayed_key(self.queue), self.queue, BATCHES, DELETED, DELETING]
-        keys.append(batch_key(jobs[0].batch, "row_prefixes"))
         if "deleted" in (tally := _tally(self._scripts.run("enqueue", keys=keys, arguments=arguments))):
             raise self.why_deleted(jobs[0].batch)
         return Enqueued(**tally)

@@ -1,6 +1,6 @@
 -- Queue new jobs, record finished ones, and supersede the earlier versions of corrected rows.
--- KEYS states counts jobs results rows superseded replaced cancels engine_sets refusals delayed queue batches deleted
--- deleting row_prefixes
+-- KEYS states counts jobs results rows superseded replaced cancels engine_sets refusals row_prefixes delayed queue
+-- batches deleted deleting
 -- ARGV (id, row, job, message, result or '', running line or '', replaces)*
 -- `replaces` is '*' where the job is submitted: it becomes its row's current version, whatever that was. In a rebuild it is
 -- the id of the only current version that may give way to it, or ''. Jobs that the ledger knows keep their states there,
@@ -9,8 +9,8 @@
 -- `added`, `recovered` and `replaced`. Only {'deleted', 1} where the batch was deleted or is being deleted.
 local states, counts, jobs, results, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local superseded, replaced, cancels, engine_sets = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local refusals, delayed, queue, row_prefixes = KEYS[10], KEYS[11], KEYS[12], KEYS[16]
-if is_deleted(states, KEYS[13], KEYS[14]) or redis.call('HEXISTS', KEYS[15], batch_of(states)) == 1 then
+local refusals, row_prefixes, delayed, queue = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+if is_deleted(states, KEYS[14], KEYS[15]) or redis.call('HEXISTS', KEYS[16], batch_of(states)) == 1 then
   return {'deleted', 1}
 end
 -- A row's key is its file's prefix and its number. Jobs have no file in their ids, so rows of two files that are equal in
