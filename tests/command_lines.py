@@ -28,8 +28,8 @@ import typer.core
 from _pytest.config import _prepareconfig
 
 from jobs.settings import Settings
+from tools import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 # Programs of other people, whose command lines are not ours to check.
 OTHERS = {"jq", "cp", "echo"}
 # Words of a shell line that end a command.

@@ -29,7 +29,8 @@ from engines.console import people
 from tests import forked
 from tests.forked import ForkedProcess, Template
 from tests.models import tiny_engine_set
-from tests.pages import PAGES, ROOT, Command, commands
+from tests.pages import PAGES, Command, commands
+from tools import ROOT
 
 README = ROOT / "README.md"
 ENGINES = ROOT / "docs" / "engines.md"
