@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks.command import run
 from benchmarks.measuring import cpu, quantiles, smallest_psnr, versions
 from benchmarks.reference import Diffusers
 from benchmarks.site import Site, make_jobs, write_pictures
@@ -26,11 +27,11 @@ from engines.build.builder import BuildRequest, build_set
 from engines.spec import Profile
 from jobs.job import RenderJob
 from jobs.settings import load_settings
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 from tools.progress import say
 from worker.renderer import load_renderer
 
-ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "bench-cpu"
 PACKAGES = ("torch", "onnxruntime", "diffusers", "transformers", "celery", "redis", "pillow")
 WAYS = ("worker", "loop", "diffusers")
@@ -232,6 +233,4 @@ def main(
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Redis and the worker are stopped too
-    app = typer.Typer(add_completion=False)
-    app.command(help=HELP, epilog=EPILOG)(main)
-    app()
+    run(main, help=HELP, epilog=EPILOG)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from engines.build.builder import BuildRequest, build_set
 from engines.source import AdditionNames
 from engines.spec import Profile
+from tools import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "examples" / "demo-model" / "weights"
 UNET = WEIGHTS / "model" / "unet" / "diffusion_pytorch_model.safetensors"
 LAYERS = (".attn1.to_q.weight", ".attn1.to_v.weight", ".attn2.to_v.weight")

@@ -29,7 +29,6 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,14 +36,14 @@ from PIL import Image, ImageFilter
 
 from benchmarks.measuring import cpu, versions
 from jobs.job import RenderJob, RenderParameters, RenderResult
+from jobs.ledger.chunks import chunks
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE = 512
 HEAD = 33  # bytes of a PNG's signature and first chunk
-CHUNK = 250
 CORES = 2
 STATUS_RUNS = 5
 JOBS_OF_A_BATCH = 10
@@ -121,7 +120,7 @@ def make_batch(ledger: Ledger, folder: Path, batch: str, *, rows: int, drawn: li
     renders.mkdir(parents=True)
     ledger.open_batch(batch, output=(folder / "renders").as_uri(), source=(folder / f"{batch}.csv").as_uri())
     jobs = jobs_of(batch, rows, folder, inputs=len(drawn))
-    while chunk := list(islice(jobs, CHUNK)):
+    for chunk in chunks(jobs):
         results = {job.id: finished(job) for job in chunk}
         for job in chunk:
             text = json.dumps(job.parameters.model_dump() | {"job": job.id, "seed": job.seed}, sort_keys=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from benchmarks.command import run
 from benchmarks.gpu_loop import Bench
 from benchmarks.gpu_path import path, sizes, start
 from benchmarks.gpu_plan import Plan
@@ -22,7 +22,6 @@ from benchmarks.measuring import cpu, versions
 from benchmarks.reference import Diffusers
 from benchmarks.site import make_jobs, write_pictures
 from engines.engine_set import load_engine_set
-from engines.errors import EngineError
 from tools.progress import say
 
 EPILOG = """
@@ -174,10 +173,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False)
-    app.command(help=HELP, epilog=EPILOG)(main)
-    try:
-        app()
-    except EngineError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
+    run(main, help=HELP, epilog=EPILOG)

@@ -16,6 +16,8 @@ from benchmarks.sizes import mixed_and_sorted, seconds_by_function
 from engines.check.bench import matmul_tflops
 from engines.check.flops import guided_step_flops
 from engines.engine_set import EngineSet, load_engine_set
+from engines.spec import CONTROLS
+from worker.prepare import GUESS_DECAY
 from worker.render.denoiser import EngineDenoiser
 from worker.render.loop import RenderLoop
 from worker.render.request import ImageSpec
@@ -53,7 +55,7 @@ class Bench:
         rng = np.random.default_rng(self._seed if seed is None else seed)
         geometry = self.engines.geometry
         ids = rng.integers(0, geometry.bos_token_id, (2, geometry.context_length))
-        scales = tuple(0.825 ** (12 - i) for i in range(13)) if guess else (1.0,) * 13
+        scales = tuple(GUESS_DECAY ** (CONTROLS - 1 - i) for i in range(CONTROLS)) if guess else (1.0,) * CONTROLS
         return ImageSpec(
             job_id=str(self._seed),
             sample=0,
@@ -65,7 +67,7 @@ class Bench:
             eta=0.0,
             scale=7.5,
             cond_control_scales=scales,
-            uncond_control_scales=(0.0,) * 13 if guess else scales,
+            uncond_control_scales=(0.0,) * CONTROLS if guess else scales,
         )
 
     def drawn(self, requests: Sequence[ImageSpec], *, loop: RenderLoop | None = None) -> list[np.ndarray]:

@@ -16,9 +16,9 @@ from benchmarks.gpu_plan import Plan
 from benchmarks.site import Site, make_jobs, write_pictures
 from benchmarks.sizes import fresh_and_warm
 from engines.manifest import load_manifest
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZES = 5  # picture sizes of the jobs for `sizes`
 
 

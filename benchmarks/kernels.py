@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -16,13 +15,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.command import run
 from benchmarks.measuring import cpu, versions
 from engines.backends.triton import ops
 from engines.backends.triton.operands import LARGEST, QUANTIZED, Features, Layer, Norm, Quantized
 from engines.backends.triton.quantize import quantized_weight
 from tools.progress import say
 
-ROOT = Path(__file__).resolve().parent.parent
 EPILOG = """
 Examples:
 
@@ -243,6 +242,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False)
-    app.command(help=HELP, epilog=EPILOG)(main)
-    app()
+    run(main, help=HELP, epilog=EPILOG)

@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import redis
@@ -34,7 +33,6 @@ from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from tools.embedded_redis import EmbeddedRedis
 
-ROOT = Path(__file__).resolve().parent.parent
 BATCH, QUEUE = "load", "render"
 PROCESSES = 4
 IDLE_SECONDS = 5.0

@@ -18,18 +18,18 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
+from benchmarks.command import run
 from benchmarks.demo_sets import are_here, build_demo_sets
 from benchmarks.measuring import cpu, smallest_psnr, versions
 from benchmarks.site import Site, make_jobs, write_pictures
 from engines.build.builder import BuildRequest, build_set
-from engines.errors import EngineError
 from engines.spec import Profile
 from jobs.job import RenderJob
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 from tools.progress import say
 from worker.set_folders import set_folders
 
-ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "bench-many-models"
 PACKAGES = ("torch", "onnxruntime", "celery", "redis")
 NAMES = ("default", "second", "third")
@@ -265,10 +265,4 @@ def main(
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Redis and the worker are stopped too
-    app = typer.Typer(add_completion=False)
-    app.command(help=HELP, epilog=EPILOG)(main)
-    try:
-        app()
-    except EngineError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
+    run(main, help=HELP, epilog=EPILOG)

@@ -25,9 +25,9 @@ from typing import NamedTuple
 import redis
 
 from benchmarks.measuring import cpu, versions
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 
-ROOT = Path(__file__).resolve().parent.parent
 HELP_RUNS = 9
 
 

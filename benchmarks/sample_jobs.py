@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 from jobs.job import RenderJob, RenderParameters, RenderResult
+from jobs.ledger.chunks import chunks
 from jobs.ledger.ledger import Ledger
 
 OUTPUT = "s3://bucket/renders"
-CHUNK = 250  # jobs that are enqueued at once
 
 
 def job_of(batch: str, row: int) -> RenderJob:
@@ -22,8 +22,7 @@ def enqueue(ledger: Ledger, batch: str, jobs: int) -> list[str]:
     """Open a batch and enqueue its jobs; returns their ids."""
     ledger.open_batch(batch, output=OUTPUT, source=f"file:///{batch}.csv")
     ids: list[str] = []
-    for begin in range(1, jobs + 1, CHUNK):
-        chunk = [job_of(batch, row) for row in range(begin, min(begin + CHUNK, jobs + 1))]
+    for chunk in chunks(job_of(batch, row) for row in range(1, jobs + 1)):
         ledger.enqueue(chunk)
         ids += [job.id for job in chunk]
     return ids

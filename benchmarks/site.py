@@ -21,9 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.ledger import Ledger
+from tools import ROOT
 from tools.worker_process import WorkerNotStarted, WorkerProcess
 
-ROOT = Path(__file__).resolve().parent.parent
 STOP_SECONDS = 60
 WORKER_START_SECONDS = 120
 

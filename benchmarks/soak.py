@@ -21,6 +21,7 @@ from PIL import Image
 from benchmarks.line_chart import line_chart
 from benchmarks.measuring import cpu, versions
 from benchmarks.resident import Growth, Memory, thinned
+from engines.files import replacing
 from jobs.job import RenderJob, RenderParameters
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts
@@ -153,8 +154,8 @@ def draw(path: Path, plan: Plan, number: int) -> None:
         colour = tuple(rng.integers(0, 256, 4).tolist())
         image.paste(colour, (x, y, min(width, x + width // 3), min(height, y + height // 3)))
     # Another name first: a worker may be reading the picture that had this name before.
-    image.convert(plan.mode).save(path.with_suffix(".new"), "PNG", compress_level=1)
-    path.with_suffix(".new").replace(path)
+    with replacing(path) as scratch:
+        image.convert(plan.mode).save(scratch, "PNG", compress_level=1)
 
 
 @contextmanager

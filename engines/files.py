@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,9 +46,12 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A scratch file beside `path`: it takes `path`'s place when the block ends, and is removed if the block fails."""
-    scratch = path.with_name(f".{path.name}.new")
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """A scratch file beside `path`: it takes `path`'s place when the block ends, and is removed if the block fails.
+
+    `shared`: others may be writing `path` at the same time, so the scratch file has a name of its own.
+    """
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new" if shared else f".{path.name}.new")
     try:
         yield scratch
         scratch.replace(path)

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal
 
-from tools.worker_process import ROOT
+from tools import ROOT
 
 Kind = Literal["programs", "torch"]  # what the template has imported
 Streams = tuple[int, int, int]  # the descriptors that become stdin, stdout and stderr

@@ -15,8 +15,8 @@ from types import ModuleType
 
 from engines.build.builder import BuildRequest, build_set
 from engines.spec import Profile
+from tools import ROOT
 
-ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "build" / "test-models"
 WIDTHS = (16, 32, 32, 32)
 SHAPE = "64x64:512x512"

@@ -6,13 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
+from tools import ROOT
+
+PAGES = sorted(path for folder in ("", "docs/**/", "examples/**/", "deploy/**/") for path in ROOT.glob(f"{folder}*.md"))
 # What a code block may be: `bash` holds commands alone, `console` commands after `$ ` and what they print.
-LANGUAGES = {"bash", "console", "text"}
+# `yaml` is a file of the reader's.
+LANGUAGES = {"bash", "console", "text", "yaml"}
 
-_BLOCK = re.compile(r"^```(?P<language>.*)\n(?P<body>(?s:.*?))^```$", re.MULTILINE)
+_BLOCK = re.compile(r"^ *```(?P<language>\w*)\n(?P<body>(?s:.*?))^ *```$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ def text_of(*pages: Path) -> str:
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """(language, body) of every fenced code block."""
-    return [(match["language"], match["body"]) for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    """(language, body) of every fenced code block; one in a list is moved to the margin."""
+    return [(match["language"], dedent(match["body"])) for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))]
 
 
 def outside_blocks(page: Path) -> str:

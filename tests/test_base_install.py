@@ -16,7 +16,7 @@ import pytest
 
 from tests.engines.stored import toy_set
 from tests.jobs.test_wheel import BUILD
-from tools.import_graph import ROOT
+from tools import ROOT
 
 PACKAGES = ("jobs", "producer", "worker", "engines")
 ABSENT = ("numpy", "cv2", "torch", "celery", "kombu", "onnxruntime")

@@ -12,7 +12,8 @@ from jobs.errors import Cancelled
 from jobs.job import RenderResult
 from jobs.settings import Settings
 from producer.exits import PIPE_CLOSED, Exit
-from tests.pages import LANGUAGES, PAGES, ROOT, blocks, commands, outside_blocks, text_of
+from tests.pages import LANGUAGES, PAGES, blocks, commands, outside_blocks, text_of
+from tools import ROOT
 from worker.observe.metrics import FAILURE_KINDS
 
 OPERATIONS = ROOT / "docs" / "operations.md"

@@ -29,7 +29,8 @@ from engines.console import people
 from tests import forked
 from tests.forked import ForkedProcess, Template
 from tests.models import tiny_engine_set
-from tests.pages import PAGES, ROOT, Command, commands
+from tests.pages import PAGES, Command, commands
+from tools import ROOT
 
 README = ROOT / "README.md"
 ENGINES = ROOT / "docs" / "engines.md"
@@ -79,6 +80,7 @@ PARSED = {
     "pip install '.[engines,tensorrt-rtx]'",
     "pip install '.[tensorrt-lean]'",
     "pip install -e '.[demo]'",
+    "pip install scikit-image",
     "pip install -e '.[demo]' accelerate scikit-learn",
     "engines build --model stable-diffusion-v1-5/stable-diffusion-v1-5 "
     "--controlnet lllyasviel/control_v11p_sd15_canny --shape 512x512 --shape 512x768 --max-batch 8 --out engine-set",
@@ -200,8 +202,14 @@ PARSED = {
     "export RENDER_ENGINE_DIR=engine-set RENDER_ALLOW_FOLDERS=examples",
     "export RENDER_REDIS_URL='rediss://USER:PASSWORD@redis.example.org:6379/0?ssl_ca_certs=/etc/redis/authority.pem'",
     "cp -r examples/demo-model/weights demo-model-weights",
+    "cp .env.example .env",
+    "password=$(openssl rand -hex 32)",
     """echo '{"vae": 500, "unet": 500, "control": 600}' > demo-model-weights/progress.json""",
 }
+
+# Programs for images, clusters and other machines, whose command lines are not ours: their commands are in no list.
+# tests/deploy runs what it can of them.
+FOR_CLUSTERS = {"aws", "docker", "kubectl", "trtexec"}
 
 # What these commands end with, where it is not 0.
 EXIT_CODES = {"producer submit mistakes.csv": 3}
@@ -357,7 +365,8 @@ def console(page: Path) -> list[Command]:
 
 def test_every_command_is_run_or_parsed() -> None:
     assert not RUN.keys() & PARSED
-    assert shown_commands() - RUN.keys() - PARSED == set(), "in no list: run it in a test, or say why it is parsed only"
+    ours = {command for command in shown_commands() if command.split()[0] not in FOR_CLUSTERS}
+    assert ours - RUN.keys() - PARSED == set(), "in no list: run it in a test, or say why it is parsed only"
     assert (RUN.keys() | PARSED) - shown_commands() == set(), "no page shows these any more"
 
 

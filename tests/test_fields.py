@@ -8,7 +8,7 @@ import pytest
 
 from engines.model.config_rules import PARTS, TABLES
 from engines.model.fields import Ignored, MustBe, Rules, Used
-from tests.pages import ROOT
+from tools import ROOT
 from tools.fields import table, tables, written
 
 PAGE = ROOT / "docs" / "engines.md"

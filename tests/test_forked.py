@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.forked import NOBODY_KNOWS, ForkedProcess, Template, start
-from tools.worker_process import ROOT
+from tools import ROOT
 
 
 def test_a_signal_for_a_program_that_has_just_ended_is_no_error() -> None:

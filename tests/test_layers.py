@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tools import ROOT
 from tools.figures import PACKAGES as ALL_PACKAGES
-from tools.import_graph import ROOT, Graph, circles, import_graph, imported_names, module_name, python_files
+from tools.import_graph import Graph, circles, import_graph, imported_names, module_name, python_files
 
 PACKAGES = {"jobs", "producer", "worker", "engines"}
 

@@ -12,7 +12,7 @@ import pytest
 from engines.backends import registry
 from engines.spec import COMPONENTS
 from jobs.job import RenderParameters
-from tests.pages import ROOT
+from tools import ROOT
 
 PAGE = ROOT / "docs" / "engines.md"
 # The signature of `process()` in ControlNet's gradio_canny2image.py.

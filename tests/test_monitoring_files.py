@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.pages import ROOT
-from tools import monitoring
+from tools import ROOT, monitoring
 
 FOLDER = ROOT / "deploy" / "monitoring"
 ALERTS_PAGE = ROOT / "docs" / "alerts.md"

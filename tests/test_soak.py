@@ -12,8 +12,7 @@ import pytest
 
 from benchmarks.line_chart import line_chart
 from benchmarks.resident import Growth, Sample
-
-ROOT = Path(__file__).resolve().parents[1]
+from tools import ROOT
 
 
 def samples(*, per_job: float, start: float = 300.0, jobs: int = 10_000) -> list[Sample]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.forked import ForkedProcess, Kind, Template
-from tools.worker_process import ROOT, WorkerProcess, log_events
+from tools import ROOT
+from tools.worker_process import WorkerProcess, log_events
 
 __all__ = ["ROOT", "ForkedTorchWorker", "ForkedWorker", "WorkerProcess", "log_events"]
 

@@ -13,13 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis, RedisNotStarted
 from tools.progress import say
 from tools.worker_process import WorkerProcess
 
-ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".demo"
 OUTPUT = ROOT / "demo-output"
 ENGINES = STATE / "engine-set"

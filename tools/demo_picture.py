@@ -17,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools import ROOT
+
 RESULTS = ROOT / "demo-output" / "results.jsonl"
 PICTURE = ROOT / "docs" / "demo.webp"
 ROWS = (1, 5, 8, 10)

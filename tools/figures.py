@@ -18,10 +18,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools.import_graph import ROOT, circles, import_graph, python_files
+from tools import ROOT
+from tools.import_graph import circles, import_graph, python_files
 
-PRODUCT = ("jobs", "producer", "worker", "engines")
-PACKAGES = (*PRODUCT, "benchmarks", "tools")
+PACKAGES = ("jobs", "producer", "worker", "engines", "benchmarks", "tools")
+EVERYTHING = (*PACKAGES, "examples", "deploy")  # two folders of scripts, which are no packages
 LONGEST = 60
 LONG = 40
 SMALL = 30
@@ -158,7 +159,7 @@ def main() -> int:
         description="Sizes, long functions, import circles and comparisons with a backend's name.",
         epilog="example: python -m tools.figures --json | python -m json.tool",
     )
-    parser.add_argument("packages", nargs="*", default=PACKAGES, help=f"default: {' '.join(PACKAGES)}")
+    parser.add_argument("packages", nargs="*", default=EVERYTHING, help=f"default: {' '.join(EVERYTHING)}")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree that holds them (default: this one)")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
     options = parser.parse_args()

@@ -16,9 +16,9 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools import ROOT
+
 TESTS = (
     "tests/fuzz",
     "tests/jobs/test_redaction.py",

@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools import ROOT
+
 Graph = Mapping[str, frozenset[str]]  # module -> the modules that it imports
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from tools import ROOT
 from tools.dashboard import dashboard
 
-ROOT = Path(__file__).resolve().parents[1]
 RULES = ROOT / "deploy" / "monitoring" / "rules.yaml"
 PANELS = ROOT / "deploy" / "monitoring" / "dashboard.yaml"
 DASHBOARD = ROOT / "deploy" / "monitoring" / "dashboard.json"

@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tools.other_user import ROOT, OtherUser
+from tools import ROOT
+from tools.other_user import OtherUser
 from tools.progress import say
 
 BUSY_PROCESSES = 2

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-ROOT = Path(__file__).resolve().parents[1]
+from tools import ROOT
+
 POLL_SECONDS = 0.05
 
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from engines.files import replacing
 from jobs.ledger.sizes import StepSize, most_used
 
 log = structlog.get_logger(__name__)
@@ -67,15 +66,9 @@ class SizesFile:
         }
         content = {"format": FORMAT, "engine_set": self.engine_set, "machine": self.machine, "sizes": sizes}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=self.path.parent, prefix=f".{NAME}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=1)
-            Path(scratch).replace(self.path)
-            self._drop_oldest()
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
+        with replacing(self.path, shared=True) as scratch:
+            scratch.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        self._drop_oldest()
 
     def _drop_oldest(self) -> None:
         files = sorted(self.root.glob(f"*/*/{NAME}"), key=_written_at)

@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from producer.headers.png import PNG_BEGIN
+
 END = b"\x00\x00\x00\x00IEND\xaeB`\x82"  # the last twelve bytes of every whole PNG
 
 # Chunks that hold the pixels, and those that a copy may leave out without changing what a browser shows.
@@ -38,9 +39,9 @@ class Chunk(NamedTuple):
 
 def chunks_of(data: bytes) -> list[Chunk] | None:
     """The chunks of a whole PNG, all checksums verified; None for anything else, damaged files included."""
-    if not data.startswith(SIGNATURE):
+    if not data.startswith(PNG_BEGIN):
         return None
-    view, at, chunks = memoryview(data), len(SIGNATURE), list[Chunk]()
+    view, at, chunks = memoryview(data), len(PNG_BEGIN), list[Chunk]()
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         end = at + 12 + length
@@ -68,7 +69,7 @@ def content_name(data: bytes, chunks: Sequence[Chunk] | None) -> str:
 def without_extras(data: bytes, chunks: Sequence[Chunk]) -> bytes:
     """The PNG as Pillow is given it: without colour profiles, and with no texts but short ones of ours."""
     kept = [chunk for chunk in chunks if not _is_extra(chunk)]
-    return data if len(kept) == len(chunks) else SIGNATURE + b"".join(chunk.whole for chunk in kept)
+    return data if len(kept) == len(chunks) else PNG_BEGIN + b"".join(chunk.whole for chunk in kept)
 
 
 def _is_extra(chunk: Chunk) -> bool:
@@ -85,4 +86,4 @@ def plain_copy(chunks: Sequence[Chunk]) -> bytes | None:
     """The PNG with its pixels alone; None where other chunks say how they are to be shown."""
     if not {chunk.kind for chunk in chunks} <= PIXELS | SILENT:
         return None
-    return SIGNATURE + b"".join(chunk.whole for chunk in chunks if chunk.kind in PIXELS)
+    return PNG_BEGIN + b"".join(chunk.whole for chunk in chunks if chunk.kind in PIXELS)

@@ -14,7 +14,7 @@ from producer.headers.bmp_gif import bmp_header, gif_header
 from producer.headers.heif import LONGEST_BRANDS, heif_header, is_heif
 from producer.headers.jpeg import jpeg_header
 from producer.headers.parts import Parts
-from producer.headers.png import png_header
+from producer.headers.png import PNG_BEGIN, png_header
 from producer.headers.raw_header import RawHeader
 from producer.headers.tiff import TIFF_BEGIN, tiff_header
 from producer.headers.webp import webp_header
@@ -22,7 +22,7 @@ from producer.headers.webp import webp_header
 READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC can"
 READERS: tuple[tuple[tuple[bytes, ...], Callable[[Parts], RawHeader]], ...] = (
     ((b"\xff\xd8\xff",), jpeg_header),
-    ((b"\x89PNG\r\n\x1a\n",), png_header),
+    ((PNG_BEGIN,), png_header),
     ((b"GIF87a", b"GIF89a"), gif_header),
     ((b"BM",), bmp_header),
     (TIFF_BEGIN, tiff_header),

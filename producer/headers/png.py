@@ -12,7 +12,7 @@ from jobs.errors import NotAnImage
 from producer.headers.parts import Parts
 from producer.headers.raw_header import RawHeader
 
-BEGIN = 8  # bytes of the signature
+PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 FRAME, CHECKSUM = 8, 4  # bytes of a chunk around its body
 PIXELS, END = (b"IDAT", b"fdAT"), b"IEND"
 EXIF, TEXTS = b"eXIf", (b"tEXt", b"zTXt", b"iTXt")
@@ -26,7 +26,7 @@ Chunk = tuple[bytes, bytes]  # name and body
 
 def png_header(parts: Parts) -> RawHeader:
     """The size in IHDR. Of what says an orientation, the first of its kind counts."""
-    length, name, width, height = struct.unpack(">I4sII", parts.need(BEGIN, 16))
+    length, name, width, height = struct.unpack(">I4sII", parts.need(len(PNG_BEGIN), 16))
     if name != b"IHDR" or length < 13:
         raise NotAnImage("the PNG is damaged: it does not begin with its size")
     found: dict[str, bytes] = {}
@@ -46,7 +46,7 @@ def png_header(parts: Parts) -> RawHeader:
 
 
 def _before_pixels(parts: Parts) -> Iterator[Chunk]:
-    at = BEGIN
+    at = len(PNG_BEGIN)
     while len(head := parts.upto(at, FRAME)) == FRAME:
         length, name = struct.unpack(">I4s", head)
         if name in PIXELS or name == END:

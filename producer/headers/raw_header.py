@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-import threading
-import warnings
 from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 
-# What Pillow raises for EXIF that is damaged. Such a picture stays as it is stored, in a worker too.
-DAMAGED_EXIF = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error)
-ON_ITS_SIDE = (5, 6, 7, 8)  # of EXIF's orientations
+from producer.picture_texts import DAMAGED_EXIF, without_warnings
 
-# `warnings.catch_warnings` changes the whole process for a moment: one thread at a time.
-_reading_exif = threading.Lock()
+ON_ITS_SIDE = (5, 6, 7, 8)  # of EXIF's orientations
 
 
 @dataclass(frozen=True)
@@ -46,8 +40,7 @@ class RawHeader:
         if not image.info:
             return False
         try:
-            with _reading_exif, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Pillow warns of odd metadata
+            with without_warnings():
                 return image.getexif().get(ExifTags.Base.Orientation, 1) in ON_ITS_SIDE
-        except DAMAGED_EXIF:
+        except DAMAGED_EXIF:  # such a picture stays as it is stored, in a worker too
             return False

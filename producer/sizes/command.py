@@ -39,15 +39,12 @@ def sizes(
         CommandFailed, RenderError, OSError: each becomes its number in exits.py.
     """
     settings = load_settings()
-    path, uri = local_or_bucket(file)
-    is_folder = not again and (is_bucket_folder(uri) if uri else path.is_dir())
-    given = {name: text for name, text in (defaults or {}).items() if text is not None}
     request = Request.resolve(
         settings,
         file=file,
         batch=BATCH,
         dry_run=True,
-        defaults={"prompt": NO_PROMPT} | given if is_folder else given,
+        defaults=_defaults(file, defaults or {}, again=again),
         input_format=input_format,
         again=again,
     )
@@ -64,6 +61,13 @@ def sizes(
     report_sizes(request, outcome, tally, chosen)
     write_json(_record(request, outcome, tally, chosen))
     return Exit.INVALID_CSV if outcome.unreadable or outcome.rejected else Exit.OK
+
+
+def _defaults(file: Path | str, defaults: Mapping[str, str | None], *, again: bool) -> dict[str, str]:
+    path, uri = local_or_bucket(file)
+    is_folder = not again and (is_bucket_folder(uri) if uri else path.is_dir())
+    given = {name: text for name, text in defaults.items() if text is not None}
+    return {"prompt": NO_PROMPT} | given if is_folder else given
 
 
 def _wanted(rows: CheckedRows) -> Iterator[tuple[int, str, Wanted]]:

@@ -15,9 +15,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 
+from producer.headers.png import PNG_BEGIN
 from producer.picture_texts import DAMAGED_EXIF, exif_text, user_comment, without_warnings
 
-PNG = b"\x89PNG\r\n\x1a\n"
 TEXTS = (b"tEXt", b"iTXt", b"zTXt")
 LONGEST_TEXT = 2**20  # bytes of a text, unpacked; ours have at most some 40,000
 KEYWORDS = ("render", "parameters")
@@ -49,7 +49,7 @@ def picture_texts(path: Path) -> PictureTexts:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        is_png = file.read(len(PNG)) == PNG
+        is_png = file.read(len(PNG_BEGIN)) == PNG_BEGIN
         texts = _png_texts(file) if is_png else dict[str, str]()
     if is_png:
         return PictureTexts(_ours(texts.get("render")), texts.get("parameters"))

@@ -28,7 +28,8 @@ from tests import forked
 from tests.chaos.storage import BATCH, BucketStorage, FolderStorage, Storage
 from tests.forked import ForkedProcess
 from tests.tcp_proxy import TcpProxy
-from tests.worker_process import ROOT, ForkedTorchWorker, WorkerProcess, log_events
+from tests.worker_process import ForkedTorchWorker, WorkerProcess, log_events
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 
 PICTURES = 8

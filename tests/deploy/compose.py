@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.deploy.containers import Container, Containers
 from tests.deploy.tools import TOOLS, installed, missing
-from tools.worker_process import ROOT
+from tools import ROOT
 
 FILE = ROOT / "compose.yaml"
 COMPOSE = "podman-compose==1.6.0"

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from tests.deploy.tools import missing
-from tools.worker_process import ROOT
+from tools import ROOT
 
 FOLDER = ROOT / "build" / "deploy"
 PROGRAMS = ("podman", "buildah", "runc", "conmon", "netavark", "aardvark-dns", "mmdebstrap")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.tools import ROOT
+from tools import ROOT
 
 Schema = dict[str, Any]
 Key = tuple[str, str]  # apiVersion and kind

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 from tests.deploy.containers import Containers, flags
+from tools import ROOT
 from tools.progress import say
-from tools.worker_process import ROOT
 
 SUITE = "bookworm"
 # usr-is-merged: usrmerge, which stands there otherwise, brings 50 MB of Perl.

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.tools import ROOT, kubectl, run
+from tests.deploy.tools import kubectl, run
+from tools import ROOT
 
 Document = dict[str, Any]
 

@@ -17,7 +17,7 @@ import yaml
 
 from tests.deploy.tools import debian, run
 from tests.eventually import eventually
-from tests.pages import ROOT
+from tools import ROOT
 from tools.embedded_redis import free_port
 
 FOLDER = ROOT / "deploy" / "monitoring"

@@ -26,9 +26,10 @@ from tests.deploy.cluster import KEEP, WORKER, Cluster, jobs_csv, upload
 from tests.deploy.containers import Container, Containers
 from tests.deploy.images import Images
 from tests.eventually import eventually
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 from tools.progress import say
-from tools.worker_process import ROOT, WorkerProcess
+from tools.worker_process import WorkerProcess
 
 pytestmark = [pytest.mark.deploy, pytest.mark.slow, pytest.mark.timeout(3000)]
 

@@ -24,8 +24,8 @@ from tests.deploy.containers import Containers, get
 from tests.deploy.images import Images
 from tests.eventually import eventually
 from tests.s3_server import s3_server
+from tools import ROOT
 from tools.embedded_redis import free_port
-from tools.worker_process import ROOT
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3000)]
 

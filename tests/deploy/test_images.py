@@ -20,7 +20,7 @@ from tests.deploy.images import Images
 from tests.deploy.services import RedisService, start_redis
 from tests.deploy.tools import hadolint
 from tests.eventually import eventually
-from tools.worker_process import ROOT
+from tools import ROOT
 from worker.observe.health import HealthServer, Probes, Verdict
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(3000)]

@@ -22,8 +22,8 @@ from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from tests.deploy.crds import SCALERS, document_problems, folder, schemas, trigger_names, trigger_problems
 from tests.deploy.overlays import rendered
-from tests.deploy.tools import ROOT
 from tests.pages import blocks
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.deploy

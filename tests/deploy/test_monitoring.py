@@ -24,9 +24,9 @@ from PIL import Image, ImageDraw
 from tests.deploy.prometheus import FOLDER, Prometheus, program, promtool
 from tests.eventually import eventually
 from tests.models import tiny_engine_set
-from tests.pages import ROOT
 from tests.producer.keep.process import KeepProcess
 from tests.worker_process import WorkerProcess
+from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 
 pytestmark = pytest.mark.deploy

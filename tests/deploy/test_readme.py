@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.overlays import FOLDERS, KUBERNETES, of_kind, pods_of, pull_command, rendered, settings_of
-from tests.deploy.tools import ROOT
+from tools import ROOT
 
 pytestmark = pytest.mark.deploy
 

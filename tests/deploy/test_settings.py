@@ -24,7 +24,7 @@ from tests.deploy.overlays import (
     worker_of,
     workload,
 )
-from tests.deploy.tools import ROOT
+from tools import ROOT
 
 pytestmark = pytest.mark.deploy
 

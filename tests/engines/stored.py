@@ -14,7 +14,6 @@ from engines.store.push import place_below
 from tests import forked
 from tests.models import tiny_engine_set
 
-ROOT = Path(__file__).resolve().parents[2]
 OF_FILES = "onnxruntime"  # the backend whose set the manifests are made from: it has one file a component
 
 

@@ -29,8 +29,9 @@ from engines.spec import COMPONENTS, Profile
 from engines.store.bucket import Bucket
 from engines.store.pull import PullRequest, pull
 from engines.store.push import push
-from tests.models import CACHE, ROOT
+from tests.models import CACHE
 from tests.worker.samples import sample_spec
+from tools import ROOT
 from worker.render.batch import StepBatch
 from worker.render.denoiser import EngineDenoiser
 from worker.render.errors import DeviceOutOfMemory

@@ -19,7 +19,8 @@ from tests import forked
 from tests.eventually import eventually
 from tests.integration.conftest import STUB, Site
 from tests.jobs.rows import enqueue, make_job
-from tests.worker_process import ROOT, log_events
+from tests.worker_process import log_events
+from tools import ROOT
 from worker.celery.options import NO_EFFECT
 
 WORKER = ("-A", "worker", "worker")

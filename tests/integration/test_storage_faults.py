@@ -26,7 +26,7 @@ from tests.integration.conftest import Site
 from tests.jobs.rows import enqueue, make_job
 from tests.small_disk import small_file_system
 from tests.tcp_proxy import TcpProxy
-from tests.worker_process import ROOT
+from tools import ROOT
 
 SMALL = os.urandom(1_000_000)
 LARGE = os.urandom(s3.SINGLE_PUT_BYTES + 1)  # in three parts

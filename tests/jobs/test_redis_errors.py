@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from jobs.redis_errors import why_unavailable
 from jobs.settings import load_settings
 from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
-from tools.embedded_redis import EmbeddedRedis
+from tools.embedded_redis import EmbeddedRedis, free_port
 
 
 @pytest.fixture
@@ -55,17 +54,11 @@ def has_no_memory(admin: redis.Redis, _: Path) -> None:
 
 
 def is_a_replica(admin: redis.Redis, _: Path) -> None:
-    admin.replicaof("127.0.0.1", str(closed_port()))
+    admin.replicaof("127.0.0.1", str(free_port()))
 
 
 def wants_replicas(admin: redis.Redis, _: Path) -> None:
     admin.config_set("min-replicas-to-write", "1")
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 Fault = Callable[[redis.Redis, Path], None]

@@ -9,7 +9,7 @@ import pytest
 import jobs
 from jobs.errors import SettingsError
 from jobs.settings import load_settings
-from tools.import_graph import ROOT
+from tools import ROOT
 
 
 def test_defaults_need_no_environment() -> None:

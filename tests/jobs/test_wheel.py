@@ -9,7 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from tests.worker_process import ROOT
+from tools import ROOT
 
 PACKAGES = ("jobs", "producer", "worker", "engines")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"

@@ -10,7 +10,8 @@ import pytest
 
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
-from producer.table.picture_texts import LONGEST_TEXT, PNG, DamagedText, picture_texts
+from producer.headers.png import PNG_BEGIN
+from producer.table.picture_texts import LONGEST_TEXT, DamagedText, picture_texts
 from tests.producer.conftest import Run
 from tests.producer.pictures import INFOTEXT, OURS, picture, rendered
 
@@ -203,7 +204,7 @@ def test_texts_of_every_chunk_type_and_place_are_read(made: Path) -> None:
     ],
 )
 def test_a_damaged_text_is_a_row_error(run: Run, made: Path, damaged: bytes) -> None:
-    (made / "a.png").write_bytes(PNG + damaged)
+    (made / "a.png").write_bytes(PNG_BEGIN + damaged)
     with pytest.raises(DamagedText):
         picture_texts(made / "a.png")
     ran = run("submit", "--again", "made")
@@ -212,7 +213,7 @@ def test_a_damaged_text_is_a_row_error(run: Run, made: Path, damaged: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"junk", PNG, PNG + b"\xff\xff\xff\xffIDAT", b"\xff\xd8\xff\xe1\0\x10Exif\0\0MM"]
+    "data", [b"", b"junk", PNG_BEGIN, PNG_BEGIN + b"\xff\xff\xff\xffIDAT", b"\xff\xd8\xff\xe1\0\x10Exif\0\0MM"]
 )
 def test_what_has_no_texts_is_left_out(made: Path, data: bytes) -> None:
     (made / "a.png").write_bytes(data)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from engines.noise_schedule import SD15
+from engines.spec import CONTROLS
 from worker.render import ddim
 from worker.render.request import ImageRequest, ImageSpec
 from worker.render.trajectory import Conditioning, Trajectory
@@ -27,8 +28,8 @@ def sample_spec(number: int = 0, *, steps: int = 3, size: tuple[int, int] = (64,
         "steps": steps,
         "eta": 0.0,
         "scale": 7.0,
-        "cond_control_scales": (1.0,) * 13,
-        "uncond_control_scales": (1.0,) * 13,
+        "cond_control_scales": (1.0,) * CONTROLS,
+        "uncond_control_scales": (1.0,) * CONTROLS,
     }
     return ImageSpec(**(fields | values))
 
@@ -36,7 +37,7 @@ def sample_spec(number: int = 0, *, steps: int = 3, size: tuple[int, int] = (64,
 def running_request(number: int = 0, **values: Any) -> ImageRequest:
     """A request whose conditioning holds its number: the hint 100 + number, the texts -number and +number."""
     context = torch.stack([torch.full((77, 4), -float(number)), torch.full((77, 4), float(number))])
-    scales = torch.stack([torch.full((13,), 10.0 + number), torch.full((13,), 20.0 + number)])
+    scales = torch.stack([torch.full((CONTROLS,), 10.0 + number), torch.full((CONTROLS,), 20.0 + number)])
     conditioning = Conditioning(torch.full((8, 8, 8), 100.0 + number), context, scales)
     return started(sample_spec(number, **values), conditioning)
 

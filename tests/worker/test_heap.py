@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tools import ROOT
 from worker.heap import ARENAS, bound_heap
 
-ROOT = Path(__file__).resolve().parents[2]
 # Twenty threads at once that each allocate; malloc_info lists every arena as <heap nr=...>.
 SCRIPT = """
 import ctypes, threading

@@ -67,6 +67,11 @@ class Toy:
         """Whether a worker is blocked in BRPOP at this moment."""
         return any(client["cmd"] == "brpop" and "b" in client["flags"] for client in self.client.client_list())
 
+    @property
+    def looks(self) -> int:
+        """How often the worker's event loop has looked whether it is paused, as before each BRPOP."""
+        return int(self.client.get("looks") or 0)
+
     def pause(self) -> None:
         """Pause the worker; returns once it knows."""
         self.client.set("paused", "1")

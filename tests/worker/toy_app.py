@@ -27,8 +27,14 @@ class ToyFitness:
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
-        self.paused: str | None = None
+        self._paused: str | None = None
+        self.looks = 0  # of the event loop, before each turn without a BRPOP, and of monitors
         self.listeners: list[Callable[[], None]] = []
+
+    @property
+    def paused(self) -> str | None:
+        self.looks += 1
+        return self._paused
 
     def on_change(self, listener: Callable[[], None]) -> None:
         self.listeners.append(listener)
@@ -45,8 +51,9 @@ class ToyFitness:
 
     def look(self) -> None:
         reason = "as told" if self.client.exists("paused") else None
-        if reason != self.paused:
-            self.paused = reason
+        self.client.set("looks", self.looks)
+        if reason != self._paused:
+            self._paused = reason
             self.client.rpush("pauses", "paused" if reason else "resumed")
             for listener in self.listeners:
                 listener()

@@ -61,17 +61,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,  # for ever: whatever runs this process decides when to give up
         "broker_channel_error_retry": True,  # READONLY or LOADING after a failover must not end the worker
-        "broker_transport_options": {
-            "visibility_timeout": settings.visibility_timeout_seconds,
-            # One list with exactly the queue's name, to which the ledger's scripts push.
-            "priority_steps": [0],
-            "sep": ":",
-            "queue_order_strategy": "priority",
-            "socket_connect_timeout": 5,
-            "socket_timeout": 20,  # longer than BRPOP's 1 s; without it a silent server blocks the loop for ever
-            "health_check_interval": 10,
-            "client_name": "render-worker",
-        },
+        "broker_transport_options": transport_options(settings),
         "task_default_queue": settings.queue,
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -93,6 +83,21 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # Jobs go on rendering while Redis is away; a second delivery waits for the first (in_flight.py).
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_soft_shutdown_timeout": 0,
+    }
+
+
+def transport_options(settings: Settings) -> dict[str, Any]:
+    """What kombu's Redis transport is told: the layout of the queue, and how long it waits."""
+    return {
+        "visibility_timeout": settings.visibility_timeout_seconds,
+        # One list with exactly the queue's name, to which the ledger's scripts push.
+        "priority_steps": [0],
+        "sep": ":",
+        "queue_order_strategy": "priority",
+        "socket_connect_timeout": 5,
+        "socket_timeout": 20,  # longer than BRPOP's 1 s; without it a silent server blocks the loop for ever
+        "health_check_interval": 10,
+        "client_name": "render-worker",
     }
 
 

@@ -20,6 +20,7 @@ from worker.image.heic import heic_is_installed
 from worker.image.heif import check_heif
 from worker.image.jpeg_file import JPEG_BEGIN
 from worker.image.orientation import turn_upright
+from worker.image.png_chunks import PNG_BEGIN
 from worker.image.sixteen_bits import GreyKind, SixteenBitColours, grey_to_eight_bits, read_native_order
 from worker.image.source import FRAMES_COUNTED, Source
 from worker.image.strips import filled, strips_of
@@ -66,7 +67,7 @@ Image.MAX_IMAGE_PIXELS = None
 
 # How files of these formats begin, with what follows too damaged for Pillow to recognise.
 BEGINNINGS = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
+    PNG_BEGIN: "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",

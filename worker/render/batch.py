@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
+from engines.spec import CONTROLS
 from worker.render.device import to_device
 from worker.render.request import ImageRequest
 
@@ -130,7 +131,7 @@ def blank_batch(hint: torch.Tensor, text: torch.Tensor, *, size: int, tokens: in
         latents=torch.zeros(size, 4, height, width, device=hint.device),
         guided_hint=hint.repeat(2 * size, 1, 1, 1),
         context=text.repeat(2 * size, tokens // text.shape[1], 1),
-        control_scales=torch.ones(2 * size, 13, device=hint.device).to(hint),
+        control_scales=torch.ones(2 * size, CONTROLS, device=hint.device).to(hint),
         guidance=torch.ones(size, device=hint.device),
         timestep=numbers[:, 0],
         coefficients=numbers[:, 1:],

@@ -7,7 +7,7 @@ import pytest
 from engines.export.graphs import GRAPHS, lineage_specs
 from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET, USUAL, Sizes
 from engines.spec import ComponentSpec, Geometry, Profile
-from tests.pages import ROOT
+from tools import ROOT
 
 CONTROLS = [f"control{i}" for i in range(13)]
 # As in the export scripts of ControlNet's TensorRT ports, written once more.

@@ -24,7 +24,7 @@ from jobs.storage.file import FileStore, whole_file, write_whole
 from jobs.storage.http import FetchLimits
 from jobs.storage.memory import MemoryStore
 from jobs.storage.store import read_bytes, store_for
-from tests.worker_process import ROOT
+from tools import ROOT
 
 LIMITS = FetchLimits(max_bytes=10)
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from tests.eventually import eventually
 from tests.forked import Template
-from tools.worker_process import ROOT, log_events
+from tools import ROOT
+from tools.worker_process import log_events
 
 
 class Answer(NamedTuple):

@@ -13,7 +13,7 @@ from kombu import Connection
 from jobs.ledger.message import celery_message
 from jobs.settings import load_settings
 from tests.jobs.rows import make_job
-from tests.worker_process import ROOT
+from tools import ROOT
 from worker.celery.app import broker_url, configuration, make_app
 from worker.celery.pool import GpuPool
 from worker.celery.transport import TolerantTransport

@@ -13,13 +13,12 @@ from tests.eventually import eventually
 from tests.worker.toy import StartToy, Toy
 from tools.embedded_redis import EmbeddedRedis
 
-LONGER_THAN_A_BRPOP = 1.5  # seconds
-
 
 def wait_until_paused(toy: Toy) -> None:
     """The BRPOP that was under way when the worker paused ends within a second. After it there is none."""
     eventually(lambda: not toy.asks)
-    time.sleep(LONGER_THAN_A_BRPOP)  # to see it begin another, if it does
+    before = toy.looks
+    eventually(lambda: toy.looks >= before + 3)  # turns of the event loop in which it could have begun another
     assert not toy.asks
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,9 +14,9 @@ from hypothesis import strategies as st
 
 from jobs.errors import SourceTooLarge
 from jobs.picture_size import MAX_SIDE, MULTIPLE, target_size
+from tools import ROOT
 from worker.image.canny import canny_edges, edge_warnings, resize_image, three_channels
 
-ROOT = Path(__file__).resolve().parents[3]
 THREADS = 1000
 # Prints by how many bytes the memory in use grew while so many threads, one after the other, prepared a picture each.
 LEFT_BEHIND = f"""

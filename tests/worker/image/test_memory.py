@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[3]
+from tools import ROOT
+
 SIDE = 3500  # so that pictures and arrays exceed 32 MiB: malloc may keep the memory of smaller ones for the next
 PICTURES = 4
 MODES = ("RGBA", "RGB")

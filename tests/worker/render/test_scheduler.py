@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import Cancelled, Requeued
 from tests.worker.samples import sample_spec
-from tests.worker_process import ROOT
+from tools import ROOT
 from worker.render.request import RequestState
 from worker.render.scheduler import Scheduler
 from worker.shutdown import Shutdown
