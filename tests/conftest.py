@@ -23,16 +23,23 @@ settings.register_profile("same", max_examples=100, deadline=None, derandomize=T
 settings.register_profile("search", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("same")
 
+S3_SECONDS = 2000  # the first test that needs it starts tools/s3server, which waits 300 s for each of its parts, twice
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that a busy machine may upset, and those that take long; see tests/marking.py."""
+    """Mark the tests that a busy machine may upset, and those that take long; see tests/marking.py.
+
+    pytest counts the start of a server against the first test that uses it: such tests get more time.
+    """
     for item in items:
         if isinstance(item, pytest.Function):
             if depends_on_timing(item.module.__name__, item.fixturenames):
                 item.add_marker("processes")
             if runs_models(item.module.__name__):
                 item.add_marker("models")
+            if "s3_environment" in item.fixturenames and item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(S3_SECONDS))
 
 
 def pytest_collection_finish() -> None:

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-START_SECONDS = 10.0
+START_SECONDS = 60.0  # for a busy machine; a server that has ended ends the wait
 STOP_SECONDS = 10.0
 PORT_TRIES = 5
 
@@ -82,7 +82,7 @@ class EmbeddedRedis:
         """Start, and return once the server answers. After `stop` or `kill` it comes back on the same port.
 
         Raises:
-            RedisNotStarted: no binary, or no answer within 10 s.
+            RedisNotStarted: no binary, or no answer within 60 s.
         """
         binary = redis_server_binary()
         self._folder.mkdir(parents=True, exist_ok=True)

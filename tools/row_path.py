@@ -23,11 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tools import ROOT
 from tools.demo import ENGINES
 from tools.embedded_redis import EmbeddedRedis
-from tools.figures import PRODUCT
-from tools.import_graph import ROOT
 
+PRODUCT = ("jobs", "producer", "worker", "engines")
 MARK = "a zeppelin of marzipan"
 FILE = "ROW_PATH_FILE"  # the variable that names where a traced process writes
 DEPTH = 4

@@ -17,6 +17,18 @@ declare -A packages=(
 )
 helpers=/usr/lib/podman:/usr/libexec/podman  # netavark and aardvark-dns are on no PATH
 missing=()
+
+# The first try fails where there are no lists of packages, or old ones; three more are for a network or a lock that fails.
+install() {
+  local round get=("${apt[@]}" install -y --no-install-recommends "${list[@]}")
+  "${get[@]}" && return
+  for round in 1 2 3; do
+    [ "$round" = 1 ] || sleep 10
+    "${apt[@]}" update && "${get[@]}" && return
+  done
+  return 1
+}
+
 for program in "${!packages[@]}"; do
   PATH=$PATH:$helpers command -v "$program" >/dev/null || missing+=("$program")
 done
@@ -28,8 +40,8 @@ if [ "${#missing[@]}" -gt 0 ]; then
   done
   if [ -n "${CI:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # Debian starts a server with its package, and nothing here needs one.
-    get=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends "${list[@]}")
-    "${get[@]}" >&2 || { apt-get update -q >&2; "${get[@]}" >&2; }
+    apt=(env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q -o Acquire::Retries=5 -o DPkg::Lock::Timeout=300)
+    install >&2
   else
     echo "test-deploy: left out for want of ${missing[*]} (apt-get install ${list[*]})" >&2
   fi

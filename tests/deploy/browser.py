@@ -56,8 +56,8 @@ class Browser:
         self._unread = b""
         self.problems: list[str] = []
         self._session: str | None = None
-        target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
-        attached = self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
+        eventually(self._pages, what="the browser has a page")
+        attached = self.call("Target.attachToTarget", targetId=self._pages()[0], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
@@ -78,6 +78,10 @@ class Browser:
                 assert "error" not in reply, (method, reply["error"])
                 return dict(reply["result"])
             self._note(reply)
+
+    def _pages(self) -> list[str]:
+        """The ids of its pages. The first comes a moment after the browser answers commands."""
+        return [each["targetId"] for each in self.call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
 
     def show(self, url: str, *, width: int, height: int = 900, scheme: Literal["light", "dark"] = "light") -> None:
         """Load a page at a size and in a colour scheme."""

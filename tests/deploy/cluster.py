@@ -117,13 +117,17 @@ class Cluster:
         port = KEEP_PORT if KEEP in container.name else METRICS_PORT
         return get(self.address(container), port, path)[0]
 
+    def answers(self, container: Container, path: str) -> bool:
+        """Whether a pod's probe answers 200."""
+        return self.status(container, path) == 200
+
     def wait_until_ready(self, container: Container) -> None:
         """Ask /readyz as the kubelet does, until it answers 200."""
 
         def ready() -> bool:
             time.sleep(0.1)
             assert container.running or container.state["Status"] == "created", container.logs()[-3000:]
-            return self.status(container, "/readyz") == 200
+            return self.answers(container, "/readyz")
 
         eventually(ready, seconds=START_SECONDS, what=f"{container.name} is ready")
 

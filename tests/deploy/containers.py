@@ -95,6 +95,7 @@ class Containers:
     def __enter__(self) -> Containers:
         self._lock = (self.folder / "lock").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # two sessions of one checkout would remove each other's pods
+        self.remove_all()  # what a session left that was killed
         self.podman("network", "create", self.network)
         return self
 
@@ -153,6 +154,14 @@ class Containers:
         """What `podman KIND inspect` says of one thing."""
         found: list[dict[str, Any]] = json.loads(self.podman(kind, "inspect", name))
         return found[0]
+
+    def is_healthy(self, name: str) -> bool:
+        """Whether a container's health check succeeds now."""
+        try:
+            self.podman("healthcheck", "run", name)
+        except ContainerFailed:
+            return False
+        return True
 
     def remove_containers(self) -> None:
         """Remove what runs and what has run, so that the next tests may use the names again.

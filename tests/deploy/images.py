@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.deploy.containers import Containers, flags
+from tests.deploy.containers import ContainerFailed, Containers, flags
 from tools import ROOT
 from tools.progress import say
 
@@ -60,11 +60,11 @@ class Images:
         files = [(ROOT / file).read_text() for file in SERVICE_FILES]
         name = f"localhost/render-services:{_digest(SERVICE_PACKAGES, *files)}"
         if not self._exists(name):
-            self._containers.command(
+            self._made(
                 "buildah", "bud", "--format", "docker", "--isolation", "chroot", "--tag", name,
                 "--build-arg", f"BASE={self._debian('services', SERVICE_PACKAGES)}",
                 "--file", ROOT / "tests" / "deploy" / "services.Dockerfile",
-                "--ignorefile", ROOT / "tests" / "deploy" / "services.dockerignore", ROOT, seconds=BUILD_SECONDS,
+                "--ignorefile", ROOT / "tests" / "deploy" / "services.dockerignore", ROOT,
             )  # fmt: skip
         return name
 
@@ -75,10 +75,7 @@ class Images:
             say(f"image {tag}: mmdebstrap")
             archive = self._containers.folder / f"{name}.tar"
             unread = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")]
-            self._containers.command(
-                "mmdebstrap", "--variant=minbase", f"--include={packages}", MERGED_USR, *unread, SUITE, archive,
-                seconds=BUILD_SECONDS,
-            )  # fmt: skip
+            self._made("mmdebstrap", "--variant=minbase", f"--include={packages}", MERGED_USR, *unread, SUITE, archive)
             self._containers.podman("import", archive, tag)
             archive.unlink()
         return tag
@@ -89,15 +86,22 @@ class Images:
         began = time.monotonic()
         say(f"image {name}")
         given = {"BASE": self.base(), "REVISION": _revision(), **arguments}
-        self._containers.command(
+        self._made(
             "buildah", "bud", "--layers", "--format", "docker", "--isolation", "chroot", "--network", "host",
             *flags("--build-arg", given), *self._pip_configuration(),
             "--tag", name, "--file", ROOT / "deploy" / "docker" / dockerfile, ROOT,
-            seconds=BUILD_SECONDS,
         )  # fmt: skip
         say(f"image {name}: {time.monotonic() - began:.0f} s")
         self._built.add(name)
         return name
+
+    def _made(self, *command: str | Path) -> None:
+        """Run a build, and again where it fails: each fetches packages, and buildah keeps its finished layers."""
+        try:
+            self._containers.command(*command, seconds=BUILD_SECONDS)
+        except ContainerFailed as failure:
+            say(f"{command[0]} is tried again: {failure}")
+            self._containers.command(*command, seconds=BUILD_SECONDS)
 
     def _pip_configuration(self) -> list[str]:
         """This machine's settings of pip, for the build: an index, folders with wheels, a certificate."""

@@ -1,4 +1,4 @@
-"""A real Prometheus for tests, which scrapes every second, and the program that checks its files."""
+"""A real Prometheus for tests, which scrapes every two seconds, and the program that checks its files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Prometheus:
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        # One scrape that exceeds the timeout, which cannot be longer than the interval, makes all of a target's series
+        # stale until the next one: whoever asks for a series must ask again.
+        config["global"] = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
         jobs = {scrape["job_name"] for scrape in config["scrape_configs"]}
         assert set(targets) <= jobs, f"prometheus.yml has {sorted(jobs)}"
         config["scrape_configs"] = [

@@ -14,7 +14,7 @@ from tests.eventually import eventually
 
 REGION = "us-east-1"
 ACCESS_KEY = "tester"  # tools/s3server's
-START_SECONDS = 180.0
+START_SECONDS = 1000.0  # tools/s3server gives up earlier, and says why
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,12 @@ def start_s3(containers: Containers, image: str) -> S3Service:
     secret = secrets.token_hex(16)
     container = containers.run(image, name="s3", options=("--env", f"ROOT_SECRET_KEY={secret}"))
     service = S3Service(container, secret)
-    eventually(lambda: "AWS_ENDPOINT_URL_S3" in container.logs(), seconds=START_SECONDS, what="the S3 store answers")
+
+    def answers() -> bool:
+        assert container.running, f"the S3 store has ended:\n{container.logs()[-3000:]}"
+        return "AWS_ENDPOINT_URL_S3" in container.logs()
+
+    eventually(answers, seconds=START_SECONDS, what="the S3 store answers")
     service.client().create_bucket(Bucket=service.bucket)
     return service
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,8 @@ def test_every_text_chunk_is_the_demos_but_for_job_and_image(
 
 def test_probes_answer_and_nothing_runs_as_root(running: Running) -> None:
     for container in (running.keep, running.worker):
-        assert running.cluster.status(container, "/healthz") == 200
-        assert running.cluster.status(container, "/metrics") == 200
+        for path in ("/healthz", "/metrics"):
+            eventually(partial(running.cluster.answers, container, path), what=f"{path} of {container.name}")
         assert container.exec("id", "-u") == "10001"
         assert container.exec("sh", "-c", "touch /work/x /x 2>/dev/null; ls /work/x /x 2>/dev/null; true") == ""
     words = running.worker.exec("cat", "/proc/1/cmdline").split("\0")

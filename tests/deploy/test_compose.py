@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.parse
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,8 +223,8 @@ def asked(port: str, path: str) -> tuple[int, bytes]:
 def test_a_csv_is_rendered(containers: Containers, project: Project, ports: dict[str, str]) -> None:
     worker = project.container("worker-cpu")
     eventually(lambda: "worker_started" in worker.logs(), seconds=SECONDS, what="the worker starts")
-    containers.podman("healthcheck", "run", worker.name)
-    containers.podman("healthcheck", "run", project.container("redis").name)
+    for name in (worker.name, project.container("redis").name):
+        eventually(partial(containers.is_healthy, name), what=f"{name} is healthy")
     output = project.compose("run", "--rm", "-T", "--no-deps", "submit", "/jobs/jobs.csv", "--batch", "b", "--wait")
     done = json.loads(output[output.index("{") :])
     assert done["counts"]["done"] == ROWS
@@ -244,14 +245,15 @@ def test_prometheus_sees_worker_and_keep(project: Project, ports: dict[str, str]
 def test_redis_keeps_the_batch_when_it_starts_again(containers: Containers, project: Project) -> None:
     redis = project.container("redis")
     containers.podman("restart", "--time", "30", redis.name)
-    assert redis.exec("sh", "-c", 'tr "\\0" " " < /proc/1/cmdline').startswith("redis-server")
-    assert redis.exec("sh", "-c", "redis-cli ping") == "NOAUTH Authentication required."
 
-    def keys() -> str:
-        command = 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli --scan --pattern "render:batch:b:*" | wc -l'
+    def said(command: str) -> str:
         return redis.exec("sh", "-c", command, check=False)
 
-    eventually(lambda: int(keys() or 0) > 0, what="the batch is still in Redis")
+    process_one = 'tr "\\0" " " < /proc/1/cmdline'
+    eventually(lambda: said(process_one).startswith("redis-server"), what="Redis is process 1")
+    eventually(lambda: said("redis-cli ping") == "NOAUTH Authentication required.", what="Redis asks for its password")
+    keys = 'REDISCLI_AUTH="$REDIS_PASSWORD" redis-cli --scan --pattern "render:batch:b:*" | wc -l'
+    eventually(lambda: int(said(keys) or 0) > 0, what="the batch is still in Redis")
 
 
 def test_the_worker_stops_within_its_grace(project: Project) -> None:

@@ -48,14 +48,19 @@ class Site:
         )
         assert ran.exit_code == 0, ran.output
 
-    def worker(self, name: str) -> WorkerProcess:
-        return WorkerProcess(environment=self.environment, log=self.folder / f"{name}.log", name=name)
+    def worker(self, name: str, *, step_ms: int = 150) -> WorkerProcess:
+        values = self.environment | {"RENDER_ENGINE_DIR": engines(step_ms)}
+        return WorkerProcess(environment=values, log=self.folder / f"{name}.log", name=name)
+
+
+def engines(step_ms: int) -> str:
+    return f"fake:step_ms={step_ms},max_batch=1"
 
 
 def environment(folder: Path, redis: EmbeddedRedis) -> dict[str, str]:
     return {
         "RENDER_REDIS_URL": redis.url,
-        "RENDER_ENGINE_DIR": "fake:step_ms=150,max_batch=1",
+        "RENDER_ENGINE_DIR": engines(150),
         "RENDER_OUTPUT_URI": str(folder / "renders"),
         "RENDER_ALLOW_FOLDERS": str(folder),
         "RENDER_JOBS_IN_FLIGHT": "4",
@@ -87,9 +92,9 @@ def text(browser: Browser, selector: str) -> str:
     return str(browser.evaluate(shown))
 
 
-def until(browser: Browser, expression: str) -> Any:
+def until(browser: Browser, expression: str, *, seconds: float = 120) -> Any:
     """Wait until an expression is true in the page."""
-    eventually(lambda: browser.evaluate(expression), seconds=120, what=expression)
+    eventually(lambda: browser.evaluate(expression), seconds=seconds, what=expression)
     return browser.evaluate(expression)
 
 
@@ -129,7 +134,7 @@ def followed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         until(browser, "document.querySelectorAll('#batch-list li').length === 1")
         browser.evaluate("window.notReloaded = true")
         before = text(browser, "#batch-list .percent")
-        with site.worker("gpu"):
+        with site.worker("gpu", step_ms=400):  # a minute, in which a slow machine can look four times
             until(browser, "document.querySelectorAll('#worker-list li').length === 1")
             assert text(browser, "#label-workers") == "worker"
             until(browser, "document.querySelectorAll('#picture-list img').length >= 2")
@@ -138,7 +143,7 @@ def followed(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             assert "nightly" in until(browser, "document.querySelector('#worker-list .in-flight').textContent")
             until(browser, "/pictures.s/.test(document.querySelector('#batch-list .pace').textContent)")
             assert text(browser, "#figure-rate") != "–"
-            until(browser, "document.querySelector('#batch-list .percent').textContent === 'done'")
+            until(browser, "document.querySelector('#batch-list .percent').textContent === 'done'", seconds=300)
         assert before == "0 %"
         assert browser.evaluate("window.notReloaded") is True
         eventually(lambda: pictures(browser) == JOBS, seconds=120, what="all pictures")

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from tests.worker_process import WorkerProcess
 from tools import ROOT
 from tools.embedded_redis import EmbeddedRedis
 
-pytestmark = pytest.mark.deploy
+pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1200)]  # `system` counts against the first test that uses it
 
 WORKERS, KEEP = "batch-renderer-worker", "batch-renderer-keep"
 ENGINES = "RENDER_ENGINE_DIR"
@@ -133,7 +133,7 @@ def _work(rows: list[dict[str, str]], prometheus: Prometheus, *, settings: dict[
     seen = 'render_worker_exits_total{reason="engines_refused"} == 1'
     eventually(lambda: prometheus.query(seen), what="the exit in Prometheus")
     scraped, evaluated = time.time(), "timestamp(job:render_jobs_failed:ratio15m)"
-    eventually(lambda: (prometheus.number(evaluated) or 0) > scraped + 2, what="two more rounds of rules")
+    eventually(lambda: (prometheus.number(evaluated) or 0) > scraped + 4, what="two more rounds of scrapes and rules")
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:
@@ -165,11 +165,31 @@ def _submit(path: Path, rows: list[dict[str, str]], *, settings: dict[str, str],
 # -- what it says -----------------------------------------------------------------------------------------------------
 
 
+def series_when(
+    enough: Callable[[list[dict[str, Any]]], bool], system: System, query: str, *, what: str = ""
+) -> list[dict[str, Any]]:
+    """The series of a query, as soon as they are `enough`: after a scrape that took too long some are missing."""
+    found: list[dict[str, Any]] = []
+
+    def asked() -> bool:
+        found[:] = system.prometheus.query(query)
+        return enough(found)
+
+    eventually(asked, what=f"{what or 'series'}: {query}")
+    return found
+
+
+def some_number(series: list[dict[str, Any]]) -> bool:
+    return any(each["value"][1] != "NaN" for each in series)
+
+
 def test_the_work_was_shared_and_failed_where_it_should(system: System) -> None:
-    value = system.prometheus.number
-    assert value('sum(render_jobs_total{state="done"})') == FIRST_ROWS + GOOD_ROWS
+    expected = {'{state="done"}': FIRST_ROWS + GOOD_ROWS}
     for kind in ("source_not_found", "not_an_image", "output_forbidden"):
-        assert value(f'sum(render_jobs_total{{state="failed", kind="{kind}"}})') == 1, kind
+        expected[f'{{state="failed", kind="{kind}"}}'] = 1
+    for labels, number in expected.items():
+        query = f"sum(render_jobs_total{labels}) == {number}"
+        series_when(bool, system, query, what="the jobs")
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -182,7 +202,8 @@ def test_keeps_metrics_follow_prometheus_conventions(system: System) -> None:
 
 
 def test_the_engine_set_that_runs_is_told(system: System) -> None:
-    labels = [series["metric"] for series in system.prometheus.query("render_engine_info == 1")]
+    series = series_when(lambda found: len(found) == 2, system, "render_engine_info == 1")
+    labels = [each["metric"] for each in series]
     assert {each["backend"] for each in labels} == {"fake", "onnxruntime"}
     (real,) = [each for each in labels if each["backend"] == "onnxruntime"]
     assert re.fullmatch("[0-9a-f]{64}", real["engine_set"])
@@ -200,9 +221,7 @@ def test_the_engine_set_that_runs_is_told(system: System) -> None:
 )
 def test_every_query_of_the_dashboard_gives_data(system: System, panel: str, expression: str) -> None:
     chosen = re.sub(r"\$(namespace|job|keep|instance)\b", ".*", expression).replace("$__rate_interval", "5m")
-    series = system.prometheus.query(chosen)
-    assert series, f"{panel}: {chosen}"
-    assert any(each["value"][1] != "NaN" for each in series), f"{panel}: {chosen}"
+    series_when(some_number, system, chosen, what=panel)
 
 
 def test_the_dashboards_variables_find_the_jobs_and_the_workers(system: System) -> None:
@@ -222,7 +241,7 @@ def test_the_dashboards_variables_find_the_jobs_and_the_workers(system: System) 
 
 @pytest.mark.parametrize("record", [rule["record"] for rule in RULES if "record" in rule])
 def test_every_recording_rule_gives_data(system: System, record: str) -> None:
-    assert any(each["value"][1] != "NaN" for each in system.prometheus.query(record))
+    series_when(some_number, system, record)
 
 
 def test_all_rules_are_loaded_and_evaluate(system: System) -> None:
@@ -232,11 +251,12 @@ def test_all_rules_are_loaded_and_evaluate(system: System) -> None:
 
 
 def test_the_refused_engine_set_is_an_alert_and_what_is_well_is_none(system: System) -> None:
-    firing = {
-        each["labels"]["alertname"] for each in system.prometheus.api("alerts")["alerts"] if each["state"] == "firing"
-    }
-    assert "RenderEngineSetRefused" in firing
-    assert not firing & {
+    def firing() -> set[str]:
+        alerts = system.prometheus.api("alerts")["alerts"]
+        return {each["labels"]["alertname"] for each in alerts if each["state"] == "firing"}
+
+    eventually(lambda: "RenderEngineSetRefused" in firing(), what="the alert")
+    assert not firing() & {
         "RenderRedisDown",
         "RenderKeepAbsent",
         "RenderLoopStuck",

