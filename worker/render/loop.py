@@ -329,11 +329,14 @@ def _by_halves(items: Sequence[Item], do: Callable[[Sequence[Item]], None]) -> N
     try:
         do(items)
     except DeviceOutOfMemory:
-        if len(items) == 1:
-            _by_halves(items, do)
-            return
-        half = len(items) // 2
-        try:
-            _by_halves(items[:half], do)
-        finally:  # also when the device is lost: nothing else ends the second half's futures
-            _by_halves(items[half:], do)
+        pass  # until this block ends, the error's frames keep the tensors of the call, and no half would have room
+    else:
+        return
+    if len(items) == 1:
+        _by_halves(items, do)
+        return
+    half = len(items) // 2
+    try:
+        _by_halves(items[:half], do)
+    finally:  # also when the device is lost: nothing else ends the second half's futures
+        _by_halves(items[half:], do)

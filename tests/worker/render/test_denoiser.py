@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -190,6 +192,34 @@ def test_the_device_s_errors_are_told_from_a_batch_s_own(
         with pytest.raises(meaning):
             call()
         call()  # and works again when the engines do
+
+
+def test_an_engine_s_tensors_are_free_before_the_halves_of_its_batch_are_tried(backend: RecordingBackend) -> None:
+    """Through all that translates and passes on the error, without the garbage collector."""
+    alive: list[bool] = []
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def decode(inputs: Inputs) -> dict[str, torch.Tensor]:
+        alive.extend(one() is not None for one in held)
+        activation = inputs["latent"] + 1
+        held.append(weakref.ref(activation))
+        if len(activation) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"image": activation[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)}
+
+    door = denoiser(backend)
+    door._engines._engines["decoder"] = decode
+    loop = RenderLoop(door)
+    futures = [loop.submit(sample_spec(number)) for number in range(4)]
+    gc.disable()
+    try:
+        while loop.step():
+            pass
+    finally:
+        gc.enable()
+    assert all(future.result(0).shape == (64, 64, 3) for future in futures)
+    assert len(held) == 7
+    assert not any(alive)
 
 
 def residents(events: list[str]) -> list[set[str]]:
