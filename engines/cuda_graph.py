@@ -79,6 +79,11 @@ class Graphed:
         graph.graph.replay()
         return {name: tensor.clone() for name, tensor in graph.outputs.items()}
 
+    @property
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """For each graph that there is, the shapes of its inputs by name."""
+        return [{name: shape for name, _, shape in key} for key in self._graphs]
+
     def clear(self) -> None:
         """Drop all graphs. Call it before weights leave the device: graphs hold their addresses."""
         graphs = len(self._graphs)

@@ -103,7 +103,6 @@ class EngineDenoiser:
         shared = SharedDevice(engines.device) if shared is None else shared
         # On a GPU, control net, U-Net, guidance and DDIM are one CUDA graph, and so one launch.
         self._step = Graphed(self._one_step, engines.device, shared.graph_pool)
-        self._graphs: dict[tuple[int, int, int], set[int]] = {}  # height, width, tokens -> batch sizes
         self._no_noise: dict[torch.Size, torch.Tensor] = {}  # zeros
         self._idle_seconds = 0.0  # of captures that no step waited for
         self._sizes: dict[BucketKey, tuple[int, ...]] = {}
@@ -165,7 +164,12 @@ class EngineDenoiser:
 
     def graphs(self, key: BucketKey) -> frozenset[int]:
         """The batch sizes of the graphs that were captured since the engines were loaded."""
-        return frozenset(self._graphs.get((key.height, key.width, key.tokens), ()))
+        bucket = (key.height // 8, key.width // 8, key.tokens)
+        return frozenset(
+            shapes["latents"][0]
+            for shapes in self._step.shapes
+            if (*shapes["latents"][2:], shapes["context"][1]) == bucket
+        )
 
     def warm(self, key: BucketKey, size: int) -> None:
         """Take a step with nothing in it, and decode its pictures."""
@@ -178,7 +182,7 @@ class EngineDenoiser:
 
     def drop_graphs(self) -> bool:
         """Once the device has done its work. The engines stay."""
-        had_some = self.sizes_cost and bool(self._graphs)
+        had_some = bool(self._step.shapes)
         with translated_errors():
             self._clear()
         return had_some
@@ -211,8 +215,6 @@ class EngineDenoiser:
             if self.sizes_cost and batch.noise is None:  # so that steps with and without noise share a graph
                 tensors["noise"] = self._zeros_like(batch.latents)
             latents = self._step(tensors)["latents"]
-            height, width = batch.latents.shape[-2:]
-            self._graphs.setdefault((8 * height, 8 * width, batch.context.shape[1]), set()).add(batch.size)
             self._pace.keep()
             return latents
 
@@ -295,7 +297,6 @@ class EngineDenoiser:
         if self._engines.device.type == "cuda":
             torch.cuda.synchronize(self._engines.device)  # queued work still reads the weights
         self._step.clear()
-        self._graphs.clear()
         self._engines.forget_shapes()
         self._idle_seconds = 0.0
         self._no_noise.clear()

@@ -24,6 +24,7 @@ from worker.render.denoiser import EngineDenoiser
 from worker.render.encodings import Encodings
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.loop import RenderLoop
+from worker.render.request import BucketKey
 
 MAX_BATCH = 4
 Inputs = Mapping[str, torch.Tensor]
@@ -220,6 +221,28 @@ def test_an_engine_s_tensors_are_free_before_the_halves_of_its_batch_are_tried(b
     assert all(future.result(0).shape == (64, 64, 3) for future in futures)
     assert len(held) == 7
     assert not any(alive)
+
+
+class Captured:
+    """Graphs of these inputs, in the place of Graphed, which captures none on a CPU."""
+
+    capture_seconds = 0.0
+
+    def __init__(self, *shapes: dict[str, tuple[int, ...]]) -> None:
+        self.shapes = list(shapes)
+
+    def clear(self) -> None:
+        self.shapes.clear()
+
+
+def test_the_graphs_that_there_are_count_also_where_a_step_failed_after_its_capture(backend: RecordingBackend) -> None:
+    door = denoiser(backend)
+    shapes = [{"latents": (size, 4, 8, side), "context": (2 * size, 77, 4)} for size, side in ((2, 8), (3, 8), (4, 16))]
+    door._step = Captured(*shapes)  # type: ignore[assignment]
+    assert door.graphs(BucketKey("", 64, 64, 77)) == {2, 3}
+    assert door.graphs(BucketKey("", 64, 128, 77)) == {4}
+    assert door.graphs(BucketKey("", 64, 64, 154)) == set()
+    assert [door.drop_graphs(), door.drop_graphs()] == [True, False]
 
 
 def residents(events: list[str]) -> list[set[str]]:
