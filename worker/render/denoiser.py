@@ -181,10 +181,12 @@ class EngineDenoiser:
         self.decode(latents).pictures()
 
     def drop_graphs(self) -> bool:
-        """Once the device has done its work. The engines stay."""
+        """Once the device has done its work. The engines stay. Memory is free once no set of the pool has a graph."""
         had_some = bool(self._step.shapes)
         with translated_errors():
             self._clear()
+            if self._engines.device.type == "cuda":
+                torch.cuda.empty_cache()
         return had_some
 
     @torch.inference_mode()

@@ -97,14 +97,14 @@ class Graphs:
         self._last = None
 
     def make_room(self, key: BucketKey) -> bool:
-        """A sample does not fit in memory even alone: drop the graphs of its set.
+        """A sample does not fit in memory even alone: drop the graphs of all sets.
 
         False if there are none, or if they were dropped for this bucket a short while ago and that was in vain.
         """
         if self._now() - self._dropped.get(key, -IN_VAIN_SECONDS) < IN_VAIN_SECONDS:
             return False
         self.interrupted()
-        dropped = self._denoisers.of(key.engine_set).drop_graphs()
+        dropped = self._denoisers.drop_graphs()
         if dropped:
             self._dropped[key] = self._now()
             log.warning("graphs_dropped", engine_set=key.engine_set, reason="a sample does not fit beside them")

@@ -182,6 +182,32 @@ def test_graphs_make_room_for_a_sample_that_does_not_fit_beside_them() -> None:
     assert device.graphs(KEY) == set()
 
 
+class Beside(GraphDevice):
+    """Sets whose graphs share a pool: while any of them has one, there is no memory for a decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sets: list[Beside] = [self]
+
+    def decode(self, latents: torch.Tensor) -> Decoding:
+        if any(one._graphs for one in self.sets):
+            raise DeviceOutOfMemory("the pool is not free")
+        return super().decode(latents)
+
+
+def test_the_graphs_of_all_sets_on_the_device_make_room_since_one_set_s_alone_would_free_nothing() -> None:
+    devices = {name: Beside() for name in ("a", "b", "away")}
+    for one in devices.values():
+        one.sets = [devices["a"], devices["b"]]
+        one.capture_all(SHAPES[:1])
+    loop = RenderLoop(Denoisers(devices, loaded=["a", "b"]), now=devices["a"].clock)
+    future = loop.submit(sample_spec(1, steps=2, engine_set="a"))
+    run(loop)
+    assert kinds([future]) == ["done"]
+    assert [bool(one._graphs) for one in devices.values()] == [False, False, True]
+    assert loop.loads().loaded == {"a", "b"}
+
+
 def test_graphs_make_room_as_often_as_that_helps() -> None:
     """Each picture's own graph is in the way of its decoder: dropping it is slow, and no picture fails for it."""
     device = Full(most=0)
