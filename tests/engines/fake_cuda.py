@@ -20,7 +20,6 @@ class FakeCuda:
         self.current: Any = FakeStream()
         self.capturing = False
         self.made: list[FakeStream] = []
-        self.ran: list[FakeStream] = []  # the streams of warm-ups, in order: `note_stream` says so
         self.graphs: WeakSet[FakeGraph] = WeakSet()
         self.pools: list[int] = []  # of the captures
         self.handles = 0
@@ -54,9 +53,9 @@ class FakeCuda:
         self.pools.append(pool)
         try:
             yield
-        finally:  # torch leaves its own stream as the current one if the end fails
+        finally:
             self.capturing = False
-            graph.capture_end()
+            graph.capture_end()  # where this fails, torch's stays the current stream
             self.current = before
 
     def _handle(self) -> int:

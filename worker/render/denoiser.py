@@ -102,9 +102,9 @@ class EngineDenoiser:
         self._resident: tuple[str, ...] = ()
         shared = SharedDevice(engines.device) if shared is None else shared
         # On a GPU, control net, U-Net, guidance and DDIM are one CUDA graph, and so one launch.
-        self._step = Graphed(self._one_step, engines.device, shared.graph_pool)
+        self._pool = shared.graph_pool
+        self._step = Graphed(self._one_step, engines.device, self._pool)
         self._no_noise: dict[torch.Size, torch.Tensor] = {}  # zeros
-        self._idle_seconds = 0.0  # of captures that no step waited for
         self._sizes: dict[BucketKey, tuple[int, ...]] = {}
         self._known = KnownSizes()  # of hints and pictures, which are no graphs
         self._pace = shared.pace
@@ -128,7 +128,7 @@ class EngineDenoiser:
     @property
     def reload_seconds(self) -> float:
         """Seconds to open all engines, and to capture the graphs that steps have needed since."""
-        return sum(self._load_seconds.values()) + self._step.capture_seconds - self._idle_seconds
+        return sum(self._load_seconds.values()) + self._step.capture_seconds
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
@@ -177,17 +177,20 @@ class EngineDenoiser:
         text = self.encode_text(np.zeros((1, self._engines.geometry.context_length), np.int64))
         before = self._step.capture_seconds
         latents = self.step(blank_batch(hint, text, size=size, tokens=key.tokens))
-        self._idle_seconds += self._step.capture_seconds - before
+        self._step.capture_seconds = before  # no step has waited for it
         self.decode(latents).pictures()
 
     def drop_graphs(self) -> bool:
-        """Once the device has done its work. The engines stay. Memory is free once no set of the pool has a graph."""
+        """Once the device has done its work. The engines stay. Memory is free once no set of the pool has a graph.
+
+        Graphs that a failed capture has dropped count as dropped now: they made as much room.
+        """
         had_some = bool(self._step.shapes)
         with translated_errors():
             self._clear()
             if self._engines.device.type == "cuda":
                 torch.cuda.empty_cache()
-        return had_some
+        return self._pool.take_loss() or had_some
 
     @torch.inference_mode()
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
@@ -300,5 +303,4 @@ class EngineDenoiser:
             torch.cuda.synchronize(self._engines.device)  # queued work still reads the weights
         self._step.clear()
         self._engines.forget_shapes()
-        self._idle_seconds = 0.0
         self._no_noise.clear()

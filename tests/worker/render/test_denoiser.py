@@ -234,6 +234,10 @@ class Captured:
     def clear(self) -> None:
         self.shapes.clear()
 
+    def __call__(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        self.capture_seconds += 1.0
+        return {"latents": inputs["latents"]}
+
 
 def test_the_graphs_that_there_are_count_also_where_a_step_failed_after_its_capture(backend: RecordingBackend) -> None:
     door = denoiser(backend)
@@ -243,6 +247,27 @@ def test_the_graphs_that_there_are_count_also_where_a_step_failed_after_its_capt
     assert door.graphs(BucketKey("", 64, 128, 77)) == {4}
     assert door.graphs(BucketKey("", 64, 64, 154)) == set()
     assert [door.drop_graphs(), door.drop_graphs()] == [True, False]
+
+
+def test_graphs_that_a_failed_capture_has_dropped_count_as_dropped_once(
+    backend: RecordingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    door = denoiser(backend)
+    with door._pool.capturing():
+        pass
+    with pytest.raises(torch.OutOfMemoryError), door._pool.capturing():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert [door.drop_graphs(), door.drop_graphs()] == [True, False]
+
+
+def test_a_set_s_loading_takes_as_long_as_the_captures_that_steps_waited_for(backend: RecordingBackend) -> None:
+    door = denoiser(backend)
+    door._step = Captured()  # type: ignore[assignment]
+    loading = door.reload_seconds
+    door.step(batch(1))
+    door.warm(BucketKey("", 64, 64, 77), 2)
+    assert door.reload_seconds == loading + 1.0
 
 
 def residents(events: list[str]) -> list[set[str]]:

@@ -208,6 +208,33 @@ def test_the_graphs_of_all_sets_on_the_device_make_room_since_one_set_s_alone_wo
     assert loop.loads().loaded == {"a", "b"}
 
 
+class Losing(Crowded):
+    """A capture that runs out drops all graphs, as engines.cuda_graph does."""
+
+    lost = False
+
+    def _capture(self, key: tuple[int, int, int], size: int) -> None:
+        try:
+            super()._capture(key, size)
+        except DeviceOutOfMemory:
+            self.lost = self.drop_graphs()
+            raise
+
+    def drop_graphs(self) -> bool:
+        lost, self.lost = self.lost, False
+        return super().drop_graphs() or lost
+
+
+def test_a_sample_whose_capture_has_dropped_the_graphs_is_tried_again_without_them() -> None:
+    device = Losing(most=8)
+    loop = device.loop()
+    device.capture_all([(128, 128)])
+    future = loop.submit(sample_spec(1, steps=2))
+    run(loop)
+    assert kinds([future]) == ["done"]
+    assert device.captured == [(64, 64, 1)]
+
+
 def test_graphs_make_room_as_often_as_that_helps() -> None:
     """Each picture's own graph is in the way of its decoder: dropping it is slow, and no picture fails for it."""
     device = Full(most=0)
