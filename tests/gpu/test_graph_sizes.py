@@ -18,7 +18,9 @@ from engines.engine_set import EngineSet, load_engine_set
 from tests.gpu.test_triton_sets import SHAPE, request_for, sample
 from tests.models import CACHE
 from worker.engine_loop import machines_of
+from worker.render.decoding import Decoding
 from worker.render.denoiser import EngineDenoiser
+from worker.render.errors import DeviceOutOfMemory
 from worker.render.loop import RenderLoop
 from worker.render.request import BucketKey, ImageSpec
 
@@ -104,6 +106,21 @@ def test_graphs_that_were_dropped_leave_nothing_behind_however_many_they_were(en
 
     once = after(1)
     assert after(1, 2, 3, 4) - once < 16 << 20
+
+
+def test_a_graph_stays_whose_pictures_did_not_fit_beside_it_while_idle(
+    engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = EngineDenoiser(engines)
+
+    def short(latents: torch.Tensor) -> Decoding:
+        raise DeviceOutOfMemory(f"no room for {len(latents)} pictures")
+
+    monkeypatch.setattr(denoiser, "decode", short)
+    loop = warmed(denoiser, 4)
+    monkeypatch.undo()
+    assert all(picture.shape == (*SHAPE, 3) for picture in drawn(loop, [sample(number) for number in range(4)]))
+    assert denoiser.graphs(KEY) == {4}
 
 
 def test_the_card_and_the_libraries_are_named(engines: EngineSet) -> None:

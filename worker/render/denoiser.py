@@ -44,7 +44,10 @@ class Denoiser(Protocol):
         """Those of `graph_sizes` at which a step costs nothing extra now."""
 
     def warm(self, key: BucketKey, size: int) -> None:
-        """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures."""
+        """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures.
+
+        Where memory does not suffice for the pictures, the step's part is done nevertheless: `graphs` says so.
+        """
 
     def drop_graphs(self) -> bool:
         """Free what all sizes together keep in memory; steps do anew what they cost extra. False if there was none."""

@@ -132,12 +132,15 @@ class Graphs:
 
     def _warm(self, key: BucketKey, size: int) -> None:
         self.interrupted()
-        began = self._now()
+        denoiser, began = self._denoisers.of(key.engine_set), self._now()
         try:
             with translated_errors():
-                self._denoisers.of(key.engine_set).warm(key, size)
+                denoiser.warm(key, size)
         except DeviceOutOfMemory as error:
-            self._too_large(key, size, error)
+            if size in denoiser.graphs(key):  # so many pictures at once do not fit beside it, but jobs' come in halves
+                self._captured(key, size, self._now() - began, cause="idle")
+            else:
+                self._too_large(key, size, error)
             self._has_room_at = self._now() + IN_VAIN_SECONDS  # what is left belongs to jobs
         except DeviceLost as error:
             error.prepared_for = key.engine_set

@@ -299,6 +299,32 @@ def test_a_device_that_is_full_is_not_warmed_again_for_a_while() -> None:
     assert device.captured == [(64, 64, 4), (64, 64, 1)]
 
 
+class OneByOne(GraphDevice):
+    """Its decoder takes pictures one by one; `warm` gives it a whole batch, as EngineDenoiser does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trouble = larger_than(1, "decode")
+
+    def warm(self, key: BucketKey, size: int) -> None:
+        super().warm(key, size)
+        self.decode(torch.zeros(size, 4, 8, 8))
+
+
+def test_a_graph_is_used_whose_pictures_did_not_fit_beside_it_while_idle() -> None:
+    device = OneByOne()
+    loop = device.loop()
+    loop.warm_up([(KEY, 4), (KEY, 2)])
+    assert loop.warm()
+    assert not loop.warm()  # there is no room for more
+    assert loop.stats().captures["idle"].number == 1
+    futures = [loop.submit(sample_spec(number, steps=2)) for number in range(4)]
+    run(loop)
+    assert kinds(futures) == ["done"] * 4
+    assert device.captured == [(64, 64, 4)]
+    assert loop.stats().captures["step"].number == 0
+
+
 # -- while idle --------------------------------------------------------------------------------------------------------
 
 
