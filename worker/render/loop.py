@@ -44,6 +44,10 @@ TOO_LARGE = (
     "one sample alone does not fit in the device's memory ({doing}); lower image_resolution, or set "
     "RENDER_LOW_VRAM=1 ({error})"
 )
+PERHAPS_TOO_LARGE = (
+    "{doing} failed for one sample alone: {error}; cuDNN says so of a call that it does not support, and also where "
+    "memory is short: then lower image_resolution, or set RENDER_LOW_VRAM=1"
+)
 NOT_NUMBERS = "the engines gave values that are not numbers; `engines verify` tells which engine does"
 
 
@@ -266,7 +270,7 @@ class RenderLoop:
         try:
             self._end_with_pictures(requests, decoding)
         except DeviceOutOfMemory as error:
-            fail_all(requests, OutOfMemory(TOO_LARGE.format(doing="decoding", error=error)))
+            fail_all(requests, _too_large(error, doing="decoding"))
         except DeviceLost as error:
             self._lost = error
             self._scheduler.interrupt()
@@ -299,7 +303,7 @@ class RenderLoop:
         except DeviceOutOfMemory as error:
             if len(requests) > 1 or (makes_room and self._made_room_for(requests)):
                 raise
-            fail_all(requests, OutOfMemory(TOO_LARGE.format(doing=doing, error=error)))
+            fail_all(requests, _too_large(error, doing=doing))
         except DeviceLost:
             fail_all(requests, Requeued("the device is lost", blameless=False))
             raise
@@ -322,6 +326,13 @@ class RenderLoop:
         except DeviceLost:
             fail_all(requests, Requeued("the device is lost", blameless=False))
             raise
+
+
+def _too_large(error: DeviceOutOfMemory, *, doing: str) -> OutOfMemory | RenderFailed:
+    """What a sample ends with that has failed alone."""
+    if error.certain:
+        return OutOfMemory(TOO_LARGE.format(doing=doing, error=error))
+    return RenderFailed(PERHAPS_TOO_LARGE.format(doing=doing, error=error))
 
 
 def _by_halves(items: Sequence[Item], do: Callable[[Sequence[Item]], None]) -> None:

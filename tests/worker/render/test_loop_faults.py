@@ -111,6 +111,21 @@ def test_one_sample_that_does_not_fit_fails_with_what_to_do(call: str) -> None:
         futures[0].result(0)
 
 
+@pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
+def test_what_may_be_no_lack_of_memory_is_not_called_one(call: str) -> None:
+    """Batches are halved, since it may; and a sample that fails alone is told what the library said."""
+
+    def unsupported(name: str, _: int) -> Exception | None:
+        return DeviceOutOfMemory("GET was unable to find an engine", certain=False) if name == call else None
+
+    loop = RenderLoop(Device(trouble=unsupported))
+    futures = [loop.submit(sample_spec(number)) for number in range(3)]
+    run(loop)
+    assert kinds(futures) == ["RenderFailed"] * 3
+    with pytest.raises(RenderFailed, match="for one sample alone: GET was unable to find an engine; cuDNN says so"):
+        futures[0].result(0)
+
+
 @pytest.mark.parametrize("call", ["hint", "decode"])
 def test_encoding_and_decoding_are_done_in_parts_where_memory_is_short(call: str) -> None:
     device = Device(max_batch=4, trouble=larger_than(1, call))
