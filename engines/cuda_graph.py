@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from torch import Tensor
 Function = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 Key = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
 
-# Plain calls before a capture: in them libraries choose kernels and allocate workspaces, which a capture must not hold.
+# Plain calls before a capture, in a stream of their own: in them libraries choose and load kernels.
+# cuBLAS has a workspace for each stream. That of the captures' stream, where nothing else runs, is allocated in one, so
+# in the graphs' pool. It belongs there: torch 2.12 and later free it with any graph (pytorch#193402), and the other
+# graphs, which still write to it, must not find a live tensor in its place.
 WARM_UPS = 2
 
 
@@ -29,17 +33,49 @@ class GraphPool:
     def __init__(self) -> None:
         self._handle: Any = None
         self._graphs = 0
+        self._functions: WeakSet[Graphed] = WeakSet()
+        self._lost = False
+        self._side: torch.cuda.Stream | None = None
+
+    def add(self, function: Graphed) -> None:
+        """The function's graphs will live here."""
+        self._functions.add(function)
 
     @contextmanager
     def capturing(self) -> Iterator[Any]:
-        """The pool's handle, for the capture of one more graph."""
+        """The pool's handle, for the capture of one more graph. If that fails, all graphs of the pool are dropped."""
         if self._handle is None:
             self._handle = torch.cuda.graph_pool_handle()
         try:
             yield self._handle
-            self._graphs += 1
-        finally:
-            self._forget_if_empty()
+        except BaseException:
+            self._drop_all()
+            raise
+        self._graphs += 1
+        self._lost = False
+
+    def _drop_all(self) -> None:
+        """A capture failed, and what can fail in it after its warm-ups is memory: it has grown the pool to the limit.
+
+        While any graph is left, torch keeps that memory for captures, and no other call gets it. To compare the free
+        memory with what the warm-ups took would not do instead: a capture may take more, since it does not use again
+        what two streams have used.
+        """
+        self._lost = self._graphs > 0
+        for function in tuple(self._functions):
+            function.clear()
+        self._forget_if_empty()
+
+    def take_loss(self) -> bool:
+        """Whether a failed capture has dropped graphs since the last call, and none was captured after it."""
+        lost, self._lost = self._lost, False
+        return lost
+
+    def side_stream(self, device: torch.device) -> torch.cuda.Stream:
+        """The stream of all warm-ups. In a new one each time, cuBLAS would keep a new workspace, 32 MiB on an H200."""
+        if self._side is None:
+            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        return self._side
 
     def release(self, graphs: int) -> None:
         """So many graphs are gone. When no graph is left, torch frees the pool, whose handle then serves no more."""
@@ -63,7 +99,9 @@ class Graphed:
         self._device = device
         self._graphs: dict[Key, _Graph] = {}
         self._pool = GraphPool() if pool is None else pool
-        self.capture_seconds = 0.0  # of the graphs that there are, warm-ups included
+        self._pool.add(self)
+        # Of the graphs that there are, warm-ups included. A caller who need not wait for a capture may set it back.
+        self.capture_seconds = 0.0
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs are fresh tensors."""
@@ -79,6 +117,11 @@ class Graphed:
         graph.graph.replay()
         return {name: tensor.clone() for name, tensor in graph.outputs.items()}
 
+    @property
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        """For each graph that there is, the shapes of its inputs by name."""
+        return [{name: shape for name, _, shape in key} for key in self._graphs]
+
     def clear(self) -> None:
         """Drop all graphs. Call it before weights leave the device: graphs hold their addresses."""
         graphs = len(self._graphs)
@@ -88,17 +131,18 @@ class Graphed:
 
     def _captured(self, inputs: Mapping[str, Tensor]) -> _Graph:
         static = {name: tensor.clone() for name, tensor in inputs.items()}
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
+        current, side = torch.cuda.current_stream(self._device), self._pool.side_stream(self._device)
+        side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 self._function(static)
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile (a copy to the host): only this thread's calls are captured.
         with (
             no_garbage_collection(),
             self._pool.capturing() as pool,
+            torch.cuda.stream(current),  # torch.cuda.graph does not go back to it where the end of the capture fails
             torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
         ):
             outputs = self._function(static)

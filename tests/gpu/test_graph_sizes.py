@@ -18,7 +18,9 @@ from engines.engine_set import EngineSet, load_engine_set
 from tests.gpu.test_triton_sets import SHAPE, request_for, sample
 from tests.models import CACHE
 from worker.engine_loop import machines_of
+from worker.render.decoding import Decoding
 from worker.render.denoiser import EngineDenoiser
+from worker.render.errors import DeviceOutOfMemory
 from worker.render.loop import RenderLoop
 from worker.render.request import BucketKey, ImageSpec
 
@@ -91,6 +93,34 @@ def test_a_warmed_size_costs_a_step_nothing_and_an_unknown_one_is_timed(engines:
     captures = loop.stats().captures
     assert (captures["idle"].number, captures["step"].number) == (1, 0)
     assert captures["idle"].seconds > 0
+
+
+def test_graphs_that_were_dropped_leave_nothing_behind_however_many_they_were(engines: EngineSet) -> None:
+    """Nor do their warm-ups: cuBLAS keeps a workspace for each stream, of 32 MiB on sm90."""
+    denoiser = EngineDenoiser(engines)
+
+    def after(*sizes: int) -> int:
+        warmed(denoiser, *sizes)
+        assert denoiser.drop_graphs()
+        return torch.cuda.memory_allocated()
+
+    once = after(1)
+    assert after(1, 2, 3, 4) - once < 16 << 20
+
+
+def test_a_graph_stays_whose_pictures_did_not_fit_beside_it_while_idle(
+    engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoiser = EngineDenoiser(engines)
+
+    def short(latents: torch.Tensor) -> Decoding:
+        raise DeviceOutOfMemory(f"no room for {len(latents)} pictures")
+
+    monkeypatch.setattr(denoiser, "decode", short)
+    loop = warmed(denoiser, 4)
+    monkeypatch.undo()
+    assert all(picture.shape == (*SHAPE, 3) for picture in drawn(loop, [sample(number) for number in range(4)]))
+    assert denoiser.graphs(KEY) == {4}
 
 
 def test_the_card_and_the_libraries_are_named(engines: EngineSet) -> None:

@@ -100,6 +100,29 @@ def test_two_sets_with_graphs_in_one_pool_draw_what_each_draws_alone(
     assert len(loop.loads().loaded) == (limit or 2)
 
 
+def test_making_room_for_one_set_frees_the_memory_of_all_graphs(sets: dict[str, EngineSet]) -> None:
+    """What is freed is given back to the device: torch has less of it."""
+
+    def reserved() -> int:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        return torch.cuda.memory_reserved()
+
+    shared = SharedDevice(torch.device("cuda", torch.cuda.current_device()))
+    denoisers = Denoisers({digest: EngineDenoiser(one, shared=shared) for digest, one in sets.items()}, loaded=sets)
+    loop = RenderLoop(denoisers)
+    wanted = [of_set(digest, number) for number in range(4) for digest in sets]
+    drawn(loop, wanted)
+    assert denoisers.drop_graphs()
+    without = reserved()  # with all that libraries keep after a first run
+    drawn(loop, wanted)
+    full = reserved()
+    assert full > without
+    assert loop._graphs.make_room(wanted[0].bucket_key)
+    assert torch.cuda.memory_reserved() - without < (full - without) / 2
+    assert not denoisers.drop_graphs()
+
+
 def test_kernels_of_both_sets_are_where_triton_looks(sets: dict[str, EngineSet]) -> None:
     folder = Path(os.environ[KERNELS])
     before = {path.name for path in folder.iterdir()}

@@ -29,10 +29,12 @@ from engines.spec import COMPONENTS, Profile
 from engines.store.bucket import Bucket
 from engines.store.pull import PullRequest, pull
 from engines.store.push import push
+from tests.gpu.memory_limit import GIB, room_for
 from tests.models import CACHE
 from tests.worker.samples import sample_spec
 from tools import ROOT
 from worker.render.batch import StepBatch
+from worker.render.decoding import Decoding
 from worker.render.denoiser import EngineDenoiser
 from worker.render.errors import DeviceOutOfMemory
 from worker.render.loop import RenderLoop
@@ -324,6 +326,33 @@ def test_real_memory_running_out_halves_the_batch_and_every_picture_arrives(
     monkeypatch.undo()
     assert refused[0] == 4
     assert [psnr(a, b) >= 45 for a, b in zip(pictures, drawn(denoiser, requests), strict=True)] == [True] * 4
+
+
+def test_a_decoder_that_runs_out_of_memory_is_halved_and_no_graph_is_dropped(
+    engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is room for three pictures' activations. Those of the call that failed must be free before its halves."""
+    from worker.render.device import translated_errors
+
+    denoiser = EngineDenoiser(engines)
+    requests = [sample(seed, steps=4) for seed in range(4)]
+    expected, graphs = drawn(denoiser, requests), denoiser.graphs(requests[0].bucket_key)
+    decode, asked = denoiser.decode, []
+
+    def greedy(latents: torch.Tensor) -> Decoding:
+        asked.append(len(latents))
+        activations: dict[int, torch.Tensor] = {}
+        with translated_errors():
+            for number in range(len(latents)):
+                activations[number] = torch.empty(GIB, dtype=torch.uint8, device="cuda")
+            return decode(latents)
+
+    monkeypatch.setattr(denoiser, "decode", greedy)
+    with room_for(3 * GIB + GIB // 2):
+        pictures = drawn(denoiser, requests)
+    assert asked == [4, 2, 2]
+    assert denoiser.graphs(requests[0].bucket_key) == graphs != set()
+    assert min(psnr(one, two) for one, two in zip(pictures, expected, strict=True)) >= 45
 
 
 def test_memory_that_runs_out_in_a_capture_of_two_streams_is_told_so(

@@ -44,7 +44,10 @@ class Denoiser(Protocol):
         """Those of `graph_sizes` at which a step costs nothing extra now."""
 
     def warm(self, key: BucketKey, size: int) -> None:
-        """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures."""
+        """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures.
+
+        Where memory does not suffice for the pictures, the step's part is done nevertheless: `graphs` says so.
+        """
 
     def drop_graphs(self) -> bool:
         """Free what all sizes together keep in memory; steps do anew what they cost extra. False if there was none."""
@@ -102,10 +105,9 @@ class EngineDenoiser:
         self._resident: tuple[str, ...] = ()
         shared = SharedDevice(engines.device) if shared is None else shared
         # On a GPU, control net, U-Net, guidance and DDIM are one CUDA graph, and so one launch.
-        self._step = Graphed(self._one_step, engines.device, shared.graph_pool)
-        self._graphs: dict[tuple[int, int, int], set[int]] = {}  # height, width, tokens -> batch sizes
+        self._pool = shared.graph_pool
+        self._step = Graphed(self._one_step, engines.device, self._pool)
         self._no_noise: dict[torch.Size, torch.Tensor] = {}  # zeros
-        self._idle_seconds = 0.0  # of captures that no step waited for
         self._sizes: dict[BucketKey, tuple[int, ...]] = {}
         self._known = KnownSizes()  # of hints and pictures, which are no graphs
         self._pace = shared.pace
@@ -129,7 +131,7 @@ class EngineDenoiser:
     @property
     def reload_seconds(self) -> float:
         """Seconds to open all engines, and to capture the graphs that steps have needed since."""
-        return sum(self._load_seconds.values()) + self._step.capture_seconds - self._idle_seconds
+        return sum(self._load_seconds.values()) + self._step.capture_seconds
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
@@ -165,7 +167,12 @@ class EngineDenoiser:
 
     def graphs(self, key: BucketKey) -> frozenset[int]:
         """The batch sizes of the graphs that were captured since the engines were loaded."""
-        return frozenset(self._graphs.get((key.height, key.width, key.tokens), ()))
+        bucket = (key.height // 8, key.width // 8, key.tokens)
+        return frozenset(
+            shapes["latents"][0]
+            for shapes in self._step.shapes
+            if (*shapes["latents"][2:], shapes["context"][1]) == bucket
+        )
 
     def warm(self, key: BucketKey, size: int) -> None:
         """Take a step with nothing in it, and decode its pictures."""
@@ -173,15 +180,20 @@ class EngineDenoiser:
         text = self.encode_text(np.zeros((1, self._engines.geometry.context_length), np.int64))
         before = self._step.capture_seconds
         latents = self.step(blank_batch(hint, text, size=size, tokens=key.tokens))
-        self._idle_seconds += self._step.capture_seconds - before
+        self._step.capture_seconds = before  # no step has waited for it
         self.decode(latents).pictures()
 
     def drop_graphs(self) -> bool:
-        """Once the device has done its work. The engines stay."""
-        had_some = self.sizes_cost and bool(self._graphs)
+        """Once the device has done its work. The engines stay. Memory is free once no set of the pool has a graph.
+
+        Graphs that a failed capture has dropped count as dropped now: they made as much room.
+        """
+        had_some = bool(self._step.shapes)
         with translated_errors():
             self._clear()
-        return had_some
+            if self._engines.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return self._pool.take_loss() or had_some
 
     @torch.inference_mode()
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
@@ -211,8 +223,6 @@ class EngineDenoiser:
             if self.sizes_cost and batch.noise is None:  # so that steps with and without noise share a graph
                 tensors["noise"] = self._zeros_like(batch.latents)
             latents = self._step(tensors)["latents"]
-            height, width = batch.latents.shape[-2:]
-            self._graphs.setdefault((8 * height, 8 * width, batch.context.shape[1]), set()).add(batch.size)
             self._pace.keep()
             return latents
 
@@ -295,7 +305,5 @@ class EngineDenoiser:
         if self._engines.device.type == "cuda":
             torch.cuda.synchronize(self._engines.device)  # queued work still reads the weights
         self._step.clear()
-        self._graphs.clear()
         self._engines.forget_shapes()
-        self._idle_seconds = 0.0
         self._no_noise.clear()

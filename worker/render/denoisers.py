@@ -51,6 +51,14 @@ class Denoisers:
         self._loaded -= {name}
         self._by_set[name].unload()
 
+    def drop_graphs(self) -> bool:
+        """Free the graphs of all sets on the device. False if there were none.
+
+        One set's graphs alone would free nothing: torch keeps the pool that they share until its last graph is gone.
+        """
+        dropped = [self._by_set[name].drop_graphs() for name in sorted(self._loaded)]
+        return any(dropped)
+
     def reload_seconds(self, engine_set: str) -> float:
         """How long it took to load the set the last time."""
         return self.of(engine_set).reload_seconds

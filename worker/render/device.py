@@ -11,6 +11,23 @@ import torch
 
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
 
+# In lower case. The last two: cuBLAS and cuDNN, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED for one.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "failed to allocate memory",
+    "_status_alloc_failed",
+    "_allocation_failed",
+)
+# torch tries cuDNN's plans one by one and tells only that none was left, be it that each ran out of memory or that
+# there is none for such a call; of cuDNN's attention it tells no reason at all (pytorch#190321).
+PERHAPS_OUT_OF_MEMORY = (
+    "was unable to find an engine to execute this computation",
+    "unable to find a valid cudnn algorithm",
+    "mha_graph.execute",
+    "mha_graph->execute",
+)
+
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
@@ -21,19 +38,22 @@ def translated_errors() -> Iterator[None]:
         if is_out_of_memory(error):
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.empty_cache()
-            raise DeviceOutOfMemory(str(error)) from error
+            # No name for it: this frame would hold it and be held by it, with the tensors of the call that failed.
+            raise DeviceOutOfMemory(str(error), certain=_says_out_of_memory(error)) from error
         if is_lost(error):
             raise DeviceLost(str(error)) from error
         raise
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a smaller call might have worked. torch, CUDA, cuBLAS and onnxruntime each say it differently."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "failed to allocate memory", "cublas_status_alloc_failed")
-    return any(sign in text for sign in signs)
+    """Whether a smaller call might have worked. torch, CUDA, cuBLAS, cuDNN and onnxruntime each say it differently."""
+    return _says_out_of_memory(error) or any(sign in str(error).lower() for sign in PERHAPS_OUT_OF_MEMORY)
+
+
+def _says_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        sign in str(error).lower() for sign in OUT_OF_MEMORY
+    )
 
 
 def is_lost(error: Exception) -> bool:

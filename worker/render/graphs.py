@@ -97,14 +97,14 @@ class Graphs:
         self._last = None
 
     def make_room(self, key: BucketKey) -> bool:
-        """A sample does not fit in memory even alone: drop the graphs of its set.
+        """A sample does not fit in memory even alone: drop the graphs of all sets.
 
         False if there are none, or if they were dropped for this bucket a short while ago and that was in vain.
         """
         if self._now() - self._dropped.get(key, -IN_VAIN_SECONDS) < IN_VAIN_SECONDS:
             return False
         self.interrupted()
-        dropped = self._denoisers.of(key.engine_set).drop_graphs()
+        dropped = self._denoisers.drop_graphs()
         if dropped:
             self._dropped[key] = self._now()
             log.warning("graphs_dropped", engine_set=key.engine_set, reason="a sample does not fit beside them")
@@ -132,12 +132,15 @@ class Graphs:
 
     def _warm(self, key: BucketKey, size: int) -> None:
         self.interrupted()
-        began = self._now()
+        denoiser, began = self._denoisers.of(key.engine_set), self._now()
         try:
             with translated_errors():
-                self._denoisers.of(key.engine_set).warm(key, size)
+                denoiser.warm(key, size)
         except DeviceOutOfMemory as error:
-            self._too_large(key, size, error)
+            if size in denoiser.graphs(key):  # so many pictures at once do not fit beside it, but jobs' come in halves
+                self._captured(key, size, self._now() - began, cause="idle")
+            else:
+                self._too_large(key, size, error)
             self._has_room_at = self._now() + IN_VAIN_SECONDS  # what is left belongs to jobs
         except DeviceLost as error:
             error.prepared_for = key.engine_set

@@ -44,6 +44,10 @@ TOO_LARGE = (
     "one sample alone does not fit in the device's memory ({doing}); lower image_resolution, or set "
     "RENDER_LOW_VRAM=1 ({error})"
 )
+PERHAPS_TOO_LARGE = (
+    "{doing} failed for one sample alone: {error}; cuDNN says so of a call that it does not support, and also where "
+    "memory is short: then lower image_resolution, or set RENDER_LOW_VRAM=1"
+)
 NOT_NUMBERS = "the engines gave values that are not numbers; `engines verify` tells which engine does"
 
 
@@ -266,7 +270,7 @@ class RenderLoop:
         try:
             self._end_with_pictures(requests, decoding)
         except DeviceOutOfMemory as error:
-            fail_all(requests, OutOfMemory(TOO_LARGE.format(doing="decoding", error=error)))
+            fail_all(requests, _too_large(error, doing="decoding"))
         except DeviceLost as error:
             self._lost = error
             self._scheduler.interrupt()
@@ -299,7 +303,7 @@ class RenderLoop:
         except DeviceOutOfMemory as error:
             if len(requests) > 1 or (makes_room and self._made_room_for(requests)):
                 raise
-            fail_all(requests, OutOfMemory(TOO_LARGE.format(doing=doing, error=error)))
+            fail_all(requests, _too_large(error, doing=doing))
         except DeviceLost:
             fail_all(requests, Requeued("the device is lost", blameless=False))
             raise
@@ -324,16 +328,26 @@ class RenderLoop:
             raise
 
 
+def _too_large(error: DeviceOutOfMemory, *, doing: str) -> OutOfMemory | RenderFailed:
+    """What a sample ends with that has failed alone."""
+    if error.certain:
+        return OutOfMemory(TOO_LARGE.format(doing=doing, error=error))
+    return RenderFailed(PERHAPS_TOO_LARGE.format(doing=doing, error=error))
+
+
 def _by_halves(items: Sequence[Item], do: Callable[[Sequence[Item]], None]) -> None:
     """Do all at once, or, where memory does not suffice for that, each half by itself; one that has got room, again."""
     try:
         do(items)
     except DeviceOutOfMemory:
-        if len(items) == 1:
-            _by_halves(items, do)
-            return
-        half = len(items) // 2
-        try:
-            _by_halves(items[:half], do)
-        finally:  # also when the device is lost: nothing else ends the second half's futures
-            _by_halves(items[half:], do)
+        pass  # until this block ends, the error's frames keep the tensors of the call, and no half would have room
+    else:
+        return
+    if len(items) == 1:
+        _by_halves(items, do)
+        return
+    half = len(items) // 2
+    try:
+        _by_halves(items[:half], do)
+    finally:  # also when the device is lost: nothing else ends the second half's futures
+        _by_halves(items[half:], do)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +24,7 @@ from worker.render.denoiser import EngineDenoiser
 from worker.render.encodings import Encodings
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.loop import RenderLoop
+from worker.render.request import BucketKey
 
 MAX_BATCH = 4
 Inputs = Mapping[str, torch.Tensor]
@@ -190,6 +193,81 @@ def test_the_device_s_errors_are_told_from_a_batch_s_own(
         with pytest.raises(meaning):
             call()
         call()  # and works again when the engines do
+
+
+def test_an_engine_s_tensors_are_free_before_the_halves_of_its_batch_are_tried(backend: RecordingBackend) -> None:
+    """Through all that translates and passes on the error, without the garbage collector."""
+    alive: list[bool] = []
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def decode(inputs: Inputs) -> dict[str, torch.Tensor]:
+        alive.extend(one() is not None for one in held)
+        activation = inputs["latent"] + 1
+        held.append(weakref.ref(activation))
+        if len(activation) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {"image": activation[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3)}
+
+    door = denoiser(backend)
+    door._engines._engines["decoder"] = decode
+    loop = RenderLoop(door)
+    futures = [loop.submit(sample_spec(number)) for number in range(4)]
+    gc.disable()
+    try:
+        while loop.step():
+            pass
+    finally:
+        gc.enable()
+    assert all(future.result(0).shape == (64, 64, 3) for future in futures)
+    assert len(held) == 7
+    assert not any(alive)
+
+
+class Captured:
+    """Graphs of these inputs, in the place of Graphed, which captures none on a CPU."""
+
+    capture_seconds = 0.0
+
+    def __init__(self, *shapes: dict[str, tuple[int, ...]]) -> None:
+        self.shapes = list(shapes)
+
+    def clear(self) -> None:
+        self.shapes.clear()
+
+    def __call__(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        self.capture_seconds += 1.0
+        return {"latents": inputs["latents"]}
+
+
+def test_the_graphs_that_there_are_count_also_where_a_step_failed_after_its_capture(backend: RecordingBackend) -> None:
+    door = denoiser(backend)
+    shapes = [{"latents": (size, 4, 8, side), "context": (2 * size, 77, 4)} for size, side in ((2, 8), (3, 8), (4, 16))]
+    door._step = Captured(*shapes)  # type: ignore[assignment]
+    assert door.graphs(BucketKey("", 64, 64, 77)) == {2, 3}
+    assert door.graphs(BucketKey("", 64, 128, 77)) == {4}
+    assert door.graphs(BucketKey("", 64, 64, 154)) == set()
+    assert [door.drop_graphs(), door.drop_graphs()] == [True, False]
+
+
+def test_graphs_that_a_failed_capture_has_dropped_count_as_dropped_once(
+    backend: RecordingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    door = denoiser(backend)
+    with door._pool.capturing():
+        pass
+    with pytest.raises(torch.OutOfMemoryError), door._pool.capturing():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert [door.drop_graphs(), door.drop_graphs()] == [True, False]
+
+
+def test_a_set_s_loading_takes_as_long_as_the_captures_that_steps_waited_for(backend: RecordingBackend) -> None:
+    door = denoiser(backend)
+    door._step = Captured()  # type: ignore[assignment]
+    loading = door.reload_seconds
+    door.step(batch(1))
+    door.warm(BucketKey("", 64, 64, 77), 2)
+    assert door.reload_seconds == loading + 1.0
 
 
 def residents(events: list[str]) -> list[set[str]]:

@@ -20,6 +20,16 @@ OUT_OF_MEMORY = [
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory"),
     RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer of size 268435456"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+]
+PERHAPS_OUT_OF_MEMORY = [
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("FIND was unable to find an engine to execute this computation"),
+    RuntimeError("Unable to find a valid cuDNN algorithm to run convolution"),
+    RuntimeError(
+        "Expected mha_graph.execute(handle, variant_pack, workspace_ptr.get()).is_good() to be true, but got false."
+    ),
 ]
 LOST = [
     RuntimeError("CUDA error: an illegal memory access was encountered"),
@@ -52,8 +62,17 @@ print("and does")
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
 def test_memory_that_ran_out_is_not_a_lost_device(error: Exception) -> None:
-    with pytest.raises(DeviceOutOfMemory), translated_errors():
+    with pytest.raises(DeviceOutOfMemory) as caught, translated_errors():
         raise error
+    assert caught.value.certain
+
+
+@pytest.mark.parametrize("error", PERHAPS_OUT_OF_MEMORY, ids=str)
+def test_what_cudnn_says_where_memory_is_short_is_perhaps_memory_that_ran_out(error: Exception) -> None:
+    with pytest.raises(DeviceOutOfMemory) as caught, translated_errors():
+        raise error
+    assert not caught.value.certain
+    assert str(caught.value) == str(error)
 
 
 @pytest.mark.parametrize("error", LOST, ids=str)

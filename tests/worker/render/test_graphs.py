@@ -182,6 +182,59 @@ def test_graphs_make_room_for_a_sample_that_does_not_fit_beside_them() -> None:
     assert device.graphs(KEY) == set()
 
 
+class Beside(GraphDevice):
+    """Sets whose graphs share a pool: while any of them has one, there is no memory for a decoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sets: list[Beside] = [self]
+
+    def decode(self, latents: torch.Tensor) -> Decoding:
+        if any(one._graphs for one in self.sets):
+            raise DeviceOutOfMemory("the pool is not free")
+        return super().decode(latents)
+
+
+def test_the_graphs_of_all_sets_on_the_device_make_room_since_one_set_s_alone_would_free_nothing() -> None:
+    devices = {name: Beside() for name in ("a", "b", "away")}
+    for one in devices.values():
+        one.sets = [devices["a"], devices["b"]]
+        one.capture_all(SHAPES[:1])
+    loop = RenderLoop(Denoisers(devices, loaded=["a", "b"]), now=devices["a"].clock)
+    future = loop.submit(sample_spec(1, steps=2, engine_set="a"))
+    run(loop)
+    assert kinds([future]) == ["done"]
+    assert [bool(one._graphs) for one in devices.values()] == [False, False, True]
+    assert loop.loads().loaded == {"a", "b"}
+
+
+class Losing(Crowded):
+    """A capture that runs out drops all graphs, as engines.cuda_graph does."""
+
+    lost = False
+
+    def _capture(self, key: tuple[int, int, int], size: int) -> None:
+        try:
+            super()._capture(key, size)
+        except DeviceOutOfMemory:
+            self.lost = self.drop_graphs()
+            raise
+
+    def drop_graphs(self) -> bool:
+        lost, self.lost = self.lost, False
+        return super().drop_graphs() or lost
+
+
+def test_a_sample_whose_capture_has_dropped_the_graphs_is_tried_again_without_them() -> None:
+    device = Losing(most=8)
+    loop = device.loop()
+    device.capture_all([(128, 128)])
+    future = loop.submit(sample_spec(1, steps=2))
+    run(loop)
+    assert kinds([future]) == ["done"]
+    assert device.captured == [(64, 64, 1)]
+
+
 def test_graphs_make_room_as_often_as_that_helps() -> None:
     """Each picture's own graph is in the way of its decoder: dropping it is slow, and no picture fails for it."""
     device = Full(most=0)
@@ -244,6 +297,32 @@ def test_a_device_that_is_full_is_not_warmed_again_for_a_while() -> None:
     device.room = 4
     assert [loop.warm(), loop.warm(), loop.warm()] == [True, True, False]
     assert device.captured == [(64, 64, 4), (64, 64, 1)]
+
+
+class OneByOne(GraphDevice):
+    """Its decoder takes pictures one by one; `warm` gives it a whole batch, as EngineDenoiser does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trouble = larger_than(1, "decode")
+
+    def warm(self, key: BucketKey, size: int) -> None:
+        super().warm(key, size)
+        self.decode(torch.zeros(size, 4, 8, 8))
+
+
+def test_a_graph_is_used_whose_pictures_did_not_fit_beside_it_while_idle() -> None:
+    device = OneByOne()
+    loop = device.loop()
+    loop.warm_up([(KEY, 4), (KEY, 2)])
+    assert loop.warm()
+    assert not loop.warm()  # there is no room for more
+    assert loop.stats().captures["idle"].number == 1
+    futures = [loop.submit(sample_spec(number, steps=2)) for number in range(4)]
+    run(loop)
+    assert kinds(futures) == ["done"] * 4
+    assert device.captured == [(64, 64, 4)]
+    assert loop.stats().captures["step"].number == 0
 
 
 # -- while idle --------------------------------------------------------------------------------------------------------

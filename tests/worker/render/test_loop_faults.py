@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
@@ -108,6 +111,21 @@ def test_one_sample_that_does_not_fit_fails_with_what_to_do(call: str) -> None:
         futures[0].result(0)
 
 
+@pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
+def test_what_may_be_no_lack_of_memory_is_not_called_one(call: str) -> None:
+    """Batches are halved, since it may; and a sample that fails alone is told what the library said."""
+
+    def unsupported(name: str, _: int) -> Exception | None:
+        return DeviceOutOfMemory("GET was unable to find an engine", certain=False) if name == call else None
+
+    loop = RenderLoop(Device(trouble=unsupported))
+    futures = [loop.submit(sample_spec(number)) for number in range(3)]
+    run(loop)
+    assert kinds(futures) == ["RenderFailed"] * 3
+    with pytest.raises(RenderFailed, match="for one sample alone: GET was unable to find an engine; cuDNN says so"):
+        futures[0].result(0)
+
+
 @pytest.mark.parametrize("call", ["hint", "decode"])
 def test_encoding_and_decoding_are_done_in_parts_where_memory_is_short(call: str) -> None:
     device = Device(max_batch=4, trouble=larger_than(1, call))
@@ -117,6 +135,58 @@ def test_encoding_and_decoding_are_done_in_parts_where_memory_is_short(call: str
     assert kinds(futures) == ["done"] * 4
     assert device.sizes(call) == [4, 2, 1, 1, 2, 1, 1]
     assert set(device.sizes("step")) == {4}
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Memory on a device cannot wait for the garbage collector."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+class Greedy(Device):
+    """Its decoder takes memory for each picture before it finds out that there is too little for all."""
+
+    def __init__(self, *, room: int, graphs: bool = False) -> None:
+        super().__init__(max_batch=4)
+        self.room = room
+        self.graphs_left = graphs
+        self.held: list[weakref.ref[np.ndarray]] = []
+        self.alive: list[int] = []  # at each call, what earlier calls have not let go of
+
+    def drop_graphs(self) -> bool:
+        had_some, self.graphs_left = self.graphs_left, False
+        self.room += had_some
+        return had_some
+
+    def decode(self, latents: torch.Tensor) -> Decoding:
+        self.alive.append(sum(one() is not None for one in self.held))
+        activations = [np.zeros(1) for _ in latents]
+        self.held += map(weakref.ref, activations)
+        if len(latents) > self.room:
+            raise DeviceOutOfMemory("full")
+        return super().decode(latents)
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_what_a_call_had_taken_is_free_before_its_halves_are_tried() -> None:
+    device = Greedy(room=1)
+    loop = RenderLoop(device)
+    futures = [loop.submit(sample_spec(number)) for number in range(4)]
+    run(loop)
+    assert kinds(futures) == ["done"] * 4
+    assert device.alive == [0] * 7
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_what_a_sample_had_taken_is_free_before_it_is_tried_without_graphs() -> None:
+    device = Greedy(room=0, graphs=True)
+    loop = RenderLoop(device)
+    future = loop.submit(sample_spec(1))
+    run(loop)
+    assert kinds([future]) == ["done"]
+    assert device.alive == [0, 0]
 
 
 @pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
