@@ -256,7 +256,7 @@ def measure_gallery(options: argparse.Namespace, folder: Path, url: str) -> dict
 
 
 def main() -> None:
-    """The command."""
+    """Measure in a temporary folder; print one JSON line."""
     parser = argparse.ArgumentParser(description="Measure the gallery and the status; one JSON line.")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--pictures", type=int, default=300, help="how many different pictures there are")

@@ -69,7 +69,7 @@ class Bench:
         )
 
     def drawn(self, requests: Sequence[ImageSpec], *, loop: RenderLoop | None = None) -> list[np.ndarray]:
-        """Render together, in a new loop if none is given; returns the pictures in the order of the requests."""
+        """Render together, by default in a new loop; returns the pictures in the order of the requests."""
         loop = RenderLoop(self.denoiser) if loop is None else loop
         futures = [loop.submit(request) for request in requests]
         while loop.step():

@@ -24,6 +24,6 @@ def folder(root: Path, digest: str, *, card: str, versions: Mapping[str, str]) -
 
 
 def _name(text: str) -> str:
-    """A folder's name for any text; one whose letters were changed or cut ends with a digest, so none is two texts'."""
+    """A folder's name for any text. If letters were changed or cut, it ends with a digest, so names never clash."""
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip(".-")[:LONGEST_NAME]
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")

@@ -175,7 +175,7 @@ def ids_of(store: Store, part: Part) -> Iterator[str]:
         try:
             yield SubmittedJob.model_validate_json(line).id
         except ValidationError as error:
-            raise _damaged(part.uri, "a line is no job") from error
+            raise _damaged(part.uri, "a line is not a job") from error
 
 
 def jobs_of(store: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJob, bool]]:
@@ -191,7 +191,7 @@ def jobs_of(store: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJo
             submitted = SubmittedJob.model_validate_json(line)
             job = _job(submitted, batch=part.head.batch, output=output)
         except ValidationError as error:
-            raise _damaged(part.uri, "a line is no job") from error
+            raise _damaged(part.uri, "a line is not a job") from error
         if submitted.secret:
             job = job.model_copy(update={"id": submitted.id})
         elif job.id != submitted.id:

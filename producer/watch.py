@@ -158,7 +158,7 @@ class _Counting:
         self._info = None  # it was registered anew
 
 
-Pass = Callable[[Callable[[float], object]], Reconciled]  # takes the function that it shall sleep with
+Pass = Callable[[Callable[[float], object]], Reconciled]  # takes the function to sleep with
 
 
 def quick_pass(session: Session, batch: str | None) -> Pass:

@@ -1,7 +1,7 @@
 """A digest of the settings by which a worker refuses jobs: workers of one digest refuse the same ones.
 
 The ledger notes refusals by it, so a farm of a hundred equal workers refuses a job once. What differs between equal
-workers (names, ports, threads, session tokens) is no part of it.
+workers (names, ports, threads, session tokens) is not part of it.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PREFIXES = {
 }
 _OWN_CONTROLNET = "controlnet_"  # how the names begin that diffusers added
 _OWN_VAE = ("decoder.up_blocks.", "decoder.mid_block.")
-UNET = "diffusers' unet"  # beside "model": a U-Net's configuration that is no .yaml
+UNET = "diffusers' unet"  # beside "model": a U-Net's configuration that is not a .yaml
 _CLIP_HEAD_WIDTH = 64
 # The text encoder of every SD1.5 is 768 wide and has 12 layers; only another width may have another number of them.
 _CLIP_WIDTH, _CLIP_LAYERS = 768, 12

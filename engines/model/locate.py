@@ -125,7 +125,7 @@ def find_weights(
     `take_beside`: without `original_config`, a .yaml of the model's name beside its file is taken.
 
     Raises:
-        ModelRefused: the weights are not there, have another layout, are no weights, or the hub does not answer.
+        ModelRefused: the weights are not there, have another layout, do not hold weights, or the hub does not answer.
     """
     path = path_of(model)
     tokens = None if tokenizer is None else _tokenizer(path_of(tokenizer, _TOKENIZER_FILES))

@@ -138,7 +138,7 @@ class ComponentReader:
         self._kept: dict[str, nn.Module] = {}  # read with another component, and not asked for yet
 
     def read(self, name: str) -> nn.Module:
-        """A component that nobody else has.
+        """A component, as an object that no other caller has.
 
         Raises:
             ModelRefused: the files cannot be read.

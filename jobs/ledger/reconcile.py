@@ -172,7 +172,7 @@ class _Messages:
         before = ledger.kombu.delivered()
         try:
             queued = IdSet(ledger.kombu.queued_ids())
-        except QueueMoved:  # somebody cancels jobs: the next pass will know
+        except QueueMoved:  # jobs are being cancelled: the next pass will know
             queued = None
         delivered = ledger.kombu.delivered()
         elsewhere = {id_: message for id_, message in before.items() if id_ not in delivered}

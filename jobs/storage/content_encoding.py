@@ -1,4 +1,4 @@
-"""Content-Encoding: undoing the compression that some hosts apply though nobody asked for it, within a cap of bytes."""
+"""Content-Encoding: undoing the compression that some hosts apply without being asked, within a cap of bytes."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def output_error(path: str | Path, error: Exception, *, done: str = "written") -
 
 def _full(path: str | Path, error: OSError, *, done: str) -> OutputFull:
     reason = "no space left" if error.errno == errno.ENOSPC else "no space left (the quota is used up)"
-    if is_shared(Path(path)):  # by all workers, so that none of them is better off
+    if is_shared(Path(path)):  # by all workers, so no other worker has more room
         return OutputFull(f"{path} cannot be {done}: {reason} on the file server", fault="store")
     return OutputFull(f"{path} cannot be {done}: {reason}", unfit=True)
 

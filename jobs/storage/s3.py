@@ -214,7 +214,7 @@ def _until_whole(uri: str, send: Callable[[Target], str | None]) -> None:
 
 
 def _has_a_byte(uri: str) -> bool | None:
-    """Whether the object can be read; None where the keys may neither read nor list, so that nobody can tell."""
+    """Whether the object can be read; None if that is not known, because the keys may neither read nor list."""
     try:
         _ask(uri, "get_object", Range="bytes=0-0")["Body"].close()
     except ERRORS as error:

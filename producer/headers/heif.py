@@ -143,7 +143,7 @@ class _Meta:
 
 
 def _cropped(size: tuple[int, int], clap: tuple[int, ...]) -> tuple[int, int]:
-    """Width and height of the clean aperture, given as fractions; one that is no crop changes nothing."""
+    """Width and height of the clean aperture, given as fractions; an invalid one changes nothing."""
     width_n, width_d, height_n, height_d = clap
     if not (width_d and height_d):
         return size

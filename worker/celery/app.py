@@ -84,7 +84,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": settings.jobs_in_flight,
         # Whether monitors see this worker; worker/celery/monitors.py reads it, and does what Celery's own parts would.
         "worker_send_task_events": settings.celery_events,
-        # Celery's own remote control would obey whoever can publish in Redis: shutdown, revoke, pool_shrink.
+        # Celery's own remote control would obey any program that can publish in Redis: shutdown, revoke, pool_shrink.
         "worker_enable_remote_control": False,
         # kombu would write an expiry date of each queue into Redis again and again. What may be left over there expires
         # or is never written (transport.py).

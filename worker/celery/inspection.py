@@ -164,7 +164,7 @@ SERVED: dict[str, Callable[[Inspection, Mapping[str, Any]], Any]] = {
     "disable_events": Inspection._disable_events,
     **dict.fromkeys(("active", "dump_active"), Inspection._active),
     **dict.fromkeys(("reserved", "dump_reserved"), Inspection._reserved),
-    # No job has a time of its own, and none is revoked.
+    # Jobs here are neither scheduled for a time nor revoked.
     **dict.fromkeys(("scheduled", "dump_schedule", "revoked", "dump_revoked"), Inspection._nothing),
     **dict.fromkeys(("registered", "dump_tasks"), Inspection._registered),
     **dict.fromkeys(("conf", "dump_conf"), Inspection._conf),

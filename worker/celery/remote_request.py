@@ -1,7 +1,7 @@
 """RemoteRequest: what a monitor asks of workers, in kombu's format (kombu.pidbox.Mailbox._publish).
 
-Whoever can publish in Redis may send anything. A reply goes to a queue of replies and nowhere else: a request may not
-make a worker write into the queue of jobs.
+Any program that can publish in Redis may send anything. A reply goes to a queue of replies and nowhere else: a
+request may not make a worker write into the queue of jobs.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Fields:
 
     @property
     def rest(self) -> memoryview:
-        """What was not read yet."""
+        """The bytes that were not read yet."""
         return self._body[self._at :]
 
     def number(self, size: int) -> int:
@@ -52,7 +52,7 @@ class Fields:
 
 
 def boxes_of(body: memoryview, *, is_file: bool = False) -> Iterator[Box]:
-    """The boxes in a body, or in a file, which may end with what is no box: phones put notes of their own there.
+    """The boxes in a body, or in a file, which may end with other bytes: phones put notes of their own there.
 
     Raises:
         Damaged: there are far too many, or one has no length.

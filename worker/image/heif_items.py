@@ -148,7 +148,7 @@ def _properties(body: memoryview) -> dict[int, dict[bytes, memoryview]]:
 
 
 def _note(properties: dict[bytes, memoryview], kind: bytes, value: memoryview) -> None:
-    """Keep a property. Two of one type that differ are no property: decoders would not agree which one counts."""
+    """Keep a property. Two different ones of one type are refused: decoders would not agree on which one counts."""
     if kind in (b"ispe", b"av1C", b"hvcC") and properties.get(kind, value) != value:
         raise Damaged("a picture in it has two sizes or configurations")
     properties[kind] = value

@@ -49,7 +49,7 @@ class PromptEncoder:
         comma: int | None,
         words: Mapping[int, int] | None = None,
     ) -> None:
-        """`special` are the ids that begin, end and pad a chunk; `comma` is a comma's id, None if there is none.
+        """`special` are the ids that begin, end and pad a chunk; `comma` is a comma's id, or None.
 
         `words` are those of embeddings, each by the id of its first token, with the number of its tokens.
         """

@@ -47,7 +47,7 @@ class Denoiser(Protocol):
         """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures."""
 
     def drop_graphs(self) -> bool:
-        """Free what all sizes together keep in memory; steps do anew what they cost extra. False if there was none."""
+        """Free what all sizes together keep in memory; steps do anew what they cost extra. False if it kept nothing."""
 
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
@@ -107,7 +107,7 @@ class EngineDenoiser:
         self._no_noise: dict[torch.Size, torch.Tensor] = {}  # zeros
         self._idle_seconds = 0.0  # of captures that no step waited for
         self._sizes: dict[BucketKey, tuple[int, ...]] = {}
-        self._known = KnownSizes()  # of hints and pictures, which are no graphs
+        self._known = KnownSizes()  # of hints and pictures, which have no graphs
         self._pace = shared.pace
         self._load_seconds: dict[tuple[str, ...], float] = {}  # by the names of engines that were loaded together
         if not lazy:
@@ -133,7 +133,7 @@ class EngineDenoiser:
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
-        """The engine set's."""
+        """The noise schedule of the engine set."""
         return self._engines.noise_schedule
 
     def max_batch(self, height: int, width: int) -> int:  # noqa: ARG002 (a set has one limit for all its shapes)

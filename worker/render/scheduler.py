@@ -32,7 +32,7 @@ GATHER_SECONDS = 0.2
 # A bucket of one of several sets may be passed over until each bucket has had so many turns on average: meanwhile its
 # batch fills up. More patience gains less than 1% (three sets, 24 jobs in flight).
 PATIENCE = 2
-# `wait` looks at its stop event this often: whoever sets the event may not know that `wake` should follow.
+# `wait` looks at its stop event this often: the code that sets the event may not call `wake` after it.
 LOOK_SECONDS = 1.0
 # The same while requests wait for another set's turn to end, which nothing announces.
 TURN_LOOK_SECONDS = 0.02
@@ -71,7 +71,7 @@ class Bucket:
 
     @property
     def idle(self) -> bool:
-        """Holds no request."""
+        """Whether the bucket holds no request."""
         return not self.waiting and not self.running
 
     @property
@@ -371,7 +371,7 @@ class Scheduler:
                 bucket.owed = len(bucket.waiting)
 
     def shrink(self, engine_set: str, *, bucket: BucketKey | None = None) -> str | None:
-        """The set, or a sample of this bucket, does not fit beside the others: who leaves; None if nobody should."""
+        """The set, or a sample of this bucket, does not fit beside the others: the set that should leave, or None."""
         with self._changed:
             return self._residency.shrink(engine_set, cause=bucket)
 

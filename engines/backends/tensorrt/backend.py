@@ -64,7 +64,7 @@ class TensorRTBackend(Backend):
         """The package must load, and cuda-python be there."""
         del placement
         if manifest.runtime not in package.RUNTIMES:
-            raise EngineSetRefused(f"{folder} is not valid at runtime: {manifest.runtime!r} is no TensorRT package")
+            raise EngineSetRefused(f"{folder} is not valid at runtime: {manifest.runtime!r} is not a TensorRT package")
         package.tensorrt_module(manifest.runtime)
         package.cuda_runtime()
 

@@ -49,7 +49,7 @@ class TritonBackend(Backend):
         return 2 if gpu else 0
 
     def usual_precision(self) -> Precision:
-        """The only one."""
+        """fp16, the only precision."""
         return "fp16"
 
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
