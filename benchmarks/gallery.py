@@ -234,7 +234,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def measure_gallery(options: argparse.Namespace, folder: Path, url: str) -> dict[str, object]:
-    """Of a tenth of the rows, of all of them, and again."""
+    """Make the gallery of a tenth of the rows, of all of them, and of all again."""
     flags = [] if options.copies is None else ["--copies" if options.copies else "--no-copies"]
     tenth = gallery(url, "tenth", folder / "gallery-of-a-tenth", flags)
     first = gallery(url, "whole", folder / "gallery", flags)

@@ -190,7 +190,7 @@ class Bench:
         }
 
     def _peak_bytes(self, *, low_vram: bool) -> int:
-        """Of a loop with a set of its own, as a worker has it, beside what this process holds already."""
+        """The peak of a loop with a set of its own, as a worker has it, beside what this process holds already."""
         gc.collect()
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()

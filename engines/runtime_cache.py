@@ -1,7 +1,7 @@
 """Where a worker keeps what it learns at run time: a folder below RENDER_CACHE_DIR for each set, card and versions.
 
-A set is read-only. What one card and one version of a library compiled or chose is worth nothing to another, so each
-combination has a folder of its own, and what an old version wrote is never read by a new one.
+A set is read-only. The results of one card and one version of a library are useless to another, so each
+combination has a folder of its own, and a new version never reads what an old one wrote.
 """
 
 from __future__ import annotations

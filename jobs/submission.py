@@ -7,7 +7,7 @@ function of its source and its jobs, so submitting the same file again writes th
 file writes only the parts that changed. Two files with the same rows do not overwrite each other's parts. (In the names
 of earlier versions there is no source. Such a part is written once more when its file is submitted again.)
 
-A URL with a password or a signature is a secret and is not kept. Of such a job the manifest records only that it
+A URL with a password or a signature is a secret and is not kept. The manifest records only that such a job
 exists, and only its CSV can bring it back.
 """
 

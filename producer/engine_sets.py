@@ -1,6 +1,6 @@
 """What the commands say of engine sets: of those that drew a batch, and of the one that is to draw it.
 
-Of the first there is a warning for people, and keys for JSON.
+For those that drew it there is a warning for people, and keys for JSON.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _is_locked(folder: Path, lock: int) -> bool:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """From the innermost on, as long as nothing is in them."""
+    """Remove folders, the innermost first, as long as they are empty."""
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()

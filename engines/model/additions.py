@@ -19,7 +19,7 @@ from engines.model.file_kinds import kind_of
 from engines.model.listing import NETWORK, files_digest, lines_digest, listed
 
 TOKENIZER = "tokenizer"  # beside the components' names
-# What is in a folder that libraries wrote.
+# The names of files in a folder that libraries wrote.
 _LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 _EMBEDDING_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 

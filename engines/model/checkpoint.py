@@ -135,7 +135,7 @@ def _controlnet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> t
 
 
 def _hint_widths(tensors: Mapping[str, Tensor]) -> list[int]:
-    """Of a ControlNet with diffusers' names: the U-Net does not say them, and every second layer changes the width."""
+    """A ControlNet's widths, by diffusers' names. The U-Net does not say them; every second layer changes the width."""
     hint = "controlnet_cond_embedding"
     blocks = [int(match[1]) for name in tensors if (match := re.match(rf"{hint}\.blocks\.(\d+)\.", name))]
     layers = [f"{hint}.conv_in", *(f"{hint}.blocks.{i}" for i in range(1, max(blocks, default=0) + 1, 2))]

@@ -54,7 +54,7 @@ class Weights:
         return files_digest(list(self._files()))
 
     def digest_of(self, component: str) -> str:
-        """That of the files that one component, or the tokenizer, is made from: others' additions change nothing."""
+        """The digest of the files of one component, or of the tokenizer: others' additions do not change it."""
         return self.additions.joined(self.model_digest, component)
 
     def graph_digest(self, component: str) -> str:

@@ -33,7 +33,7 @@ class SubjectSource:
 
     @property
     def digest(self) -> str:
-        """Of the CSV and of the pictures that it names.
+        """A digest of the CSV and of the pictures that it names.
 
         Raises:
             ModelRefused: as `subjects`.

@@ -212,7 +212,7 @@ class Batches:
             yield from (_state(batch, id_, text) for id_, text in zip(chunk, texts, strict=True) if text is not None)
 
     def unknown(self, batch: str, ids: Sequence[str]) -> set[str]:
-        """Those of the given jobs that the ledger does not know."""
+        """The given jobs that the ledger does not know."""
         with answering():
             texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "states"), list(ids))) if ids else []
         return {id_ for id_, text in zip(ids, texts, strict=True) if text is None}
@@ -269,7 +269,7 @@ class Batches:
         return RenderJob.from_json(text) if text else None
 
     def jobs(self, batch: str, ids: Sequence[str]) -> dict[str, RenderJob]:
-        """Those of the given jobs that are not done and that this version of the program can read."""
+        """The given jobs that are not done and that this version of the program can read."""
         readable = {}
         for text in filter(None, self._job_texts(batch, ids) if ids else ()):
             with suppress(NewerMessage, InvalidJob):

@@ -105,7 +105,7 @@ class EngineSets(_Record):
 
     @property
     def differing(self) -> tuple[tuple[str | None, tuple[EngineSetJobs, ...]], ...]:
-        """Of `by_model`, the models whose rows more than one set drew."""
+        """The models in `by_model` whose rows more than one set drew."""
         by_model = self.by_model or ((None, self.sets),)
         return tuple((model, sets) for model, sets in by_model if len(sets) > 1)
 

@@ -34,7 +34,7 @@ class Unpacker(Protocol):
 
 
 def unpacker_for(header: str, shown: str) -> Unpacker:
-    """For the value of a Content-Encoding header.
+    """An unpacker for the value of a Content-Encoding header.
 
     Raises:
         NotAnImage: a compression that we do not read.

@@ -46,7 +46,7 @@ def may_not_look(error: Exception) -> bool:
 
 
 def source_error(path: str | Path, error: Exception) -> RenderError:
-    """For an OSError or a ValueError that came while reading."""
+    """Our error for an OSError or a ValueError while reading."""
     if not isinstance(error, OSError):
         return SourceForbidden(f"{str(path)!r} is not a usable path")
     if is_missing(error):

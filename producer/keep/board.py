@@ -63,7 +63,7 @@ class Board:
 
     @property
     def reconcile_age_seconds(self) -> float:
-        """Since a whole pass last ended, or since the start if none has."""
+        """The seconds since a whole pass last ended, or since the start if none has."""
         return time.monotonic() - (self.started if self._passed is None else self._passed)
 
     @property

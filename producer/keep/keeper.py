@@ -32,7 +32,7 @@ class Keeper:
         self._session = session
         self._board = board
         self._paces = paces
-        # Of quick and of whole passes: batch -> why it could not be reconciled.
+        # For quick and for whole passes: batch -> why it could not be reconciled.
         self._failing: dict[bool, dict[str, str]] = {False: {}, True: {}}
         self._not_pruned: str | None = None  # why old batches were not deleted
         self._duties = [Duty(work) for work in self._works()]

@@ -15,7 +15,7 @@ from producer.table.problem import Problem
 LOOKED_FOR = 1000
 LONGEST_SHOWN = 120  # characters of a path, whose end says most
 
-# What no worker could read either. All other errors (a network drive that is away) say nothing of the row.
+# Errors that every worker would meet, too. All others (a network drive that is away) say nothing of the row.
 _UNUSABLE = {
     errno.ENAMETOOLONG: "is too long a path for this file system; shorten it",
     errno.ELOOP: "is a link that leads back to itself; name the picture itself",

@@ -1,4 +1,4 @@
-"""A CSV as records: encoding, delimiter, header, physical line numbers. Of rendering it knows only the column names.
+"""A CSV as records: encoding, delimiter, header, physical line numbers. It knows only the column names.
 
 The stream is read once, from start to end, so it may be a pipe.
 """

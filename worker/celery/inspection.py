@@ -17,7 +17,7 @@ from jobs.redaction import redacted
 
 log = structlog.get_logger(__name__)
 
-# Of Celery's settings, those that a reader may want and that hold no secret. Others name hosts, users and files.
+# The settings of Celery that a reader may want and that hold no secret. Others name hosts, users and files.
 SHOWN_SETTINGS = (
     *("accept_content", "task_acks_late", "task_default_queue", "task_reject_on_worker_lost", "worker_concurrency"),
     *("worker_consumer", "worker_pool", "worker_prefetch_multiplier"),

@@ -31,7 +31,7 @@ class ReplyTo(BaseModel):
 
 
 class RemoteRequest(BaseModel):
-    """Of the patterns that kombu knows only `glob` is taken: others can keep a worker busy for hours."""
+    """A request. Of kombu's kinds of patterns only `glob` is taken: others can keep a worker busy for hours."""
 
     model_config = ConfigDict(frozen=True)
 

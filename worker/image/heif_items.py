@@ -126,7 +126,7 @@ def _references(body: memoryview) -> dict[bytes, dict[int, list[int]]]:
 
 
 def _properties(body: memoryview) -> dict[int, dict[bytes, memoryview]]:
-    """Of each item: those of its properties that say how large it is and how it is coded."""
+    """By item, its properties that say how large it is and how it is coded."""
     container = by_kind(body).get(b"ipco")
     shared: list[Box] = [] if container is None else list(boxes_of(container))
     properties: dict[int, dict[bytes, memoryview]] = defaultdict(dict)

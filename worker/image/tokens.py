@@ -60,7 +60,7 @@ class PromptEncoder:
         self._words = words
 
     def encode(self, text: str, *, chunk: bool = False, weighted: bool = False) -> Tokens:
-        """Tokenise. What is too long for one chunk is cut, so that begin and end fit; or it fills more chunks.
+        """Tokenise. A text that is too long for one chunk is cut, or fills more chunks (`chunk`).
 
         Raises:
             ValueError: the weights of a `weighted` text cannot be read (jobs/prompt_weights.py).

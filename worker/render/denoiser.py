@@ -41,7 +41,7 @@ class Denoiser(Protocol):
         """
 
     def graphs(self, key: BucketKey) -> frozenset[int]:
-        """Those of `graph_sizes` at which a step costs nothing extra now."""
+        """The sizes among `graph_sizes` at which a step costs nothing extra now."""
 
     def warm(self, key: BucketKey, size: int) -> None:
         """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures."""

@@ -28,7 +28,7 @@ CAPTURE_SECONDS = 1.0
 # The first graph's size over a bucket's share of the requests that are there, where several buckets share the worker.
 # 200 to 400 jobs of 5 and 9 sizes, 16 and 32 in flight, took 3% longer with 0.65 and 7% with 1.0 on a simulated device.
 FIRST_SHARE = 1.5
-# Of a step's time, as long as one batch size was timed: what does not grow with the batch.
+# The share of a step's time that does not grow with the batch, as long as only one batch size was timed.
 FIXED_SHARE = 0.15
 # While the device is idle, a graph costs nothing, except for one capture that a job may have to wait for.
 IDLE_SHARE = 0.1
@@ -206,7 +206,7 @@ def _count_savings(known: _Known, wanted: int, steps: int, sizes: Sequence[int])
 
 
 def _seconds_per_request(known: _Known, size: int, wanted: int) -> float:
-    """Of a step in a graph of this size, for each of the requests that take it. In any unit while none was timed."""
+    """The time of a step in a graph of this size, per request in it. In any unit until a step was timed."""
     return _step_seconds(known.seconds, size) / min(size, wanted)
 
 

@@ -1,10 +1,10 @@
 """Scheduler: which requests wait, which run, whose turn it is, and which leave. It calls no engine and needs no torch.
 
 Requests of one engine set, one shape and one prompt length share a bucket, since only those can share an engine call.
-Buckets take turns by age: the one whose last turn is longest ago is next, so none starves. Of several sets, each with
-the bucket that is next in it, one that fills its batch is preferred, for at most PATIENCE turns of each bucket. Where
-not all sets fit on the device, only the buckets of those that are there take turns, and residency.py says when another
-set arrives.
+Buckets take turns by age: the one whose last turn is longest ago is next, so none starves. With several
+sets, each offers its next bucket, and one that fills its batch is preferred, for at most PATIENCE turns of each bucket.
+If not all sets fit on the device, only the buckets of those that are there take turns, and residency.py says when
+another set arrives.
 """
 
 from __future__ import annotations

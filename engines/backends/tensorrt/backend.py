@@ -36,7 +36,7 @@ class TensorRTBackend(Backend):
         return "fp16"
 
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
-        """For the GPU that `capability` names, or for the one that is here."""
+        """A recipe for the GPU that `capability` names, or for the one that is here."""
         runtime, architecture = package.package_name(), package.architecture(capability)
         package.check_precision(architecture, precision)
         versions = versions_of(EXPORT_PACKAGES) | {runtime: str(package.version_of(runtime))}

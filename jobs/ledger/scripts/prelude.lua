@@ -57,7 +57,7 @@ end
 -- The attempts of a job that the ledger did not know and that is given back. One, so that its next start looks in storage
 -- for a result, unless that attempt would be its only one.
 local function adopted_attempts(max_attempts) return tonumber(max_attempts) > 1 and 1 or 0 end
--- What a job that ends, or begins anew, leaves behind.
+-- Remove what a job leaves behind that ends or begins again.
 local function forget_refusals(states, refusals, delayed, id)
   redis.call('HDEL', refusals, id)
   redis.call('ZREM', delayed, entry(states, id))
