@@ -148,7 +148,7 @@ def receive(url: str, stop: threading.Event) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Measure without events and with them; print one JSON line."""
     parser = argparse.ArgumentParser(description="Measure what RENDER_CELERY_EVENTS costs Redis; one JSON line.")
     parser.add_argument("--jobs", type=positive(int), default=400)
     parser.add_argument(

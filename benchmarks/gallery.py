@@ -233,7 +233,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def measure_gallery(options: argparse.Namespace, folder: Path, url: str) -> dict[str, object]:
-    """Of a tenth of the rows, of all of them, and again."""
+    """Make the gallery of a tenth of the rows, of all of them, and of all again."""
     flags = [] if options.copies is None else ["--copies" if options.copies else "--no-copies"]
     tenth = gallery(url, "tenth", folder / "gallery-of-a-tenth", flags)
     first = gallery(url, "whole", folder / "gallery", flags)
@@ -255,7 +255,7 @@ def measure_gallery(options: argparse.Namespace, folder: Path, url: str) -> dict
 
 
 def main() -> None:
-    """The command."""
+    """Measure in a temporary folder; print one JSON line."""
     parser = argparse.ArgumentParser(description="Measure the gallery and the status; one JSON line.")
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--pictures", type=int, default=300, help="how many different pictures there are")

@@ -71,7 +71,7 @@ class Bench:
         )
 
     def drawn(self, requests: Sequence[ImageSpec], *, loop: RenderLoop | None = None) -> list[np.ndarray]:
-        """Render together, in a new loop if none is given; returns the pictures in the order of the requests."""
+        """Render together, by default in a new loop; returns the pictures in the order of the requests."""
         loop = RenderLoop(self.denoiser) if loop is None else loop
         futures = [loop.submit(request) for request in requests]
         while loop.step():
@@ -192,7 +192,7 @@ class Bench:
         }
 
     def _peak_bytes(self, *, low_vram: bool) -> int:
-        """Of a loop with a set of its own, as a worker has it, beside what this process holds already."""
+        """The peak of a loop with a set of its own, as a worker has it, beside what this process holds already."""
         gc.collect()
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()

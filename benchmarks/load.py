@@ -207,7 +207,7 @@ def summary(counters: Counters, options: argparse.Namespace) -> dict[str, float]
 
 
 def main() -> None:
-    """The command."""
+    """Measure; print one JSON line."""
     parser = argparse.ArgumentParser(description="Measure the load that one Redis can carry; one JSON line.")
     parser.add_argument("--workers", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=20_000)

@@ -125,7 +125,7 @@ def measure(rows: int, source: str, folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    """The command."""
+    """Measure in a temporary folder; print one JSON line."""
     parser = argparse.ArgumentParser(description="Measure the producer; one JSON line.")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--source", choices=("csv", "tsv", "jsonl", "parquet"), default="csv")

@@ -48,7 +48,7 @@ class QueueClient:
         self._ledger.beat(self.name, in_flight=in_flight, lease_seconds=FOR_EVER_SECONDS)
 
     def take(self) -> bool:
-        """Take one message and start its job; False where none waits."""
+        """Take one message and start its job; False if no message waits."""
         while (message := self._channel.basic_get(self._ledger.queue)) is not None:
             job = RenderJob.from_json(message.payload[0][0])
             if self._ledger.start(job, worker=self.name).decision == "run":

@@ -83,7 +83,7 @@ class Growth:
 
     @property
     def mib(self) -> float:
-        """The difference."""
+        """The growth in MiB."""
         return self.to_mib - self.from_mib
 
     @property
@@ -92,7 +92,7 @@ class Growth:
         return self.mib <= max(FLAT_MIB, FLAT_SHARE * self.from_mib)
 
     def figures(self) -> dict[str, object]:
-        """For a JSON line."""
+        """The figures for a JSON line."""
         return {
             "flat": self.is_flat,
             "anonymous_mib": [round(self.from_mib, 1), round(self.to_mib, 1)],

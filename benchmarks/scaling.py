@@ -173,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command."""
+    """Simulate each target; returns the exit code."""
     options = parser().parse_args(arguments)
     if options.jobs < options.submissions:
         parser().error("--jobs must be at least --submissions: each submission has a job")

@@ -94,7 +94,7 @@ class Hpa:
     _changes: list[Change] = field(default_factory=list)
 
     def sync(self, now: float, pods: int, metrics: Sequence[tuple[float, float]]) -> int:
-        """The pods that there shall be. `metrics` are pairs of a value and its target; the largest wish counts.
+        """The wanted number of pods. `metrics` are pairs of a value and its target; the largest wish counts.
 
         At zero pods it does nothing: starting the first one is KEDA's part.
         """
@@ -139,7 +139,7 @@ class Activation:
     _last_active: float | None = None
 
     def poll(self, pods: int, metrics: Iterable[float], *, now: float) -> int:
-        """The pods that there shall be: one where there is work and no pod, zero after the cool-down without work."""
+        """The wanted number of pods: one if there is work and no pod, zero after the cool-down without work."""
         if any(metric > self.threshold for metric in metrics):
             self._last_active = now
             return max(1, pods)

@@ -107,7 +107,7 @@ class SimulatedGpu:
             self._client.beat()
 
     def stop(self) -> None:
-        """SIGTERM."""
+        """Stop as a worker does on SIGTERM."""
         if self._client is None:
             return self._end()
         self.leaving = True

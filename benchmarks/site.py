@@ -36,7 +36,7 @@ class Site:
         self.folder = folder
         self._workers: list[_Worker] = []
         self._started = 0  # workers, which each have a log of their own
-        # Of the last batch: from the start of `producer submit` to the start of its first job.
+        # In the last batch, from the start of `producer submit` to the start of its first job.
         self.first_seconds = 0.0
         self.environment = os.environ | {
             "RENDER_REDIS_URL": url,

@@ -50,7 +50,7 @@ def write_source(path: Path, rows: int) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Write the file that the command line names."""
     parser = argparse.ArgumentParser(description="Write a file of rows; its ending says the form.")
     parser.add_argument("path", type=Path)
     parser.add_argument("rows", type=int)

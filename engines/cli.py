@@ -52,9 +52,7 @@ Config = Annotated[
 ]
 Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
 
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run; auto: the GPU, where there is one.")
-]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run; auto: the GPU, if there is one.")]
 
 
 def _known_backend(name: str) -> str:
@@ -473,7 +471,7 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
-    except BaseException as error:  # noqa: BLE001 (libraries in Rust end with an error that is no Exception)
+    except BaseException as error:  # noqa: BLE001 (libraries in Rust raise errors that are not an Exception)
         if TRACEBACK in sys.argv:
             people.print(traceback.format_exc(), markup=False)
         people.print(f"error: {sentence_of(error)}", markup=False)

@@ -21,7 +21,7 @@ people = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 def print_json(value: object) -> None:
     """Print one line to stdout."""
-    # Flushed here: a full disk at the interpreter's end would be no sentence.
+    # Flushed here: a full disk at the interpreter's end would be a traceback.
     print(json.dumps(value, default=str), flush=True)  # noqa: T201 (this is the command's output)
 
 

@@ -72,7 +72,7 @@ class EngineSet:
 
     @property
     def size_bytes(self) -> int:
-        """Of its files: about what its engines take on the device."""
+        """The bytes of its files: about what its engines take on the device."""
         return sum((self.folder / name).stat().st_size for name in self.manifest.files)
 
     def supports(self, height: int, width: int) -> bool:

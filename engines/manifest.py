@@ -115,7 +115,7 @@ class Manifest(_Record):
 
     @property
     def built_with(self) -> dict[str, Any] | None:
-        """What sidecars say of a set besides its model: quantization and additions; None where there are none."""
+        """What sidecars say of a set besides its model: quantization and additions; None without any."""
         quantized = {"precision": self.precision} if self.precision == "fp8" else {}
         return {**quantized, **(self.source.built_with or {})} or None
 
@@ -130,7 +130,7 @@ class Manifest(_Record):
         return max(profile.max_context_chunks for profile in self.profiles)
 
     def context_chunks_at(self, height: int, width: int) -> int:
-        """The most chunks of a prompt for pictures of this size (pixels); 0 where none can be rendered."""
+        """The most chunks of a prompt for pictures of this size (pixels); 0 if this size cannot be rendered."""
         covering = (profile for profile in self.profiles if profile.covers(height, width))
         return max((profile.max_context_chunks for profile in covering), default=0)
 
@@ -238,7 +238,7 @@ def _check_names(path: Path | str, manifest: Manifest) -> None:
         outside = plain.is_absolute() or ".." in plain.parts or "\\" in name
         if outside or str(plain) != name or not name.isprintable() or plain.parts[:1] in ((), (MANIFEST,)):
             raise EngineSetRefused(
-                f"{path} lists the file {name!r}, which is no name of a file inside the set's folder"
+                f"{path} lists the file {name!r}, which is not the name of a file inside the set's folder"
             )
     if manifest.runtime not in manifest.versions:
         raise EngineSetRefused(f"{path} is not valid at versions: it has no version of the runtime, {manifest.runtime}")

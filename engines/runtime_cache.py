@@ -1,7 +1,7 @@
 """Where a worker keeps what it learns at run time: a folder below RENDER_CACHE_DIR for each set, card and versions.
 
-A set is read-only. What one card and one version of a library compiled or chose is worth nothing to another, so each
-combination has a folder of its own, and what an old version wrote is never read by a new one.
+A set is read-only. The results of one card and one version of a library are useless to another, so each
+combination has a folder of its own, and a new version never reads what an old one wrote.
 """
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ def folder(root: Path, digest: str, *, card: str, versions: Mapping[str, str]) -
 
 
 def _name(text: str) -> str:
-    """A folder's name for any text; one whose letters were changed or cut ends with a digest, so none is two texts'."""
+    """A folder's name for any text. If letters were changed or cut, it ends with a digest, so names never clash."""
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip(".-")[:LONGEST_NAME]
     return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")

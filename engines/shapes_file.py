@@ -14,12 +14,12 @@ HOW = "write it with: producer sizes jobs.csv > sizes.json"
 
 
 def read_shapes(path: Path, *, ranges: bool) -> list[str]:
-    """The shapes that a set shall have, as `Profile.parse` reads them; `-` is standard input.
+    """The shapes to build a set for, as `Profile.parse` reads them; `-` is standard input.
 
     `ranges`: whether the backend takes a range of sizes; otherwise each size has a shape of its own.
 
     Raises:
-        ValueError: the file cannot be read or is no such file; the sentence says what to do.
+        ValueError: the file cannot be read or has another format; the sentence says what to do.
     """
     record = _record(_data(path), "standard input" if path == STDIN else str(path))
     return record["ranges" if ranges else "shapes"]
@@ -52,7 +52,7 @@ def _record(data: bytes, name: str) -> dict[str, list[str]]:
     for key in ("shapes", "ranges"):
         texts = record.get(key)
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"{name}: {key!r} is no list of texts; {HOW}")
+            raise ValueError(f"{name}: {key!r} is not a list of texts; {HOW}")
         if not texts:
             raise ValueError(f"{name} names no size: no picture of its {record.get('rows')} rows could be read")
         lists[key] = texts

@@ -93,7 +93,7 @@ class Source(_Record):
 
     @property
     def built_with(self) -> dict[str, Any] | None:
-        """The additions for sidecars: file names without folders, digests, weights and words; None where none are."""
+        """The additions for sidecars: file names without folders, digests, weights and words; None without any."""
         made: dict[str, Any] = {
             "loras": [each.named() for each in self.loras],
             "vae": None if self.vae is None else self.vae.named(),

@@ -59,7 +59,7 @@ def write_photos(out: Path) -> list[Path]:
 
 
 def main() -> int:
-    """The command."""
+    """Write the photographs; returns the exit code."""
     parser = argparse.ArgumentParser(description="Write the example photographs.")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "photos", help="default: examples/photos")
     out: Path = parser.parse_args().out

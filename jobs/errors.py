@@ -71,7 +71,7 @@ class RenderError(Exception):
     def __init__(
         self, message: str = "", *, fault: Fault | None = None, scope: Scope | None = None, unfit: bool = False
     ) -> None:
-        # The name of a file may be no text: JSON, which errors end in, could not hold it.
+        # A file's name may not be valid text, which JSON, where errors end, could not hold.
         super().__init__(message.encode("utf-8", "replace").decode())
         if fault is not None:
             self.fault = fault

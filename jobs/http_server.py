@@ -52,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered."""
+    """The answer to a request."""
 
     status: HTTPStatus
     body: bytes = b""
@@ -66,7 +66,7 @@ class Reply:
 
     @classmethod
     def text(cls, status: HTTPStatus, sentence: str) -> Reply:
-        """A sentence."""
+        """A reply of one sentence, as plain text."""
         return cls(status, f"{sentence}\n".encode("utf-8", "replace"))
 
 
@@ -160,7 +160,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def _make_room(self) -> bool:
-        """Close the connection that has been sending its request for longest. False if none is sending."""
+        """Close the connection that has been sending its request for longest. False if no connection is sending."""
         sending = [connection for connection in self._open.values() if connection.is_sending]
         if not sending:
             return False

@@ -36,7 +36,7 @@ SEED_MAX = 2**32 - 1  # what image tools accept; torch.Generator takes more
 DEFAULT_A_PROMPT = "best quality, extremely detailed"
 DEFAULT_N_PROMPT = "longbody, lowres, bad anatomy, bad hands, missing fingers"
 
-# What `prompt` holds where the picture is rendered without one. RenderParameters and all workers of before refuse "",
+# The `prompt` of a picture that is rendered without one. RenderParameters and all workers of before refuse "",
 # and to CLIP's tokenizer both are the same: it drops spaces.
 EMPTY_PROMPT: Final = " "
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from jobs.prompt_values import accident, is_nothing
 
 EMPTY = "<empty>"  # how a CSV says that a prompt is empty; an empty cell takes the default
-LARGEST_WEIGHT = 10.0  # `(ISO:100)` is no weight
+LARGEST_WEIGHT = 10.0  # `(ISO:100)` is not a weight
 
 LITERALLY, NOT_LOADED = "which are taken literally", "which are not loaded"
 OR_APPLY = "or set prompt_syntax to weighted"

@@ -16,7 +16,7 @@ from jobs.submission import TRIES, submission_folder
 
 
 def write_prompt_options(store: Store, output: str, batch: str, options: PromptOptions) -> None:
-    """Keep the options of a source in storage, where it has any: no file says that there were none.
+    """Keep the options of a source in storage. No file is written if there are none.
 
     Raises:
         OutputForbidden, OutputFull, OutputUnavailable: as the store does, after TRIES tries.

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 FACTOR = 1.1
-# Weights beyond these are mistakes, and float16 engines would give values that are no numbers.
+# Weights beyond these are mistakes, and float16 engines would give NaN.
 LARGEST_WEIGHT = 100.0
 # Each bracket is a factor of 1.1, and 1.1 ** 50 is more than the largest weight.
 DEEPEST = 100

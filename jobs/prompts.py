@@ -25,7 +25,7 @@ class PromptReading(NamedTuple):
 
     @classmethod
     def of(cls, parameters: RenderParameters) -> PromptReading:
-        """A row's."""
+        """How the row's parameters say that its prompts are read."""
         return cls(parameters.prompt_syntax == "weighted", parameters.long_prompts == "chunk")
 
 

@@ -44,7 +44,7 @@ _WORD_IN_SENTENCE = re.compile(r"[A-Za-z]+[,.;:!?]*[ \t]+\S")
 
 
 def redacted(uri: str, mark: str = SHOWN) -> str:
-    """The URI with a mark in place of each secret; all else, also what is no URI, stays as it is."""
+    """The URI with a mark in place of each secret; all else, and a text that is not a URI, stays as it is."""
     match = _URI.fullmatch(uri)
     if match is None or match[1].lower() == "file":
         return uri
@@ -62,7 +62,7 @@ def without_secrets(text: str) -> str:
     Surrogates (of a file name that is not UTF-8) become '?', because JSON cannot hold them.
     """
     text = text if text.isascii() else text.encode("utf-8", "replace").decode()
-    # A backslash in a password ends the URL for the next line, because it is no part of a URL in JSON.
+    # A backslash in a password ends the URL for the next line, because in JSON it is not part of a URL.
     text = _USER.sub(lambda match: f"{LOGGED}@" if "\\" in match[0] else match[0], text)
     text = _URL.sub(lambda match: _url_in_text(match[0]), text)
     text = _REQUEST.sub(lambda match: match[1] + _target(match[2], LOGGED), text)
@@ -160,7 +160,7 @@ def _without_named(text: str) -> str:
 
 
 def _is_kept(match: re.Match[str]) -> bool:
-    """Whether what follows a name is no secret, but said of a path or of a thing of that name.
+    """Whether what follows a name is not a secret, but belongs to a path or describes a thing of that name.
 
     It does not look for the end of what follows: many such names would take quadratic time.
     """

@@ -38,7 +38,7 @@ _SENTENCES = (
     (
         r"NOAUTH|Authentication required|without any password configured",
         "Redis does not accept the login in RENDER_REDIS_URL: it wants a password (redis://:PASSWORD@host:port/0) "
-        "where the URL has none, or has none where the URL gives one",
+        "and the URL has none, or it has no password and the URL gives one",
     ),
     (r"AuthenticationError", "Redis refuses the user or the password in RENDER_REDIS_URL"),
     (

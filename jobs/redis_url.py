@@ -1,4 +1,4 @@
-"""The Redis URL, checked before anybody connects."""
+"""The Redis URL, checked before a client connects."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ def _parts(url: str) -> SplitResult:
     except ValueError:
         raise ValueError("not a usable URL; special characters in a password are written as %XX") from None
     if parts.scheme not in SCHEMES:
-        raise ValueError("begins with none of redis://, rediss:// and unix://")
+        raise ValueError("does not begin with redis://, rediss:// or unix://")
     return parts

@@ -76,7 +76,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_plain(value: str) -> bool:
-    """Whether a text, as it stands in a URL, is no token by its look: see the top of this file."""
+    """Whether a text in a URL does not look like a token: see the top of this file."""
     text = unquote_plus(value)
     mixed = [part for part in _parts(text) if not _NUMBER.fullmatch(part) and not _is_word(part)]
     is_short = len(mixed) <= _SHORT_MIXED_PARTS and all(map(_SHORT_MIXED.fullmatch, mixed))

@@ -32,7 +32,7 @@ def _as_parsed(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _host_alone(host: str) -> str:
-    """A name or an address. Anything else would match no host, and nobody would be told."""
+    """A name or an address. Anything else would match no host, without an error."""
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not HOST_NAME.fullmatch(bare) and not _is_address(bare):
         raise ValueError(f"{host!r} is not a host's name or address alone: leave out scheme, port, path and *")

@@ -7,7 +7,7 @@ function of its source and its jobs, so submitting the same file again writes th
 file writes only the parts that changed. Two files with the same rows do not overwrite each other's parts. (In the names
 of earlier versions there is no source. Such a part is written once more when its file is submitted again.)
 
-A URL with a password or a signature is a secret and is not kept. Of such a job the manifest records only that it
+A URL with a password or a signature is a secret and is not kept. The manifest records only that such a job
 exists, and only its CSV can bring it back.
 """
 
@@ -175,7 +175,7 @@ def ids_of(store: Store, part: Part) -> Iterator[str]:
         try:
             yield SubmittedJob.model_validate_json(line).id
         except ValidationError as error:
-            raise _damaged(part.uri, "a line is no job") from error
+            raise _damaged(part.uri, "a line is not a job") from error
 
 
 def jobs_of(store: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJob, bool]]:
@@ -191,7 +191,7 @@ def jobs_of(store: Store, part: Part, *, output: str) -> Iterator[tuple[RenderJo
             submitted = SubmittedJob.model_validate_json(line)
             job = _job(submitted, batch=part.head.batch, output=output)
         except ValidationError as error:
-            raise _damaged(part.uri, "a line is no job") from error
+            raise _damaged(part.uri, "a line is not a job") from error
         if submitted.secret:
             job = job.model_copy(update={"id": submitted.id})
         elif job.id != submitted.id:

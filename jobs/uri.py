@@ -194,7 +194,7 @@ def _check_length(parts: Sequence[int], text: str, *, hint: str) -> None:
     """`parts`: the bytes of each part of the path."""
     if max(parts) > LONGEST_NAME:
         raise InvalidJob(
-            f"{_shown(text)} is no path: a name has at most {LONGEST_NAME} bytes, and this one has {max(parts):,}; "
+            f"{_shown(text)} is not a path: a name has at most {LONGEST_NAME} bytes, and this one has {max(parts):,}; "
             f"{hint}"
         )
     if sum(parts) + len(parts) > LONGEST_PATH:
@@ -211,7 +211,7 @@ def _check_bucket(uri: str) -> None:
         raise InvalidJob(f"{_shown(uri)} has a user before the bucket; give keys in the AWS_* variables instead")
     if not _BUCKET.fullmatch(bucket):
         raise InvalidJob(
-            f"{_shown(uri)}: {bucket[:LONGEST_SHOWN]!r} is no bucket's name; those have letters, digits and '.-_'"
+            f"{_shown(uri)}: {bucket[:LONGEST_SHOWN]!r} is not a bucket name; those have letters, digits and '.-_'"
         )
 
 

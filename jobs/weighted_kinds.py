@@ -1,7 +1,7 @@
 """What a prompt is warned of where its weights are applied (`prompt_syntax` weighted), beside prompt_kinds.py.
 
-Weights, brackets and escapes mean something then, and are no kind. What the syntax of AUTOMATIC1111's web interface has
-beside them is still not applied, and people slip in writing weights.
+Weights, brackets and escapes are applied then, so they are not warned of. The rest of the syntax of AUTOMATIC1111's web
+interface is still not applied, and people make mistakes in writing weights.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from jobs.submission import Part, ids_of, part_uris, read_head, submission_folde
 from jobs.uri import redacted
 
 AT_ONCE = 32  # requests; one takes about 10 ms, nearly all of it waiting
-CHUNK = 1000  # files between two looks whether the deletion shall go on
+CHUNK = 1000  # files between two checks whether the deletion is to go on
 TRIES = 4
 ROUNDS = 100  # some stores and file servers leave names out of a listing while others are deleted
 SIDECAR = ".json"

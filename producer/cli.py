@@ -17,8 +17,8 @@ from producer.output import escape_what_does_not_fit, give_up_broken_streams, js
 app = typer.Typer(
     name="producer",
     help="Render a CSV of pictures: check it, enqueue it, watch it, fetch what came of it.",
-    epilog="Words for people go to stderr. JSON goes to stdout where that is no terminal, and to a terminal only with "
-    "--json. Redis is named by RENDER_REDIS_URL, where results go by RENDER_OUTPUT_URI.",
+    epilog="Messages for people go to stderr. JSON goes to stdout if that is not a terminal, and to a terminal only "
+    "with --json. RENDER_REDIS_URL names Redis, and RENDER_OUTPUT_URI where results go.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # an unexpected error shows a plain traceback, and no local variables
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="JSON on stdout; without it, only where stdout is no terminal.")
+    bool, typer.Option("--json", help="JSON on stdout; without it, only if stdout is not a terminal.")
 ]
 FormatOption = Annotated[
     str | None,
@@ -106,7 +106,7 @@ def submit(
 
     All mistakes are reported, with file, line, column and what is allowed, before anything is enqueued.
     Submitting the same file to the same batch again, with the same options for its rows, enqueues only what the batch
-    does not hold yet, so it is safe to repeat at any time: after a correction, an added row, or a doubt. A row that was
+    does not hold yet, so it is safe to repeat at any time, for example after a correction. A row that was
     corrected supersedes its earlier version: that is not rendered any more if it has not been, and left out of the
     results if it has.
 
@@ -125,7 +125,7 @@ def submit(
     later become the last rows of the batch, so submitting the folder again renders only them.
 
     --again reads what rendered pictures (PNG, JPEG, WebP) say of themselves. Those of this program name their source,
-    which is rendered with the same parameters. Those of other tools name none: the picture itself is the input.
+    which is rendered with the same parameters. Those of other tools do not name one: the picture itself is the input.
 
     --prompt, --a-prompt, --n-prompt, --model, --control, --format, --quality, --long-prompts and --prompt-syntax set
     the default of their column for this file; they become part of the jobs. The batch keeps them: with others, the
@@ -233,7 +233,8 @@ def status(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", "-l", min=0, help="So many batches, newest first; 0: all [default: 20].")
+        int | None,
+        typer.Option("--limit", "-l", min=0, help="The number of batches, newest first; 0: all [default: 20]."),
     ] = None,
     workers: Annotated[bool, typer.Option("--workers", help="Show the live workers instead of batches.")] = False,
     watch: Annotated[
@@ -279,13 +280,13 @@ def results(
     ] = None,
     state: Annotated[
         Literal["done", "failed", "cancelled", "superseded"] | None,
-        typer.Option("--state", "-s", help="Only jobs that ended so; superseded: earlier versions of corrected rows."),
+        typer.Option("--state", "-s", help="Only jobs in this state; superseded: earlier versions of corrected rows."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Print what became of every job that has ended, in row order: the newest version of each row.
 
-    Where stdout is no terminal, as JSON lines. In CSV, a cell with several pictures or warnings has one a line.
+    If stdout is not a terminal, as JSON lines. In CSV, a cell with several pictures or warnings has one a line.
     """
     if json and format not in (None, "jsonl"):
         raise typer.BadParameter(f"--json means --format jsonl, not {format}")
@@ -334,7 +335,7 @@ def cancel(
 ) -> None:
     """Cancel the jobs of a batch that have not ended: queued ones at once, running ones at their next step.
 
-    Finished pictures stay. `producer retry` takes it back.
+    Finished pictures stay. `producer retry` queues the cancelled jobs again.
     """
     with exit_codes(), json_output(json):
         from producer.repair import cancel as run
@@ -362,7 +363,7 @@ def reconcile(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Queue again what died with its worker or was lost on its way.
+    """Queue jobs again whose worker died or whose message was lost.
 
     `submit --wait` and `status --watch` do the same every few seconds. Safe at any time: what a live worker holds is
     left alone.
@@ -443,7 +444,7 @@ def prune(
     yes: YesOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete old batches, as `producer delete` does: those all of whose jobs ended at least so long ago.
+    """Delete old batches, as `producer delete` does: those whose jobs all ended before a time.
 
     `producer keep` does this by itself once an hour where RENDER_KEEP_DAYS is set; it never deletes files.
     """
@@ -509,7 +510,7 @@ def keep(
 ) -> None:
     """Reconcile every batch for ever, and show over HTTP how they are. SIGTERM ends it with exit code 0.
 
-    Run one beside the workers: it queues again what died with a worker or was lost on its way, every few seconds.
+    Run one beside the workers: every few seconds, it queues jobs again whose worker died or whose message was lost.
     Several at once do no harm. It waits for a Redis that is away.
 
     / is a page for people: batches, failures, workers and the newest pictures. /metrics is for Prometheus, /healthz and

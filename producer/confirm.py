@@ -14,12 +14,12 @@ def confirm(question: str, *, word: str | None = None, what: str = "its name") -
     """Ask on the terminal. With a `word`, ask once more: then the word, which is `what`, must be typed.
 
     Raises:
-        CommandFailed: the person says anything else, or nobody can be asked.
+        CommandFailed: the person says anything else, or stdin is not a terminal.
     """
     if not _can_ask():
         raise CommandFailed(
             Exit.USAGE,
-            f"{question} Nobody can be asked here, because this is no terminal: add --yes. Nothing was deleted.",
+            f"{question} Input is not a terminal, so the command cannot ask: add --yes. Nothing was deleted.",
         )
     is_meant = _answer(f"{question} [y/N] ").lower() in YES
     if is_meant and word is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 STYLES = {"error": "bold red", "warning": "yellow", "note": "", "good": "green"}
 STATES = ("queued", "running", "done", "failed", "cancelled")  # in the order in which they are shown
-SHOW_AFTER_SECONDS = 0.5  # a small file is finished before anyone could read a bar
+SHOW_AFTER_SECONDS = 0.5  # a small file is finished before a person could read a bar
 REDRAW_SECONDS = 0.1
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -29,7 +29,7 @@ def people() -> Console:
     """A console on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, emoji=False)  # `:x:` in a prompt is no picture
+    return Console(stderr=True, highlight=False, emoji=False)  # `:x:` in a prompt must not become a picture
 
 
 def say(text: str, kind: str = "note", console: Console | None = None) -> None:
@@ -48,7 +48,7 @@ def place(uri: str) -> str:
 
 
 def write_json(record: Mapping[str, object]) -> None:
-    """Print one JSON line to stdout, unless that is a terminal and nobody asked for JSON.
+    """Print one JSON line to stdout, unless that is a terminal and --json was not given.
 
     A file name that is not UTF-8 has escaped surrogates, as Python reads them.
     """

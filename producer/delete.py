@@ -40,7 +40,7 @@ def delete(batch: str, *, results: bool, force: bool, yes: bool, output: str | N
     """Delete a batch, after asking.
 
     Raises:
-        CommandFailed: there is no such batch, its jobs have not ended, or nobody said yes.
+        CommandFailed: there is no such batch, its jobs have not ended, or the answer was not yes.
         RenderError: storage or Redis refuses, or does not answer. The same command goes on.
     """
     session = open_session()
@@ -132,13 +132,13 @@ def _deletion(ledger: Ledger, batch: str, output: str | None) -> Iterator[tuple[
 
 
 def _files(ledger: Ledger, batch: str, output: str) -> BatchFiles:
-    if not BATCH_NAME.fullmatch(batch):  # it came from Redis, and shall lead to no other folder
-        raise CommandFailed(Exit.USAGE, f"{batch!r} is no batch's name, so it has no files")
+    if not BATCH_NAME.fullmatch(batch):  # it came from Redis, and must not lead to another folder
+        raise CommandFailed(Exit.USAGE, f"{batch!r} is not a valid batch name, so it has no files")
     return BatchFiles(store_for(output), output, batch, known=_ids(ledger, batch))
 
 
 def _ids(ledger: Ledger, batch: str) -> Iterator[str]:
-    """The ids that the ledger knows; none of a damaged batch, whose files its manifest and sidecars name."""
+    """The ids that the ledger knows. A damaged batch gives none: its manifest and sidecars name its files."""
     with passing_over_damage():
         yield from ledger.ids(batch)
 
@@ -184,7 +184,7 @@ def _output(session: Session, batch: str, output: str | None, *, results: bool) 
     if results and BATCH_NAME.fullmatch(batch) and not is_there:
         is_there = BatchFiles(store_for(uri), uri, batch, known=()).any()
     if not is_there:
-        session.batch(batch)  # says that there is none
+        session.batch(batch)  # says so if it does not exist
     return uri
 
 

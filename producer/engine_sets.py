@@ -1,6 +1,6 @@
-"""What the commands say of engine sets: of those that drew a batch, and of the one that shall draw it.
+"""What the commands say of engine sets: of those that drew a batch, and of the one that is to draw it.
 
-Of the first there is a warning for people, and keys for JSON.
+For those that drew it there is a warning for people, and keys for JSON.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _dumped(sets: Sequence[EngineSetJobs]) -> list[dict[str, object]]:
 
 
 def say_who_holds(workers: Iterable[Heartbeat], engine_set: str) -> None:
-    """Say which live workers hold the engine set that a batch is kept to; a warning where none does.
+    """Say which live workers hold the engine set that a batch is kept to; a warning if no worker does.
 
     `engine_set` are the first digits of its digest.
     """
@@ -130,7 +130,7 @@ def say_who_holds(workers: Iterable[Heartbeat], engine_set: str) -> None:
 
 
 def say_who_holds_model(workers: Iterable[Heartbeat], name: str) -> None:
-    """Say which live workers hold the engine set of this name; where none does, warn with the names that are held."""
+    """Say which live workers hold the engine set of this name; if no worker does, warn with the names that are held."""
     beats = list(workers)
     holders = [beat for beat in beats if name in (held.name for held in beat.facts.held)]
     if holders:

@@ -39,7 +39,7 @@ def keep_prompts(ledger: Ledger, options: PromptOptions, request: Request) -> Pr
     The digest of an engine set may be given with more digits or fewer than before: the first spelling stays.
 
     Raises:
-        CommandFailed: somebody else has just submitted the file with others.
+        CommandFailed: another command has just submitted the file with other options.
     """
     return _the_same(ledger.keep_prompt_options(request.batch, options), request)
 

@@ -13,5 +13,5 @@ def is_pattern(text: str) -> bool:
 
 
 def fits(name: str, text: str) -> bool:
-    """Whether a name matches a pattern, or holds a text that is none."""
+    """Whether a name matches a pattern, or holds a text that is not a pattern."""
     return fnmatchcase(name, text) if is_pattern(text) else text in name

@@ -1,6 +1,6 @@
 """Where a command's JSON goes, and what becomes of characters that a terminal or a pipe cannot take.
 
-JSON is for programs: it goes to stdout where that is no terminal, and to a terminal only with --json.
+JSON is for programs: it goes to stdout if that is not a terminal, and to a terminal only with --json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def json_asked() -> bool:
 
 
 def json_wanted() -> bool:
-    """Whether to print JSON to stdout. There is none where it was closed before the command began."""
+    """Whether to print JSON to stdout. False if stdout was closed before the command began."""
     return sys.stdout is not None and (_ASKED.get() or not to_terminal())
 
 

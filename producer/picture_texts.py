@@ -56,7 +56,7 @@ def _texts_of_exif(image: Image.Image) -> dict[str, str]:
 
 
 def user_comment(value: object) -> str:
-    """EXIF's UserComment as text: eight bytes that name its encoding, then the text; '' for what is no text.
+    """EXIF's UserComment as text: eight bytes that name its encoding, then the text; '' for bytes that are not text.
 
     Without one of the known names it is UTF-8, as the web interface reads it.
     """
@@ -72,7 +72,7 @@ def user_comment(value: object) -> str:
 
 
 def exif_text(value: object, *, utf16: bool = False) -> str:
-    """A value of EXIF as text, from UTF-8 or UTF-16 where it is bytes; '' for what is no text."""
+    """A value of EXIF as text, from UTF-8 or UTF-16 if it is bytes; '' for a value that is not text."""
     value = _as_bytes(value)
     if isinstance(value, bytes):
         value = _utf16(value) if utf16 else value.decode("utf-8", "replace")

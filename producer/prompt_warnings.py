@@ -19,7 +19,7 @@ from producer.row_defaults import option
 class PromptCount:
     """The rows that have a kind of text in a column, the first line (from 1) that does, and the text there.
 
-    `first_place` is what stands for the line in a source that has none, as Problem.place does.
+    `first_place` is what stands for the line in a source without lines, as Problem.place does.
     """
 
     column: str
@@ -37,7 +37,7 @@ class PromptCount:
         return f"{_found(whose, self.kind, self.example)}; {where} {place}. {_advice(self.kind)}"
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON."""
+        """The warning as JSON output has it."""
         where: dict[str, object] = {"rows": self.rows, "first_line": self.first_line}
         if self.first_place is not None:
             where |= {"first_line": None, "first_place": self.first_place}
@@ -71,7 +71,7 @@ class PromptWarnings:
         return of_options + [known.sentence() for known in self.counts.values()]
 
     def as_list(self) -> list[dict[str, object]]:
-        """For JSON."""
+        """The warning as JSON output has it."""
         of_options: list[dict[str, object]] = [
             {"option": option(column), "kind": kind.name, "example": example}
             for column, kind, example in self._of_options()

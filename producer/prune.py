@@ -59,7 +59,7 @@ def prune_old(
     """Run the command: list the old batches, ask, delete them.
 
     Raises:
-        CommandFailed: the age cannot be read, or nobody said yes.
+        CommandFailed: the age cannot be read, or the answer was not yes.
         LedgerUnavailable: Redis does not answer.
     """
     seconds = age_seconds(older_than)
@@ -93,7 +93,7 @@ def age_seconds(text: str) -> float:
 
 
 def _old(session: Session, choice: Choice, *, before: float) -> list[EndedBatch]:
-    """The oldest first."""
+    """Batches that ended before a time, the oldest first."""
     chosen = choice.infos(session) if choice.state is None else [each.info for each in choice.counted(session)]
     return list(ended_before(session.ledger, chosen[::-1], before))
 

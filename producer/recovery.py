@@ -1,4 +1,4 @@
-"""Finished jobs that storage knows and the ledger does not: where to look for them, and what is said if nobody can."""
+"""Finished jobs that storage knows and the ledger does not: where to look for them, and what to say if that fails."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def say_unknown(jobs: int, refusal: str | None, output: str, *, batch: str) -> N
 
 
 def missing_right(output: str) -> str:
-    """What whoever runs the command must be allowed to do, to see what storage has."""
+    """The rights that the command needs to see what storage has."""
     if output.startswith("s3:"):
         return (
             "To look, the keys of this machine need s3:GetObject on the output, and s3:ListBucket on its bucket: "

@@ -51,7 +51,7 @@ def cancel(batch: str, job_id: str | None) -> Exit:
 
 
 def reconcile(batch: str | None, *, output: str | None = None, from_storage: bool = False) -> Exit:
-    """Queue again what died with its worker or was lost on the way; rebuild what the ledger lost.
+    """Queue jobs again whose worker died or whose message was lost; rebuild what the ledger lost.
 
     Of several batches, one that cannot be rebuilt does not keep the others back: it is said, and the first such failure
     gives the exit code.

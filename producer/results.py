@@ -63,7 +63,7 @@ def ended_results(session: Session, batch: str, states: Collection[str] = ()) ->
     """Results of a batch in no order: of the newest version of each row, or (`superseded`) of the earlier ones."""
     wanted = set(states) - {"superseded"}
     for text in session.ledger.result_texts(batch, superseded="superseded" in states):
-        with damaged(batch, f"{shown(text)} is no result of a job"):
+        with damaged(batch, f"{shown(text)} is not the result of a job"):
             record = json.loads(text)
             stored = Stored(int(record["row"]), text)
             is_wanted = not wanted or record["state"] in wanted
@@ -75,7 +75,7 @@ def in_row_order(results: Iterable[Stored], *, batch: str = "") -> Iterator[Rend
     """The same results sorted by row, each once: a Redis scan may return an entry twice.
 
     Raises:
-        LedgerDamaged: one of them is no result; the sentence names the `batch`.
+        LedgerDamaged: one of them is not a result; the sentence names the `batch`.
     """
     with ordered_results(results, batch=batch) as ordered:
         yield from ordered
@@ -144,7 +144,7 @@ def write_jsonl(results: Iterator[RenderResult], stream: TextIO) -> int:
 
 
 def write_text(results: Iterator[RenderResult], stream: TextIO) -> int:
-    """One line a result: its row, its state, and its pictures or why there are none. Returns how many."""
+    """One line a result: its row, its state, and its pictures or why it has none. Returns how many."""
     written = 0
     for result in results:
         end = " ".join(map(place, result.samples)) or f"{result.error_kind or result.state}: {result.error or ''}"

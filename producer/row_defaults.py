@@ -21,7 +21,7 @@ UNSAID = {
     "prompt_syntax": "literal",
 }
 
-# What a sentence about submitting a file again goes on with, where the options of before are not known.
+# The end of a sentence about submitting a file again, if the earlier options are not known.
 SAME_OPTIONS = " (with the same options, if it had any)"
 
 

@@ -25,7 +25,7 @@ ENDINGS: dict[str, FileFormat] = {
 HEAD_BYTES = 64  # that tell what a file is
 BLANK = b" \t\r\n"
 UTF8_MARK = b"\xef\xbb\xbf"
-# How files begin that are no table of rows.
+# How files begin that are pictures, not tables of rows.
 PICTURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -41,7 +41,7 @@ def kind_of(file: Path, *, is_folder: bool, input_format: str | None, again: boo
             raise CommandFailed(Exit.USAGE, "--input-format is about a file of rows; --again reads pictures")
         if not is_folder:
             raise CommandFailed(
-                Exit.USAGE, f"--again reads the pictures of a folder, and {file} is none; name a folder"
+                Exit.USAGE, f"--again reads the pictures of a folder, and {file} is not a folder; name one"
             )
         return "again"
     if is_folder:

@@ -38,7 +38,7 @@ class Choice:
         """The batches of the name, newest first.
 
         Raises:
-            CommandFailed: there are batches, and none has such a name.
+            CommandFailed: there are batches, but none with such a name.
         """
         known = session.ledger.batches()[::-1]
         chosen = [info for info in known if self.name is None or fits(info.name, self.name)]

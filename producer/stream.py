@@ -1,6 +1,6 @@
-"""A CSV that is no regular file: standard input, a pipe, `<(...)` of a shell, a device. It can be read only once.
+"""A CSV that is not a regular file: standard input, a pipe, `<(...)` of a shell, a device. It can be read only once.
 
-It is copied to a temporary file before its first row is checked, so whoever writes it never waits for us.
+It is copied to a temporary file before its first row is checked, so the program that writes it never waits for us.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from producer.exits import CommandFailed, Exit
 STDIN = Path("-")
 ORIGIN = "stdin"  # the source of the rows in the ledger: a pipe's own name differs from run to run
 CHUNK_BYTES = 2**20
-LONGEST_LINE_BYTES = 2**27  # without a line end for so long, it is no CSV, and must not fill the disk
+LONGEST_LINE_BYTES = 2**27  # without a line end for so long, it is not a CSV, and must not fill the disk
 _DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/(\d+))|/proc/(?:self|thread-self|\d+)/fd/(\d+)", re.ASCII)
 
 
 def is_stream(file: Path) -> bool:
-    """Whether the file is no regular file. A folder and a missing file are none either; opening them says so."""
+    """Whether the file can be read only once. False for a folder or a missing file: opening it gives the error."""
     if file == STDIN or _DESCRIPTOR.fullmatch(str(file)):
         return True
     with suppress(OSError, ValueError):

@@ -45,7 +45,7 @@ class Request:
     a stream (producer/stream.py), and what is in a bucket, which has a `uri` (producer/bucket_csv.py): that of a folder
     ends with '/'.
     `defaults` has what empty cells of a column mean in this file, as text, where the command line says so.
-    `engine_set` are the first digits of the digest of the one engine set that shall draw the rows, or None.
+    `engine_set` are the first digits of the digest of the one engine set that is to draw the rows, or None.
     """
 
     file: Path
@@ -306,9 +306,9 @@ def output_uri(settings: Settings, output: str | None) -> str:
 
 
 def _check_folder(uri: str) -> None:
-    """Raise InvalidJob where a file stands in the place of a folder around a local output.
+    """Raise InvalidJob if a file is in the way of a folder above a local output.
 
-    A file in the place of the output itself may be removed before workers write; the manifest's sentence names it.
+    A file in place of the output itself may be removed before workers write; writing the manifest reports it.
     """
     if not uri.startswith("file:"):
         return
@@ -316,7 +316,7 @@ def _check_folder(uri: str) -> None:
     # What does not exist from here is made by a worker, or is a share that this machine has not mounted.
     around = next((str(each) for each in path.parents if os.path.exists(each)), "/")  # noqa: PTH110 (no OSError)
     if not os.path.isdir(around):  # noqa: PTH112 (likewise)
-        kind_of_it = "a file" if os.path.isfile(around) else "no folder"  # noqa: PTH113 (likewise)
+        kind_of_it = "a file" if os.path.isfile(around) else "not a folder"  # noqa: PTH113 (likewise)
         raise InvalidJob(f"{around} is {kind_of_it}; name a folder")
 
 

@@ -154,8 +154,8 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
 def _kept(rows: CheckedRows, request: Request, store: Store, manifest: _Manifest) -> Iterator[list[RenderJob]]:
     """The jobs of all rows, some at a time. When the next ones are asked for, these are kept in the manifest.
 
-    All jobs of a folder are kept before the first one: whoever goes on after a kill must know which row each picture
-    has.
+    All jobs of a folder are kept before the first one: a run that goes on after a kill must know the row of each
+    picture.
     """
     kept = KeptRows(request, store)
     if request.is_folder:

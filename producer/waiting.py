@@ -57,7 +57,7 @@ def say_waiting(waits: Waiting) -> None:
 
 
 def waiting_record(waits: Waiting) -> dict[str, object]:
-    """For JSON."""
+    """What a batch waits for, as JSON output has it."""
     reasons = [
         {"jobs": reason.jobs, **reason.example.model_dump(include={"by", "worker", "kind", "text", "at"})}
         for reason in waits.reasons

@@ -77,7 +77,7 @@ def watch(session: Session, batch: str) -> Counts:
 
 
 def _pictures_a_job(session: Session, batch: str) -> float:
-    """Of a few jobs that wait: most batches have the same number in every row."""
+    """The mean over a few jobs that wait: most batches have the same number in every row."""
     waiting = [line.id for line in islice(session.ledger.states(batch, only=("queued", "running")), LOOKED_AT_JOBS)]
     numbers = [job.parameters.num_samples for job in session.ledger.jobs(batch, waiting).values()]
     return sum(numbers) / len(numbers) if numbers else 1.0
@@ -158,7 +158,7 @@ class _Counting:
         self._info = None  # it was registered anew
 
 
-Pass = Callable[[Callable[[float], object]], Reconciled]  # takes the function that it shall sleep with
+Pass = Callable[[Callable[[float], object]], Reconciled]  # takes the function to sleep with
 
 
 def quick_pass(session: Session, batch: str | None) -> Pass:

@@ -78,7 +78,7 @@ class _Watched:
         self.batches: list[Counted] = []
 
     def counts(self) -> Counts:
-        """Of all watched batches together."""
+        """The counts of all watched batches together."""
         seen = self._look()
         self._leave_out_gone({each.info.name: each.counts.known for each in seen})
         self._names |= {each.info.name for each in seen if each.is_unfinished or not self._only_unfinished}

@@ -50,7 +50,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """The command."""
+    """Run each seed and print its JSON line; returns the exit code."""
     chosen = options()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the JSON lines
     if chosen.recovery:

@@ -92,7 +92,7 @@ class EmbeddedRedis:
             if self._answers(port):
                 self.port = port
                 return self
-            self.stop()  # somebody else took the port between our look and the server's
+            self.stop()  # another program took the port between our look and the server's
         raise RedisNotStarted(f"redis-server did not come up:\n{self._last_words()}")
 
     def stop(self) -> None:
@@ -157,7 +157,7 @@ class EmbeddedRedis:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on at this moment."""
+    """A port on 127.0.0.1 that no program listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

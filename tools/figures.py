@@ -135,7 +135,7 @@ def _parsed(path: Path) -> ast.Module:
 
 
 def table(counted: Figures) -> str:
-    """The same for people."""
+    """The figures as a table for people."""
     rows = [f"{'package':<12}{'files':>7}{'lines':>8}{'> 60':>6}{'> 40':>6}{'small files':>13}"]
     for name, one in counted.packages.items():
         numbers = (len(one.over_60), len(one.over_40), len(one.small_files))
@@ -154,7 +154,7 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def main() -> int:
-    """The command."""
+    """Print the figures; returns the exit code."""
     parser = argparse.ArgumentParser(
         description="Sizes, long functions, import circles and comparisons with a backend's name.",
         epilog="example: python -m tools.figures --json | python -m json.tool",

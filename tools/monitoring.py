@@ -63,7 +63,7 @@ def prometheus_rule_text(rules: str) -> str:
 
 
 def main() -> int:
-    """Write or check."""
+    """Write the files, or check that they are up to date; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; say which files would change")
     check = parser.parse_args().check

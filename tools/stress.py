@@ -204,7 +204,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def counted(report: Path) -> tuple[int, int, int]:
-    """Passed, failed (errors too) and skipped tests in a JUnit report; nothing where there is none."""
+    """Passed, failed (errors too) and skipped tests in a JUnit report; nothing if the report is missing."""
     if not report.exists():
         return 0, 0, 0
     suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
@@ -255,7 +255,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> int:
-    """The command."""
+    """Run the tests until the goals are met or a run fails; returns the exit code."""
     chosen = options()
     log: Path = chosen.log.absolute()
     other = chosen.user if os.geteuid() == 0 else None

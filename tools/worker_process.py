@@ -148,7 +148,7 @@ def log_events(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects in a log that may be written to at this moment.
 
     A line counts once its newline is there: the last one may be half written, now or for ever if its writer was killed.
-    Lines of other programs (Celery's banner, a traceback) are passed over. There may be no file yet.
+    Lines of other programs (Celery's banner, a traceback) are passed over. The file may not exist yet.
     """
     if not path.exists():
         return

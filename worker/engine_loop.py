@@ -17,7 +17,7 @@ from worker.render.loop import RenderLoop
 from worker.render.residency import Residency
 from worker.shutdown import Shutdown
 
-# Of the device's memory, what sets may keep there by themselves. The other half is for batches under way.
+# The share of the device's memory that sets may keep by themselves. The other half is for batches under way.
 SETS_SHARE = 0.5
 
 

@@ -60,7 +60,7 @@ class FakeTiming:
         for part in filter(None, text.split(",")):
             name, _, value = part.partition("=")
             if name not in names or not value.isdecimal():
-                raise ValueError(f"{part!r} is none of {'=N, '.join(names)}=N")
+                raise ValueError(f"{part!r} is not one of {'=N, '.join(names)}=N")
             values[name] = int(value)
         return cls(**values)
 
@@ -109,15 +109,15 @@ class FakeDenoiser:
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
-        """SD1.5's."""
+        """The noise schedule of SD1.5."""
         return SD15
 
     def max_batch(self, height: int, width: int) -> int:  # noqa: ARG002 (the same for all)
-        """The limit given."""
+        """The limit that the constructor was given."""
         return self._limit
 
     def batch_size(self, samples: int, height: int, width: int) -> int:  # noqa: ARG002 (the same for all)
-        """No padding."""
+        """The number of samples: batches are not padded."""
         return samples
 
     def graph_sizes(self, key: BucketKey) -> tuple[int, ...]:  # noqa: ARG002 (the same for all)
@@ -125,14 +125,14 @@ class FakeDenoiser:
         return ()
 
     def graphs(self, key: BucketKey) -> frozenset[int]:  # noqa: ARG002 (the same for all)
-        """There are none."""
+        """Empty: nothing is captured."""
         return frozenset()
 
     def warm(self, key: BucketKey, size: int) -> None:
-        """Nothing to do."""
+        """Do nothing: a new size costs nothing."""
 
     def drop_graphs(self) -> bool:
-        """There are none."""
+        """False: there are no graphs to drop."""
         return False
 
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
@@ -154,15 +154,15 @@ class FakeDenoiser:
         return Decoding(torch.nn.functional.interpolate(latents[:, :3] / 3, scale_factor=8))
 
     def load(self) -> None:
-        """Nothing but the time it takes."""
+        """Sleep as long as loading takes."""
         time.sleep(self._load_seconds)
 
     def unload(self) -> None:
-        """Nothing is there."""
+        """Do nothing: nothing was loaded."""
 
     @property
     def reload_seconds(self) -> float:
-        """As given."""
+        """The seconds that the constructor was given."""
         return self._load_seconds
 
 

@@ -51,7 +51,7 @@ class Fitness:
         own: str | None = None,
         is_open: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """See OutputCheck."""
+        """The arguments are those of OutputCheck."""
         self.probe = probe
         self._output: OutputCheck | None = None
         if probe is not None:

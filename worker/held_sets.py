@@ -18,7 +18,7 @@ class Held(Protocol):
 
     @property
     def digest(self) -> str:
-        """Of its manifest."""
+        """The digest in the set's manifest."""
 
 
 AnyHeld = TypeVar("AnyHeld", bound=Held)

@@ -208,7 +208,7 @@ class JobRunner:
         stored = sum(map(len, pictures)) + len(prepared.canny_png)
         self.metrics.image_bytes.labels(direction="out").inc(stored)
         result = self._results(job).done(job, start, prepared, samples=len(pictures), seconds=timer.seconds)
-        # Last: whoever sees the sidecar sees the whole result.
+        # Last: if the sidecar exists, the result is complete.
         self._uploads.write(job, store, job.sidecar_uri, sidecar(job, result), JSON)
         self._sources.wrote(job.folder)
         return result
@@ -266,7 +266,7 @@ class JobRunner:
         return self.ledger.count("requeued", error.kind, Outcome.DELAYED)
 
     def _may_refund(self, start: Start) -> bool:
-        """Whether an attempt that was nobody's fault may be taken back.
+        """Whether an attempt that failed through no fault of the job may be taken back.
 
         Not where the ledger did not know the job, if there is another attempt: only the second one of a job that the
         ledger knows looks in storage, where the result may be.

@@ -106,7 +106,7 @@ class LearntSizes:
                 self._save(engine_set)
 
     def forget(self, engine_set: str) -> None:
-        """To prepare for one of a set's sizes has lost the device. Nobody shall try again before a job asks for it."""
+        """Preparing for one of a set's sizes lost the device. No worker is to try again before a job asks for it."""
         if engine_set in self._files:
             with _saying_what_is_not_forgotten():
                 self._files[engine_set].path.unlink(missing_ok=True)

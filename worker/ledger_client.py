@@ -46,7 +46,7 @@ class LedgerClient:
 
         start = ask()
         if start.decision == "in_flight" and self._is_ours(job):
-            # The answer to an earlier start was lost. Take that start back: it was no attempt.
+            # The answer to an earlier start was lost. Take that start back: it was not an attempt.
             self._insist(lambda: self.ledger.nack(job, worker=self.worker))
             start = ask()
         log.info("job_started", decision=start.decision, attempts=start.attempts)

@@ -25,7 +25,7 @@ class Ending:
 
     @classmethod
     def parse(cls, text: str) -> Ending:
-        """What `str` made of it."""
+        """Read what `str` wrote."""
         state, _, kind = text.partition(": ")
         return cls(state, kind)
 

@@ -97,7 +97,7 @@ class OutputCheck:
         with self._lock:
             if self._failing is not None:
                 if self._failing.place == failing.place and failing.size > self._failing.size:
-                    # Of the pictures that met the full disk, the smallest may fit in again before the others do.
+                    # The smallest of the pictures that met the full disk may fit in again before the others do.
                     self._failing = replace(self._failing, size=failing.size)
                 return
             place, at = self._checked

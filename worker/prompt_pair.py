@@ -20,7 +20,7 @@ class PromptPair(NamedTuple):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was cut off each."""
+        """Sentences on what was cut off either prompt."""
         return _cut("prompt", self.cond) + _cut("n_prompt", self.uncond)
 
 

@@ -51,7 +51,7 @@ class Renderer:
     """One a set; `loop.run` belongs to one thread, and everything else is called by many at once.
 
     The process's own is that of its only set, or of the one called `default`, or of the first; `others` has all of them
-    by name where there are several. What belongs to the process (close, facts, memory) is in that one only.
+    by name if there are several. Only that one has what belongs to the process (close, facts, memory).
     """
 
     loop: RenderLoop

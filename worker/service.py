@@ -225,7 +225,7 @@ class RenderService:
 
     def _make_fitness(self) -> Fitness:
         policy = self._access_policy
-        # A worker that nobody told where results go writes only where its jobs say.
+        # Without RENDER_OUTPUT_URI, a worker writes only where its jobs say.
         own = policy.output if "output_uri" in self.settings.model_fields_set else None
         return Fitness(OutputProbe(policy), policy=policy, own=own, is_open=self._is_open)
 

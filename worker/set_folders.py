@@ -21,7 +21,7 @@ RULE = "letters, digits, '.', '_' and '-', at most 100, and a letter or digit fi
 def set_folders(path: Path) -> dict[str, Path]:
     """Name -> folder, in order of the names. A sub-folder may be a link; each is followed once, when this is called.
 
-    Hidden sub-folders and those without a manifest are passed over. Where there is no set at all, `path` itself is
+    Hidden sub-folders and those without a manifest are passed over. If there is no set at all, `path` itself is
     given under its name: loading it says what is missing.
 
     Raises:

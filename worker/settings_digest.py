@@ -1,7 +1,7 @@
 """A digest of the settings by which a worker refuses jobs: workers of one digest refuse the same ones.
 
-The ledger notes refusals by it, so a farm of a hundred equal workers refuses a job once. What differs between equal
-workers (names, ports, threads, session tokens) is no part of it.
+The ledger notes refusals by it, so a farm of a hundred equal workers refuses a job once. It leaves out what
+differs between equal workers: names, ports, threads, session tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def settings_digest(
 ) -> str:
     """16 hex digits of SHA-256 over what decides which jobs are refused. `engine_set` names the sets that are held.
 
-    `identity` defaults to that of the environment. Of the keys only the id counts, which is not a secret, and it
+    `identity` defaults to that of the environment. Only the id of the keys counts, which is not a secret, and it
     leaves this function as part of the digest only.
     """
     aws = AwsIdentity() if identity is None else identity

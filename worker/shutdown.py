@@ -14,7 +14,7 @@ class Shutdown:
     1. drain:       nothing new is admitted; samples that are running finish and their jobs are uploaded
     2. requeue_all: every job that is not about to end goes back to the queue now
 
-    Apart from the steps, `insist` notes that someone wants the second step without the grace period.
+    Apart from the steps, `insist` notes that the operator wants the second step without the grace period.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Shutdown:
     def requeue_all(self) -> None:
         """Take the second step, and the first if need be."""
         if not self._requeueing.is_set():
-            self._draining.set()  # first, so that whoever sees `requeueing` also sees `draining`
+            self._draining.set()  # first, so that a thread that sees `requeueing` also sees `draining`
             self._requeueing.set()
             self._tell()
 

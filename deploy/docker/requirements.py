@@ -31,7 +31,7 @@ def requirements(project: dict[str, Any], extras: list[str]) -> list[str]:
 
 
 def main() -> int:
-    """The command."""
+    """Print the requirements; returns the exit code."""
     project = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"]
     extras = [extra for argument in sys.argv[2:] for extra in argument.split(",") if extra]
     try:

@@ -48,11 +48,11 @@ def take_out(site: Path, *, headers: bool) -> int:
 
 
 def main() -> int:
-    """The command."""
+    """Slim the site-packages folder that the command line names, and compile what is left."""
     site = Path(sys.argv[1])
     taken = take_out(site, headers="--without-headers" in sys.argv[2:])
     # Some packages carry files for newer versions of Python, which cannot be compiled and are not imported.
-    # Unchecked: nobody changes a source in an image, and looking at each costs time at every start.
+    # Unchecked: the sources in an image do not change, and looking at each costs time at every start.
     compileall.compile_dir(site, quiet=2, workers=0, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH)
     print(f"slim: {taken / 1e6:.0f} MB taken out")
     return 0

@@ -80,7 +80,7 @@ class Backend(ABC):
 
     @abstractmethod
     def usual_precision(self) -> Precision:
-        """The precision of a set for this machine when the user names none."""
+        """The precision of a set for this machine if the user does not name one."""
 
     @abstractmethod
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:

@@ -298,7 +298,7 @@ def _old_progress(folder: Path, weights: str) -> Progress:
 
 
 def _stages_in(folder: Path) -> dict[str, Stage]:
-    """The stages of another finished set. Raises EngineSetRefused: there is none."""
+    """The stages of another finished set. Raises EngineSetRefused: the folder is not a finished set."""
     return _stages_of(load_manifest(folder))
 
 

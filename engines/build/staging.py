@@ -24,7 +24,7 @@ def check_target(out: Path) -> None:
     try:
         check_replaceable(out)
         if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
-            raise BuildFailed(f"{out} is not empty and is no engine set; name another folder with --out")
+            raise BuildFailed(f"{out} is not empty and is not an engine set; name another folder with --out")
         if out.exists() and not out.is_dir():
             raise BuildFailed(f"{out} is a file; name a folder with --out")
     except OSError as error:
@@ -82,7 +82,7 @@ def _is_locked(folder: Path, lock: int) -> bool:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """From the innermost on, as long as nothing is in them."""
+    """Remove folders, the innermost first, as long as they are empty."""
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()

@@ -51,7 +51,7 @@ class Inception:
         try:
             shape = network.features(np.full((SIDE, SIDE, 3), 128, np.uint8)).shape
         except RuntimeError as error:  # torch's, for tensors that do not fit each other
-            raise ModelRefused(f"{path} is no InceptionV3 of this kind ({error}); {WANTED}") from error
+            raise ModelRefused(f"{path} is not an InceptionV3 of this kind ({error}); {WANTED}") from error
         if shape != (FEATURES,):
             raise ModelRefused(f"{path} has {shape[0]} features, not {FEATURES}; {WANTED}")
         return network

@@ -26,7 +26,7 @@ def ssim(one: np.ndarray, other: np.ndarray) -> float:
     """
     assert one.shape == other.shape, f"{one.shape} and {other.shape}"
     if min(one.shape[:2]) < WINDOW:
-        raise ValueError(f"SSIM compares windows of {WINDOW}x{WINDOW} pixels; {one.shape[1]}x{one.shape[0]} has none")
+        raise ValueError(f"SSIM compares windows of {WINDOW}x{WINDOW} pixels; {one.shape[1]}x{one.shape[0]} is smaller")
     a, b = one.astype(np.float64), other.astype(np.float64)
     mean_a, mean_b = _blurred(a), _blurred(b)
     variance_a = _blurred(a * a) - mean_a**2

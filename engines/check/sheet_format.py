@@ -20,7 +20,7 @@ def refusal(path: Path, height: int = 0) -> str | None:
         return f"{path} is a folder; name a file that ends in {NAMES}"
     around = next(parent for parent in path.absolute().parents if parent.exists())
     if not around.is_dir() or not os.access(around, os.W_OK):
-        why = "is no folder" if not around.is_dir() else "may not be written to"
+        why = "is not a folder" if not around.is_dir() else "may not be written to"
         return f"the sheet cannot be written to {path}: {around} {why}"
     if height > LONGEST_SIDES[ending]:
         longest = f"{ending} takes {LONGEST_SIDES[ending]} at most"

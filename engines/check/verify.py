@@ -21,7 +21,7 @@ from engines.sampler.sample import sample
 from engines.sampler.subjects import built_in
 from engines.spec import BOTH_HALVES, COMPONENTS, ComponentSpec, TensorSpec
 
-# (rtol, atol), tightest first; a component that fits none is wrong.
+# (rtol, atol), tightest first; a component outside all of them is wrong.
 LADDER = ((1e-3, 1e-5), (1e-3, 1e-4), (1e-2, 1e-3))
 # Pictures that clipped values are counted in, from seeds that no calibration uses, and their steps.
 CLIPPED_PICTURES, FIRST_SEED, CLIPPED_STEPS = 3, 1000, 20

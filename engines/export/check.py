@@ -47,7 +47,7 @@ class Comparison:
         return self.rtol is not None
 
     def to_json(self) -> dict[str, object]:
-        """The comparison as the command line prints it; null is an error that is no number."""
+        """The comparison as the command line prints it; an error that is not a finite number is null."""
         values = {name: value for name, value in asdict(self).items() if name != "graph"}
         return {name: value if value is None or isfinite(value) else None for name, value in values.items()}
 

@@ -27,7 +27,7 @@ class Sizes:
 
     @classmethod
     def of(cls, profiles: Sequence[Profile], *, dynamic: bool = False) -> Sizes:
-        """One size of one shape is fixed, unless `dynamic`; ranges and several shapes are dynamic, as is no shape."""
+        """One size of one shape is fixed, unless `dynamic`; ranges, several shapes and no shape at all are dynamic."""
         ends = [
             size
             for profile in profiles

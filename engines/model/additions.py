@@ -19,7 +19,7 @@ from engines.model.file_kinds import kind_of
 from engines.model.listing import NETWORK, files_digest, lines_digest, listed
 
 TOKENIZER = "tokenizer"  # beside the components' names
-# What is in a folder that libraries wrote.
+# The names of files in a folder that libraries wrote.
 _LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 _EMBEDDING_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 
@@ -109,7 +109,7 @@ def find_loras(names: Sequence[str]) -> tuple[Lora, ...]:
     """Locate LoRAs, each named as FILE or FILE:weight.
 
     Raises:
-        ModelRefused: a file is not there or is no file of weights, or its weight is no number.
+        ModelRefused: a file is missing or does not hold weights, or its weight is not a number.
     """
     found = []
     for name in names:
@@ -123,7 +123,7 @@ def find_embeddings(names: Sequence[str], own_word: Callable[[Path], str]) -> tu
     """Locate embeddings, each named as FILE or FILE:word; `own_word` reads the word of a file.
 
     Raises:
-        ModelRefused: a file is not there or is no file of weights, or two have the same word.
+        ModelRefused: a file is missing or does not hold weights, or two have the same word.
     """
     found: dict[str, Embedding] = {}
     for name in names:
@@ -131,7 +131,7 @@ def find_embeddings(names: Sequence[str], own_word: Callable[[Path], str]) -> tu
         file = _file(path, _EMBEDDING_FILES, "--embedding")
         word = own_word(file) if word is None else word.strip()
         if not word or not word.isprintable():
-            raise ModelRefused(f"--embedding {name}: {word!r} is no word for prompts; write FILE:word")
+            raise ModelRefused(f"--embedding {name}: {word!r} cannot be a word in prompts; write FILE:word")
         if word.lower() in found:
             raise ModelRefused(
                 f"--embedding: {found[word.lower()].path} and {file} have the same word, {word!r}; give one of them "
@@ -157,7 +157,7 @@ def _weight(name: str, text: str | None) -> float:
     except ValueError:
         weight = math.nan
     if not math.isfinite(weight):
-        raise ModelRefused(f"--lora {name}: {text!r} is no weight; write a number, such as FILE:0.8")
+        raise ModelRefused(f"--lora {name}: {text!r} is not a weight; write a number, such as FILE:0.8")
     return weight
 
 

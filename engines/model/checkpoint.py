@@ -27,7 +27,7 @@ PREFIXES = {
 }
 _OWN_CONTROLNET = "controlnet_"  # how the names begin that diffusers added
 _OWN_VAE = ("decoder.up_blocks.", "decoder.mid_block.")
-UNET = "diffusers' unet"  # beside "model": a U-Net's configuration that is no .yaml
+UNET = "diffusers' unet"  # beside "model": a U-Net's configuration that is not a .yaml
 _CLIP_HEAD_WIDTH = 64
 # The text encoder of every SD1.5 is 768 wide and has 12 layers; only another width may have another number of them.
 _CLIP_WIDTH, _CLIP_LAYERS = 768, 12
@@ -135,7 +135,7 @@ def _controlnet(tensors: Mapping[str, Tensor], original: Mapping[str, Any]) -> t
 
 
 def _hint_widths(tensors: Mapping[str, Tensor]) -> list[int]:
-    """Of a ControlNet with diffusers' names: the U-Net does not say them, and every second layer changes the width."""
+    """A ControlNet's widths, by diffusers' names. The U-Net does not say them; every second layer changes the width."""
     hint = "controlnet_cond_embedding"
     blocks = [int(match[1]) for name in tensors if (match := re.match(rf"{hint}\.blocks\.(\d+)\.", name))]
     layers = [f"{hint}.conv_in", *(f"{hint}.blocks.{i}" for i in range(1, max(blocks, default=0) + 1, 2))]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 SETTINGS = "settings"  # the safetensors metadata entry
 Settings = Mapping[str, Mapping[str, Any]]  # by the module's name
-# Settings that decide the arithmetic but are no tensors, by the class of diffusers' and transformers' modules.
+# Settings that decide the arithmetic but are not tensors, by the class of diffusers' and transformers' modules.
 _SETTINGS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "GroupNorm": lambda norm: {"groups": norm.num_groups, "eps": norm.eps},
     "LayerNorm": lambda norm: {"groups": 1, "eps": norm.eps},

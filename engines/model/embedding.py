@@ -45,8 +45,8 @@ def vectors_of(embedding: Embedding, room: int) -> Tensor:
     """An embedding's vectors, float32 [n, C]; `room` is the number of tokens that a prompt has.
 
     Raises:
-        ModelRefused: the file cannot be read, is no textual inversion, is SDXL's, or has more vectors than a prompt has
-            room for.
+        ModelRefused: the file cannot be read, is not a textual inversion, is SDXL's, or has more vectors than fit in a
+            prompt.
     """
     vectors = _read(embedding.path).vectors
     if len(vectors) > room:
@@ -64,12 +64,12 @@ def _read(path: Path) -> _Read:
     if len(tensors) != 1:
         look = look_of(tensors)
         raise ModelRefused(
-            f"{path} is no textual inversion: it holds {len(tensors)} tensors, not one"
+            f"{path} is not a textual inversion: it holds {len(tensors)} tensors, not one"
             + (f"; {look}" if look else "; --embedding takes a file with one word's vectors")
         )
     ((name, tensor),) = tensors.items()
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.dim() not in (1, 2):
-        raise ModelRefused(f"{path} is no textual inversion: {name} holds no vectors of floating-point numbers")
+        raise ModelRefused(f"{path} is not a textual inversion: {name} holds no vectors of floating-point numbers")
     vectors = tensor.detach().to(torch.float32).reshape(-1, tensor.shape[-1])
     if not vectors.numel() or not torch.isfinite(vectors).all():
         raise ModelRefused(f"{path} cannot be used: {name} is empty, or has values that are NaN or infinite")
@@ -87,5 +87,7 @@ def _tensors(path: Path) -> Mapping[str, Any]:
     given = loaded["string_to_param"]
     params = getattr(given, "_parameters", given)
     if not isinstance(params, Mapping) or len(params) != 1:
-        raise ModelRefused(f"{path} is a textual inversion of several words, or of none: give each a file of its own")
+        raise ModelRefused(
+            f"{path} is a textual inversion of several words, or of no word: give each a file of its own"
+        )
     return {"*": next(iter(params.values()))}

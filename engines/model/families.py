@@ -73,7 +73,7 @@ def _refused(path: Path, family: str, told: str) -> ModelRefused:
 
 
 def _field(path: Path, name: str) -> object:
-    """A field of a JSON file, None where there is none: the parts' own files are read with care later."""
+    """A field of a JSON file, None if it is missing: the parts' own files are read with care later."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))[name]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -1,7 +1,7 @@
 """Rules for configuration fields: which are used, which must have one value, and which change nothing here.
 
-A field that no rule names is refused: a picture that differs because of a field that nobody read would be wrong without
-a word. Names that begin with '_' are notes of the library that wrote the file, unless a rule names them.
+A field that no rule names is refused: a picture that differs because of an ignored field would be wrong without
+an error. Names that begin with '_' are notes of the library that wrote the file, unless a rule names them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    # Compared, not converted: a whole number of a thousand digits is no float. Comparisons with NaN are false.
+    # Compared, not converted: a whole number of a thousand digits does not fit a float. Comparisons with NaN are false.
     return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGE < value < _LARGE
 
 

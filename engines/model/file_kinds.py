@@ -119,7 +119,7 @@ def _zip_kind(path: Path) -> Kind:
 def strings_of(path: Path) -> list[str]:
     """The strings in a file of either kind, the tensors' names among them, without loading it; none if it is damaged.
 
-    A pickle's operations are read, not run. One in torch's format from before 2020 is no zip file: none.
+    A pickle's operations are read, not run. Torch's format from before 2020 is not a zip file, and gives none.
     """
     try:
         if zipfile.is_zipfile(path):

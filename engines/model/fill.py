@@ -29,7 +29,7 @@ Changing = Callable[[torch.nn.Module], Changes]
 
 
 def unchanged(_network: torch.nn.Module) -> Changes:
-    """No changes."""
+    """Change nothing."""
     return {}
 
 

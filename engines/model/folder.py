@@ -29,7 +29,7 @@ CLASSES = {
     "controlnet": "ControlNetModel",
     "text_encoder": "CLIPTextModel",
 }
-_SCALING_FACTOR = 0.18215  # where a configuration names none
+_SCALING_FACTOR = 0.18215  # if a configuration does not name one
 # Attention of a VAE as diffusers wrote it before version 0.12.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")

@@ -54,7 +54,7 @@ class Weights:
         return files_digest(list(self._files()))
 
     def digest_of(self, component: str) -> str:
-        """That of the files that one component, or the tokenizer, is made from: others' additions change nothing."""
+        """The digest of the files of one component, or of the tokenizer: others' additions do not change it."""
         return self.additions.joined(self.model_digest, component)
 
     def graph_digest(self, component: str) -> str:
@@ -125,7 +125,7 @@ def find_weights(
     `take_beside`: without `original_config`, a .yaml of the model's name beside its file is taken.
 
     Raises:
-        ModelRefused: the weights are not there, have another layout, are no weights, or the hub does not answer.
+        ModelRefused: the weights are not there, have another layout, do not hold weights, or the hub does not answer.
     """
     path = path_of(model)
     tokens = None if tokenizer is None else _tokenizer(path_of(tokenizer, _TOKENIZER_FILES))

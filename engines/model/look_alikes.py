@@ -1,4 +1,4 @@
-"""What a file looks like by the names in it, for sentences about files that are no model of the expected kind."""
+"""What a file looks like by the names in it, for sentences about files that are not the expected kind of model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WORD = "a textual inversion (one word for prompts), no model: it is named with 
 CHECKPOINT = "a checkpoint with a U-Net: it is named with --model"
 _BLOCKS = ("joint_blocks.", "double_blocks.", "transformer_blocks.")
 _TRANSFORMERS = (*_BLOCKS, *(f"model.diffusion_model.{blocks}" for blocks in _BLOCKS))
-# A name that begins so, or has this in it, and what the file then looks like: the first line that fits is said.
+# The beginning or a part of a name, and what the file then looks like: the first line that fits is used.
 _BY_PART = (
     (("lora_", "lora.", "hada_w1", "lokr_w"), "a LoRA: it is named with --lora, beside a --model"),
     (("ip_adapter.", "image_proj."), "an IP-Adapter, which is not supported: build without it"),

@@ -90,7 +90,9 @@ def _read(path: Path, part: str) -> dict[str, _Layer]:
             raise ModelRefused(f"{path} cannot be merged: {name} has no place in SD1.5's networks; {ADVICE}")
     if not any(places.values()):
         look = look_of(file.names)
-        raise ModelRefused(f"{path} is no LoRA: it has no pairs of tensors for layers" + (f"; {look}" if look else ""))
+        raise ModelRefused(
+            f"{path} is not a LoRA: it has no pairs of tensors for layers" + (f"; {look}" if look else "")
+        )
     wanted = {name: place for name, place in places.items() if place is not None and place.part == part}
     tensors = file.read(lambda name: name in wanted)
     layers: dict[str, _Layer] = {}
@@ -98,7 +100,7 @@ def _read(path: Path, part: str) -> dict[str, _Layer]:
         layer = layers.setdefault(place.layer, _Layer())
         if name not in tensors or place.half in layer.names:
             other = layer.names.get(place.half)
-            problem = "is no tensor" if other is None else f"and {other} are for the same layer"
+            problem = "is not a tensor" if other is None else f"and {other} are for the same layer"
             raise ModelRefused(f"{path} cannot be merged: {name} {problem}; {ADVICE}")
         layer.names[place.half] = name
         layer.tensors[place.half] = _plain(path, name, tensors[name], alpha=place.half == "alpha")

@@ -1,4 +1,4 @@
-"""The names in a LoRA's file: which layer a tensor belongs to, and which kinds of files are none that is merged here.
+"""The names in a LoRA's file: which layer a tensor belongs to, and which kinds of files cannot be merged here.
 
 Files name a layer in one of these ways; all but the first and the last are diffusers':
     lora_unet_down_blocks_0_attentions_0_..._to_q.lora_down.weight    kohya's trainer, and what reads its files
@@ -110,5 +110,5 @@ def layer_words(module: str) -> str:
 
 
 def other_kind(name: str) -> str | None:
-    """What a file is that has a tensor of this name, if it is no plain LoRA for SD1.5; else None."""
+    """What a file is that has a tensor of this name, if it is not a plain LoRA for SD1.5; else None."""
     return next((what for pattern, what in _OTHER_KINDS if re.search(pattern, name)), None)

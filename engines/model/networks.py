@@ -117,7 +117,7 @@ class Networks:
 
 
 def wrap(name: str, network: Any) -> nn.Module:
-    """One component of a network. Of a ControlNet, wrap `hint` before `controlnet`, which removes the embedding."""
+    """One component of a network. Wrap a ControlNet's `hint` before `controlnet`, which removes the embedding."""
     if name == "hint":
         return Hint(network.controlnet_cond_embedding)
     wrappers: dict[str, Callable[[Any], nn.Module]] = {
@@ -138,7 +138,7 @@ class ComponentReader:
         self._kept: dict[str, nn.Module] = {}  # read with another component, and not asked for yet
 
     def read(self, name: str) -> nn.Module:
-        """A component that nobody else has.
+        """A component, as an object that no other caller has.
 
         Raises:
             ModelRefused: the files cannot be read.

@@ -43,4 +43,4 @@ def vae_sizes(path: Path, original_config: Path | None) -> object:
         config = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
         return {name: config.get(name, default) for name, default in defaults.items()}
     except (OSError, ValueError, AttributeError):
-        return None  # whoever reads the network says what is wrong
+        return None  # reading the network says what is wrong

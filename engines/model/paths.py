@@ -18,7 +18,7 @@ def path_of(name: str, patterns: Sequence[str] | None = None) -> Path:
     """The folder or file of that name, or the hub repository's folder; `patterns` names the files to fetch.
 
     Raises:
-        ModelRefused: there is no such thing, it is no file of weights, or the hub does not answer.
+        ModelRefused: nothing has this name, it is not a file of weights, or the hub does not answer.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -52,7 +52,7 @@ def snapshot(hub_id: str, patterns: Sequence[str] | None = None) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=unanswered is not None))
     except Exception as error:
         reason = " ".join(str(unanswered or error).split())
-        raise ModelRefused(f"{hub_id} is no folder here, and the hub did not give it: {reason}") from error
+        raise ModelRefused(f"{hub_id} is not a folder here, and the hub did not give it: {reason}") from error
 
 
 def _literal(name: str) -> str:

@@ -177,7 +177,7 @@ def _check_alphas(where: str, schedule: NoiseSchedule) -> None:
     alphas = _scheduler(schedule).alphas_cumprod
     decreasing = bool((alphas[1:] <= alphas[:-1]).all()) and bool(alphas[-1] >= 0) and bool(alphas[0] < 1)
     if not decreasing:  # NaN among them fails too
-        raise ModelRefused(f"{where} has betas that are no noise schedule: they must be above 0 and at most 1")
+        raise ModelRefused(f"{where} has betas that do not make a noise schedule: they must be above 0 and at most 1")
     if not bool((alphas[:-1] > 0).all()) or (schedule.prediction_type == "epsilon" and not alphas[-1] > 0):
         raise ModelRefused(
             f"{where} has a noise schedule that leaves nothing of the picture: steps would divide by zero"

@@ -119,7 +119,7 @@ def _made(
 def _traced(
     part: str, tensors: Mapping[str, Tensor], empty: Mapping[str, Tensor], renamed: Mapping[str, Tensor]
 ) -> tuple[dict[str, Named], dict[str, Tensor]]:
-    """Follow the renamed tensors, which have no values, back to those of the file; what nobody took is surplus.
+    """Follow the renamed tensors, which have no values, back to those of the file. Also returns the tensors not taken.
 
     A renamed tensor is one of `empty` or a view of one: attention that was made of 1x1 convolutions.
     """

@@ -28,7 +28,7 @@ _CUT = ("truncated", "invalid load key", "Ran out of input")
 
 @dataclass(frozen=True)
 class TensorFile:
-    """An opened file: every name in it (also of what is no tensor), and a function that reads the wanted tensors."""
+    """An opened file: every name in it, not only those of tensors, and a function that reads wanted tensors."""
 
     path: Path
     names: tuple[str, ...]
@@ -111,7 +111,7 @@ def load_pickle(path: Path) -> Mapping[Any, Any]:
         if look is not None and look.endswith(CHECKPOINT):
             look = None  # it was named as one
         raise ModelRefused(
-            f"{path} holds more than tensors, and loading that could run anybody's code; "
+            f"{path} holds more than tensors, and loading that could run any code; "
             "get it as .safetensors, or convert it on a machine where you trust it" + (f" ({look})" if look else "")
         ) from error
     except _BROKEN as error:

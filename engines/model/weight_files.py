@@ -47,7 +47,7 @@ def weight_files(part: str, folder: Path) -> list[Path]:
     """The files that hold one network's weights: one, or the pieces that an index names.
 
     Raises:
-        ModelRefused: there are none, or the index is damaged or names what is not there.
+        ModelRefused: no weights exist, or the index is damaged or names a missing file.
     """
     try:
         present = {path.name for path in folder.iterdir()}
@@ -95,7 +95,7 @@ def _pieces(index: Path, present: Collection[str]) -> list[Path]:
         raise ModelRefused(f"{index} names no files")
     for name in pieces:
         if "/" in name or "\\" in name or not name.endswith(_WEIGHTS):
-            raise ModelRefused(f"{index} names {name!r}, which is no file of weights in its own folder")
+            raise ModelRefused(f"{index} names {name!r}, which is not a file of weights in its own folder")
         if name not in present:
             raise ModelRefused(f"{name} is missing: {index.name} names it")
     return [index.parent / name for name in pieces]
@@ -118,7 +118,7 @@ def _may_be_fetched(name: str, *, whole_model: bool) -> bool:
         return False
     if not whole_model:
         return path.parts[0] != "safety_checker"
-    # Weights at the top of such a repository are the same model as a single file: gigabytes that nobody asked for.
+    # Weights at the top of such a repository are the same model as a single file: gigabytes that are not needed.
     return path.suffix in _TEXTS if len(path.parts) == 1 else path.parts[0] in _FOLDERS
 
 

@@ -44,7 +44,7 @@ def add_words(backend: Any, words: Sequence[Word]) -> None:
         if not text or text in found:
             raise ModelRefused(
                 f"--embedding: the tokenizer reads the word {word.text!r} as {text!r}, "
-                + ("which another embedding has; give one of them another word" if text else "which is no word")
+                + ("which another embedding has; give one of them another word" if text else "which is not a word")
             )
         characters = [chr(_FIRST_PRIVATE + len(tokens) + i) for i in range(word.vectors)]
         found[text] = "".join(characters)
@@ -59,7 +59,7 @@ def add_words(backend: Any, words: Sequence[Word]) -> None:
 
 
 def _whole(text: str) -> str:
-    """A pattern for a word that is no part of a longer one: `cat` is not found in `category`, `<cat>` anywhere."""
+    """A pattern for a word that is not part of a longer one: `cat` is not found in `category`, `<cat>` anywhere."""
     before = r"(?<!\w)" if re.match(r"\w", text[0]) else ""
     after = r"(?!\w)" if re.match(r"\w", text[-1]) else ""
     return before + re.escape(text) + after

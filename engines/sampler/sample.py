@@ -41,7 +41,7 @@ class Sampled(Protocol):
 
     @property
     def tokenizer_path(self) -> Path:
-        """A tokenizer.json."""
+        """The path of its tokenizer.json."""
 
     def engine(self, name: str) -> Engine:
         """One component's callable."""

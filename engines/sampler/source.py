@@ -17,7 +17,7 @@ from engines.manifest import BUILT_IN_SUBJECTS, json_key
 if TYPE_CHECKING:
     from engines.sampler.subjects import Subject
 
-# The subjects that are drawn where nobody names any, and the most rows of a CSV that are read.
+# The subjects that are drawn by default, and the most rows of a CSV that are read.
 BUILT_IN, MOST_ROWS = 9, 64
 LONGEST_CELL = 131_072  # characters, as many as csv takes by itself
 COLUMNS = ("image", "prompt")
@@ -33,7 +33,7 @@ class SubjectSource:
 
     @property
     def digest(self) -> str:
-        """Of the CSV and of the pictures that it names.
+        """A digest of the CSV and of the pictures that it names.
 
         Raises:
             ModelRefused: as `subjects`.
@@ -119,7 +119,7 @@ def _local(path: Path, line: int, image: str) -> Path:
         scheme = "?"
     if scheme not in ("", "file"):
         raise ModelRefused(
-            f"{path}, line {line}: the picture is no file of this machine, and calibration reads only such; copy it "
+            f"{path}, line {line}: the picture is not a file on this machine, and calibration reads only such; copy it "
             "here and name its path"
         )
     picture = path.parent / (unquote(parts.path) if scheme == "file" else image)

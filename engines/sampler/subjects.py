@@ -46,7 +46,7 @@ def edges_of(picture: Path, height: int, width: int) -> np.ndarray:
     except cv2.error as error:  # more pixels than it reads, or than there is memory for
         raise ModelRefused(f"{picture} is too large for OpenCV to read") from error
     if pixels is None:
-        raise ModelRefused(f"{picture} is no picture that OpenCV can read")
+        raise ModelRefused(f"{picture} is not a picture that OpenCV can read")
     stretched = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     edges: np.ndarray = cv2.Canny(stretched, LOW_THRESHOLD, HIGH_THRESHOLD)
     return edges

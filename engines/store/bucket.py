@@ -66,7 +66,7 @@ class Bucket:
 
     @property
     def weights(self) -> str | None:
-        """The digest of the weights that the root is named for; None where its name is no digest."""
+        """The digest of the weights that the root is named for; None if its name is not a digest."""
         name = self._root.rpartition("/")[2]
         return name if is_digest(name) else None
 
@@ -81,7 +81,7 @@ class Bucket:
         return self._shown(self.uri(name))
 
     def folders(self, name: str) -> list[str]:
-        """The names of the folders directly in a folder; none where there is no such folder."""
+        """The names of the folders directly in a folder; empty if the folder does not exist."""
         with self._refused():
             found = self._tried(lambda: list(self._store.names(self.uri(name))))
         return sorted(each.rstrip("/") for each in found if each.endswith("/"))
@@ -92,7 +92,7 @@ class Bucket:
             return self._tried(lambda: dict(self._store.sizes_below(self.uri(name))))
 
     def read(self, name: str) -> bytes | None:
-        """A small file; None where there is none."""
+        """A small file; None if it does not exist."""
         with self._refused():
             try:
                 return self._tried(lambda: self._store.read(self.uri(name)))

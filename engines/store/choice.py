@@ -1,4 +1,4 @@
-"""Which of the sets in a bucket this machine takes, and what to do where none fits."""
+"""Which of the sets in a bucket this machine takes, and what to do if none fits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def choose(catalogue: Catalogue, pins: Sequence[str], *, root: str) -> StoredSet
     """The set to take: of those that fit, the one that was built last. A GPU is not left idle by a set for the CPU.
 
     Raises:
-        NoSetFits: there is none; the sentence says why each does not fit, and how to build one.
+        NoSetFits: no set fits; the sentence says why each does not fit, and how to build one.
     """
     judged = [judge(stored) for stored in catalogue.sets if is_pinned(stored.digest, pins)]
     fitting = [each for each in judged if each.why_not is None]
@@ -82,7 +82,7 @@ def _none_fits(catalogue: Catalogue, judged: Sequence[Judged], pins: Sequence[st
     if len(shown) > LONGEST_LIST:
         yield f"  and {len(shown) - LONGEST_LIST} older ones"
     for left_out in catalogue.left_out[:LONGEST_LIST]:
-        yield f"  {left_out.place} is no whole set: {left_out.why}"
+        yield f"  {left_out.place} is not a complete set: {left_out.why}"
     yield f"build one on this kind of machine: {_build_command(judged, root)}"
 
 

@@ -32,7 +32,7 @@ def _known_digests(values: list[str] | None) -> list[str]:
     pins = [pin for value in values or [] for pin in re.split(r"[,\s]+", value) if pin]
     for pin in pins:
         if not _PIN.fullmatch(pin):
-            raise typer.BadParameter(f"{pin!r} is no beginning of a digest: those have 4 to 64 digits 0-9 and a-f")
+            raise typer.BadParameter(f"{pin!r} is not the beginning of a digest: those have 4 to 64 digits 0-9 and a-f")
     return pins
 
 
@@ -103,7 +103,7 @@ def pull(
     digest: Annotated[
         list[str] | None,
         typer.Option(
-            help="Take only a set whose digest begins so. Repeatable: one for each architecture.",
+            help="Take only a set whose digest begins with this. Repeatable: one for each architecture.",
             metavar="PREFIX",
             callback=_known_digests,
         ),

@@ -66,7 +66,7 @@ def parts_of(manifest: Manifest) -> tuple[str, ...]:
     parts = (manifest.source.weights, version, manifest.architecture or ANY, manifest.digest)
     for level, part in enumerate(parts):
         if not is_part(part, level):
-            raise EngineSetRefused(f"the set's manifest says {part[:80]!r}, which is no part of a folder's name")
+            raise EngineSetRefused(f"the set's manifest says {part[:80]!r}, which cannot be part of a folder's name")
     for name in manifest.files | manifest.exports:
         if name.partition("/")[0] == RECORD:
             raise EngineSetRefused(f"the set has a file {name}, a name that is kept for `engines push`; build it again")

@@ -32,7 +32,7 @@ class PullRequest:
 
 @dataclass(frozen=True)
 class Pulled:
-    """What is there now."""
+    """The result of a pull."""
 
     digest: str
     folder: Path

@@ -34,7 +34,7 @@ def push(bucket: Bucket, folder: Path, people: Console, *, with_exports: bool = 
     """Copy a set into the bucket; what is there already is not sent again. `verify` reads and hashes what is there.
 
     Raises:
-        EngineSetRefused: it is no set, or one of its files was changed.
+        EngineSetRefused: it is not a set, or one of its files was changed.
         StoreRefused: the bucket cannot be reached or refuses.
     """
     data = read_manifest(folder)

@@ -151,7 +151,7 @@ class Shelf:
 
 
 def intact(folder: Path, wanted: Mapping[str, str]) -> set[str]:
-    """Names of the files (name -> SHA-256) that are there, are no links, and have their SHA-256."""
+    """Names of the files (name -> SHA-256) that exist, are not links, and have their SHA-256."""
 
     def is_intact(name: str) -> bool:
         path = folder / name

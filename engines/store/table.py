@@ -21,7 +21,7 @@ HEADINGS = ("set", "backend", "for", "precision", "shapes", "size", "built (UTC)
 
 @dataclass(frozen=True)
 class Listing:
-    """The sets below a root, the one that was built last first, and what is no whole set."""
+    """The sets below a root, the one that was built last first, and the incomplete sets."""
 
     bucket: Bucket
     judged: Sequence[Judged]
@@ -33,12 +33,12 @@ class Listing:
         return cls(bucket, [judge(stored) for stored in reversed(catalogue.sets)], catalogue.left_out)
 
     def to_json(self) -> dict[str, object]:
-        """For programs."""
+        """The table as the command prints it to a program."""
         left_out = [{"uri": self.bucket.uri(each.place), "why": each.why} for each in self.left_out]
         return {"sets": [_to_json(each, self.bucket) for each in self.judged], "left_out": left_out}
 
     def to_table(self) -> Group:
-        """For people."""
+        """The table as the command prints it to a person."""
         table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
         for heading in HEADINGS:
             table.add_column(heading, overflow="fold", no_wrap=heading == HEADINGS[0])
@@ -46,7 +46,7 @@ class Listing:
             table.add_row(*(Text(cell) for cell in _cells(each)))
         added = [Text(f"{each.stored.digest[:SHORT]}: with {_added(each)}") for each in self.judged if _added(each)]
         reasons = [Text(f"{each.stored.digest[:SHORT]}: {each.why_not}") for each in self.judged if each.why_not]
-        notes = [Text(f"{self.bucket.place(each.place)} is no whole set: {each.why}") for each in self.left_out]
+        notes = [Text(f"{self.bucket.place(each.place)} is not a complete set: {each.why}") for each in self.left_out]
         empty = Text(f"there is no engine set in {self.bucket.shown}")
         return Group(table if self.judged else empty, *added, *reasons, *notes)
 

@@ -88,12 +88,14 @@ def for_each(meter: Meter, do: Callable[[str, Progress], Result]) -> dict[str, R
 
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="transfer")
     try:
-        largest_first = sorted(meter.sizes, key=lambda name: -meter.sizes[name])  # so none is left alone at the end
+        largest_first = sorted(
+            meter.sizes, key=lambda name: -meter.sizes[name]
+        )  # so that no large file is left alone at the end
         futures = {name: pool.submit(run, name) for name in largest_first}
         _wait(futures.values())
         return {name: future.result() for name, future in futures.items()}
     finally:
-        stop.set()  # for those that still run: one failed, or somebody pressed Ctrl-C
+        stop.set()  # for those that still run: one failed, or the user pressed Ctrl-C
         pool.shutdown(cancel_futures=True)
 
 

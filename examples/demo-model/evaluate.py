@@ -190,7 +190,7 @@ def of_time(renderer: EngineRenderer) -> dict[str, object]:
 
 
 def main() -> None:
-    """The command."""
+    """Build the engine set, measure each part, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="folder with model/ and controlnet/")
     parser.add_argument("--kept", type=Path, default=ROOT / ".demo" / "evaluation", help="pictures and engine set")

@@ -85,7 +85,7 @@ def renderer(weights: Path, kept: Path | None) -> Renderer:
 
 
 def main() -> None:
-    """The command."""
+    """Draw the scenes and photographs, and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="demo-model-weights")
     parser.add_argument("--kept", type=Path, help="evaluate.py's folder: draw with its engine set, and keep pictures")

@@ -154,7 +154,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """The command."""
+    """Train until the time box ends; a later run goes on."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     run = Run(options())

@@ -12,7 +12,7 @@ from jobs.ledger.redis_client import passing_over_damage
 
 
 class EndedBatch(NamedTuple):
-    """A batch all of whose jobs have ended, and when the last of them did (seconds since the epoch)."""
+    """A batch whose jobs have all ended, and when the last of them did (seconds since the epoch)."""
 
     info: BatchInfo
     counts: Counts
@@ -20,7 +20,7 @@ class EndedBatch(NamedTuple):
 
 
 def ended_before(ledger: Ledger, infos: Iterable[BatchInfo], time: float) -> Iterator[EndedBatch]:
-    """Those batches all of whose jobs ended before a time, in seconds since the epoch by Redis' clock.
+    """Those batches whose jobs all ended before a time, in seconds since the epoch by Redis' clock.
 
     A batch without jobs ended when it was registered. A batch that was registered after that time is not looked at. The
     results of one that has ended are read until a younger one is found. A batch whose keys are damaged is left out.
@@ -65,7 +65,7 @@ def _last_end(ledger: Ledger, info: BatchInfo, time: float) -> float | None:
 
 
 def _finished_at(text: str) -> float:
-    """When a job ended, by its result as JSON; 0 where that does not say. Anybody may write to Redis."""
+    """When a job ended, by its result as JSON; 0 if the result does not say. Another program may have written it."""
     try:
         value = json.loads(text).get("finished_at")
         return float(value) if isinstance(value, (int, float)) else 0.0

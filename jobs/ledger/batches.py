@@ -68,13 +68,13 @@ class Batches:
         return known
 
     def batch(self, name: str) -> BatchInfo | None:
-        """What was registered under a name, or None; also where somebody put another thing there, as in `batches`."""
+        """What was registered under a name, or None; also None if another program wrote something else there."""
         with answering():
             text = cast("str | None", self.client.hget(BATCHES, name))
         return next(_readable([text] if text else []), None)
 
     def batches(self) -> list[BatchInfo]:
-        """All batches, oldest first. Other things that somebody put there are passed over."""
+        """All batches, oldest first. Entries that another program wrote there are skipped."""
         with answering():
             texts = cast("list[str]", self.client.hvals(BATCHES))
         return sorted(_readable(texts), key=lambda info: info.created_at)
@@ -166,9 +166,9 @@ class Batches:
     def overviews(self, batches: Iterable[str]) -> Iterator[Overview | LedgerDamaged]:
         """Counts and counted engine sets of many batches, in their order, a hundred batches a round trip.
 
-        One whose counts are damaged is no reason to show nothing of the others: its error stands in its place.
+        If the counts of one are damaged, its error stands in its place, and the others are still returned.
 
-        No results are read: where the counters say nothing of the engine sets, all done jobs are `unknown`.
+        No results are read: if the counters do not name the engine sets, all done jobs are `unknown`.
         """
         remaining = iter(batches)
         while chunk := list(islice(remaining, BATCHES_AT_ONCE)):
@@ -212,7 +212,7 @@ class Batches:
             yield from (_state(batch, id_, text) for id_, text in zip(chunk, texts, strict=True) if text is not None)
 
     def unknown(self, batch: str, ids: Sequence[str]) -> set[str]:
-        """Those of the given jobs that the ledger does not know."""
+        """The given jobs that the ledger does not know."""
         with answering():
             texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "states"), list(ids))) if ids else []
         return {id_ for id_, text in zip(ids, texts, strict=True) if text is None}
@@ -228,7 +228,7 @@ class Batches:
         `superseded` gives the results of earlier versions of corrected rows instead.
 
         Raises:
-            LedgerDamaged: one of them is no result.
+            LedgerDamaged: one of them is not a result.
         """
         return (stored_result(batch, text) for text in self.result_texts(batch, superseded=superseded))
 
@@ -250,7 +250,7 @@ class Batches:
         return [result for result in self.results_of(batch, ids) if result.state == wanted]
 
     def results_of(self, batch: str, ids: Sequence[str]) -> list[RenderResult]:
-        """The results of the given jobs, in their order, without jobs that have none that can be read."""
+        """The results of the given jobs, in their order. Jobs without a readable result are left out."""
         with answering():
             texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "results"), list(ids))) if ids else []
         found = []
@@ -269,7 +269,7 @@ class Batches:
         return RenderJob.from_json(text) if text else None
 
     def jobs(self, batch: str, ids: Sequence[str]) -> dict[str, RenderJob]:
-        """Those of the given jobs that are not done and that this version of the program can read."""
+        """The given jobs that are not done and that this version of the program can read."""
         readable = {}
         for text in filter(None, self._job_texts(batch, ids) if ids else ()):
             with suppress(NewerMessage, InvalidJob):
@@ -278,7 +278,7 @@ class Batches:
         return readable
 
     def cancels(self, batch: str) -> set[str]:
-        """Ids of running jobs that shall stop."""
+        """Ids of running jobs that are to stop."""
         with answering():
             return set(cast("set[str]", self.client.smembers(batch_key(batch, "cancels"))))
 
@@ -292,9 +292,9 @@ def stored_result(batch: str, text: str | bytes) -> RenderResult:
     """A result as the ledger keeps it.
 
     Raises:
-        LedgerDamaged: it is none.
+        LedgerDamaged: the text is not a result.
     """
-    with damaged(batch, f"{shown(text)} is no result of a job"):
+    with damaged(batch, f"{shown(text)} is not the result of a job"):
         return RenderResult.model_validate_json(text)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-# Redis serves nobody else while a script runs: a few milliseconds for this many jobs.
+# Redis serves no other client while a script runs: a few milliseconds for this many jobs.
 CHUNK_JOBS = 250
 
 Item = TypeVar("Item")

@@ -53,7 +53,7 @@ class Deletions(Batches):
         return Begun(token, before is not None)
 
     def note_files_gone(self, batch: str, token: str) -> None:
-        """Record that a deletion has deleted all files of the batch's jobs: whoever resumes it need not find one."""
+        """Record that a deletion has deleted all files of the batch's jobs: a resumed deletion need not find any."""
         self._mark(batch, lambda mark: f"{mark}{_GONE}" if _is_of(mark, token) and not _says_gone(mark) else mark)
 
     def files_are_gone(self, batch: str) -> bool:
@@ -62,7 +62,7 @@ class Deletions(Batches):
             return _says_gone(cast("str | None", self.client.hget(DELETING, batch)))
 
     def goes_on(self, batch: str, token: str) -> bool:
-        """Whether a deletion is still the latest one of its batch, and nobody else has ended it."""
+        """Whether a deletion is still the latest one of its batch, and has not been ended by another command."""
         with answering():
             return _is_of(cast("str | None", self.client.hget(DELETING, batch)), token)
 
@@ -100,7 +100,7 @@ class Deletions(Batches):
     def forget(self, batch: str, *, token: str = "", unfinished: bool = False) -> Forgotten:
         """Forget a batch and everything that the ledger has of it, in one step of a few milliseconds.
 
-        `token` is that of its deletion, where one was begun; without one, a batch that somebody else is deleting stays
+        `token` is that of its deletion, if one was begun; without it, a batch that another command is deleting stays
         ('taken'). A batch with jobs that have not ended stays ('active'), unless `unfinished` says to forget them too.
         Messages are not touched: take them out of the queue first.
         """
@@ -109,7 +109,7 @@ class Deletions(Batches):
     def forget_remains(self) -> list[str]:
         """Forget what workers of an earlier version brought back of deleted batches; returns the batches' names.
 
-        Whoever brings a batch back marks it as being rebuilt before it is registered, so the mark is not counted.
+        A command that rebuilds a batch marks it so before it registers the batch, so that mark is not counted.
         """
         with answering():
             names = cast("list[str]", self.client.zrange(DELETED, 0, -1))

@@ -10,7 +10,7 @@
     batch:<name>:row_prefixes set  what stands before the numbers of rows, by file (BatchInfo.row_prefix)
     batch:<name>:superseded hash   job id -> RenderResult as JSON, of earlier versions of corrected rows that had ended
     batch:<name>:replaced   set    ids of earlier versions that were running when their row was corrected
-    batch:<name>:cancels    set    ids of running jobs that shall stop
+    batch:<name>:cancels    set    ids of running jobs that are to stop
     batch:<name>:engine_sets hash  '<digest> <name>' of an engine set -> number of done jobs that it drew; a tab and the
                                    model that their rows ask for follow, where they ask for one
     batch:<name>:prompts    hash   source -> PromptOptions as JSON, of its first submission
@@ -22,7 +22,7 @@
     deleting                hash   batch -> '<token> <since>', while its files and then its ledger are deleted;
                                    '<token> <since> gone' once all files of its jobs are
     deleted                 sorted set  batches that were deleted, by that time; for DELETED_SECONDS
-    delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message shall be queued
+    delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message is to be queued
     sifted:<queue>          string how often messages were taken out of the queue's middle, or moved within it
     refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
                                    finished; expires after REFUTED_SECONDS

@@ -41,7 +41,7 @@ class Delivered:
 
 
 def message_id(text: str) -> str | None:
-    """The job id in a message as kombu keeps it; None where there is none."""
+    """The job id in a message as kombu keeps it; None if it has no id."""
     match = _ID.search(text)
     return match[1] if match else None
 

@@ -240,10 +240,10 @@ class Ledger(Refusals, Deletions, Sizes):
         return bool(self._scripts.run("nack", keys=keys, arguments=[job.id, worker, int(refund)]))
 
     def finish(self, result: RenderResult) -> bool:
-        """Enter a terminal state. True the first time; a terminal state never changes, and a deleted batch has none.
+        """Enter a terminal state. True the first time; a terminal state never changes. False for a deleted batch.
 
-        A job that another live worker runs can only become done: a failure or a cancellation by anybody else changes
-        nothing. Where such an end was recorded, the same call says True again, since its first answer may be lost.
+        A job that another live worker runs can only become done: a failure or a cancellation by another process changes
+        nothing. If such an end was recorded, the same call says True again, since its first answer may be lost.
         """
         keys = batch_keys(
             *(result.batch, "states", "counts", "jobs", "results", "cancels", "superseded", "replaced"),

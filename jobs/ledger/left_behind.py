@@ -14,8 +14,8 @@ from jobs.ledger.records import TERMINAL
 def forget_left_behind(ledger: Ledger, delivered: Mapping[str, Delivered], owners: Owners, failures: Failures) -> None:
     """Remove messages of jobs that a worker ended before it died without acknowledging them.
 
-    Nobody needs them (a retry writes a new one), and kombu would keep them for the visibility timeout, an hour. Until
-    then they would count as work in hand, and whoever scales workers by that would keep a machine for them.
+    They are not needed (a retry writes a new one), and kombu would keep them for the visibility timeout, an hour. Until
+    then they would count as work in hand, and a scaler would keep a machine for them.
     """
     suspects = [] if owners.forgiving else [id_ for id_, message in delivered.items() if owners.ignore(id_, message)]
     names = [info.name for info in ledger.batches()] if suspects else []

@@ -167,12 +167,12 @@ class _Messages:
         """In the order in which a job moves on: a job that moves while we look is seen in the next place.
 
         A worker that gives a job back moves its message the other way, from the delivered ones to the queue, so those
-        are read on both sides of the queue. Of the queue's messages eight bytes each are kept.
+        are read on both sides of the queue. Eight bytes are kept of each message in the queue.
         """
         before = ledger.kombu.delivered()
         try:
             queued = IdSet(ledger.kombu.queued_ids())
-        except QueueMoved:  # somebody cancels jobs: the next pass will know
+        except QueueMoved:  # jobs are being cancelled: the next pass will know
             queued = None
         delivered = ledger.kombu.delivered()
         elsewhere = {id_: message for id_, message in before.items() if id_ not in delivered}

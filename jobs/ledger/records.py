@@ -12,7 +12,7 @@ from typing import Literal, cast
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "superseded"]
-# Why a worker ended that nobody had told to: the names of its exit codes 4, 5 and 1.
+# Why a worker ended by itself: the names of its exit codes 4, 5 and 1.
 Exit = Literal["engines_refused", "device_lost", "failed"]
 TERMINAL: frozenset[str] = frozenset({"done", "failed", "cancelled", "superseded"})
 
@@ -105,7 +105,7 @@ class EngineSets(_Record):
 
     @property
     def differing(self) -> tuple[tuple[str | None, tuple[EngineSetJobs, ...]], ...]:
-        """Of `by_model`, the models whose rows more than one set drew."""
+        """The models in `by_model` whose rows more than one set drew."""
         by_model = self.by_model or ((None, self.sets),)
         return tuple((model, sets) for model, sets in by_model if len(sets) > 1)
 
@@ -136,7 +136,7 @@ class Enqueued(_Record):
 
 
 class Start(_Record):
-    """Whether a worker that got a message shall render its job. `attempts` includes this start.
+    """Whether a worker that got a message is to render its job. `attempts` includes this start.
 
     run          render it
     finished     it ended before; the message is left over
@@ -180,7 +180,7 @@ class HeldSet(_Record):
 
 
 class WorkerFacts(_Record):
-    """What a worker says of itself. Every field may be missing: workers of an earlier version send none of them.
+    """What a worker says of itself. Every field may be missing: workers of an earlier version do not send them.
 
     `settings` is a digest of the settings that decide what the worker refuses, `engine_set` the digest of its engine
     set's manifest (of several sets, that of rows without a model), `sets` all that it holds, `paused` why it takes no

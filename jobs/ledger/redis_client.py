@@ -11,7 +11,7 @@ from jobs.errors import LedgerUnavailable
 from jobs.redis_errors import why_unavailable
 
 SCAN_COUNT = 1000  # items that one request reads of a long hash, list or key space
-DAMAGED = (ValueError, LookupError)  # what reading a line or a number that somebody else wrote raises
+DAMAGED = (ValueError, LookupError)  # what reading a line or a number raises if another program wrote it
 
 
 def connected(url: str) -> redis.Redis:
@@ -40,13 +40,13 @@ def answering() -> Iterator[None]:
 
 
 def is_away(error: LedgerUnavailable) -> bool:
-    """Whether nobody answers. Otherwise Redis refused what was asked, and may answer something else."""
+    """Whether Redis does not answer at all. Otherwise it refused this command, and may answer others."""
     return isinstance(error.__cause__, (redis.ConnectionError, redis.TimeoutError))
 
 
 @contextmanager
 def passing_over_damage() -> Iterator[None]:
-    """End the block without an error where somebody else wrote into the keys that it reads, or put other things there.
+    """End the block without an error if another program changed or replaced the keys that it reads.
 
     One damaged batch must not stop what is done for the others, and must not keep itself from being deleted.
     """

@@ -32,12 +32,12 @@ class Refusals(Delayed, Workers):
 
     A job fails only once every live worker of its queue has refused it, whether by its name or by the digest of its
     settings. A worker of an earlier version says nothing of itself, so it counts as one that has not refused; after
-    about nine minutes of refusals (20 by one worker), neither such a worker nor a paused one is waited for. The
-    refusals of workers that died count for nothing: whoever lives decides.
+    about nine minutes of refusals (20 by one worker), neither such a worker nor a paused one is waited for. Only the
+    refusals of live workers count.
 
-    A worker without a heartbeat may live all the same. After a restart of Redis, which is known by a batch that is
-    older than the server's process, nobody counts as dead for a lease. And a worker that finished what the refusing one
-    had refused within the last hour is waited for, even if it has gone: what was wrong once may be wrong again.
+    A worker without a heartbeat may still be alive. After a restart of Redis (a batch is older than the server
+    process), no worker counts as dead until a lease has passed. If another worker finished a job that this one had
+    refused within the last hour, the job waits for that worker, even if it has gone: this worker may be wrong again.
 
     Raises:
         LedgerUnavailable: Redis does not answer.
@@ -50,7 +50,7 @@ class Refusals(Delayed, Workers):
     _lease_seconds: float
 
     def refuse(self, job: RenderJob, refusal: Refusal, *, facts: WorkerFacts, refund: bool = True) -> Refused:
-        """Give back a job that this worker started, or learn that nobody else is left to render it.
+        """Give back a job that this worker started, or learn that no other worker is left to render it.
 
         `facts` are the caller's own: its heartbeat may not have reached Redis.
         Without `refund` the attempt counts, and the answer is final when it was the last one. The caller acknowledges
@@ -117,7 +117,7 @@ def _parsed(text: str) -> tuple[Refusal, ...]:
     try:
         return _REFUSALS.validate_json(text)
     except ValidationError:
-        return ()  # whoever can write to Redis can put anything there
+        return ()  # another program may have written anything there
 
 
 def _refutations(texts: Iterable[str | None]) -> Iterator[Refutation]:

@@ -56,7 +56,7 @@ class Sidecars:
             data = with_backoff(lambda: self._store.read(job.sidecar_uri), attempts=TRIES, base_seconds=0.5)
             result = RenderResult.model_validate_json(data)
         except (SourceNotFound, ValueError):
-            return None  # no sidecar, or not a valid one: whoever renders the job writes it again
+            return None  # no sidecar, or not a valid one: rendering the job writes it again
         except SourceForbidden as refusal:
             return refusal
         if (result.id, result.state) != (job.id, "done"):

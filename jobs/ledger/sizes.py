@@ -1,7 +1,7 @@
 """The sizes that workers stepped an engine set at, so that a worker that starts can prepare the device for them.
 
 What counts is recent use. Instead of making all weights smaller as time passes, each use weighs more than those before
-it: twice as much a week later. So workers only add, and nobody has to read first.
+it: twice as much a week later. So workers only add, and need not read first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StepSize(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> StepSize | None:
-        """The size that a text stands for; None for any other text, which somebody else has written."""
+        """The size that a text stands for; None for any other text, which another program has written."""
         words = text.split("x")
         if len(words) != len(cls._fields) or not all(word.isascii() and word.isdecimal() for word in words):
             return None
@@ -51,7 +51,7 @@ def weight(samples: float, *, at: float) -> float:
 
 
 def most_used(weights: Mapping[str, float] | Iterable[tuple[str, float]]) -> dict[StepSize, float]:
-    """At most SIZES sizes with their weights, the most used one first. What is no size or no weight is left out."""
+    """At most SIZES sizes with their weights, the most used one first. Other entries are left out."""
     pairs = weights.items() if isinstance(weights, Mapping) else weights
     sizes = ((StepSize.parse(text), number) for text, number in pairs)
     known = [(size, number) for size, number in sizes if size is not None and math.isfinite(number) and number > 0]

@@ -40,7 +40,7 @@ class Workers:
             self.client.set(WORKER_PREFIX + worker, text, px=int(lease_seconds * 1000))
 
     def retire(self, worker: str) -> None:
-        """Say that a worker is gone, so that nobody waits for its lease to end."""
+        """Say that a worker is gone, so that its jobs need not wait for its lease to end."""
         with answering():
             self.client.delete(WORKER_PREFIX + worker)
 
@@ -82,4 +82,4 @@ def _heartbeat(text: str) -> Heartbeat | None:
     try:
         return Heartbeat.model_validate_json(text)
     except ValidationError:
-        return None  # whoever can write to Redis can put anything there
+        return None  # another program may have written anything there

@@ -48,7 +48,7 @@ class AccessPolicy:
         """The real path of a file:// source, as text for the reason that jobs.uri.file_path gives.
 
         Raises:
-            SourceForbidden: it is in none of the folders. The sentence does not tell whether it exists.
+            SourceForbidden: it is outside these folders. The sentence does not tell whether it exists.
         """
         path = _real_path(uri, SourceForbidden)
         if not _below(path, self.folders):
@@ -95,7 +95,7 @@ def _resolved(variable: str, text: str, schemes: tuple[str, ...]) -> str:
     except (InvalidJob, RuntimeError, ValueError) as error:  # RuntimeError: the `~user` does not exist
         raise SettingsError(f"{variable}: {error}") from error
     if uri.partition("://")[0] not in schemes:
-        raise SettingsError(f"{variable}: {redacted(text)!r} is none of: a folder, {'://, '.join(schemes)}://")
+        raise SettingsError(f"{variable}: {redacted(text)!r} is not one of: a folder, {'://, '.join(schemes)}://")
     return uri
 
 

@@ -1,4 +1,4 @@
-"""Addresses: a host's name is resolved once, and its addresses are checked before anybody connects."""
+"""Addresses: a host's name is resolved once, and its addresses are checked before a connection is made."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def checked_addresses(host: str, port: int, *, allow_hosts: Collection[str]) -> 
     Numbers are resolved like names: the resolver reads 2130706433, 0x7f.1 and 127.1 as the kernel would.
 
     Raises:
-        SourceForbidden: one address is not public (the worker's fault: others may allow it), or it is no host name.
+        SourceForbidden: one address is not public (the worker's fault: others may allow it), or the name is invalid.
         SourceNotFound: this machine's resolver knows no such host (the worker's fault: another may know the name).
         SourceUnavailable: the resolver does not answer.
     """
@@ -80,7 +80,7 @@ def _unresolved(host: str, error: socket.gaierror) -> RenderError:
             "was asked to fetch from it is",
             fault="worker",
         )
-    # The others, EAI_AGAIN above all, are troubles of the resolver: nobody said that there is no such name.
+    # The others, EAI_AGAIN above all, are failures of the resolver, which do not mean that the name does not exist.
     return SourceUnavailable(f"the host {host} cannot be resolved ({error.strerror})")
 
 

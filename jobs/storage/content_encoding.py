@@ -1,4 +1,4 @@
-"""Content-Encoding: undoing the compression that some hosts apply though nobody asked for it, within a cap of bytes."""
+"""Content-Encoding: undoing the compression that some hosts apply without being asked, within a cap of bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Unpacker(Protocol):
 
 
 def unpacker_for(header: str, shown: str) -> Unpacker:
-    """For the value of a Content-Encoding header.
+    """An unpacker for the value of a Content-Encoding header.
 
     Raises:
         NotAnImage: a compression that we do not read.

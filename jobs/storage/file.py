@@ -218,7 +218,7 @@ def source_file(path: str | Path) -> Iterator[SourceFile]:
 def _opened(path: str | Path) -> int:
     """A descriptor of a regular file."""
     try:
-        # Without O_NONBLOCK, opening a pipe that nobody writes to would never return.
+        # Without O_NONBLOCK, opening a pipe without a writer would never return.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise source_error(path, error) from error

@@ -46,7 +46,7 @@ def may_not_look(error: Exception) -> bool:
 
 
 def source_error(path: str | Path, error: Exception) -> RenderError:
-    """For an OSError or a ValueError that came while reading."""
+    """Our error for an OSError or a ValueError while reading."""
     if not isinstance(error, OSError):
         return SourceForbidden(f"{str(path)!r} is not a usable path")
     if is_missing(error):
@@ -95,7 +95,7 @@ def output_error(path: str | Path, error: Exception, *, done: str = "written") -
 
 def _full(path: str | Path, error: OSError, *, done: str) -> OutputFull:
     reason = "no space left" if error.errno == errno.ENOSPC else "no space left (the quota is used up)"
-    if is_shared(Path(path)):  # by all workers, so that none of them is better off
+    if is_shared(Path(path)):  # by all workers, so no other worker has more room
         return OutputFull(f"{path} cannot be {done}: {reason} on the file server", fault="store")
     return OutputFull(f"{path} cannot be {done}: {reason}", unfit=True)
 

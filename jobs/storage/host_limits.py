@@ -37,7 +37,7 @@ class _Host:
     active: int = 0
 
     def seconds_until_turn(self, number: int, now: float) -> float:
-        """0 or less: it is this read's turn. Infinite: somebody else has to go first."""
+        """0 or less: it is this read's turn. Infinite: another read goes first."""
         if self.active >= self.pace.at_once or min(self.line) != number:
             return math.inf
         return self.pace.next_at - now
@@ -70,7 +70,7 @@ class HostLimits:
         self._numbers = count()
 
     def visit(self, url: str, check: Callable[[], None], wait_seconds: float = LONGEST_WAIT_SECONDS) -> Visit:
-        """A read begins. `check` is called while it waits, and raises if it shall not wait on; it must not block."""
+        """A read begins. `check` is called while it waits; it raises to end the wait, and must not block."""
         return Visit(self, hash(url), check, wait_seconds)
 
     def place(self) -> int:

@@ -1,6 +1,6 @@
 """HostPace: when one host may be asked next, and by how many at once, learned from its answers. No clock, no lock.
 
-A host that answers 429, or 503 with Retry-After, refuses. Nobody asks it again before the time that it names, or before
+A host that answers 429, or 503 with Retry-After, refuses. It is not asked again before the time it names, or before
 a pause of our own that doubles with each refusal in a row. After that it is asked by one at a time, and no faster than
 it served before it refused. Every ten answers in a row allow one more request at once and twice the speed.
 
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 # The longest pause that a host can ask for. A host that names a later time is asked, and may refuse, once an hour.
 LONGEST_PAUSE_SECONDS = 3600.0
-# Pauses of our own, where a host names none: 1, 2, 4, ... 60 s.
+# Pauses of our own, if a host does not name one: 1, 2, 4, ... 60 s.
 FIRST_OWN_PAUSE_SECONDS, LONGEST_OWN_PAUSE_SECONDS = 1.0, 60.0
 # A host that was down for minutes served few requests in a long time, which is not its pace.
 LONGEST_SPACING_SECONDS = 2.0
 SHORTEST_SPACING_SECONDS = 0.05
 ANSWERS_UNTIL_FASTER = 10
-# A host that has served nothing for so long refuses everybody, and not only those whose turn has not come.
+# A host that has served nothing for so long refuses all requests, not only those that come too early.
 SERVING_SECONDS = 3600.0
 
 

@@ -171,9 +171,9 @@ class _Fetch:
             if limits.proxy_resolves and not _NUMBER_AT_THE_END.search(host):
                 return
             raise SourceForbidden(
-                f"the host {host} cannot be resolved by the worker itself, so nobody checks where {proxy.shown} would "
-                "connect; if that proxy refuses private addresses, set RENDER_PROXY_RESOLVES=true, or add the host "
-                "to RENDER_ALLOW_HOSTS",
+                f"the host {host} cannot be resolved by the worker itself, so it cannot check where {proxy.shown} "
+                "would connect; if that proxy refuses private addresses, set RENDER_PROXY_RESOLVES=true, or add the "
+                "host to RENDER_ALLOW_HOSTS",
                 fault="worker",
                 scope="settings",
             ) from error

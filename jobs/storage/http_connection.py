@@ -40,7 +40,7 @@ class Deadline:
         self._end += seconds
 
     def left(self, shown: str) -> float:
-        """The seconds that are left. Raises SourceUnavailable if there are none."""
+        """The seconds that are left. Raises SourceUnavailable if none are left."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise SourceUnavailable(f"{shown} took longer than allowed (RENDER_FETCH_TIMEOUT_SECONDS)")

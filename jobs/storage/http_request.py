@@ -82,7 +82,7 @@ class Request:
         try:
             url = urljoin(self.url, location)
         except ValueError as error:
-            raise SourceForbidden(f"{self.shown} was redirected to what is no usable URL") from error
+            raise SourceForbidden(f"{self.shown} was redirected to a URL that cannot be used") from error
         return Request.of(url)
 
     @property

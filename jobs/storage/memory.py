@@ -76,4 +76,4 @@ class MemoryStore:
         self.objects.pop(uri, None)
 
     def delete_empty(self, folder: str) -> None:
-        """There are no folders."""
+        """Do nothing: memory has no folders."""

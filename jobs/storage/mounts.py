@@ -18,7 +18,7 @@ NETWORK = frozenset(
 
 
 def is_shared(path: Path) -> bool:
-    """Whether the path, or the nearest folder above it that exists, is on a file server; False if nobody can tell."""
+    """Whether the path, or the nearest folder above it that exists, is on a file server; False if that is not known."""
     for place in (path, *path.parents):
         try:
             device = place.stat().st_dev

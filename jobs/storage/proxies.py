@@ -1,7 +1,7 @@
 """Proxies: the standard variables http_proxy, https_proxy, all_proxy and no_proxy, and what they mean for one host.
 
-A proxy is named by the operator, so its own address may be private. What it is asked for is checked as ever: see
-jobs.storage.http.
+A proxy is named by the operator, so its own address may be private. The URLs that it is asked for are checked as
+always: see jobs.storage.http.
 """
 
 from __future__ import annotations

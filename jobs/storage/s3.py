@@ -182,7 +182,7 @@ def _check_time(uri: str, deadline: float) -> None:
 
 
 def _total(reply: dict[str, Any]) -> int | None:
-    """The bytes of the whole object: of a part, they stand behind the slash in `bytes 0-99/1234`."""
+    """The bytes of the whole object. A part's reply has them behind the slash in `bytes 0-99/1234`."""
     if "ContentRange" not in reply:
         return reply.get("ContentLength")
     total = reply["ContentRange"].rpartition("/")[2]
@@ -190,10 +190,10 @@ def _total(reply: dict[str, Any]) -> int | None:
 
 
 def _until_whole(uri: str, send: Callable[[Target], str | None]) -> None:
-    """Upload, and again where other bytes arrived than were sent.
+    """Upload, and again if other bytes arrived than were sent.
 
     Raises:
-        OutputForbidden: they do each time. What was stored then is deleted, if the keys may.
+        OutputForbidden: each time, other bytes arrived. The object is deleted then, if the keys may.
         OutputForbidden, OutputFull, OutputUnavailable: as their names say.
     """
     bucket, key = bucket_and_key(uri)
@@ -214,7 +214,7 @@ def _until_whole(uri: str, send: Callable[[Target], str | None]) -> None:
 
 
 def _has_a_byte(uri: str) -> bool | None:
-    """Whether the object can be read; None where the keys may neither read nor list, so that nobody can tell."""
+    """Whether the object can be read; None if that is not known, because the keys may neither read nor list."""
     try:
         _ask(uri, "get_object", Range="bytes=0-0")["Body"].close()
     except ERRORS as error:

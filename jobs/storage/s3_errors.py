@@ -42,7 +42,7 @@ LOOK = Action("looked up", "s3:GetObject")
 
 
 def source_error(uri: str, error: Exception) -> RenderError:
-    """For one of s3_verdict.ERRORS that came while reading."""
+    """Our error for one of s3_verdict.ERRORS while reading."""
     verdict, shown = verdict_of(error), redacted(uri)
     if verdict in ("away", "full", "spoilt"):
         return _later(SourceUnavailable(f"{shown} could not be read: {code_of(error)}", fault="store"), error)
@@ -55,7 +55,7 @@ def source_error(uri: str, error: Exception) -> RenderError:
 
 
 def output_error(uri: str, error: Exception, action: Action = WRITE) -> RenderError:
-    """For one of s3_verdict.ERRORS that came while doing anything else."""
+    """Our error for one of s3_verdict.ERRORS while doing anything else."""
     verdict, shown = verdict_of(error), redacted(uri)
     if verdict == "away":
         return _later(OutputUnavailable(f"{shown} could not be {action.done}: {code_of(error)}"), error)

@@ -69,7 +69,7 @@ def upload(target: Target, source: Readable, content_type: str) -> str | None:
     An upload in parts that fails or is interrupted is aborted. A kill -9 leaves parts that are stored but invisible:
     docs/operations.md names the bucket's rule that removes them.
 
-    Returns how that which is stored differs from what was sent; None where it does not, or where nobody can tell.
+    Returns how the stored object differs from what was sent; None if it does not, or if that is not known.
 
     Raises:
         s3_verdict.ERRORS: as boto3 raises them.
@@ -185,7 +185,7 @@ def _etag(reply: dict[str, Any]) -> str:
 
 
 def _should_be_md5(tag: str, sent: Sent, reply: dict[str, Any]) -> bool:
-    """Whether the ETag looks as S3's would. With keys of KMS or of a customer, an ETag is no MD5."""
+    """Whether the ETag looks as S3's would. With keys of KMS or of a customer, an ETag is not an MD5."""
     encrypted = str(reply.get("ServerSideEncryption", "")).startswith("aws:") or "SSECustomerAlgorithm" in reply
     same_parts = tag.partition("-")[2] == sent.etag.partition("-")[2]
     return _LIKE_AN_ETAG.fullmatch(tag) is not None and same_parts and not encrypted

@@ -130,7 +130,7 @@ _UNUSABLE = (  # a bucket or key that boto3 refuses to send
     UnsupportedS3ConfigurationError, UnsupportedS3AccesspointConfigurationError, UnsupportedOutpostResourceError,
 )  # fmt: skip
 _AWAY = (HTTPClientError, ConnectionError, IncompleteReadError, ChecksumError, ResponseParserError, HTTPError)
-# Of requests for credentials, which boto3 sends before ours: what they answer says nothing about the object.
+# The names of requests for credentials, which boto3 sends before ours: their answers say nothing about the object.
 _FOR_CREDENTIALS = re.compile(r"Assume|Federat|GetRole|GetSession|GetCallerIdentity|CreateToken|OAuth|Credential")
 _BAD_AUTHORITY = re.compile(r"certificate verify failed(?!.*(has expired|not yet valid))|No such file|\[X509\]|NO_CERT")
 

@@ -50,7 +50,7 @@ class Store(Source, Protocol):
         """
 
     def exists(self, uri: str) -> bool | None:
-        """Whether a URI was written; None where that is not known, because whoever asks may not look.
+        """Whether a URI was written; None if that is not known, because the caller may not look.
 
         S3 answers 403, not 404, for an object that does not exist if the keys lack s3:ListBucket.
 
@@ -110,7 +110,7 @@ class Store(Source, Protocol):
     def delete_empty(self, folder: str) -> None:
         """Remove what writes that were killed left in a folder, and then the folder itself, if nothing else is in it.
 
-        A folder that may not be removed (it is mounted, or that is no right of ours) stays without an error.
+        A folder that may not be removed (it is mounted, or we lack the right) stays without an error.
 
         Raises:
             OutputForbidden, OutputUnavailable: what is in it cannot be removed.
@@ -146,7 +146,7 @@ def source_for(uri: str, limits: FetchLimits) -> Source:
         return _s3_store(limits)
     if scheme in ("http", "https"):
         return HttpStore(limits)
-    raise InvalidJob(f"{redacted(uri)!r} is no file://, s3:// or http(s):// URI")
+    raise InvalidJob(f"{redacted(uri)!r} is not a file://, s3:// or http(s):// URI")
 
 
 def read_bytes(uri: str, limits: FetchLimits) -> bytes:

@@ -106,7 +106,7 @@ class Book:
         return [card_of(result, shown, values=values.get(result.id), out=self._out) for result in results]
 
     def _digest(self, page: Page, results: Sequence[RenderResult], shown: Mapping[str, Thumbnail]) -> str:
-        """Of all that a page is made from."""
+        """A digest of all that a page is made from."""
         digest = hashlib.sha256(self._program)
         digest.update(repr((page, sorted(self._shared.items()))).encode("utf-8", "replace"))
         for result in results:

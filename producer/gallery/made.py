@@ -63,7 +63,7 @@ class Made:
         self._trying(lambda: self._database.executemany(insert, rows))
 
     def is_page(self, name: str, digest: str) -> bool:
-        """Whether a file in the gallery was made from this, and nobody has changed it since."""
+        """Whether a file in the gallery was made from this and has not been changed since."""
         found = self._trying(
             lambda: self._database.execute("SELECT digest, identity FROM pages WHERE name = ?", (name,)).fetchone()
         )
@@ -147,7 +147,7 @@ class Made:
 
 
 def identity_of(path: Path) -> str | None:
-    """The size and time of a file; None where there is none."""
+    """The size and time of a file; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:

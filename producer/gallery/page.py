@@ -22,7 +22,7 @@ from producer.results import OrderedResults, ended_results, ordered_results
 from producer.session import Session, open_session
 
 PAGE_JOBS = 500
-# Of more jobs, small pictures on this machine are shown themselves: to decode a result takes a hundredth of a second.
+# With more jobs, small pictures on this machine are shown themselves: decoding a result takes a hundredth of a second.
 COPIES_UP_TO = 10_000
 THUMBNAILS = "thumbnails"
 INDEX = "made.sqlite"

@@ -44,7 +44,7 @@ def small_copy(data: bytes, *, max_pixels: int, chunks: Sequence[Chunk] | None) 
     """Make the small copy of a picture. `chunks` are those of a PNG, where the picture is one.
 
     Raises:
-        UNREADABLE: it is no picture, damaged, or larger than `max_pixels`.
+        UNREADABLE: it is not a picture, is damaged, or is larger than `max_pixels`.
     """
     with opened(data) as image:
         if image.width * image.height > max_pixels:

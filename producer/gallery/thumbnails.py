@@ -32,7 +32,7 @@ TRIES_OF_A_HOST = 5  # that does not answer; each may take RENDER_FETCH_TIMEOUT_
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """What is shown of a picture: a file and its size in pixels, or why there is none.
+    """What is shown of a picture: a file and its size in pixels, or why it cannot be shown.
 
     `identity` is the size and time of a local picture's file; it is empty for one that is elsewhere. `looked_at` is
     when the picture was read, in seconds since the epoch. `bytes` are those of the small copy's file, 0 where there is

@@ -1,7 +1,7 @@
 """AVIF and HEIC: boxes in boxes (ISO/IEC 14496-12, 23008-12). The primary item's properties say its size and turns.
 
-A HEIC is shown as libheif shows it: cropped by its clean aperture (`clap`), then turned by `irot`. libavif, by which
-Pillow reads AVIF, leaves the crop to others. Neither format's EXIF turns anything.
+A HEIC is shown as libheif shows it: cropped by its clean aperture (`clap`), then turned by `irot`. libavif, with which
+Pillow reads AVIF, does not crop. Neither format's EXIF turns anything.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class _Meta:
         return RawHeader(size[0], size[1], turned=turned)
 
     def _properties(self) -> list[Box]:
-        """Those of the primary item, in the order in which they apply."""
+        """The properties of the primary item, in the order in which they apply."""
         top = {box.name: box for box in self._boxes(0, len(self.data))}
         if b"pitm" not in top or b"iprp" not in top:
             raise NotAnImage(DAMAGED)
@@ -143,7 +143,7 @@ class _Meta:
 
 
 def _cropped(size: tuple[int, int], clap: tuple[int, ...]) -> tuple[int, int]:
-    """Width and height of the clean aperture, given as fractions; one that is no crop changes nothing."""
+    """Width and height of the clean aperture, given as fractions; an invalid one changes nothing."""
     width_n, width_d, height_n, height_d = clap
     if not (width_d and height_d):
         return size

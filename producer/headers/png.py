@@ -25,7 +25,7 @@ Chunk = tuple[bytes, bytes]  # name and body
 
 
 def png_header(parts: Parts) -> RawHeader:
-    """The size in IHDR. Of what says an orientation, the first of its kind counts."""
+    """The size in IHDR. The first chunk of each kind that says an orientation counts."""
     length, name, width, height = struct.unpack(">I4sII", parts.need(len(PNG_BEGIN), 16))
     if name != b"IHDR" or length < 13:
         raise NotAnImage("the PNG is damaged: it does not begin with its size")

@@ -1,4 +1,4 @@
-"""RawHeader: what a file says of its picture, before anyone has turned it."""
+"""RawHeader: what a file says of its picture, before it is turned."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from jobs.ledger.reconcile import Reconciled
 from producer.keep.observation import Observation
 
-VIEWED_SECONDS = 10.0  # since somebody asked for the page's data last
+VIEWED_SECONDS = 10.0  # since a browser last asked for the page's data
 ANSWER_SECONDS = 10.0  # a look that takes longer counts as unanswered, long before its connection gives up
 
 
@@ -63,7 +63,7 @@ class Board:
 
     @property
     def reconcile_age_seconds(self) -> float:
-        """Since a whole pass last ended, or since the start if none has."""
+        """The seconds since a whole pass last ended, or since the start if none has."""
         return time.monotonic() - (self.started if self._passed is None else self._passed)
 
     @property
@@ -73,11 +73,11 @@ class Board:
 
     @property
     def is_viewed(self) -> bool:
-        """Whether somebody looks at the page."""
+        """Whether a browser shows the page."""
         return self._viewed is not None and time.monotonic() - self._viewed < VIEWED_SECONDS
 
     def note_view(self) -> None:
-        """Somebody looks at the page."""
+        """Note that a browser asked for the page's data."""
         self._viewed = time.monotonic()
 
     def note_look(self) -> None:

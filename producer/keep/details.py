@@ -75,7 +75,7 @@ def _some(ledger: Ledger, batch: str) -> Iterator[RenderResult]:
         try:
             yield RenderResult.model_validate_json(text)
         except ValidationError:
-            continue  # whoever can write to Redis can put anything there
+            continue  # another program may have written anything there
 
 
 def _pictures(results: Sequence[RenderResult]) -> Iterator[dict[str, object]]:

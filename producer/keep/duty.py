@@ -52,7 +52,7 @@ class Duty:
         self._thread = threading.Thread(target=self._run, name=work.name, daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:

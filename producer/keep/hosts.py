@@ -1,7 +1,7 @@
 """Hosts: by which names a browser may call this server.
 
 A page of another site can make its own name mean this machine's address (DNS rebinding), and then read what is here as
-if it were its own. Such a request carries that name in its Host header. So this server refuses names that anybody on
+if it were its own. Such a request carries that name in its Host header. So this server refuses names that anyone on
 the internet may own. It allows addresses, names without a dot, and names that only local networks know: no such page
 has one of them.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from jobs.settings import Settings
 
-# Nobody can register a name with one of these ends (RFC 6761, RFC 6762, ICANN on .internal; `svc` is Kubernetes' own).
+# These ends cannot be registered on the internet (RFC 6761, RFC 6762, ICANN on .internal; `svc` is Kubernetes' own).
 LOCAL_ENDS = ("localhost", "local", "internal", "home.arpa", "test", "svc")
 
 _HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]]*))(?::[0-9]*)?")

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 TURN_SECONDS = 180.0  # longer than a look or a quick pass takes, whatever the batches' size
 WHOLE_PASS_SECONDS = 3600.0  # a million jobs take half a minute
-VIEWED_PAUSE_SECONDS = 2.0  # between two looks while somebody looks at the page
+VIEWED_PAUSE_SECONDS = 2.0  # between two looks while a browser shows the page
 PRUNE_SECONDS = 3600.0
 STOP_SECONDS = 1.0  # for turns under way
 
@@ -32,13 +32,13 @@ class Keeper:
         self._session = session
         self._board = board
         self._paces = paces
-        # Of quick and of whole passes: batch -> why it could not be reconciled.
+        # For quick and for whole passes: batch -> why it could not be reconciled.
         self._failing: dict[bool, dict[str, str]] = {False: {}, True: {}}
         self._not_pruned: str | None = None  # why old batches were not deleted
         self._duties = [Duty(work) for work in self._works()]
 
     def start(self) -> None:
-        """Begin."""
+        """Start all duties, each in a thread of its own."""
         for duty in self._duties:
             duty.start()
 

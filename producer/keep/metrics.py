@@ -34,7 +34,7 @@ class KeepCollector:
             yield from _batches(board.observation)
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: which metrics there are depends on Redis."""
+        """Describe nothing in advance: the metrics depend on Redis."""
         return iter(())
 
 

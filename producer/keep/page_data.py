@@ -35,7 +35,7 @@ class Document:
 
     @classmethod
     def of(cls, record: dict[str, object]) -> Document:
-        """Half of a surrogate pair becomes a question mark, and NaN and infinity become null: JSON has none of them."""
+        """Half of a surrogate pair becomes a question mark, and NaN and infinity become null: JSON cannot hold them."""
         text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
         if _NOT_A_NUMBER.search(text):
             numbers = json.loads(text, parse_constant=lambda _: None)
@@ -58,7 +58,7 @@ class _Read:
 
 
 class PageData:
-    """Safe from many threads."""
+    """Reads what the page shows. Safe to use from many threads."""
 
     def __init__(self, ledger: Ledger, board: Board, paces: Paces) -> None:
         self._ledger = ledger
@@ -79,7 +79,7 @@ class PageData:
         return known[1]
 
     def details(self, name: str) -> Document | None:
-        """One batch; None if there is none of that name, or if Redis is too slow for all who ask.
+        """One batch; None if no batch has that name, or if Redis is too slow for all the requests.
 
         Raises:
             LedgerUnavailable: Redis does not answer.

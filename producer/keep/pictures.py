@@ -34,7 +34,7 @@ Name = tuple[str, str, int]  # batch, job id, sample
 
 @dataclass(frozen=True)
 class Copy:
-    """A small copy, or why there is none."""
+    """A small copy, or why it could not be made."""
 
     data: bytes = b""
     content_type: str = ""
@@ -43,7 +43,7 @@ class Copy:
 
     @property
     def is_old(self) -> bool:
-        """A problem may be gone."""
+        """Whether it is a problem that may be gone by now."""
         return self.problem is not None and time.monotonic() - self.made > PROBLEM_SECONDS
 
 
@@ -54,8 +54,8 @@ class Busy(Exception):
 class Pictures:
     """Reads only pictures that the ledger names: a request names a job, never a URI. Safe from many threads.
 
-    Whoever can write to Redis can name any file as a result, so this shows only what a worker with these settings might
-    have written.
+    A program that can write to Redis can name any file as a result, so this shows only what a worker with these
+    settings might have written.
     """
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
@@ -119,7 +119,7 @@ def _copied(data: bytes) -> Copy:
     try:
         copy = small_copy(without_extras(data, chunks) if chunks else data, max_pixels=MAX_PIXELS, chunks=chunks)
     except UNREADABLE as error:
-        return Copy(problem=f"it is no readable picture: {why_unreadable(error)}")
+        return Copy(problem=f"the picture cannot be read: {why_unreadable(error)}")
     return Copy(copy.data, "image/png" if copy.suffix == ".png" else "image/jpeg")
 
 

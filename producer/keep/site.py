@@ -28,7 +28,7 @@ FILES = {
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-# Nothing but what this server sends: no script or style within the page, no frame around it, no other site beside it.
+# A page may use only what this server sends: no inline script or style, no frame around it, no other site.
 ISOLATED = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",

@@ -31,7 +31,7 @@ def sizes(
     input_format: str | None = None,
     again: bool = False,
 ) -> Exit:
-    """Run the command; prints, and returns the exit code. `cover`: the share of pictures that the shapes shall cover.
+    """Run the command; prints, and returns the exit code. `cover`: the share of pictures that the shapes are to cover.
 
     `defaults`, `input_format` and `again` are as for `producer submit`; a folder needs no prompt here.
 

@@ -1,4 +1,4 @@
-"""Tally: how many rows have which size, and why others have none. Its memory does not grow with the rows."""
+"""Tally: how many rows have which size, and why some have no size. Its memory does not grow with the rows."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ TRIES = 4
 
 @dataclass(frozen=True)
 class _Listed:
-    """One listing: sorted runs of names, and how many entries are no pictures."""
+    """One listing: sorted runs of names, and how many entries are not pictures."""
 
     runs: tuple[Iterable[str], ...]
     left_out: Counter[str]

@@ -128,7 +128,7 @@ def choice_parser(choices: Sequence[str]) -> Callable[[str], Value]:
         word = cell.strip().lower()
         word = OTHER_CHOICES.get(word, word)
         if word not in choices:
-            raise ValueError("is none of them")
+            raise ValueError("is not one of them")
         return word
 
     return parse
@@ -154,7 +154,7 @@ OTHER_PARSERS = {
 
 
 def meant(name: str, likeness: float = 0.45) -> str | None:
-    """The known column that `name` most likely means, or None if none is at least this similar (0 to 1)."""
+    """The known column that `name` most likely means; None if no column is at least this similar (0 to 1)."""
     wanted = name.strip().lower().replace(" ", "_").replace("-", "_")
     if wanted in OTHER_NAMES:
         return OTHER_NAMES[wanted]

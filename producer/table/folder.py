@@ -38,14 +38,14 @@ class Listing:
 
 
 def left_out_remark(left_out: Counter[str]) -> str | None:
-    """`2 hidden files, 1 file that is no picture and 3 folders were left out`, or None."""
+    """`2 hidden files, 1 file that is not a picture and 3 folders were left out`, or None."""
     numbers = (left_out[HIDDEN], left_out[OTHERS], left_out[FOLDERS])
     parts = [
         f"{number:,} {one if number == 1 else several}"
         for number, one, several in zip(
             numbers,
-            ("hidden file", "file that is no picture", "folder"),
-            ("hidden files", "files that are no pictures", "folders"),
+            ("hidden file", "file that is not a picture", "folder"),
+            ("hidden files", "files that are not pictures", "folders"),
             strict=True,
         )
         if number

@@ -31,13 +31,13 @@ def json_lines_table(stream: BinaryIO) -> Table:
     """The records of a stream of bytes.
 
     Raises:
-        CsvMistakes: while the records are iterated: a line is so long that the file is no JSON Lines.
+        CsvMistakes: while the records are iterated: a line is too long for JSON Lines.
     """
     return Table(NAMES, [], _records(stream))
 
 
 def _records(stream: BinaryIO) -> Iterator[Record]:
-    """Blank lines are no rows, so they shift no row numbers."""
+    """Blank lines are skipped and do not shift row numbers."""
     row, is_told = 0, False
     for number, raw in enumerate(_lines(stream), 1):
         line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
@@ -80,7 +80,7 @@ def _record(line: bytes, number: int, row: int) -> Record:
         message = str(error) if isinstance(error, _NoNumber) else f"is nested too deeply; {ONE_OBJECT}"
         return spoilt(number, row, message, text=text)
     if not isinstance(value, _Pairs):
-        return spoilt(number, row, f"the line is no JSON object; {ONE_OBJECT}", text=text)
+        return spoilt(number, row, f"the line is not a JSON object; {ONE_OBJECT}", text=text)
     return _row(value, number, row)
 
 
@@ -113,7 +113,7 @@ def _no_json(error: json.JSONDecodeError) -> str:
     if error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated"):
         return f"the line ends in the middle of its JSON; each row must be on one line: {ONE_OBJECT}"
     around = error.doc[max(0, error.pos - 10) : error.pos + 30]
-    return f"is no JSON: {error.msg} at character {error.pos + 1:,}, near {shown(around)}"
+    return f"is not JSON: {error.msg} at character {error.pos + 1:,}, near {shown(around)}"
 
 
 def _printable(key: str) -> str:
@@ -121,7 +121,7 @@ def _printable(key: str) -> str:
 
 
 def _no_number(text: str) -> Any:
-    raise _NoNumber(f"{text} is no JSON; write null for a value that is missing")
+    raise _NoNumber(f"{text} is not JSON; write null for a value that is missing")
 
 
 def _whole_number(text: str) -> Any:

@@ -25,7 +25,7 @@ class Lines:
     `errors="surrogateescape"` and `newline=""`.
 
     Raises:
-        CsvMistakes: the file as a whole is no CSV, while iterating.
+        CsvMistakes: while iterating, if the file as a whole is not a CSV.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -53,7 +53,7 @@ class Lines:
         self.number += 1
         self.of_record.append(line)
         if "\0" in line:
-            self._damaged(self.number, "holds a NUL byte: this is no text file, or UTF-16 text")
+            self._damaged(self.number, "holds a NUL byte: this is a binary file or UTF-16 text")
         elif not line.isascii() and UNDECODED.search(line):
             message = undecodable(line.encode("utf-8", "surrogateescape"))
             self.undecoded.append(Problem(self.number, None, None, message))

@@ -20,8 +20,8 @@ MARK = re.escape(MARKS[0])
 TAKEN_OUT = re.compile(
     rf"https?://[^/?#]*{MARK}|https?://[^?#]*[?#].*{MARK}|s3://[^/]*{MARK}|s3://.*[=]{MARK}", re.DOTALL
 )
-# What a picture of ours leaves out is said, too, so that an option of the command does not change how it is rendered.
-# Its container and its model are for the command to choose.
+# A picture of ours leaves these defaults out. They are given here, so that an option of the command does not change how
+# it is rendered. The command chooses its container and its model.
 LEFT_OUT = {"control": "canny", "long_prompts": "cut", "prompt_syntax": "literal"}
 NOT_PARAMETERS = ("job", "seed")  # what the JSON has beside them; its seed is the sample's
 WEIGHTS = frozenset("()[]")

@@ -64,7 +64,7 @@ def _readable(pyarrow: Any) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # of the file system, not of the file
         reason = " ".join(str(error).split())[:LONGEST_REASON]
-        raise CsvMistakes.of_file(f"is no Parquet file, or damaged: {reason}") from error
+        raise CsvMistakes.of_file(f"is not a Parquet file, or is damaged: {reason}") from error
 
 
 def _records(pyarrow: Any, file: Any, columns: tuple[str, ...]) -> Iterator[Record]:

@@ -26,7 +26,7 @@ OUR_KEYS = frozenset({"image", "prompt", "job", "seed"})
 # EXIF: the tags that tools write texts into. Two of them are in a part of its own.
 EXIF_PART, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 IMAGE_DESCRIPTION, XP_COMMENT = 0x010E, 0x9C9C
-# What Pillow raises for a file that is no picture, or has damaged EXIF.
+# What Pillow raises for a file that is not a picture, or has damaged EXIF.
 UNREADABLE = (*DAMAGED_EXIF, Image.DecompressionBombError)
 
 
@@ -42,7 +42,7 @@ class PictureTexts(NamedTuple):
 
 
 def picture_texts(path: Path) -> PictureTexts:
-    """Read a picture's texts; both are None where it has none, or is no picture.
+    """Read a picture's texts; both are None if it has none, or is not a picture.
 
     Raises:
         DamagedText: a text is damaged or too long.

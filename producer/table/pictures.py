@@ -15,13 +15,13 @@ from producer.table.problem import Problem
 LOOKED_FOR = 1000
 LONGEST_SHOWN = 120  # characters of a path, whose end says most
 
-# What no worker could read either. All other errors (a network drive that is away) say nothing of the row.
+# Errors that every worker would meet, too. All others (a network drive that is away) say nothing of the row.
 _UNUSABLE = {
     errno.ENAMETOOLONG: "is too long a path for this file system; shorten it",
     errno.ELOOP: "is a link that leads back to itself; name the picture itself",
     errno.EACCES: "lies in a folder that you may not search on this machine; permit that, or name another place",
     errno.EPERM: "may not be looked for on this machine: permission denied",
-    errno.ENOTDIR: "is no path: a part of it is a file, and not a folder",
+    errno.ENOTDIR: "is not a path: a part of it is a file, and not a folder",
 }
 
 
@@ -34,7 +34,7 @@ class LocalPictures:
         self.first_place: str | None = None  # what stands for that line, as Problem.place does
 
     def look_for(self, parameters: RenderParameters, *, line: int, place: str | None = None) -> Problem | None:
-        """Look for one row's pictures; a problem if what the row names can be no picture."""
+        """Look for one row's pictures; a problem if what the row names cannot be a picture."""
         problems = (self._look_for(parameters, column, line, place) for column in PICTURES)
         return next(filter(None, problems), None)
 

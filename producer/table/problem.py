@@ -12,7 +12,7 @@ LONGEST_SHOWN = 60  # characters of a cell
 class Problem:
     """One mistake: the physical line in the file (from 1), the column and cell if there is one, and what is wrong.
 
-    `place` stands for the line in what has none: `row 7`, a picture's name, or "" for the file as a whole.
+    `place` stands for the line in a source without lines: `row 7`, a picture's name, or "" for the file as a whole.
     """
 
     line: int

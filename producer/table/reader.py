@@ -1,4 +1,4 @@
-"""A CSV as records: encoding, delimiter, header, physical line numbers. Of rendering it knows only the column names.
+"""A CSV as records: encoding, delimiter, header, physical line numbers. It knows only the column names.
 
 The stream is read once, from start to end, so it may be a pipe.
 """
@@ -39,7 +39,7 @@ csv.field_size_limit(LONGEST_LINE)
 class Record(NamedTuple):
     """One data row: the physical line it begins on, its number among the rows that are not blank, and its cells.
 
-    `place` stands for the line in what has none, as Problem.place does. `besides` are problems that no cell shows.
+    `place` stands for the line if a source has none, as Problem.place does. `besides`: problems that no cell shows.
     """
 
     line: int
@@ -123,7 +123,7 @@ def _records(lines: Lines, delimiter: str, remarks: list[str]) -> Iterator[Recor
     """All records that are not blank; the header is row 0. Blank ones are not counted, so they shift no row numbers.
 
     A record that cannot be split into cells comes with its mistakes if it is one line, because the next row begins on
-    the next line. If it has several lines, nobody knows where the next row begins.
+    the next line. If it has several lines, the start of the next row is unknown.
     """
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     row = 0
@@ -211,7 +211,7 @@ def _delimiter(header: str) -> str:
 def header_problems(columns: Sequence[str], line: int, *, given: Collection[str] = ()) -> list[Problem]:
     """What is wrong with the names of the columns. Those that are `given` by options may be missing."""
     if not any(meant(column, likeness=0.75) for column in columns):
-        message = f"is no header: the first line must name the columns, at least {' and '.join(REQUIRED)}"
+        message = f"is not a header: the first line must name the columns, at least {' and '.join(REQUIRED)}"
         return [Problem(line, None, ", ".join(columns), message)]
     unknown = [(place, column) for place, column in enumerate(columns, 1) if column not in COLUMNS]
     problems = [unknown_column(column, line, place=place) for place, column in unknown]

@@ -63,7 +63,7 @@ class RowChecker:
         return problems or parameters
 
     def _with_defaults(self, said: Mapping[str, Value]) -> dict[str, Value]:
-        """The cells of a row over the defaults. That of quality is for the rows that can take it, if rows differ."""
+        """The cells of a row over the defaults. The default quality is only for rows that can take one."""
         values: dict[str, Value] = {**self._defaults, **said}
         if self._may_be_png and "quality" not in said and values.get("format", "png") == "png":
             values.pop("quality")

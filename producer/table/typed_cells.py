@@ -29,7 +29,7 @@ def cell_of(value: object) -> str:
         return str(value)
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise ValueError(f"is {value}, which is no number; leave the cell empty (null) for its default")
+            raise ValueError(f"is {value}, which is not a number; leave the cell empty (null) for its default")
         return repr(value)
     if isinstance(value, Decimal):
         return _decimal(value)
@@ -69,7 +69,7 @@ def _text(value: str) -> str:
 def _decimal(value: Decimal) -> str:
     _, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
-        raise ValueError(f"is {value}, which is no number; leave the cell empty (null) for its default")
+        raise ValueError(f"is {value}, which is not a number; leave the cell empty (null) for its default")
     if len(digits) + abs(exponent) > LONGEST_DECIMAL:
         raise ValueError("is a decimal number of too many digits")
     return format(value, "f")

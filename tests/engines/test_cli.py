@@ -141,7 +141,7 @@ def test_a_hub_that_does_not_answer_is_said_in_one_line(
         "build", "--model", "nobody/nothing", "--shape", "64x64", "--backend", "torch", "--out", tmp_path / "s"
     )
     assert ended.code == 3
-    assert ended.err.startswith("error: nobody/nothing is no folder here, and the hub did not give it: ")
+    assert ended.err.startswith("error: nobody/nothing is not a folder here, and the hub did not give it: ")
 
 
 @pytest.mark.parametrize("name", ["set[bold]", "set:x:", "[red]set[/red]"])

@@ -58,5 +58,5 @@ def test_a_torch_set_needs_the_packages_of_its_networks(manifest: Manifest, monk
 
 def test_a_manifest_cannot_have_any_module_imported(manifest: Manifest) -> None:
     odd = manifest.model_copy(update={"backend": "tensorrt", "runtime": "antigravity"})
-    with pytest.raises(EngineSetRefused, match="'antigravity' is no TensorRT package"):
+    with pytest.raises(EngineSetRefused, match="'antigravity' is not a TensorRT package"):
         registry.choose("tensorrt").check(FOLDER, odd, Placement(torch.device("cuda"), None))

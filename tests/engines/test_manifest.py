@@ -120,7 +120,7 @@ def test_a_file_outside_the_sets_folder_is_refused_before_it_is_read(spoilt: Pat
         stages[stage]["files"][name] = "0" * 64
 
     edit_manifest(spoilt, change)
-    assert f"lists the file {name!r}, which is no name of a file inside the set's folder" in refusal(spoilt)
+    assert f"lists the file {name!r}, which is not the name of a file inside the set's folder" in refusal(spoilt)
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ BAD = {
     "deep": (b"[" * 100_000, "is not JSON"),
     "a list": (b"[]", "is not what producer sizes prints"),
     "another command's": (b'{"what": "engines score"}', "is not what producer sizes prints"),
-    "no list": (json.dumps(GOOD | {"ranges": "64x64"}).encode(), "'ranges' is no list of texts"),
-    "numbers": (json.dumps(GOOD | {"shapes": [64]}).encode(), "'shapes' is no list of texts"),
+    "no list": (json.dumps(GOOD | {"ranges": "64x64"}).encode(), "'ranges' is not a list of texts"),
+    "numbers": (json.dumps(GOOD | {"shapes": [64]}).encode(), "'shapes' is not a list of texts"),
     "no size": (json.dumps(GOOD | {"shapes": [], "ranges": []}).encode(), "names no size: no picture of its 3 rows"),
 }
 

@@ -231,13 +231,13 @@ def test_a_set_that_is_not_whole_is_listed_apart_and_never_taken(engines: Callab
         "newer": "manifest.json has format 2, this version reads 1",
     }.items():
         assert reason in reasons[spoilt[name].as_uri()]
-        assert f"{spoilt[name]} is no whole set:" in ended.err
+        assert f"{spoilt[name]} is not a complete set:" in ended.err
     taken = engines("pull", tmp_path / "root", "--into", tmp_path / "sets")
     assert json.loads(taken.out)["engine_set"] == good
     (place_of(tmp_path / "good", tmp_path / "root") / MANIFEST).unlink()
     ended = engines("pull", tmp_path / "root", "--into", tmp_path / "sets")
     assert ended.code == 8
-    assert "is no whole set: it has no manifest.json" in ended.err
+    assert "is not a complete set: it has no manifest.json" in ended.err
 
     for name in spoilt:
         assert engines("push", tmp_path / name, tmp_path / "root").code == 0, "a push mends each"
@@ -254,8 +254,8 @@ def test_a_set_that_is_not_whole_is_listed_apart_and_never_taken(engines: Callab
         (["list", "s3:/bucket/sets"], "a URI lacks slashes behind s3:; write 's3://bucket/sets'"),
         (["list", "s3://"], "names no bucket"),
         (["list", ""], "the text is empty"),
-        (["pull", "root", "--into", "sets", "--digest", "xyz0"], "'xyz0' is no beginning of a digest"),
-        (["pull", "root", "--into", "sets", "--digest", "abc"], "'abc' is no beginning of a digest"),
+        (["pull", "root", "--into", "sets", "--digest", "xyz0"], "'xyz0' is not the beginning of a digest"),
+        (["pull", "root", "--into", "sets", "--digest", "abc"], "'abc' is not the beginning of a digest"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(

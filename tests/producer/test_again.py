@@ -165,7 +165,7 @@ def test_added_pictures_are_the_only_new_jobs_and_equal_ones_are_two(run: Run, l
     [
         (["made", "--prompt", "x"], 2, "--prompt does not go with --again"),
         (["made", "--input-format", "csv"], 2, "--input-format is about a file of rows; --again reads pictures"),
-        (["jobs.csv"], 2, "--again reads the pictures of a folder, and jobs.csv is none"),
+        (["jobs.csv"], 2, "--again reads the pictures of a folder, and jobs.csv is not a folder"),
         (["away"], 5, "away: No such file or directory"),
     ],
 )

@@ -56,7 +56,7 @@ def test_what_is_no_picture_is_counted_and_left_out_as_in_a_folder_here(run: Run
     add(store, "", ".hidden.png", "._img2.png", "Thumbs.db", "notes.txt", "more/inner.png", "more/inner2.png", ".git/x")
     ran = run("submit", PHOTOS, *PROMPT, "--dry-run")
     assert (ran.code, ran.record["rows"]) == (0, 3)
-    assert "3 hidden files, 2 files that are no pictures and 1 folder were left out" in ran.stderr
+    assert "3 hidden files, 2 files that are not pictures and 1 folder were left out" in ran.stderr
 
 
 def test_pictures_that_are_added_later_are_the_only_new_jobs(run: Run, ledger: Ledger, store: OddStore) -> None:

@@ -98,7 +98,7 @@ def test_the_other_rows_are_enqueued_under_their_own_numbers(
         ("http:/h", "has the scheme 'http'; use a path, file://, s3://\n"),
         ("s3:/", "write s3://bucket/key"),
         ("/etc/passwd/x/y", "/etc/passwd is a file; name a folder"),
-        ("file:///dev/null/x", "/dev/null is no folder; name a folder"),
+        ("file:///dev/null/x", "/dev/null is not a folder; name a folder"),
     ],
 )
 @pytest.mark.parametrize("command", [("submit", "jobs.csv"), ("reconcile", "jobs")])

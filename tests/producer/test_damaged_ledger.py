@@ -83,7 +83,7 @@ def test_a_result_that_is_none_is_a_sentence(run: Run, ledger: Ledger, done: str
     for arguments in (("results", done), ("gallery", done, "--out", "page")):
         ran = run(*arguments)
         assert ran.code == 4, arguments
-        assert "is no result of a job. Perhaps another program uses the same database" in ran.stderr
+        assert "is not the result of a job. Perhaps another program uses the same database" in ran.stderr
         assert ADVICE in ran.stderr
 
 

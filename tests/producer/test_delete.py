@@ -541,7 +541,7 @@ def test_where_nobody_can_be_asked_nothing_is_deleted(run: Run, ledger: Ledger, 
     for arguments in ([], ["--results"]):
         ran = run("delete", "jobs", *arguments, stdin="y\njobs\n")
         assert ran.code == 2
-        assert "Nobody can be asked here, because this is no terminal: add --yes. Nothing was deleted." in ran.stderr
+        assert "Input is not a terminal, so the command cannot ask: add --yes. Nothing was deleted." in ran.stderr
     assert (keys(ledger), below(done)) == ({"jobs", "jobs.2"}, before)
 
 

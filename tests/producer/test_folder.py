@@ -49,7 +49,7 @@ def test_what_is_no_picture_is_counted_and_left_out(run: Run, photos: Path) -> N
     (photos / "away.png").symlink_to("nothing")
     ran = run("submit", photos, *PROMPT, "--dry-run")
     assert (ran.code, ran.record["rows"]) == (0, 3)
-    assert "2 hidden files, 3 files that are no pictures and 1 folder were left out" in ran.stderr
+    assert "2 hidden files, 3 files that are not pictures and 1 folder were left out" in ran.stderr
 
 
 def test_pictures_that_are_added_later_are_the_only_new_jobs(run: Run, ledger: Ledger, photos: Path) -> None:

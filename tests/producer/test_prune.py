@@ -263,7 +263,7 @@ def test_where_nobody_can_be_asked_nothing_is_pruned(run: Run, ledger: Ledger, m
     make("old", ended=[40])
     ran = run("prune", "--older-than", "30d", stdin="y\n")
     assert (ran.code, names(ledger)) == (2, ["old"])
-    assert "Delete 1 batch from Redis? Their pictures stay. Nobody can be asked here" in ran.stderr
+    assert "Delete 1 batch from Redis? Their pictures stay. Input is not a terminal" in ran.stderr
 
 
 def test_a_person_is_asked_twice_about_pictures(run: Run, ledger: Ledger, rendered: Path, tmp_path: Path) -> None:

@@ -74,10 +74,10 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "worker_prefetch_multiplier": settings.jobs_in_flight,
         # Whether monitors see this worker; worker/celery/monitors.py reads it, and does what Celery's own parts would.
         "worker_send_task_events": settings.celery_events,
-        # Celery's own remote control would obey whoever can publish in Redis: shutdown, revoke, pool_shrink.
+        # Celery's own remote control would obey any program that can publish in Redis: shutdown, revoke, pool_shrink.
         "worker_enable_remote_control": False,
-        # kombu would write an expiry date of each queue into Redis again and again. What may be left over there expires
-        # or is never written (transport.py).
+        # kombu would write an expiry date of each queue into Redis again and again. Leftovers there expire
+        # or are never written (transport.py).
         "control_queue_expires": None,
         "event_queue_expires": None,
         # Jobs go on rendering while Redis is away; a second delivery waits for the first (in_flight.py).

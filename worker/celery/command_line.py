@@ -1,7 +1,7 @@
 """The command line of `celery -A worker ...`: what cannot work is refused, and what has no effect is said.
 
-Celery adds the options in `app.user_options["worker"]` to its command `worker`. Two of ours are hidden, and nobody
-types them. click calls the first before it reads the other options, and the second after it has read all of them. Both
+Celery adds the options in `app.user_options["worker"]` to its command `worker`. Two of ours are hidden, and not
+for people. click calls the first before it reads the other options, and the second after it has read all of them. Both
 run before the command does anything: before `--detach` leaves the terminal, `--purge` empties the queue, or a message
 is taken. Options that come from CELERY_WORKER_* variables are read by click too, and so are checked in the same way.
 

@@ -17,7 +17,7 @@ from jobs.redaction import redacted
 
 log = structlog.get_logger(__name__)
 
-# Of Celery's settings, those that a reader may want and that hold no secret. Others name hosts, users and files.
+# The settings of Celery that a reader may want and that hold no secret. Others name hosts, users and files.
 SHOWN_SETTINGS = (
     *("accept_content", "task_acks_late", "task_default_queue", "task_reject_on_worker_lost", "worker_concurrency"),
     *("worker_consumer", "worker_pool", "worker_prefetch_multiplier"),
@@ -164,7 +164,7 @@ SERVED: dict[str, Callable[[Inspection, Mapping[str, Any]], Any]] = {
     "disable_events": Inspection._disable_events,
     **dict.fromkeys(("active", "dump_active"), Inspection._active),
     **dict.fromkeys(("reserved", "dump_reserved"), Inspection._reserved),
-    # No job has a time of its own, and none is revoked.
+    # Jobs here are neither scheduled for a time nor revoked.
     **dict.fromkeys(("scheduled", "dump_schedule", "revoked", "dump_revoked"), Inspection._nothing),
     **dict.fromkeys(("registered", "dump_tasks"), Inspection._registered),
     **dict.fromkeys(("conf", "dump_conf"), Inspection._conf),

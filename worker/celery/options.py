@@ -59,7 +59,7 @@ NO_EFFECT_BEFORE: dict[str, str] = {
 }
 
 _NOT_HEARD = (
-    "workers answer no monitors and send no events, so Celery would see none of them; set RENDER_CELERY_EVENTS=true "
+    "workers do not answer monitors and send no events, so Celery would not see them; set RENDER_CELERY_EVENTS=true "
     "for the workers, and here"
 )
 _INSTEAD = "`producer status`, the metrics and the log show what they do in any case"

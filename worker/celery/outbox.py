@@ -1,8 +1,8 @@
 """Outbox: what a worker says to monitors, published by a thread of its own.
 
 Celery publishes from the event loop, and repeats a heartbeat until Redis answers. While Redis is away, such a worker
-neither acknowledges nor hears SIGTERM, and the events of the outage pile up in its memory. Here nobody waits for a
-monitor: the oldest of too many events are dropped, and so is what cannot be sent.
+neither acknowledges nor hears SIGTERM, and the events of the outage pile up in its memory. Here the worker never
+waits for a monitor: the oldest of too many events are dropped, and so is what cannot be sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """RemoteRequest: what a monitor asks of workers, in kombu's format (kombu.pidbox.Mailbox._publish).
 
-Whoever can publish in Redis may send anything. A reply goes to a queue of replies and nowhere else: a request may not
-make a worker write into the queue of jobs.
+Any program that can publish in Redis may send anything. A reply goes to a queue of replies and nowhere else: a
+request may not make a worker write into the queue of jobs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ReplyTo(BaseModel):
 
 
 class RemoteRequest(BaseModel):
-    """Of the patterns that kombu knows only `glob` is taken: others can keep a worker busy for hours."""
+    """A request. Of kombu's kinds of patterns only `glob` is taken: others can keep a worker busy for hours."""
 
     model_config = ConfigDict(frozen=True)
 

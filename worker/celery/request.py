@@ -53,7 +53,7 @@ def _as_it_ended(ending: Ending, fields: dict[str, Any]) -> tuple[str, dict[str,
 
 
 def _batch_and_row(args: Any) -> dict[str, Any]:
-    """Of the job in a task's arguments; empty where they hold none."""
+    """The batch and row of the job in a task's arguments; empty if they hold no job."""
     try:
         job = json.loads(args[0])
         batch, row = job["batch"], int(job["row"])

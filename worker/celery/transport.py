@@ -9,7 +9,7 @@ whose message was damaged is still in the ledger, and the reconciler queues it a
 Monitors talk to workers through the same Redis database (monitors.py): requests and events by PUBLISH, which keeps
 nothing, and replies in a list that the monitor names. kombu also notes in sets (`_kombu.binding.*`) who listens to
 what, and removes those notes when a program ends as it should. A program that is killed leaves its notes and its list
-for ever. So here lists of replies expire, and notes that nobody reads are not made.
+for ever. So here lists of replies expire, and notes that no program reads are not made.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from worker.celery.remote_request import REPLIES
 log = structlog.get_logger(__name__)
 
 SHOWN_CHARACTERS = 120
-# What Redis and the network raise. The transport's own lists are no help: kombu counts KeyError among its channel
+# What Redis and the network raise. The transport's own lists do not help: kombu counts KeyError among its channel
 # errors, and redis-py's DataError means that a stranger's value cannot be sent.
 BROKER_ERRORS = (OSError, redis.ConnectionError, redis.TimeoutError, redis.ResponseError)
 ALIAS = "tolerant-redis"  # the URL scheme of the transport below
 
 # Since 5.7 kombu's event loop goes on when one of its connections is lost. Before, it would read no more jobs.
 RECONNECTS = kombu.VERSION[:2] >= (5, 7)
-REPLY_SECONDS = 60  # until a reply that nobody has read is gone; monitors wait for a second
+REPLY_SECONDS = 60  # until an unread reply is gone; monitors wait for a second
 NOTE_SECONDS = 5.0  # after our last reply to a monitor, until its note is removed
 _KOMBUS_SEPARATOR = kombu_redis.Channel.sep  # in the notes of monitors that use kombu as it comes
 
@@ -134,7 +134,7 @@ class TolerantChannel(kombu_redis.Channel):
     # -- monitors -------------------------------------------------------------------------------------------------
 
     def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
-        """Called for each queue that a consumer declares. Nobody reads the notes of fanout exchanges and of replies.
+        """Called for each queue that a consumer declares. The notes of fanout exchanges and replies are not read.
 
         kombu publishes to a fanout exchange without them, and a worker puts a reply into the list that a request names.
         """

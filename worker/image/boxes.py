@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from worker.image.bitstreams import Damaged
 
-# Boxes whose meaning we follow. Of all others there may be many, and what they say does not matter here.
+# Boxes whose meaning we follow. All others may occur many times; their contents do not matter here.
 ONCE = frozenset(b"meta moov pitm iinf iloc iref iprp ipco idat mdia minf stbl stsd stsz stco co64 av1C".split())
 MOST_BOXES = 10_000  # in one box; a photograph of many tiles has a few hundred
 
@@ -28,7 +28,7 @@ class Fields:
 
     @property
     def rest(self) -> memoryview:
-        """What was not read yet."""
+        """The bytes that were not read yet."""
         return self._body[self._at :]
 
     def number(self, size: int) -> int:
@@ -36,10 +36,10 @@ class Fields:
         return int.from_bytes(self.raw(size))
 
     def raw(self, size: int) -> bytes:
-        """So many bytes.
+        """The next `size` bytes.
 
         Raises:
-            Damaged: there are not so many.
+            Damaged: fewer are left.
         """
         self._at += size
         if self._at > len(self._body):
@@ -52,7 +52,7 @@ class Fields:
 
 
 def boxes_of(body: memoryview, *, is_file: bool = False) -> Iterator[Box]:
-    """The boxes in a body, or in a file, which may end with what is no box: phones put notes of their own there.
+    """The boxes in a body, or in a file, which may end with other bytes: phones put notes of their own there.
 
     Raises:
         Damaged: there are far too many, or one has no length.

@@ -11,7 +11,7 @@ from jobs.picture_size import target_size
 from worker.image.strips import row_slices
 
 # OpenCV keeps what it notes of every thread that has ever called one of its parallel loops (TraceManager, which gathers
-# it for a trace that nobody asks for): 0.8 KB a job, as each job has a new thread. Without threads of its own it notes
+# it for a trace that is never written): 0.8 KB a job, as each job has a new thread. Without threads of its own it notes
 # nothing. Other jobs use the other cores, and only one parallel loop runs at a time in a process anyway.
 cv2.setNumThreads(1)
 
@@ -82,7 +82,7 @@ def canny_edges(image: np.ndarray, low_threshold: int, high_threshold: int) -> n
 def edge_warnings(edges: np.ndarray, low_threshold: int, high_threshold: int) -> tuple[str, ...]:
     """At most one sentence on an edge map, uint8 [H, W], that cannot guide the picture; it names the thresholds.
 
-    There may be no edge at all; so few that together they are shorter than half the short side, which is the outline
+    There may be no edges at all; so few that together they are shorter than half the short side, which is the outline
     of a square with an eighth of that side; or as many as in noise.
     """
     number = int(np.count_nonzero(edges))

@@ -58,7 +58,7 @@ DAMAGED = (
     struct.error,
 )
 
-# Of blocks above 32 MiB, glibc always gives the memory back. Pillow's usual ones of 16 MiB would stay in the heap,
+# glibc always gives back the memory of blocks above 32 MiB. Pillow's usual ones of 16 MiB would stay in the heap,
 # between what other threads need. A picture that is smaller takes no more than its size.
 cast(Any, Image).core.set_block_size(64 * 2**20)
 # Our own check of the header replaces Pillow's, which only warns up to twice its limit.

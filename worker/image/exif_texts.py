@@ -1,4 +1,4 @@
-"""The texts of a result in EXIF, where image tools look for them in files that are no PNG.
+"""The texts of a result in EXIF, where image tools look for them in files other than PNGs.
 
 `parameters` is the UserComment, in UTF-16 behind the header `UNICODE`, as AUTOMATIC1111's web interface writes it with
 piexif. Its reader takes the text for big-endian whatever the EXIF says, so both are big-endian here. `render`, our

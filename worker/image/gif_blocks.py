@@ -32,7 +32,7 @@ class TooMany(Cut):
 def first_frame(data: bytes, *, limit: int) -> tuple[list[memoryview], int]:
     """The parts of a GIF that hold its first frame, and the number of its frames, counted up to a limit.
 
-    A GIF that is damaged up to its first frame stays whole, so that whoever reads it finds the damage.
+    A GIF that is damaged up to its first frame stays whole, so that the decoder finds the damage.
 
     Raises:
         NotAnImage: more than MOST_BLOCKS or MOST_PARTS come before the end of the first frame.

@@ -126,7 +126,7 @@ def _references(body: memoryview) -> dict[bytes, dict[int, list[int]]]:
 
 
 def _properties(body: memoryview) -> dict[int, dict[bytes, memoryview]]:
-    """Of each item: those of its properties that say how large it is and how it is coded."""
+    """By item, its properties that say how large it is and how it is coded."""
     container = by_kind(body).get(b"ipco")
     shared: list[Box] = [] if container is None else list(boxes_of(container))
     properties: dict[int, dict[bytes, memoryview]] = defaultdict(dict)
@@ -148,7 +148,7 @@ def _properties(body: memoryview) -> dict[int, dict[bytes, memoryview]]:
 
 
 def _note(properties: dict[bytes, memoryview], kind: bytes, value: memoryview) -> None:
-    """Keep a property. Two of one type that differ are no property: decoders would not agree which one counts."""
+    """Keep a property. Two different ones of one type are refused: decoders would not agree on which one counts."""
     if kind in (b"ispe", b"av1C", b"hvcC") and properties.get(kind, value) != value:
         raise Damaged("a picture in it has two sizes or configurations")
     properties[kind] = value

@@ -61,7 +61,7 @@ class HintMaker:
         return edges, notes + edge_warnings(edges, low, high)
 
     def _size(self, data: bytes) -> Size:
-        """Decoded, since the size depends on how a picture is turned, and a damaged one is no input."""
+        """The size after decoding, since it depends on how a picture is turned, and a damaged one must be refused."""
         with ExitStack() as decoding:
             height, width = self._decode(data, decoding).pixels.shape[:2]
         return height, width

@@ -34,7 +34,7 @@ CHUNK_NAME = re.compile(rb"\w{4}")  # of the chunks that Pillow does not take fo
 def without_extras(data: bytes) -> list[memoryview]:
     """The parts of a PNG without texts, colour profiles and other chunks that no pixel depends on.
 
-    The bytes from the first damaged chunk on stay as they are, so that whoever reads them finds the damage.
+    The bytes from the first damaged chunk on stay as they are, so that the decoder finds the damage.
 
     Raises:
         NotAnImage: it has more than MOST_CHUNKS.

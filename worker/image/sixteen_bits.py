@@ -43,7 +43,7 @@ THIRTY_TWO = re.compile("I(;32.*)?$")  # of an integer; a PNG's has 16 bits and 
 SIXTEEN = re.compile(";16([BLN])$")
 SIGNED_OR_FLOAT = re.compile(";(16|32)B?([SF])$")
 OTHER_BYTE = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-# Of a PNG. Pillow has no raw mode for its low bytes, but can read all four bytes of a pixel as R, G, B and A.
+# Raw modes of a PNG. Pillow has none for its low bytes, but can read all four bytes of a pixel as R, G, B and A.
 GREY_AND_ALPHA, ALL_FOUR = "LA;16B", "RGBA"
 IN_PLANES = "its 16-bit colours are stored in separate planes, which cannot be read here; save it with 8 bits a channel"
 
@@ -86,7 +86,7 @@ class GreyKind:
 
     @classmethod
     def of(cls, image: Image.Image) -> Self:
-        """For an opened picture that is not loaded yet."""
+        """Read from an opened picture that is not loaded yet."""
         raw_modes = [_raw_mode(tile) for tile in _tiles(image)]
         # Pillow's own reading of the tags, since the raw mode follows from it. A TIFF without an interpretation is one
         # whose 0 is black: so libtiff reads it.

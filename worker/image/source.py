@@ -85,13 +85,13 @@ class Spliced(io.RawIOBase):
         return at
 
     def tell(self) -> int:
-        """The position."""
+        """The position, in bytes from the start."""
         return self._at
 
     def readable(self) -> bool:
-        """Yes."""
+        """True: io.RawIOBase says False by itself."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """True: decoders seek."""
         return True

@@ -1,7 +1,7 @@
 """What a TIFF's directories say, without decoding anything: how many pages there are, and what the first one holds.
 
 Pillow sets up each page that it counts, and then refuses a good first page for the sake of an odd later one. And of a
-TIFF that it cannot read, it only says that it is no picture. Before it looks at the picture's size, it makes an object
+TIFF that it cannot read, it only says: not a picture. Before it looks at the picture's size, it makes an object
 of 300 bytes for each strip, in 10 microseconds.
 """
 
@@ -68,7 +68,7 @@ class TiffDirectory:
 
     @property
     def tile_pixels(self) -> int:
-        """Pixels of one tile; 0 where the page has none. A decoder needs memory for a whole one."""
+        """Pixels of one tile; 0 if the page has no tiles. A decoder needs memory for a whole one."""
         return self.first(TILE_WIDTH, 0) * self.first(TILE_HEIGHT, 0)
 
     def __str__(self) -> str:

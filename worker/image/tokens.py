@@ -49,7 +49,7 @@ class PromptEncoder:
         comma: int | None,
         words: Mapping[int, int] | None = None,
     ) -> None:
-        """`special` are the ids that begin, end and pad a chunk; `comma` is a comma's id, None if there is none.
+        """`special` are the ids that begin, end and pad a chunk; `comma` is a comma's id, or None.
 
         `words` are those of embeddings, each by the id of its first token, with the number of its tokens.
         """
@@ -60,7 +60,7 @@ class PromptEncoder:
         self._words = words
 
     def encode(self, text: str, *, chunk: bool = False, weighted: bool = False) -> Tokens:
-        """Tokenise. What is too long for one chunk is cut, so that begin and end fit; or it fills more chunks.
+        """Tokenise. A text that is too long for one chunk is cut, or fills more chunks (`chunk`).
 
         Raises:
             ValueError: the weights of a `weighted` text cannot be read (jobs/prompt_weights.py).

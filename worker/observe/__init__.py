@@ -1,1 +1,1 @@
-"""What operators see: health, metrics, logs and exit codes."""
+"""What operators see: health, metrics and exit codes."""

@@ -17,7 +17,7 @@ TOO_LARGE = "the engine set does not fit in the device's memory by itself; set R
 
 
 class Arrivals:
-    """For the loop's thread."""
+    """Brings engine sets to the device. Used by the loop's thread only."""
 
     def __init__(self, denoisers: Denoisers, scheduler: Scheduler) -> None:
         self._denoisers = denoisers

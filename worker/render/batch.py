@@ -28,7 +28,7 @@ class StepBatch:
 
     @property
     def size(self) -> int:
-        """N, samples."""
+        """The number of samples, N."""
         return int(self.latents.shape[0])
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -117,7 +117,7 @@ def padded(rows: torch.Tensor, *, to: int) -> torch.Tensor:
 
 
 def blank_batch(hint: torch.Tensor, text: torch.Tensor, *, size: int, tokens: int) -> StepBatch:
-    """A step of so many samples that nobody asked for, to prepare the device for others of this size.
+    """A step of so many samples that belong to no job, to prepare the device for others of this size.
 
     Args:
         hint: [1, C, h, w], an encoded hint.

@@ -33,7 +33,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """S."""
+        """The number of steps, S."""
         return len(self.timesteps)
 
 

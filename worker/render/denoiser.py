@@ -41,7 +41,7 @@ class Denoiser(Protocol):
         """
 
     def graphs(self, key: BucketKey) -> frozenset[int]:
-        """Those of `graph_sizes` at which a step costs nothing extra now."""
+        """The sizes among `graph_sizes` at which a step costs nothing extra now."""
 
     def warm(self, key: BucketKey, size: int) -> None:
         """Do all that a bucket's first step of this batch size costs extra, and that of its first pictures.
@@ -50,7 +50,7 @@ class Denoiser(Protocol):
         """
 
     def drop_graphs(self) -> bool:
-        """Free what all sizes together keep in memory; steps do anew what they cost extra. False if there was none."""
+        """Free what all sizes together keep in memory; steps do anew what they cost extra. False if it kept nothing."""
 
     def encode_text(self, ids: np.ndarray) -> torch.Tensor:
         """int64 [N, 77] -> float [N, 77, width]."""
@@ -109,7 +109,7 @@ class EngineDenoiser:
         self._step = Graphed(self._one_step, engines.device, self._pool)
         self._no_noise: dict[torch.Size, torch.Tensor] = {}  # zeros
         self._sizes: dict[BucketKey, tuple[int, ...]] = {}
-        self._known = KnownSizes()  # of hints and pictures, which are no graphs
+        self._known = KnownSizes()  # of hints and pictures, which have no graphs
         self._pace = shared.pace
         self._load_seconds: dict[tuple[str, ...], float] = {}  # by the names of engines that were loaded together
         if not lazy:
@@ -135,7 +135,7 @@ class EngineDenoiser:
 
     @property
     def noise_schedule(self) -> NoiseSchedule:
-        """The engine set's."""
+        """The noise schedule of the engine set."""
         return self._engines.noise_schedule
 
     def max_batch(self, height: int, width: int) -> int:  # noqa: ARG002 (a set has one limit for all its shapes)

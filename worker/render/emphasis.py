@@ -13,7 +13,7 @@ def emphasized(encoding: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
     The mean over all values is then what it was before: `Original` emphasis of AUTOMATIC1111's web interface
     (modules/sd_emphasis.py). Computed in float32. Where one of the two means is zero but for rounding, as without the
-    final layer norm's bias, there is none to restore, and the weighted encoding stays as it is.
+    final layer norm's bias, there is no mean to restore, and the weighted encoding stays as it is.
     """
     values = encoding.float()
     weighted = values * weights.unsqueeze(-1)

@@ -22,7 +22,7 @@ from worker.render.trajectory import Conditioning
 # those of 2048x2048.
 TEXT_BYTES = 64 * 2**20
 HINT_BYTES = 128 * 2**20
-# Of a small model, far more would fit in.
+# Far more encodings of a small model would fit in.
 TEXT_ENTRIES = 1024
 HINT_ENTRIES = 512
 
@@ -102,7 +102,7 @@ class Encodings:
 def _contexts(specs: Sequence[ImageSpec], texts: Recent) -> list[torch.Tensor]:
     """Two a spec, [77 * chunks, width], the unconditional one first.
 
-    What is kept are chunks as the text encoder gives them. Weights are applied to a copy, so a prompt's encoding
+    The cache keeps chunks as the text encoder gives them. Weights are applied to a copy, so a prompt's encoding
     serves all weights that it is given.
     """
     halves = [

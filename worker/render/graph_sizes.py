@@ -28,9 +28,9 @@ CAPTURE_SECONDS = 1.0
 # The first graph's size over a bucket's share of the requests that are there, where several buckets share the worker.
 # 200 to 400 jobs of 5 and 9 sizes, 16 and 32 in flight, took 3% longer with 0.65 and 7% with 1.0 on a simulated device.
 FIRST_SHARE = 1.5
-# Of a step's time, as long as one batch size was timed: what does not grow with the batch.
+# The share of a step's time that does not grow with the batch, as long as only one batch size was timed.
 FIXED_SHARE = 0.15
-# While the device is idle, a graph costs nobody anything, except for one capture that a job may have to wait for.
+# While the device is idle, a graph costs nothing, except for one capture that a job may have to wait for.
 IDLE_SHARE = 0.1
 
 
@@ -64,10 +64,10 @@ class _Known:
 
 
 class GraphSizes:
-    """For the loop's thread."""
+    """Decides which batch sizes get a graph. Used by the loop's thread only."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """`now` gives seconds."""
+        """`now` is a clock in seconds."""
         self._now = now
         self._known: dict[BucketKey, _Known] = {}
         self._capture_seconds: float | None = None  # of the captures so far: a moving mean
@@ -138,7 +138,7 @@ class GraphSizes:
         return known.largest is None or size <= known.largest
 
     def worth_capturing(self, key: BucketKey, *, graphs: Collection[int]) -> int | None:
-        """The size whose graph an idle worker should capture for this bucket; None where none would save enough."""
+        """The size whose graph an idle worker should capture for this bucket; None if no graph would save enough."""
         known = self._of(key)
         size = _worth_most(known) if known.graphs == frozenset(graphs) else None
         return size if size is not None and known.saved[size] >= IDLE_SHARE * self._cost(known, size) else None
@@ -206,7 +206,7 @@ def _count_savings(known: _Known, wanted: int, steps: int, sizes: Sequence[int])
 
 
 def _seconds_per_request(known: _Known, size: int, wanted: int) -> float:
-    """Of a step in a graph of this size, for each of the requests that take it. In any unit while none was timed."""
+    """The time of a step in a graph of this size, per request in it. In any unit until a step was timed."""
     return _step_seconds(known.seconds, size) / min(size, wanted)
 
 

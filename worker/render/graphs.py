@@ -26,7 +26,7 @@ Asked = Sequence[tuple[BucketKey, int]]
 
 
 class Graphs:
-    """For the loop's thread, except for `ask`, which any thread may call."""
+    """Decides which graphs to capture, and when. For the loop's thread, except `ask`, which any thread may call."""
 
     def __init__(
         self, denoisers: Denoisers, scheduler: Scheduler, *, counters: LoopCounters, now: Callable[[], float]

@@ -125,7 +125,7 @@ class RenderLoop:
         return self._scheduler.parked(wanted=wanted)
 
     def batch_places(self) -> int:
-        """How many samples full batches of all picture sizes would take; 0 on a CPU, and where there is one size."""
+        """How many samples full batches of all picture sizes would take; 0 on a CPU, and if there is only one size."""
         return self._scheduler.batch_places
 
     # -- the GPU's thread -----------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class RenderLoop:
     def _end_with_pictures(self, requests: Sequence[ImageRequest], decoding: Decoding) -> None:
         with self._failing(requests, doing="decoding", makes_room=False):
             pictures = decoding.pictures()
-            # Before the futures end: whoever has a picture finds it counted.
+            # Before the futures end: a picture that a job has is already counted.
             drawn = sum(picture is not None for picture in pictures)
             self._counters.count_images(drawn, engine_set=requests[0].spec.engine_set)
             for request, picture in zip(requests, pictures, strict=True):
@@ -314,7 +314,7 @@ class RenderLoop:
     def _made_room_for(self, requests: Sequence[ImageRequest]) -> bool:
         """Whether graphs were dropped, or another engine set has left.
 
-        Nobody else holds requests that wait for a place or for their picture.
+        No other thread holds requests that wait for a place or for their picture.
 
         Raises:
             DeviceLost: while it left; these requests were requeued.

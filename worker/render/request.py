@@ -78,7 +78,7 @@ _NEXT_STATES = {
 
 
 class ImageRequest:
-    """One sample: its spec, its state, and the future that whoever submitted it waits for.
+    """One sample: its spec, its state, and the future that its submitter waits for.
 
     The future cannot be cancelled; the job can (RenderLoop.cancel).
     """

@@ -47,7 +47,7 @@ class _Turn:
 
 
 class Residency:
-    """For one thread at a time; the scheduler's lock guards it."""
+    """Decides which engine sets are on the device. Not thread-safe: the scheduler's lock guards it."""
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
 """Scheduler: which requests wait, which run, whose turn it is, and which leave. It calls no engine and needs no torch.
 
 Requests of one engine set, one shape and one prompt length share a bucket, since only those can share an engine call.
-Buckets take turns by age: the one whose last turn is longest ago is next, so none starves. Of several sets, each with
-the bucket that is next in it, one that fills its batch is preferred, for at most PATIENCE turns of each bucket. Where
-not all sets fit on the device, only the buckets of those that are there take turns, and residency.py says when another
-set arrives.
+Buckets take turns by age: the one whose last turn is longest ago is next, so none starves. With several
+sets, each offers its next bucket, and one that fills its batch is preferred, for at most PATIENCE turns of each bucket.
+If not all sets fit on the device, only the buckets of those that are there take turns, and residency.py says when
+another set arrives.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GATHER_SECONDS = 0.2
 # A bucket of one of several sets may be passed over until each bucket has had so many turns on average: meanwhile its
 # batch fills up. More patience gains less than 1% (three sets, 24 jobs in flight).
 PATIENCE = 2
-# `wait` looks at its stop event this often: whoever sets the event may not know that `wake` should follow.
+# `wait` looks at its stop event this often: the code that sets the event may not call `wake` after it.
 LOOK_SECONDS = 1.0
 # The same while requests wait for another set's turn to end, which nothing announces.
 TURN_LOOK_SECONDS = 0.02
@@ -71,7 +71,7 @@ class Bucket:
 
     @property
     def idle(self) -> bool:
-        """Holds no request."""
+        """Whether the bucket holds no request."""
         return not self.waiting and not self.running
 
     @property
@@ -371,7 +371,7 @@ class Scheduler:
                 bucket.owed = len(bucket.waiting)
 
     def shrink(self, engine_set: str, *, bucket: BucketKey | None = None) -> str | None:
-        """The set, or a sample of this bucket, does not fit beside the others: who leaves; None if nobody should."""
+        """The set, or a sample of this bucket, does not fit beside the others: the set that should leave, or None."""
         with self._changed:
             return self._residency.shrink(engine_set, cause=bucket)
 

@@ -30,7 +30,7 @@ class InductorBackend(Backend):
         return "fp16" if has_gpu() else "fp32"
 
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
-        """For this machine's GPU, or for its CPU where it has none. A range becomes the sizes in it."""
+        """For this machine's GPU, or for its CPU if it has no GPU. A range becomes the sizes in it."""
         assert capability is None, capability
         singles = single_sizes(profiles)
         architecture = architecture_of(build_device())

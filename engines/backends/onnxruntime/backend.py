@@ -25,16 +25,16 @@ class OnnxRuntimeBackend(Backend):
     precision_help = "fp32"
 
     def preference(self, *, gpu: bool) -> int:
-        """The choice where there is no GPU."""
+        """The choice on a machine without a GPU."""
         del gpu
         return 1
 
     def usual_precision(self) -> Precision:
-        """The only one."""
+        """fp32, the only precision."""
         return "fp32"
 
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
-        """float32 only."""
+        """A recipe; BackendUnavailable unless the precision is fp32."""
         assert capability is None, capability
         if precision != "fp32":
             raise BackendUnavailable("onnxruntime sets run on the CPU, in fp32 only; use --precision fp32")
@@ -46,7 +46,7 @@ class OnnxRuntimeBackend(Backend):
         return (export_stage(recipe, component, prepare=_fuse_attention, prepared_as="fused attention"),)
 
     def device(self, wanted: str, architecture: str | None) -> torch.device:
-        """The CPU."""
+        """The CPU; BackendUnavailable if a GPU is wanted."""
         if wanted == "cuda":
             raise BackendUnavailable("an onnxruntime set runs on the CPU; build one with tensorrt or torch for the GPU")
         return super().device("cpu" if wanted == "auto" else wanted, architecture)

@@ -36,7 +36,7 @@ class TensorRTBackend(Backend):
         return "fp16"
 
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
-        """For the GPU that `capability` names, or for the one that is here."""
+        """A recipe for the GPU that `capability` names, or for the one that is here."""
         runtime, architecture = package.package_name(), package.architecture(capability)
         package.check_precision(architecture, precision)
         versions = versions_of(EXPORT_PACKAGES) | {runtime: str(package.version_of(runtime))}
@@ -64,7 +64,7 @@ class TensorRTBackend(Backend):
         """The package must load, and cuda-python be there."""
         del placement
         if manifest.runtime not in package.RUNTIMES:
-            raise EngineSetRefused(f"{folder} is not valid at runtime: {manifest.runtime!r} is no TensorRT package")
+            raise EngineSetRefused(f"{folder} is not valid at runtime: {manifest.runtime!r} is not a TensorRT package")
         package.tensorrt_module(manifest.runtime)
         package.cuda_runtime()
 

@@ -102,7 +102,7 @@ class KernelFile:
         return json.dumps(fields, sort_keys=True).encode() + b"\n"
 
     def _read(self) -> bytes | None:
-        """The kernels in the file; None where there is no whole file of this set, card and version."""
+        """The kernels in the file; None without an intact file for this set, card and version."""
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
@@ -126,7 +126,7 @@ def _why_not(header: bytes, blob: bytes, key: Mapping[str, str]) -> str | None:
         format_, written, digest = fields["format"], fields["key"], fields["sha256"]
         differs = sorted(name for name in {*key, *written} if key.get(name) != written.get(name))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return "is no file of compiled kernels, or a damaged one"
+        return "is not a file of compiled kernels, or is damaged"
     if format_ != FORMAT:
         return f"has format {format_}, this version reads {FORMAT}"
     if differs:

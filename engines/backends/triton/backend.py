@@ -28,7 +28,7 @@ from engines.files import file_sha256
 from engines.manifest import Manifest, Precision, json_key
 from engines.spec import Profile
 
-# Of a picture: at its full size, the decoder's widest tensors have 256 channels, and kernels use 32-bit offsets.
+# Of a picture: the decoder's widest tensors at full size have 256 channels, and kernels use 32-bit offsets.
 MOST_PIXELS = 2**31 // 256
 # Raise it when kernels differ although their inputs are the same.
 KERNELS_REVISION = 1
@@ -49,7 +49,7 @@ class TritonBackend(Backend):
         return 2 if gpu else 0
 
     def usual_precision(self) -> Precision:
-        """The only one."""
+        """fp16, the only precision."""
         return "fp16"
 
     def recipe(self, *, precision: Precision, profiles: Sequence[Profile], capability: str | None) -> Recipe:
@@ -84,7 +84,7 @@ class TritonBackend(Backend):
         return constants_stage(plain, component), _kernels_stage(recipe, component)
 
     def input_scales(self, folder: Path, manifest: Manifest) -> dict[str, dict[str, float]]:
-        """As the files of a quantized set say."""
+        """The scales in the files of a quantized set; empty for another set."""
         if manifest.precision != "fp8":
             return {}
         from engines.backends.triton.stored_scales import scales_in

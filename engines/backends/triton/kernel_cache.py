@@ -64,7 +64,7 @@ def install_kernels(archives: Iterable[Path]) -> Path:
 
 @cache
 def _folder_of_this_process() -> Path:
-    """Triton also writes there, so it is no part of a set."""
+    """A folder of its own, because Triton also writes there and a set must not change."""
     folder = Path(tempfile.mkdtemp(prefix="kernels-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

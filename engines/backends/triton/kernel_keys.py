@@ -32,7 +32,7 @@ def current_keys(architecture: str | None) -> dict[str, str]:
 
 
 def used_keys(keys: Mapping[str, str], precision: Precision) -> dict[str, str]:
-    """Those of the kernels that sets of this precision use."""
+    """The keys of the kernels that sets of this precision use."""
     return {name: key for name, key in keys.items() if precision == "fp8" or name not in QUANTIZED_ONLY}
 
 

@@ -47,7 +47,7 @@ class Observer:
 
     @classmethod
     def on(cls, device: torch.device) -> Observer:
-        """Nothing seen yet."""
+        """An observer on a device that has seen no values yet."""
         return cls(torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
 
     def see(self, inputs: Tensor, scale: float | None) -> None:
@@ -110,5 +110,5 @@ class Layer:
 
     @property
     def outputs(self) -> int:
-        """Output channels."""
+        """The number of output channels."""
         return self.weight.shape[0]

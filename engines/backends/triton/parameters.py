@@ -25,7 +25,7 @@ class Parameters:
     tensors: Mapping[str, Tensor]
     settings: Settings
     prefix: str = ""
-    observers: dict[str, Observer] | None = None  # by the layer's name; None: nobody watches
+    observers: dict[str, Observer] | None = None  # by the layer's name; None: nothing is observed
 
     @classmethod
     def of(cls, module: nn.Module) -> Parameters:

@@ -27,7 +27,7 @@ def layer_names(component: str, parameters: Parameters) -> tuple[str, ...]:
 
 
 def aligned(parameters: Parameters, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the layers whose channels the product can take."""
+    """The layers whose channels the product can take."""
     weights = ((name, parameters.tensors[f"{name}.weight"]) for name in names)
     return tuple(name for name, weight in weights if all(channels % ALIGNED == 0 for channels in weight.shape[:2]))
 

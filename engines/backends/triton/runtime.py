@@ -32,7 +32,9 @@ class TritonRuntime(Runtime):
 
     def __init__(self, folder: Path, manifest: Manifest, device: torch.device) -> None:
         self._folder, self._manifest, self._device = folder, manifest, device
-        self._observers: dict[str, dict[str, Observer]] | None = None  # by component and layer, if anybody watches
+        self._observers: dict[str, dict[str, Observer]] | None = (
+            None  # by component and layer; None: nothing is observed
+        )
         self._side = _side_stream(device) if device.type == "cuda" else None
 
     @torch.inference_mode()

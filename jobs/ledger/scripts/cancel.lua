@@ -2,7 +2,7 @@
 -- KEYS states counts jobs results cancels replaced refusals delayed
 -- ARGV (id, result)*
 -- Returns a flat list state, number, ...: the jobs by the state in which each was found. `superseded` are also queued earlier
--- versions of corrected rows, which end here, but are no jobs of the batch any more.
+-- versions of corrected rows, which end here, but no longer belong to the batch.
 local keys = {states = KEYS[1], counts = KEYS[2], jobs = KEYS[3], cancels = KEYS[5], replaced = KEYS[6]}
 keys.refusals, keys.delayed = KEYS[7], KEYS[8]
 local tally = {}

@@ -2,7 +2,7 @@
 -- has died since.
 -- KEYS states counts jobs cancels delayed batches deleted
 -- ARGV id, job, worker, seconds, refund (1 where the attempt was not the job's fault), max_attempts, and the worker key prefix, or ''
--- where the job of a dead worker is none of the caller's business
+-- if the caller may not give back the job of a dead worker
 -- Returns 1 if the job is delayed now.
 local id = ARGV[1]
 local old = redis.call('HGET', KEYS[1], id)

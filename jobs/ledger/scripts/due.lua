@@ -1,5 +1,5 @@
--- Delayed jobs whose time has come, the longest overdue first. What is not a job is removed: whoever can write to Redis
--- can put anything there, and it must not be in the way of jobs.
+-- Delayed jobs whose time has come, the longest overdue first. An entry that is not a job is removed: another
+-- program may have written it, and it must not be in the way of jobs.
 -- KEYS delayed
 -- ARGV how many at most
 local due, until_now = {}, string.format('%.3f', now() + 0.001)

@@ -91,7 +91,7 @@ for i = 1, #ARGV, 7 do
     count('recovered')
   elseif old and state ~= 'superseded' then
     count(state)
-  elseif not is_current and running == '' then  -- nobody needs a message
+  elseif not is_current and running == '' then  -- no message is needed
     move(states, counts, id, old, 'superseded 0 queued')
   else
     redis.call('HSET', jobs, id, job)

@@ -8,7 +8,7 @@ if not due or tonumber(due) > now() + 0.001 then return 0 end  -- times are roun
 redis.call('ZREM', KEYS[3], entry(KEYS[1], id))
 local old = redis.call('HGET', KEYS[1], id)
 local parts = split(old or '')
-if parts[3] ~= 'delayed' or ARGV[2] == '' then return 0 end  -- started, ended or queued by somebody else meanwhile
+if parts[3] ~= 'delayed' or ARGV[2] == '' then return 0 end  -- started, ended or queued elsewhere meanwhile
 move(KEYS[1], KEYS[2], id, old, 'queued ' .. parts[2])
 redis.call('LPUSH', KEYS[4], ARGV[2])
 return 1

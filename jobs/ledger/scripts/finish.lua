@@ -34,7 +34,7 @@ if terminal[parts[1] or ''] then
   return state ~= 'done' and recorded == ARGV[3] and 1 or 0
 end
 if not old and is_deleted(KEYS[1], KEYS[11], KEYS[12]) then return 0 end
--- The finisher lost its lease, and somebody else was given the job: a failure here says nothing of the attempt there.
+-- The finisher lost its lease, and another worker has the job: a failure here says nothing of the attempt there.
 local is_elsewhere = ARGV[5] ~= '' and parts[1] == 'running' and parts[3] ~= ARGV[5]
 if state ~= 'done' and is_elsewhere and redis.call('EXISTS', ARGV[6] .. (parts[3] or '')) == 1 then return 0 end
 local attempts = parts[2] or '1'

@@ -2,7 +2,7 @@
 -- those that are given back at either end.
 -- KEYS queue
 -- ARGV how many to look at, at each end
--- Returns seconds since the epoch by the clock of whoever queued it; nothing where no message says it, as those of
+-- Returns seconds since the epoch by the clock of the program that queued it; nothing if no message says it: those of
 -- earlier versions do not. The tags of Celery's own messages are UUIDs, which have more hyphens.
 local oldest
 local function look(first, last)

@@ -21,7 +21,7 @@ local function move(states, counts, id, old, new)
   redis.call('HSET', states, id, new)
 end
 local terminal = {done = true, failed = true, cancelled = true, superseded = true}
--- A table from JSON that anybody may have written; nil where it is none.
+-- A table from JSON that another program may have written; nil if it is not a table.
 local function decoded(text)
   local is_json, value = pcall(cjson.decode, text or '')
   return is_json and type(value) == 'table' and value or nil
@@ -57,7 +57,7 @@ end
 -- The attempts of a job that the ledger did not know and that is given back. One, so that its next start looks in storage
 -- for a result, unless that attempt would be its only one.
 local function adopted_attempts(max_attempts) return tonumber(max_attempts) > 1 and 1 or 0 end
--- What a job that ends, or begins anew, leaves behind.
+-- Remove what a job leaves behind that ends or begins again.
 local function forget_refusals(states, refusals, delayed, id)
   redis.call('HDEL', refusals, id)
   redis.call('ZREM', delayed, entry(states, id))
@@ -90,9 +90,9 @@ local function id_of(item)
   local id = value_behind('"correlation_id":', item, '^ ?"(%x+)"')
   return id and #id == 20 and id or nil
 end
--- Whether a message is that of a job that has ended, of one of the batches whose lines are in KEYS from `first` on. Nobody
--- needs it: a retry writes a new one. With `any` '1', also of one that has not ended. Where a batch's lines are no hash,
--- because somebody else wrote there, none of its jobs is known; that must not stop what is done for other batches.
+-- Whether a message is that of a job that has ended, of one of the batches whose lines are in KEYS from `first` on. It
+-- is not needed: a retry writes a new one. With `any` '1', also of one that has not ended. If another program replaced the
+-- hash of a batch's lines, its jobs are not known; that must not stop the work for other batches.
 local function is_left_over(item, first, any)
   local id = id_of(item)
   for i = first, id and #KEYS or 0 do

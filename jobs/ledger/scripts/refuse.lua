@@ -52,7 +52,7 @@ for i = 14, #ARGV do
     if not has_refused and not (may_never and times > PATIENCE) then undecided = undecided + 1 end
   end
 end
--- Whoever finished what this worker had refused is waited for, unless it has refused this job.
+-- If another worker finished a job that this one had refused, wait for that worker, unless it has refused this job.
 local refutation = access[new.kind] and decoded(redis.call('GET', ARGV[12] .. new.by))
 local proven = refutation and type(refutation.by_worker) == 'string' and not alive[refutation.by_worker]
 for _, refusal in ipairs(said) do proven = proven and refusal.worker ~= refutation.by_worker end

@@ -86,7 +86,7 @@ async function ask(path) {
 
 let timer = null;
 let polling = false;
-let again = false; // somebody chose another batch meanwhile
+let again = false; // the user chose another batch meanwhile
 
 async function poll() {
   clearTimeout(timer);
@@ -126,7 +126,7 @@ async function pollBatch(overview) {
 
 // -- which batch -----------------------------------------------------------------------------------------------
 
-let followed = null; // the batch that is shown while nobody has chosen one
+let followed = null; // the batch that is shown while the user has not chosen one
 
 function named() {
   const match = /^#batch=(.+)$/.exec(location.hash);
@@ -307,7 +307,7 @@ function showCounts(counts) {
     (item, state) => say(item.lastElementChild, number(counts[state])));
 }
 
-// Redrawn only where it changed, so that a text that somebody selects or scrolls stays.
+// Redrawn only where it changed, so that a text stays while the user selects or scrolls it.
 function redraw(node, record, children) {
   const text = JSON.stringify(record);
   if (node.dataset.shown === text) return;

@@ -190,11 +190,11 @@ def unfit(folder: Path) -> list[tuple[dict[str, Any], str]]:
     two = save({"a": torch.ones(2, 32), "b": torch.ones(2, 32)}, folder / "two.safetensors")
     return [
         ({"clip_skip": 99}, "--clip-skip takes 1"),
-        ({"loras": (str(no_lora),)}, "is no LoRA"),
+        ({"loras": (str(no_lora),)}, "is not a LoRA"),
         ({"vae": str(no_lora)}, r"style\.safetensors"),
         ({"vae": str(tiny_model() / "model" / "unet")}, "unet"),
         ({"embeddings": (f"{wide}:wide",)}, "was made for another model"),
-        ({"embeddings": (f"{two}:two",)}, "is no textual inversion"),
+        ({"embeddings": (f"{two}:two",)}, "is not a textual inversion"),
     ]
 
 

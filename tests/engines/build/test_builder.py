@@ -121,7 +121,7 @@ def test_a_folder_that_is_no_set_is_not_overwritten(weights: Path, tmp_path: Pat
     path = tmp_path / "mine" / foreign
     path.parent.mkdir(parents=True)
     path.write_text("precious")
-    with pytest.raises(BuildFailed, match="is not empty and is no engine set; name another folder with --out"):
+    with pytest.raises(BuildFailed, match="is not empty and is not an engine set; name another folder with --out"):
         build_set(request_for(weights, tmp_path / "mine"))
     assert path.read_text() == "precious"
 

@@ -65,7 +65,7 @@ def test_it_has_the_format_of_the_files_ending(tmp_path: Path, name: str, kind: 
         ("a.gif", 4, r"a\.gif: the ending '\.gif' names no format of a sheet; name a file that ends in \.png, \.jpg"),
         ("worst", 4, r"worst: its name has no ending; name a file that ends in \.png"),
         (".png", 4, r"\.png: its name has no ending"),
-        ("file/a.png", 4, r"the sheet cannot be written to .*file/a\.png: .*/file is no folder"),
+        ("file/a.png", 4, r"the sheet cannot be written to .*file/a\.png: .*/file is not a folder"),
         ("folder.png", 4, r"folder\.png is a folder; name a file"),
         ("a.webp", 100, r"the sheet is 28630 pixels high, and \.webp takes 16383 at most; name a \.png, or fewer"),
     ],

@@ -38,7 +38,7 @@ def test_another_file_of_weights_is_refused_before_anything_is_rendered(tmp_path
     with pytest.raises(ModelRefused, match=r"has no tensor 'Conv2d_1a_3x3.conv.weight'; --inception takes"):
         Inception.load(path)
     torch.save({"Conv2d_1a_3x3.conv.weight": torch.zeros(3)}, path)
-    with pytest.raises(ModelRefused, match=r"Conv2d_1a_3x3|is no InceptionV3 of this kind"):
+    with pytest.raises(ModelRefused, match=r"Conv2d_1a_3x3|is not an InceptionV3 of this kind"):
         Inception.load(path)
     path.write_bytes(b"no weights")
     with pytest.raises(ModelRefused, match=r"weights\.pth"):

@@ -68,7 +68,7 @@ def test_every_trainers_file_is_read(tmp_path: Path, name: str, content: dict[st
     ("content", "sentence"),
     [
         ({"clip_l": VECTORS, "clip_g": VECTORS}, "is an embedding for SDXL (it has clip_g)"),
-        ({"<a>": VECTORS, "<b>": VECTORS}, "is no textual inversion: it holds 2 tensors, not one"),
+        ({"<a>": VECTORS, "<b>": VECTORS}, "is not a textual inversion: it holds 2 tensors, not one"),
         ({"lora_unet_x.lora_down.weight": VECTORS, "y": VECTORS}, "holds 2 tensors, not one; it looks like a LoRA"),
         ({"<a>": torch.ones(2, 2, 2)}, "<a> holds no vectors of floating-point numbers"),
         ({"<a>": torch.ones(2, 2, dtype=torch.int64)}, "<a> holds no vectors of floating-point numbers"),
@@ -87,12 +87,12 @@ def test_what_is_no_embedding_of_sd15_is_refused(tmp_path: Path, content: dict[s
 
 def test_a_pickle_of_several_words_is_refused(tmp_path: Path) -> None:
     content = {"string_to_param": {"a": VECTORS, "b": VECTORS}}
-    with pytest.raises(ModelRefused, match="is a textual inversion of several words, or of none"):
+    with pytest.raises(ModelRefused, match="is a textual inversion of several words, or of no word"):
         own_word(saved(content, tmp_path / "words.pt"))
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelRefused, match="holds more than tensors, and loading that could run anybody's code"):
+    with pytest.raises(ModelRefused, match="holds more than tensors, and loading that could run any code"):
         own_word(saved({"string_to_param": {"*": Embedding(tmp_path, "w")}}, tmp_path / "evil.pt"))
 
 
@@ -100,8 +100,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     ("names", "sentence"),
     [
         (["a.bin:Word", "b.bin:word"], "have the same word, 'word'; give one of them another: FILE:word"),
-        (["a.bin: "], "'' is no word for prompts; write FILE:word"),
-        (["a.bin:a\nb"], "is no word for prompts; write FILE:word"),
+        (["a.bin: "], "'' cannot be a word in prompts; write FILE:word"),
+        (["a.bin:a\nb"], "cannot be a word in prompts; write FILE:word"),
         (["c.bin"], "--embedding c.bin: no such file is here; write FILE or FILE:word"),
     ],
 )
@@ -160,7 +160,7 @@ def test_several_vectors_count_towards_the_length_of_a_prompt(tmp_path: Path) ->
     ("words", "sentence"),
     [
         ([Word("a  b", 1), Word("A b", 1)], "reads the word 'A b' as 'a b', which another embedding has"),
-        ([Word(" ", 1)], "reads the word ' ' as '', which is no word"),
+        ([Word(" ", 1)], "reads the word ' ' as '', which is not a word"),
         ([Word("<|endoftext|>", 1)], "'<|endoftext|>' is a token that the tokenizer has already; write FILE:word"),
     ],
 )

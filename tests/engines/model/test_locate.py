@@ -114,5 +114,5 @@ def test_a_model_in_the_hubs_cache_is_read_without_the_hub(tmp_path: Path, monke
     found = find_weights("somebody/tiny", str(folder / "controlnet"))
     assert found.model.resolve() == snapshot.resolve()
     assert found.digest == weights_of(folder).digest
-    with pytest.raises(ModelRefused, match="somebody/else is no folder here, and the hub did not give it: "):
+    with pytest.raises(ModelRefused, match="somebody/else is not a folder here, and the hub did not give it: "):
         find_weights("somebody/else", str(folder / "controlnet"))

@@ -175,10 +175,10 @@ REFUSED: list[tuple[dict[str, Tensor], str]] = [
         "holds no floating-point numbers (int8)",
     ),
     (one() | {f"{LAYER}.lora.up.weight": torch.ones(32, 2)}, "are for the same layer; "),
-    ({"emb_params": ONE}, "is no LoRA: it has no pairs of tensors for layers; it looks like a textual inversion"),
+    ({"emb_params": ONE}, "is not a LoRA: it has no pairs of tensors for layers; it looks like a textual inversion"),
     (
         {"model.diffusion_model.out.2.bias": ONE},
-        "is no LoRA: it has no pairs of tensors for layers; it looks like a checkpoint",
+        "is not a LoRA: it has no pairs of tensors for layers; it looks like a checkpoint",
     ),
 ]
 
@@ -220,10 +220,10 @@ def test_a_lora_is_named_with_its_weight(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("style.safetensors:strong", "'strong' is no weight; write a number, such as FILE:0.8"),
-        ("style.safetensors:", "'' is no weight"),
-        ("style.safetensors:nan", "'nan' is no weight"),
-        ("style.safetensors:1e999", "'1e999' is no weight"),
+        ("style.safetensors:strong", "'strong' is not a weight; write a number, such as FILE:0.8"),
+        ("style.safetensors:", "'' is not a weight"),
+        ("style.safetensors:nan", "'nan' is not a weight"),
+        ("style.safetensors:1e999", "'1e999' is not a weight"),
         ("nowhere.safetensors:0.8", "nowhere.safetensors:0.8: no such file is here; write FILE or FILE:0.8"),
         (".", "is a folder without pytorch_lora_weights.safetensors or pytorch_lora_weights.bin; name the file itself"),
         ("page.safetensors", "is a web page that was saved under this name"),

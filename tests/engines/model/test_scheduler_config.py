@@ -152,7 +152,7 @@ def test_the_published_configuration_is_that_of_sd15(tmp_path: Path) -> None:
         ({"beta_start": "0.1"}, "describes no noise schedule"),
         ({"beta_start": -0.1}, "describes no noise schedule"),
         ({"beta_start": float("nan")}, "describes no noise schedule"),
-        ({"beta_start": 0, "beta_end": 0}, "has betas that are no noise schedule"),
+        ({"beta_start": 0, "beta_end": 0}, "has betas that do not make a noise schedule"),
         ({"beta_start": 0.9, "beta_end": 1.0}, "leaves nothing of the picture"),
         ({"num_train_timesteps": 0}, "describes no noise schedule"),
         ({"num_train_timesteps": 10**9}, "describes no noise schedule"),

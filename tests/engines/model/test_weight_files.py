@@ -68,9 +68,9 @@ def test_the_index_of_a_variant_has_two_spellings(tmp_path: Path, index: str) ->
         ('{"weight_map": {}}', "names no files"),
         (
             '{"weight_map": {"a": "../secret.bin"}}',
-            "names '../secret.bin', which is no file of weights in its own folder",
+            "names '../secret.bin', which is not a file of weights in its own folder",
         ),
-        ('{"weight_map": {"a": "config.json"}}', "names 'config.json', which is no file of weights"),
+        ('{"weight_map": {"a": "config.json"}}', "names 'config.json', which is not a file of weights"),
         ('{"weight_map": {"a": "gone.bin"}}', "gone.bin is missing: diffusion_pytorch_model.bin.index.json names it"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_bucket_that_is_not_allowed_is_not_asked(ledger: Ledger, tmp_path: Pat
 def test_what_is_no_picture_says_so(pictures: Pictures, ledger: Ledger, tmp_path: Path, data: bytes) -> None:
     job = done(ledger, tmp_path, written(tmp_path, "b/a.png", data))
     problem = pictures.of("b", job.id, 0).problem or ""
-    assert "no readable picture" in problem
+    assert "the picture cannot be read" in problem
     assert "root" not in problem
 
 

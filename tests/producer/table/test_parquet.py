@@ -103,7 +103,7 @@ def test_rows_are_numbered_over_batches_and_row_groups(tmp_path: Path) -> None:
         ({"image": ["a"], "prompt": [["x"]]}, "jobs.parquet: prompt: holds values of the type list<"),
         ({"image": ["a"], "prompt": [b"\xff"]}, "jobs.parquet: row 1: prompt: holds bytes that are not UTF-8"),
         ({"image": ["a", None], "prompt": ["x", "y"]}, "jobs.parquet: row 2: image: the cell is empty"),
-        (GOOD | {"scale": [1.0, float("nan")]}, "jobs.parquet: row 2: scale: is nan, which is no number"),
+        (GOOD | {"scale": [1.0, float("nan")]}, "jobs.parquet: row 2: scale: is nan, which is not a number"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_row_or_the_column(
@@ -128,7 +128,7 @@ def test_an_option_stands_for_a_missing_column(tmp_path: Path) -> None:
 def test_what_is_no_parquet_is_refused(tmp_path: Path, data: bytes) -> None:
     outcome, _ = checked(tmp_path, data)
     assert outcome.unreadable
-    assert "jobs.parquet: is no Parquet file, or damaged: " in sentences(tmp_path, data)
+    assert "jobs.parquet: is not a Parquet file, or is damaged: " in sentences(tmp_path, data)
 
 
 def test_damage_anywhere_ends_in_rows_or_in_a_sentence() -> None:

@@ -46,11 +46,11 @@ def places(tmp_path: Path) -> Path:
     ("cell", "said"),
     [
         ("loop.png", "is a link that leads back to itself; name the picture itself"),
-        ("a.png/b.png", "is no path: a part of it is a file, and not a folder"),
+        ("a.png/b.png", "is not a path: a part of it is a file, and not a folder"),
         ("folder", "is a folder; name a picture"),
         ("fifo.png", "is not a regular file; name a picture"),
         ("/dev/null", "is not a regular file; name a picture"),
-        ("x" * 300, "is no path: a name has at most 255 bytes, and this one has 300"),
+        ("x" * 300, "is not a path: a name has at most 255 bytes, and this one has 300"),
         ("x/" * 2100 + "a.png", "is too long a path: it has more than 4,095 bytes"),
         ('"a photo of a cat, ' + "fine art, " * 30 + '"', "is the text in the right column?"),
         ("~nobody-of-that-name/a.png", "names a home folder that does not exist"),

@@ -113,7 +113,7 @@ def test_a_column_without_a_name_is_counted_out(tmp_path: Path) -> None:
 def test_a_file_without_a_header_is_told_what_a_header_is(tmp_path: Path) -> None:
     (sentence,) = sentences(tmp_path, "a.png,a cat\nb.png,a dog\n")
     assert sentence == (
-        "jobs.csv:1: 'a.png, a cat' is no header: the first line must name the columns, at least image and prompt"
+        "jobs.csv:1: 'a.png, a cat' is not a header: the first line must name the columns, at least image and prompt"
     )
 
 
@@ -144,7 +144,7 @@ def test_utf_16_is_named(tmp_path: Path, encoding: str) -> None:
 
 def test_a_nul_byte_is_named_with_its_line(tmp_path: Path) -> None:
     (sentence,) = sentences(tmp_path, "image,prompt\na.png,x\0y\n")
-    assert sentence == "jobs.csv:2: holds a NUL byte: this is no text file, or UTF-16 text"
+    assert sentence == "jobs.csv:2: holds a NUL byte: this is a binary file or UTF-16 text"
 
 
 def test_a_spreadsheet_is_recognised(tmp_path: Path) -> None:
