@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from data import canny, held_out
-from diffusers import AutoencoderKL
+from diffusers.models import AutoencoderKL
 from measure import colour_distance, edge_f1, saturation
 from palette import colour_name
 from product import EngineRenderer
@@ -52,7 +53,7 @@ def build(weights: Path, out: Path, backend: str, precision: str) -> None:
         sys.exit(built.returncode)  # it has said why
 
 
-def mean(values: list[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     """Rounded for people."""
     return round(float(np.mean(values)), 4)
 
@@ -144,6 +145,7 @@ def of_vae(renderer: EngineRenderer, weights: Path, scenes: list[Scene]) -> dict
             x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
             latents = vae.encode(x).latent_dist.mode() * vae.config.scaling_factor
             picture = denoiser.decode(latents.to(engines.device)).pictures()[0]
+            assert picture is not None
             decibels.append(psnr(picture, image))
             agreement.append(edge_f1(picture, canny(image)))
     return {"scenes": len(images), "psnr_db": round(float(np.mean(decibels)), 2), "edge_f1": mean(agreement)}
@@ -203,7 +205,7 @@ def main() -> None:
     options.kept.mkdir(parents=True, exist_ok=True)
     build(options.weights, engine_set, options.backend, options.precision)
     renderer, scenes = EngineRenderer(engine_set, options.kept), held_out(options.scenes)
-    parts = {
+    parts: dict[str, Callable[[], Mapping[str, object]]] = {
         "seconds_a_picture": lambda: of_time(renderer),
         "photographs": lambda: of_photographs(renderer),
         "scenes": lambda: of_scenes(renderer, scenes),
@@ -218,7 +220,7 @@ def main() -> None:
     for unknown in set(options.only or ()) - parts.keys():
         parser.error(f"--only {unknown}: the parts are {', '.join(parts)}")
     versions = {name: version(name) for name in ("torch", "onnxruntime")}
-    line = {
+    line: dict[str, object] = {
         "what": "demo model",
         "backend": options.backend,
         "precision": options.precision,

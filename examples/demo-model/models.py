@@ -1,9 +1,11 @@
 """The networks: SD1.5's graph at a seventieth of its size, in diffusers' classes and folder layout."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SCALING = 0.18215  # the pipeline divides latents by this before decoding, whatever the model
@@ -13,7 +15,7 @@ WIDTHS = (64, 96, 128, 128)
 
 def make_vae(widths: tuple[int, ...] = (32, 64, 96, 96)) -> AutoencoderKL:
     """x8, 4 latent channels."""
-    return AutoencoderKL(
+    vae: AutoencoderKL = AutoencoderKL(
         block_out_channels=widths,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -23,6 +25,7 @@ def make_vae(widths: tuple[int, ...] = (32, 64, 96, 96)) -> AutoencoderKL:
         sample_size=256,
         scaling_factor=SCALING,
     )
+    return vae
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -46,7 +49,7 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 def make_unet(widths: tuple[int, ...] = WIDTHS) -> UNet2DConditionModel:
     """Four levels, two layers a block; two attention heads, since many thin heads are slow on a CPU."""
-    return UNet2DConditionModel(
+    unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=32,
         block_out_channels=widths,
         layers_per_block=2,
@@ -54,11 +57,13 @@ def make_unet(widths: tuple[int, ...] = WIDTHS) -> UNet2DConditionModel:
         attention_head_dim=2,  # diffusers' name for the number of heads
         norm_num_groups=16,
     )
+    return unet
 
 
 def make_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     """A copy of the U-Net's encoder, with a small encoder for the edges."""
-    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 96))
+    controlnet: ControlNetModel = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64, 96))
+    return controlnet
 
 
 def make_scheduler() -> DDIMScheduler:
@@ -73,10 +78,17 @@ def make_scheduler() -> DDIMScheduler:
     )
 
 
+def encode(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+    """The encoder's output for pictures in [-1, 1]: float [N, 8, h, w], four means, then four log-variances."""
+    assert vae.quant_conv is not None  # there by default
+    moments: torch.Tensor = vae.quant_conv(vae.encoder(pictures))
+    return moments
+
+
 def normalise_latents(vae: AutoencoderKL, moments: torch.Tensor) -> None:
     """Scales and shifts latents so that latent * SCALING has no mean and unit variance; pictures decode as before.
 
-    moments is the encoder's output over many pictures, float [N, 8, h, w]: four means, then four log-variances.
+    moments is what `encode` gave for many pictures, float [N, 8, h, w].
     """
     mean = moments[:, :4].float().mean((0, 2, 3))
     noise = moments[:, 4:].float().clamp(-30, 20).exp().mean((0, 2, 3))
@@ -85,14 +97,16 @@ def normalise_latents(vae: AutoencoderKL, moments: torch.Tensor) -> None:
 
 def natural_latents(vae: AutoencoderKL) -> None:
     """Takes SCALING out again, so that the divergence from a unit normal means what it should while training."""
-    zero = torch.zeros(4, device=vae.quant_conv.weight.device)
+    zero = torch.zeros(4, device=vae.device)
     scale_latents(vae, zero, zero + SCALING)
 
 
 @torch.no_grad()
 def scale_latents(vae: AutoencoderKL, mean: torch.Tensor, scale: torch.Tensor) -> None:
     """Folds (latent - mean) * scale into the 1x1 convolutions about the latent, and its inverse; both float [4]."""
-    quant, post = vae.quant_conv, vae.post_quant_conv
+    # diffusers' annotations say that these may be missing, and their biases too; make_vae's are there.
+    quant: Any = vae.quant_conv
+    post: Any = vae.post_quant_conv
     quant.weight[:4] *= scale[:, None, None, None]
     quant.bias[:4] = (quant.bias[:4] - mean) * scale
     quant.bias[4:] += 2 * scale.log()
@@ -100,12 +114,12 @@ def scale_latents(vae: AutoencoderKL, mean: torch.Tensor, scale: torch.Tensor) -
     post.weight /= scale[None, :, None, None]
 
 
-def save(folder: Path, *, tokenizer: CLIPTokenizer, **networks: torch.nn.Module) -> None:
+def save(folder: Path, *, tokenizer: CLIPTokenizer, **networks: Any) -> None:
     """Writes float16 safetensors: folder/model holds the pipeline, folder/controlnet the control network."""
     half = {name: network.half() for name, network in networks.items()}
     control = half.pop("controlnet")
     control.save_pretrained(folder / "controlnet")
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         **half,
         tokenizer=tokenizer,
         scheduler=make_scheduler(),

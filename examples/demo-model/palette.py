@@ -24,15 +24,15 @@ NAMES = tuple(PALETTE)
 
 def shade(rng: np.random.Generator, name: str, *, spread: float = 10.0) -> np.ndarray:
     """A random shade of a named colour: float32 RGB, 0..255."""
-    return np.clip(np.float32(PALETTE[name]) + rng.normal(0, spread, 3), 0, 255).astype(np.float32)
+    return np.clip(np.array(PALETTE[name], np.float32) + rng.normal(0, spread, 3), 0, 255).astype(np.float32)
 
 
 def nearest_name(rgb: np.ndarray) -> str:
     """The palette name whose centre is nearest to one RGB colour (0..255) in CIELAB."""
-    swatches = np.float32([[rgb, *PALETTE.values()]]) / 255.0
+    swatches = np.array([[rgb, *PALETTE.values()]], np.float32) / 255.0
     lab = cv2.cvtColor(swatches, cv2.COLOR_RGB2LAB)[0]
     # Lightness counts half: shading and texture change it, and no two names differ by lightness alone but the greys.
-    distance = np.linalg.norm((lab[1:] - lab[0]) * np.float32([0.5, 1.0, 1.0]), axis=1)
+    distance = np.linalg.norm((lab[1:] - lab[0]) * np.array([0.5, 1.0, 1.0], np.float32), axis=1)
     return NAMES[int(distance.argmin())]
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 from data import BUCKETS, Shard, unpack
-from diffusers import AutoencoderKL
-from models import SCALING
+from diffusers.models import AutoencoderKL
+from models import SCALING, encode
 from textures import Size
 
 
@@ -41,7 +41,7 @@ class LatentPool:
     def _moments(self, image: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=image.is_cuda):
             x = (image.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-            return self.vae.quant_conv(self.vae.encoder(x))
+            return encode(self.vae, x)
 
     @torch.no_grad()
     def add(self, shard: Shard) -> None:

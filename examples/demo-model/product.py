@@ -32,7 +32,7 @@ class EngineRenderer:
         paths = [self._submit(request) for request in requests]
         while self.loop.step():
             pass
-        return [np.ascontiguousarray(cv2.imread(str(path))[..., ::-1]) for path in paths]
+        return [_read(path) for path in paths]
 
     def fresh(self, requests: list[Request]) -> list[np.ndarray]:
         """As `render`, but drawn now and not kept."""
@@ -61,6 +61,12 @@ class EngineRenderer:
         self.drawn += 1
         if self.drawn % 20 == 0:
             print(f"{self.drawn} pictures", file=sys.stderr, flush=True)
+
+
+def _read(path: Path) -> np.ndarray:
+    picture = cv2.imread(str(path))
+    assert picture is not None, path
+    return np.ascontiguousarray(picture[..., ::-1])
 
 
 def _parameters(request: Request, data: bytes) -> RenderParameters:

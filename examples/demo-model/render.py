@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from captions import NEGATIVE, SUFFIX
 from data import canny
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
+from diffusers import StableDiffusionControlNetPipeline
+from diffusers.models import ControlNetModel
 
 
 @dataclass(frozen=True)

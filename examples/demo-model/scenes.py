@@ -53,7 +53,7 @@ def _paint(rng: np.random.Generator, part: Part, main: np.ndarray) -> np.ndarray
         return main * 0.6
     if part.paint == "light":
         return main * 0.35 + 255 * 0.6
-    return np.float32(SKIN) if part.paint == "skin" else shade(rng, part.paint)
+    return np.array(SKIN, np.float32) if part.paint == "skin" else shade(rng, part.paint)
 
 
 class Painter:
@@ -221,7 +221,7 @@ def curves(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, str]:
 def mosaic(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, str]:
     """Cells around random points, as in stained glass."""
     colours = [str(c) for c in rng.choice(NAMES, int(rng.integers(2, 4)), replace=False)]
-    seeds = rng.uniform(0, 1, (int(rng.integers(10, 60)), 2)).astype(np.float32) * np.float32(size)
+    seeds = rng.uniform(0, 1, (int(rng.integers(10, 60)), 2)).astype(np.float32) * np.array(size, np.float32)
     y, x = np.mgrid[0 : size[0] : 2, 0 : size[1] : 2].astype(np.float32)
     nearest = np.argmin((y[..., None] - seeds[:, 0]) ** 2 + (x[..., None] - seeds[:, 1]) ** 2, axis=2)
     paints = np.stack([shade(rng, str(rng.choice(colours)), spread=18) for _ in seeds])
@@ -264,7 +264,8 @@ def landscape(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, str]:
 
 
 def _finish(picture: np.ndarray) -> np.ndarray:
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    finished: np.ndarray = np.clip(picture, 0, 255).astype(np.uint8)
+    return finished
 
 
 def styled(rng: np.random.Generator, picture: np.ndarray, caption: str, *, names: tuple[str | None, ...]) -> Scene:

@@ -5,7 +5,7 @@ import numpy as np
 from palette import NAMES, PALETTE, SYNONYMS
 from textures import clouds
 
-GREY = np.float32([0.299, 0.587, 0.114])
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
@@ -16,13 +16,15 @@ def _ramp(grey: np.ndarray, stops: list[tuple[float, float, float]]) -> np.ndarr
     """Colours a grey picture by a ramp of evenly spaced RGB stops."""
     positions = np.linspace(0, 255, len(stops))
     table = np.stack([np.interp(np.arange(256), positions, channel) for channel in zip(*stops, strict=True)], 1)
-    return table.astype(np.float32)[np.clip(grey, 0, 255).astype(np.uint8)]
+    coloured: np.ndarray = table.astype(np.float32)[np.clip(grey, 0, 255).astype(np.uint8)]
+    return coloured
 
 
 def _edges(picture: np.ndarray, blur: float) -> np.ndarray:
     smooth = cv2.GaussianBlur(picture, (0, 0), blur)
     gx, gy = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
-    return np.sqrt(gx * gx + gy * gy).max(axis=2)
+    strongest: np.ndarray = np.sqrt(gx * gx + gy * gy).max(axis=2)
+    return strongest
 
 
 def watercolour(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
@@ -31,7 +33,8 @@ def watercolour(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     size = picture.shape[:2]
     wash = 255 - (255 - wash) * (0.72 + 0.16 * clouds(rng, size, cells=4)[..., None])
     rim = np.clip(_edges(wash, 1.2) / 400, 0, 0.3)[..., None]
-    return wash * (1 - rim) + rng.normal(0, 2.5, size)[..., None].astype(np.float32)
+    painted: np.ndarray = wash * (1 - rim) + rng.normal(0, 2.5, size)[..., None].astype(np.float32)
+    return painted
 
 
 def oil(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
@@ -42,7 +45,8 @@ def oil(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     kernel = np.zeros((9, 9), np.float32)
     cv2.line(kernel, (0, int(rng.integers(0, 9))), (8, int(rng.integers(0, 9))), 1.0)
     strokes = cv2.filter2D(noise, -1, kernel / 9)
-    return (grey + (paint - grey) * 1.25) * (1 + 0.22 * strokes[..., None])
+    painted: np.ndarray = (grey + (paint - grey) * 1.25) * (1 + 0.22 * strokes[..., None])
+    return painted
 
 
 def pencil(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
@@ -62,7 +66,9 @@ def neon(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     colour = np.clip((picture - grey) * 1.8 + 170, 30, 255)
     colour += 60 * (rng.random(3).astype(np.float32) - 0.5)
     light = colour * glow
-    return light + 0.7 * cv2.GaussianBlur(light, (0, 0), 5) + picture * 0.10 + np.float32([6, 4, 18])
+    light = light + 0.7 * cv2.GaussianBlur(light, (0, 0), 5)
+    painted: np.ndarray = light + picture * 0.10 + np.array([6, 4, 18], np.float32)
+    return painted
 
 
 def cartoon(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
@@ -71,18 +77,19 @@ def cartoon(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     steps = float(rng.integers(44, 60))
     flat = np.floor(flat / steps) * steps + steps / 2
     ink = np.clip((_edges(flat, 1.0) - 60) / 80, 0, 1)[..., None]
-    return flat * (1 - ink * 0.9)
+    painted: np.ndarray = flat * (1 - ink * 0.9)
+    return painted
 
 
 def night(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     """Dim and blue."""
-    return picture * rng.uniform(0.28, 0.4) * np.float32([0.7, 0.85, 1.35]) + np.float32([4, 6, 26])
+    return picture * rng.uniform(0.28, 0.4) * np.array([0.7, 0.85, 1.35], np.float32) + np.array([4, 6, 26], np.float32)
 
 
 def sunset(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     """Warm light, from orange above to violet below."""
     t = np.linspace(0, 1, picture.shape[0], dtype=np.float32)[:, None, None]
-    tint = np.float32([255, 165, 70]) * (1 - t) + np.float32([190, 70, 120]) * t
+    tint = np.array([255, 165, 70], np.float32) * (1 - t) + np.array([190, 70, 120], np.float32) * t
     grey = _grey(picture)[..., None]
     return (0.5 * picture + 0.5 * grey) * tint / 190 * 0.75 + tint * rng.uniform(0.15, 0.25)
 
@@ -100,7 +107,7 @@ def sepia(_: np.random.Generator, picture: np.ndarray) -> np.ndarray:
 def tones(rng: np.random.Generator, picture: np.ndarray) -> tuple[np.ndarray, str]:
     """One named hue for the whole picture, and its phrase."""
     name = str(rng.choice([n for n in NAMES if n not in {"black", "white", "grey"}]))
-    centre = np.float32(PALETTE[name])
+    centre = np.array(PALETTE[name], np.float32)
     dark, light = tuple(centre * 0.12), tuple(255 - (255 - centre) * 0.22)
     phrase = SYNONYMS[name] if name in SYNONYMS and rng.random() < 0.2 else name
     return _ramp(_grey(picture), [dark, tuple(centre * 0.92), light]), f"in {phrase} tones"

@@ -31,7 +31,7 @@ def stripes(rng: np.random.Generator, size: Size) -> np.ndarray:
     """Bands, hard or soft, at any angle."""
     period = rng.uniform(14, 40)
     u, _ = _axes(rng, size)
-    return (np.clip(np.sin(u * (2 * np.pi / period)) * 4, -1, 1) * rng.uniform(0.12, 0.35) + 0.95).astype(np.float32)
+    return np.asarray(np.clip(np.sin(u * (2 * np.pi / period)) * 4, -1, 1) * rng.uniform(0.12, 0.35) + 0.95, np.float32)
 
 
 def checks(rng: np.random.Generator, size: Size) -> np.ndarray:
@@ -39,7 +39,7 @@ def checks(rng: np.random.Generator, size: Size) -> np.ndarray:
     period = rng.uniform(20, 56)
     u, v = _axes(rng, size)
     wave = np.clip(np.sin(u * (2 * np.pi / period)) * 5, -1, 1) * np.clip(np.sin(v * (2 * np.pi / period)) * 5, -1, 1)
-    return (wave * rng.uniform(0.12, 0.35) + 0.95).astype(np.float32)
+    return np.asarray(wave * rng.uniform(0.12, 0.35) + 0.95, np.float32)
 
 
 def dots(rng: np.random.Generator, size: Size) -> np.ndarray:
@@ -47,35 +47,36 @@ def dots(rng: np.random.Generator, size: Size) -> np.ndarray:
     period = rng.uniform(16, 40)
     u, v = _axes(rng, size)
     wave = np.sin(u * (2 * np.pi / period)) + np.sin(v * (2 * np.pi / period))
-    return (1 + np.clip((wave - 0.9) * 4, 0, 1) * rng.choice([-0.4, 0.35])).astype(np.float32)
+    return np.asarray(1 + np.clip((wave - 0.9) * 4, 0, 1) * rng.choice([-0.4, 0.35]), np.float32)
 
 
 def waves(rng: np.random.Generator, size: Size) -> np.ndarray:
     """Bands that bend."""
     u, v = _axes(rng, size)
     phase = np.sin(v * (2 * np.pi / rng.uniform(40, 90))) * rng.uniform(1, 3)
-    return (
-        1 + np.clip(np.sin(u * (2 * np.pi / rng.uniform(18, 44)) + phase) * 3, -1, 1) * rng.uniform(0.1, 0.3)
-    ).astype(np.float32)
+    return np.asarray(
+        1 + np.clip(np.sin(u * (2 * np.pi / rng.uniform(18, 44)) + phase) * 3, -1, 1) * rng.uniform(0.1, 0.3),
+        np.float32,
+    )
 
 
 def wood(rng: np.random.Generator, size: Size) -> np.ndarray:
     """Grain with rings."""
     u, v = _axes(rng, size)
     rings = u / rng.uniform(8, 20) + clouds(rng, size, cells=2) * 3 + v / 200
-    return (1 + np.sin(rings * 2) * rng.uniform(0.08, 0.2)).astype(np.float32)
+    return np.asarray(1 + np.sin(rings * 2) * rng.uniform(0.08, 0.2), np.float32)
 
 
 def metal(rng: np.random.Generator, size: Size) -> np.ndarray:
     """Broad smooth reflections."""
     u, _ = _axes(rng, size)
     band = np.sin(u / max(size) * rng.uniform(6, 14) + rng.uniform(0, 6))
-    return (1 + band * 0.3 + (band > 0.85) * 0.15).astype(np.float32)
+    return np.asarray(1 + band * 0.3 + (band > 0.85) * 0.15, np.float32)
 
 
 def fuzz(rng: np.random.Generator, size: Size) -> np.ndarray:
     """Small soft clouds."""
-    return (1 + clouds(rng, size, cells=int(rng.integers(8, 20))) * rng.uniform(0.12, 0.3)).astype(np.float32)
+    return np.asarray(1 + clouds(rng, size, cells=int(rng.integers(8, 20))) * rng.uniform(0.12, 0.3), np.float32)
 
 
 def fur(rng: np.random.Generator, size: Size) -> np.ndarray:
@@ -92,7 +93,7 @@ def fur(rng: np.random.Generator, size: Size) -> np.ndarray:
 def marble(rng: np.random.Generator, size: Size) -> np.ndarray:
     """Dark veins."""
     veins = np.abs(clouds(rng, size, cells=3))
-    return (1.05 - np.clip(0.12 - veins, 0, 1) * rng.uniform(2, 4)).astype(np.float32)
+    return np.asarray(1.05 - np.clip(0.12 - veins, 0, 1) * rng.uniform(2, 4), np.float32)
 
 
 @cache
@@ -100,7 +101,8 @@ def _photographed(name: str) -> np.ndarray:
     from skimage import data
 
     picture = getattr(data, name)().astype(np.float32)
-    return picture / cv2.GaussianBlur(picture, (0, 0), 60)
+    flattened: np.ndarray = picture / cv2.GaussianBlur(picture, (0, 0), 60)
+    return flattened
 
 
 def _from_photo(name: str) -> Texture:
@@ -109,7 +111,7 @@ def _from_photo(name: str) -> Texture:
         side = int(rng.uniform(0.4, 0.9) * min(source.shape))
         y, x = (int(rng.integers(0, n - side + 1)) for n in source.shape)
         patch = cv2.resize(source[y : y + side, x : x + side], size[::-1], interpolation=cv2.INTER_AREA)
-        return np.clip(1 + (patch - 1) * rng.uniform(0.5, 1.0), 0.4, 1.6).astype(np.float32)
+        return np.asarray(np.clip(1 + (patch - 1) * rng.uniform(0.5, 1.0), 0.4, 1.6), np.float32)
 
     return texture
 
@@ -125,4 +127,4 @@ def lighting(rng: np.random.Generator, size: Size) -> np.ndarray:
     """A soft light from one side: float32 [H, W] around 1."""
     u, _ = _axes(rng, size)
     u = (u - u.min()) / max(float(np.ptp(u)), 1.0)
-    return (1 + (u - 0.5) * rng.uniform(-0.5, 0.5)).astype(np.float32)
+    return np.asarray(1 + (u - 0.5) * rng.uniform(-0.5, 0.5), np.float32)

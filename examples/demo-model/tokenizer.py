@@ -32,7 +32,8 @@ def build(folder: Path, *, merges: int = 1000, captions: int = 3000) -> CLIPToke
     pairs = [tuple(m) for m in json.loads(learner.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(a + "</w>" for a in alphabet), *dict.fromkeys(a + b for a, b in pairs), START, END]
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    built = CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH, pad_token=END)
+    # transformers annotates merges as text, but takes pairs.
+    built = CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH, pad_token=END)  # type: ignore[arg-type]
     built.save_pretrained(folder)
     (folder / "vocab.json").write_text(json.dumps(vocabulary))  # for releases of transformers that read the pair
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs))

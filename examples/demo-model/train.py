@@ -7,6 +7,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import tokenizer as vocabulary
 import torch
@@ -14,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from captions import NEGATIVE
 from data import Shards
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from models import make_controlnet, make_scheduler, make_text_encoder, make_unet, make_vae, save
 from pool import LatentPool
 from train_denoiser import Denoiser, train_denoiser
@@ -43,7 +44,8 @@ class Run:
         self.progress_file = self.out / "progress.json"
         self.spent: dict[str, float] = json.loads(self.progress_file.read_text()) if self.progress_file.exists() else {}
         set_seed(options.seed + int(sum(self.spent.values())))
-        self.alphas = make_scheduler().alphas_cumprod.to(self.accelerator.device)
+        scheduler: Any = make_scheduler()
+        self.alphas: torch.Tensor = scheduler.alphas_cumprod.to(self.accelerator.device)
         self.tokenizer = self._tokenizer()
         self.networks = self._networks()
 
@@ -51,10 +53,12 @@ class Run:
         folder = self.out / "model" / "tokenizer"
         if not folder.exists():
             vocabulary.build(folder)
-        return CLIPTokenizer.from_pretrained(folder)
+        tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+        return tokenizer
 
-    def _networks(self) -> dict[str, torch.nn.Module]:
+    def _networks(self) -> dict[str, Any]:
         model = self.out / "model"
+        networks: dict[str, Any]
         if not self.spent:
             networks = {"vae": make_vae(), "text_encoder": make_text_encoder(self.tokenizer), "unet": make_unet()}
         else:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from data import BUCKETS, SQUARE
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models import ControlNetModel, UNet2DConditionModel
 from pool import Batch, LatentPool
 from textures import Size
 from training import Clock, Feed, Learner
@@ -80,8 +80,10 @@ def _strengths(rows: int, device: torch.device) -> torch.Tensor:
 def _predicted(model: Denoiser, noisy: torch.Tensor, t: torch.Tensor, *, batch: Batch) -> torch.Tensor:
     """The predicted noise, float32; the first rows are controlled, each with its own strengths, the rest are not."""
     context = model.text(_undescribed(batch.ids, model.blanks)).last_hidden_state
+    predicted: torch.Tensor
     if model.controlnet is None:
-        return model.unet(noisy, t, context).sample.float()
+        predicted = model.unet(noisy, t, context).sample
+        return predicted.float()
     rows = int(len(noisy) * CONTROLLED_SHARE)
     down, middle = model.controlnet(noisy[:rows], t[:rows], context[:rows], batch.control[:rows], return_dict=False)
     scales, rest, scaled = _strengths(rows, noisy.device), len(noisy) - rows, []
@@ -89,7 +91,8 @@ def _predicted(model: Denoiser, noisy: torch.Tensor, t: torch.Tensor, *, batch: 
         r = residual * scales[:, i, None, None, None].to(residual.dtype)
         scaled.append(torch.cat([r, r.new_zeros(rest, *r.shape[1:])]))
     extra = {"down_block_additional_residuals": scaled[:-1], "mid_block_additional_residual": scaled[-1]}
-    return model.unet(noisy, t, context, **extra).sample.float()
+    predicted = model.unet(noisy, t, context, **extra).sample
+    return predicted.float()
 
 
 def denoising_loss(model: Denoiser, batch: Batch) -> torch.Tensor:

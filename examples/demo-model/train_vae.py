@@ -5,8 +5,8 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from accelerate import Accelerator
 from data import SQUARE
-from diffusers import AutoencoderKL
-from models import natural_latents, normalise_latents
+from diffusers.models import AutoencoderKL
+from models import encode, natural_latents, normalise_latents
 from torch.nn.functional import max_pool2d
 from training import Clock, Feed, Learner
 
@@ -64,7 +64,7 @@ class PictureRing:
 def _forward(vae: AutoencoderKL, x: torch.Tensor) -> torch.Tensor:
     posterior = vae.encode(x).latent_dist
     output = vae.decode(posterior.sample()).sample.float()
-    kl = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
+    kl: torch.Tensor = 0.5 * (posterior.mean.float() ** 2 + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     return reconstruction_loss(output, x) + KL_WEIGHT * kl
 
 
@@ -97,5 +97,5 @@ class VaeTraining:
         self.feed.stop()
         learner.settle()
         with torch.no_grad():
-            moments = torch.cat([self.vae.quant_conv(self.vae.encoder(ring.batch(self.batch))) for _ in range(16)])
+            moments = torch.cat([encode(self.vae, ring.batch(self.batch)) for _ in range(16)])
         normalise_latents(self.vae, moments)

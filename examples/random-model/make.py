@@ -19,6 +19,11 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusers.models import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 RECIPE_VERSION = 2
 FULL_SIZE = (320, 640, 1280, 1280)
@@ -77,7 +82,8 @@ def _save(folder: Path, widths: tuple[int, ...], seed: int) -> None:
     # Imported here: argparse's errors and the up-to-date case need no torch.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
-    from diffusers import ControlNetModel, DDIMScheduler, StableDiffusionPipeline
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+    from diffusers.models import ControlNetModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -101,7 +107,7 @@ def _save(folder: Path, widths: tuple[int, ...], seed: int) -> None:
         steps_offset=1,
     )
     tokenizer = _tokenizer(folder / "tokenizer")
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=_vae((128, 256, 512, 512) if full else tuple(width // 2 for width in widths)),
         text_encoder=_text_encoder(_context_width(widths), len(tokenizer), layers=12 if full else 2),
         tokenizer=tokenizer,
@@ -120,10 +126,10 @@ def _save(folder: Path, widths: tuple[int, ...], seed: int) -> None:
     controlnet.save_pretrained(folder / "controlnet")
 
 
-def _unet(widths: tuple[int, ...], groups: int):
-    from diffusers import UNet2DConditionModel
+def _unet(widths: tuple[int, ...], groups: int) -> UNet2DConditionModel:
+    from diffusers.models import UNet2DConditionModel
 
-    return UNet2DConditionModel(
+    unet: UNet2DConditionModel = UNet2DConditionModel(
         sample_size=32,
         block_out_channels=widths,
         layers_per_block=2,
@@ -134,12 +140,13 @@ def _unet(widths: tuple[int, ...], groups: int):
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     )
+    return unet
 
 
-def _vae(widths: tuple[int, ...]):
-    from diffusers import AutoencoderKL
+def _vae(widths: tuple[int, ...]) -> AutoencoderKL:
+    from diffusers.models import AutoencoderKL
 
-    return AutoencoderKL(
+    vae: AutoencoderKL = AutoencoderKL(
         block_out_channels=widths,
         layers_per_block=2,
         norm_num_groups=32 if widths[0] == 128 else 8,
@@ -149,13 +156,14 @@ def _vae(widths: tuple[int, ...]):
         sample_size=256,
         scaling_factor=0.18215,
     )
+    return vae
 
 
 def _context_width(widths: tuple[int, ...]) -> int:
     return 768 if widths == FULL_SIZE else 2 * widths[0]
 
 
-def _text_encoder(width: int, vocabulary: int, *, layers: int):
+def _text_encoder(width: int, vocabulary: int, *, layers: int) -> CLIPTextModel:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -171,14 +179,14 @@ def _text_encoder(width: int, vocabulary: int, *, layers: int):
         eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,
     )
-    model = CLIPTextModel(config).eval()
+    model: CLIPTextModel = CLIPTextModel(config).eval()
     for name, parameter in model.named_parameters():
         if "embedding" in name:
             parameter.data.normal_(0, 1)  # the usual 0.02 would make all prompts alike
     return model
 
 
-def _wake_prompts(unet) -> None:
+def _wake_prompts(unet: UNet2DConditionModel) -> None:
     """Random attention averages all tokens away; sharper queries and louder values let a prompt change the picture."""
     for name, module in unet.named_modules():
         if name.endswith("attn2"):
@@ -186,7 +194,7 @@ def _wake_prompts(unet) -> None:
                 layer.weight.data *= 3
 
 
-def _wake_controls(controlnet) -> None:
+def _wake_controls(controlnet: ControlNetModel) -> None:
     """Zero convolutions are zero only before training; left so, the ControlNet would change nothing."""
     zero = [*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block]
     for layer in [*zero, controlnet.controlnet_cond_embedding.conv_out]:
@@ -194,7 +202,7 @@ def _wake_controls(controlnet) -> None:
         layer.weight.data.normal_(0, 1 / fan_in**0.5)
 
 
-def _calibrate(pipeline) -> None:
+def _calibrate(pipeline: Any) -> None:
     """Scale the last layers so that noise predictions and pixels have the spread that trained ones have."""
     import torch
 
@@ -208,7 +216,7 @@ def _calibrate(pipeline) -> None:
         pipeline.vae.decoder.conv_out.bias.data.zero_()
 
 
-def _tokenizer(folder: Path):
+def _tokenizer(folder: Path) -> CLIPTokenizer:
     """CLIP's tokenizer with a vocabulary learned from WORDS: 512 byte symbols, the merges, start and end."""
     from transformers import CLIPTokenizer
 
@@ -228,7 +236,8 @@ def _tokenizer(folder: Path):
         "pad_token": "<|endoftext|>",
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return CLIPTokenizer.from_pretrained(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 def _byte_symbols() -> list[str]:
