@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger("engines")
 
 Function = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 Key = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
@@ -62,6 +65,10 @@ class GraphPool:
         what two streams have used.
         """
         self._lost = self._graphs > 0
+        if self._lost:
+            log.warning(
+                "a CUDA graph could not be captured, so that all %d are dropped to free its memory", self._graphs
+            )
         for function in tuple(self._functions):
             function.clear()
         self._forget_if_empty()

@@ -129,6 +129,7 @@ def _enqueue(rows: CheckedRows, request: Request, outcome: Outcome, session: Ses
     _check_same_batch(info, request)
     options = keep_prompts(ledger, options, request)
     request = replace(request, engine_set=options.prompts.get("engine_set"))
+    ledger.note_row_prefixes(info)
     row_prefix = info.row_prefix(request.origin)
     manifest = _Manifest(store, request)
     known_to_storage = recovery(ledger, info, store, settle_seconds=session.settings.heartbeat_seconds)

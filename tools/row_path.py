@@ -116,6 +116,7 @@ def rendered(folder: Path, environment: Mapping[str, str]) -> None:
         process.wait(SECONDS)
     finally:
         process.kill()
+        process.wait()
 
 
 def row_path(engines: Path) -> dict[str, list[str]]:

@@ -25,7 +25,6 @@ from render import Request
 from scenes import Scene
 from testset import PROMPTS, TEST_PHOTOGRAPHS, photograph
 
-from engines.backends.registry import choose
 from engines.check.score import psnr
 from engines.engine_set import load_engine_set
 from worker.render.denoiser import EngineDenoiser
@@ -33,7 +32,7 @@ from worker.render.denoiser import EngineDenoiser
 WEIGHTS = Path(__file__).parent / "weights"
 ROOT = Path(__file__).resolve().parents[2]
 WORDLESS = "a picture"  # a prompt may not be empty
-# What scenes and photographs have: a backend that takes no range of sizes builds for these.
+# Those of scenes and photographs, one by one: for a range of sizes, backends choose other kernels, or build none.
 SHAPES = ("256x256", "256x320", "320x256", "256x384", "384x256")
 FULL = 8  # pictures in a full batch
 COMPARED = 27  # pictures that are compared with another set's, and with themselves drawn alone
@@ -41,10 +40,9 @@ FEW = 16  # scenes for what is compared with itself: guidance, guess mode, eta, 
 
 
 def build(weights: Path, out: Path, backend: str, precision: str) -> None:
-    """The engine set of `make demo`, or another; skipped if its manifest says that it is up to date."""
+    """An engine set for the sizes of scenes and photographs; skipped if its manifest says that it is up to date."""
     command = ["build", "--model", str(weights / "model"), "--controlnet", str(weights / "controlnet")]
-    shapes = ("256x256:512x512",) if choose(backend).takes_ranges else SHAPES
-    command += [word for shape in shapes for word in ("--shape", shape)]
+    command += [word for shape in SHAPES for word in ("--shape", shape)]
     command += ["--max-batch", "8", "--backend", backend, "--precision", precision]
     built = subprocess.run(
         [sys.executable, "-m", "engines.cli", *command, "--out", str(out)], cwd=ROOT, check=False, stdout=sys.stderr

@@ -103,6 +103,17 @@ class Batches:
             self.client.hsetnx(key, options.source, options.model_dump_json())
             return _prompt_options(batch, cast(str, self.client.hget(key, options.source)))
 
+    def note_row_prefixes(self, info: BatchInfo) -> None:
+        """Note the row prefixes of all files that were submitted to a batch, as `enqueue` notes that of its own file.
+
+        Earlier versions did not. Without it, a row that is corrected in one file would end the job of another's.
+        """
+        key = batch_key(info.name, "prompts")
+        with answering():
+            sources = cast("list[str]", self.client.hkeys(key))
+            if sources:
+                self.client.sadd(batch_key(info.name, "row_prefixes"), *map(info.row_prefix, [info.source, *sources]))
+
     def begin_rebuilding(self, batch: str) -> None:
         """Record that storage knows more of a batch than the ledger does, until `end_rebuilding`."""
         with answering():

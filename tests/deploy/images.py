@@ -26,6 +26,7 @@ SERVICE_PACKAGES = "ca-certificates,ceph-common,ceph-mon,ceph-osd,prometheus,pyt
 SERVICE_FILES = ("tools/s3server", "tests/deploy/s3_service.sh", "tests/deploy/services.Dockerfile")
 MERGED_USR = "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"
 BUILD_SECONDS = 2400
+AGAIN_SECONDS = 300.0  # a build that fails later has not failed for want of a network
 
 WORKER = "localhost/batch-renderer-worker:cpu"
 BUILDER = "localhost/batch-renderer-worker:cpu-build"
@@ -96,10 +97,13 @@ class Images:
         return name
 
     def _made(self, *command: str | Path) -> None:
-        """Run a build, and again where it fails: each fetches packages, and buildah keeps its finished layers."""
+        """Run a build, and again where it fails early: each fetches packages, and buildah keeps its finished layers."""
+        began = time.monotonic()
         try:
             self._containers.command(*command, seconds=BUILD_SECONDS)
         except ContainerFailed as failure:
+            if time.monotonic() - began > AGAIN_SECONDS:
+                raise
             say(f"{command[0]} is tried again: {failure}")
             self._containers.command(*command, seconds=BUILD_SECONDS)
 

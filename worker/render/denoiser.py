@@ -179,7 +179,10 @@ class EngineDenoiser:
         hint = self.encode_hint(np.zeros((1, key.height, key.width), np.uint8))
         text = self.encode_text(np.zeros((1, self._engines.geometry.context_length), np.int64))
         before = self._step.capture_seconds
-        latents = self.step(blank_batch(hint, text, size=size, tokens=key.tokens))
+        try:
+            latents = self.step(blank_batch(hint, text, size=size, tokens=key.tokens))
+        finally:
+            self._pool.take_loss()  # the next call that runs out of memory gains nothing from it
         self._step.capture_seconds = before  # no step has waited for it
         self.decode(latents).pictures()
 

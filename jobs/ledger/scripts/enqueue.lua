@@ -16,8 +16,10 @@ end
 -- A row's key is its file's prefix and its number. Jobs have no file in their ids, so rows of two files that are equal in
 -- number and parameters stand for one job, and it goes on as long as one of them asks for it.
 local function number_of(row) return string.match(row, '%d+$') or '' end
+local prefixes = nil
 local function is_wanted_elsewhere(id, row)
-  for _, prefix in ipairs(redis.call('SMEMBERS', row_prefixes)) do
+  prefixes = prefixes or redis.call('SMEMBERS', row_prefixes)
+  for _, prefix in ipairs(prefixes) do
     local other = prefix .. number_of(row)
     if other ~= row and redis.call('HGET', rows, other) == id then return true end
   end

@@ -15,7 +15,7 @@ from jobs.job import MESSAGE_VERSION, RenderJob, RenderResult
 from jobs.ledger import lua
 from jobs.ledger.keys import batch_key
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import Counts, Enqueued
+from jobs.ledger.records import Counts, Enqueued, PromptOptions
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
 
@@ -248,6 +248,16 @@ def test_a_job_goes_on_while_a_row_of_another_file_stands_for_it(
     assert ledger.enqueue([make_job(7, prompt="corrected")], row_prefix=corrected_in) == Enqueued(added=1)
     assert ledger.counts("b") == before.model_copy(update={"queued": before.queued + 1})
     assert (ledger.cancels("b"), ledger.client.exists(batch_key("b", "replaced"))) == (set(), 0)
+
+
+def test_rows_that_an_earlier_version_submitted_share_their_job_too(ledger: Ledger) -> None:
+    info = ledger.open_batch("b", output="file:///out", source="jobs.csv")
+    for source in ("jobs.csv", "more.csv"):
+        ledger.keep_prompt_options("b", PromptOptions(source=source, prompts={}))
+        ledger.enqueue([make_job(7)], row_prefix=info.row_prefix(source))
+    ledger.client.delete(batch_key("b", "row_prefixes"))  # which earlier versions do not know
+    ledger.note_row_prefixes(info)
+    assert ledger.enqueue([make_job(7, prompt="corrected")]) == Enqueued(added=1)
 
 
 def test_a_job_ends_with_the_last_row_that_stands_for_it(ledger: Ledger) -> None:

@@ -261,6 +261,25 @@ def test_graphs_that_a_failed_capture_has_dropped_count_as_dropped_once(
     assert [door.drop_graphs(), door.drop_graphs()] == [True, False]
 
 
+def test_what_an_idle_worker_s_failed_capture_has_dropped_makes_no_room_later(
+    backend: RecordingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    door = denoiser(backend)
+
+    class Failing(Captured):
+        def __call__(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+            with door._pool.capturing():
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+    door._step = Failing()  # type: ignore[assignment]
+    with door._pool.capturing():
+        pass
+    with pytest.raises(DeviceOutOfMemory):
+        door.warm(BucketKey("", 64, 64, 77), 2)
+    assert not door.drop_graphs()
+
+
 def test_a_set_s_loading_takes_as_long_as_the_captures_that_steps_waited_for(backend: RecordingBackend) -> None:
     door = denoiser(backend)
     door._step = Captured()  # type: ignore[assignment]
