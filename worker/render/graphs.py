@@ -150,6 +150,8 @@ class Graphs:
             self._sizes.too_large(key, size)
         else:
             self._captured(key, size, self._now() - began, cause="idle")
+            if size not in denoiser.graphs(key):  # an idle worker would do the same again and again
+                self._sizes.too_large(key, size)
 
     def _next(self) -> tuple[BucketKey, int] | None:
         for key, size in self._asked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engines.check.score import psnr
+from engines.cuda_graph import Function, Graphed
 from engines.engine_set import EngineSet, load_engine_set
 from tests.models import tiny_engine_set
 from tests.worker.samples import sample_spec
@@ -21,8 +22,34 @@ SIDE = 64
 KEY = BucketKey("", SIDE, SIDE, 77)
 
 
+class Noted(Graphed):
+    """Notes the shapes that a GPU would capture. On a CPU nothing is captured; everything else is as on a GPU."""
+
+    def __init__(self, function: Function) -> None:
+        super().__init__(function, torch.device("cpu"))
+        self._noted: list[dict[str, tuple[int, ...]]] = []
+
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        outputs = super().__call__(inputs)
+        shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
+        if shapes not in self._noted:
+            self._noted.append(shapes)
+        return outputs
+
+    @property
+    def shapes(self) -> list[dict[str, tuple[int, ...]]]:
+        return self._noted
+
+    def clear(self) -> None:
+        self._noted.clear()
+
+
 class Costly(EngineDenoiser):
-    """On a CPU nothing is captured; everything else is as on a GPU."""
+    """A denoiser whose steps cost extra at each new size."""
+
+    def __init__(self, engines: EngineSet, *, low_vram: bool = False) -> None:
+        super().__init__(engines, low_vram=low_vram)
+        self._step = Noted(self._one_step)
 
     @property
     def sizes_cost(self) -> bool:
@@ -78,6 +105,15 @@ def test_a_cpu_is_not_warmed_and_pads_nothing(engines: EngineSet) -> None:
     loop = RenderLoop(denoiser)
     loop.warm_up([(KEY, 4)])
     assert not loop.warm()
+
+
+def test_a_size_that_leaves_no_graph_is_not_prepared_over_and_over(
+    engines: EngineSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Noted, "shapes", [])
+    loop = RenderLoop(Costly(engines))
+    loop.warm_up([(KEY, 4)])
+    assert [loop.warm(), loop.warm()] == [True, False]
 
 
 def test_sizes_that_the_set_does_not_draw_are_not_prepared(engines: EngineSet) -> None:
