@@ -19,10 +19,10 @@ log = logging.getLogger("engines")
 Function = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 Key = tuple[tuple[str, torch.dtype, tuple[int, ...]], ...]
 
-# Plain calls before a capture, in a stream of their own: in them libraries choose and load kernels.
-# cuBLAS has a workspace for each stream. That of the captures' stream, where nothing else runs, is allocated in one, so
-# in the graphs' pool. It belongs there: torch 2.12 and later free it with any graph (pytorch#193402), and the other
-# graphs, which still write to it, must not find a live tensor in its place.
+# Plain calls before a capture, in a stream of their own: libraries choose and load kernels in them.
+# cuBLAS has a workspace for each stream. A capture allocates that of the captures' stream, so it lies in the graphs'
+# pool. It must lie there: torch 2.12 and later free it with any graph (pytorch#193402), but the other graphs still
+# write to it, and must not overwrite a live tensor.
 WARM_UPS = 2
 
 

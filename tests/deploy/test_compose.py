@@ -146,7 +146,10 @@ def test_a_key_that_the_store_refuses_is_a_sentence(document: dict[str, Any], tm
     assert "bucket render" in done.stderr
 
 
-def test_a_store_that_is_not_there_is_a_sentence(document: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{}, {"AWS_ENDPOINT_URL_S3": "s3:7070"}, {"BUCKET": "Not A Bucket"}], ids=["nobody there", "URL", "name"]
+)
+def test_a_store_that_cannot_be_asked_is_a_sentence(document: dict[str, Any], wrong: dict[str, str]) -> None:
     _, *arguments = document["services"]["bucket"]["entrypoint"]
     environment = os.environ | {
         "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{free_port()}",
@@ -156,9 +159,11 @@ def test_a_store_that_is_not_there_is_a_sentence(document: dict[str, Any]) -> No
         "AWS_MAX_ATTEMPTS": "1",
         "BUCKET": "render",
     }
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=environment | wrong, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
-    assert done.stderr.startswith("the store cannot be asked; check S3_ENDPOINT in .env")
+    assert done.stderr.startswith("the store cannot be asked; check S3_ENDPOINT and BUCKET in .env")
 
 
 # -- brought up ---------------------------------------------------------------------------------------------------
