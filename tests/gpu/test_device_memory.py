@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Mapping
 
@@ -11,7 +12,12 @@ from torch import Tensor
 
 from engines.cuda_graph import Graphed, GraphPool
 from tests.gpu.memory_limit import GIB, room_for
-from worker.render.device import memory_of
+from tests.worker.loops import Device, kinds, run
+from tests.worker.samples import sample_spec
+from worker.fake import FakeDenoiser
+from worker.render.decoding import Decoding
+from worker.render.device import memory_of, translated_errors
+from worker.render.loop import RenderLoop
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,6 +71,33 @@ def test_what_a_capture_took_before_it_ran_out_of_memory_is_free_again() -> None
         torch.empty(GIB, dtype=torch.uint8, device=DEVICE)  # which an ordinary call gets
     torch.testing.assert_close(filling({"x": two})["x"], 2 * two)
     torch.testing.assert_close(small({"x": two})["x"], 2 * two)
+
+
+class Greedy(Device):
+    """Its decoder takes a GiB for each picture."""
+
+    def decode(self, latents: Tensor) -> Decoding:
+        self._called("decode", len(latents))
+        activations: dict[int, Tensor] = {}
+        with translated_errors():
+            for number in range(len(latents)):
+                activations[number] = torch.empty(GIB, dtype=torch.uint8, device=DEVICE)
+        return FakeDenoiser.decode(self, latents)
+
+
+def test_what_a_call_had_taken_before_it_ran_out_of_memory_is_free_for_its_halves() -> None:
+    """There is room for three pictures' activations, which must not wait for the garbage collector."""
+    device = Greedy(max_batch=4)
+    loop = RenderLoop(device)
+    futures = [loop.submit(sample_spec(number)) for number in range(4)]
+    gc.disable()
+    try:
+        with room_for(3 * GIB + GIB // 2):
+            run(loop)
+    finally:
+        gc.enable()
+    assert kinds(futures) == ["done"] * 4
+    assert device.sizes("decode") == [4, 2, 2]
 
 
 def test_a_capture_whose_end_fails_leaves_the_thread_on_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:

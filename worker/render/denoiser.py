@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -281,13 +281,13 @@ class EngineDenoiser:
             return outputs[: len(rows)]
         return self._at_known_sizes(kind, rows, call)
 
-    @contextmanager
-    def _using(self, names: tuple[str, ...]) -> Iterator[None]:
-        """Load these engines if need be, and translate the device's errors."""
-        with translated_errors():
+    def _using(self, names: tuple[str, ...]) -> AbstractContextManager[None]:
+        """Load these engines if need be; the device's errors are translated here and in the block."""
+        translated = translated_errors()
+        with translated:
             if self._low_vram and self._resident != names:
                 self._swap_in(names)
-            yield
+        return translated
 
     def _swap_in(self, names: tuple[str, ...]) -> None:
         self._drop(tuple(set(self.DIFFUSION + self.TEXT_AND_DECODER).difference(names)))

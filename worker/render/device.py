@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -29,12 +28,21 @@ PERHAPS_OUT_OF_MEMORY = (
 )
 
 
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn the errors of torch, CUDA and the engines that concern the device into DeviceOutOfMemory or DeviceLost."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
+class translated_errors:
+    """Turn the errors of torch, CUDA and the engines that concern the device into DeviceOutOfMemory or DeviceLost.
+
+    A class and no generator: from Python 3.12 on, the frame that throws an error into a generator stays in the error's
+    traceback and holds the error, so that the tensors of the call that failed would wait for the garbage collector.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, (RuntimeError, MemoryError)):
+            return
         if is_out_of_memory(error):
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.empty_cache()
@@ -42,7 +50,6 @@ def translated_errors() -> Iterator[None]:
             raise DeviceOutOfMemory(str(error), certain=_says_out_of_memory(error)) from error
         if is_lost(error):
             raise DeviceLost(str(error)) from error
-        raise
 
 
 def is_out_of_memory(error: Exception) -> bool:

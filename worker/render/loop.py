@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
+from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
@@ -289,8 +291,9 @@ class RenderLoop:
 
     # -- errors ---------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _failing(self, requests: Sequence[ImageRequest], *, doing: str, makes_room: bool = True) -> Iterator[None]:
+    def _failing(
+        self, requests: Sequence[ImageRequest], *, doing: str, makes_room: bool = True
+    ) -> AbstractContextManager[bool | None]:
         """Around everything that engines do: an error ends these requests and no others.
 
         Raises:
@@ -298,18 +301,20 @@ class RenderLoop:
                 another engine set have made room for it. None has ended then.
             DeviceLost: after these requests were requeued.
         """
-        try:
-            yield
-        except DeviceOutOfMemory as error:
-            if len(requests) > 1 or (makes_room and self._made_room_for(requests)):
-                raise
-            fail_all(requests, _too_large(error, doing=doing))
-        except DeviceLost:
+        return _Failing(partial(self._ended_by, requests=requests, doing=doing, makes_room=makes_room))
+
+    def _ended_by(self, error: Exception, requests: Sequence[ImageRequest], *, doing: str, makes_room: bool) -> bool:
+        if isinstance(error, DeviceLost):
             fail_all(requests, Requeued("the device is lost", blameless=False))
-            raise
-        except Exception as error:
-            log.exception("batch_failed", doing=doing, samples=len(requests))
-            fail_all(requests, RenderFailed(f"{doing} failed: {type(error).__name__}: {error}"))
+            return False
+        if isinstance(error, DeviceOutOfMemory):
+            if len(requests) > 1 or (makes_room and self._made_room_for(requests)):
+                return False
+            fail_all(requests, _too_large(error, doing=doing))
+            return True
+        log.error("batch_failed", doing=doing, samples=len(requests), exc_info=error)
+        fail_all(requests, RenderFailed(f"{doing} failed: {type(error).__name__}: {error}"))
+        return True
 
     def _made_room_for(self, requests: Sequence[ImageRequest]) -> bool:
         """Whether graphs were dropped, or another engine set has left.
@@ -326,6 +331,24 @@ class RenderLoop:
         except DeviceLost:
             fail_all(requests, Requeued("the device is lost", blameless=False))
             raise
+
+
+class _Failing:
+    """Around a block: an exception that has `ended` what it struck goes no further.
+
+    A class and no generator, as `translated_errors` is.
+    """
+
+    def __init__(self, ended: Callable[[Exception], bool]) -> None:
+        self._ended = ended
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        return isinstance(error, Exception) and self._ended(error)
 
 
 def _too_large(error: DeviceOutOfMemory, *, doing: str) -> OutOfMemory | RenderFailed:

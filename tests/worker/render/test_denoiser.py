@@ -16,6 +16,7 @@ from engines.device import Placement
 from engines.engine_set import EngineSet
 from engines.manifest import load_manifest
 from tests.models import tiny_engine_set
+from tests.worker.render.tracebacks import generators_that_hold
 from tests.worker.samples import running_request, sample_spec
 from worker.fake import FakeDenoiser
 from worker.render import ddim
@@ -190,8 +191,9 @@ def test_the_device_s_errors_are_told_from_a_batch_s_own(
     }
     for name, call in calls.items():
         backend.errors[name] = error
-        with pytest.raises(meaning):
+        with pytest.raises(meaning) as caught:
             call()
+        assert generators_that_hold(error) == generators_that_hold(caught.value) == []
         call()  # and works again when the engines do
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.models import tiny_engine_set
+from tests.worker.render.tracebacks import generators_that_hold
 from worker.render.device import translated_errors
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
 
@@ -85,6 +86,15 @@ def test_a_broken_context_is_a_lost_device(error: Exception) -> None:
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error)), translated_errors():
         raise error
+
+
+def test_no_generator_stands_between_an_error_and_what_it_becomes() -> None:
+    """From Python 3.12 on, one would hold the error, and so the tensors of the call, until the collector runs."""
+    error = RuntimeError("CUDA out of memory")
+    with pytest.raises(DeviceOutOfMemory) as caught, translated_errors():
+        raise error
+    assert caught.value.__cause__ is error
+    assert generators_that_hold(error) == generators_that_hold(caught.value) == []
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import OutOfMemory, RenderFailed, Requeued
 from tests.worker.loops import Device, kinds, larger_than, once, run
+from tests.worker.render.tracebacks import generators_that_hold
 from tests.worker.samples import sample_spec
 from worker.render.batch import StepBatch
 from worker.render.decoding import Decoding
@@ -187,6 +189,17 @@ def test_what_a_sample_had_taken_is_free_before_it_is_tried_without_graphs() -> 
     run(loop)
     assert kinds([future]) == ["done"]
     assert device.alive == [0, 0]
+
+
+@pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
+@pytest.mark.parametrize("error", [DeviceOutOfMemory("full"), DeviceLost("CUDA error"), ValueError("bad")], ids=str)
+def test_no_generator_holds_what_a_call_had_taken_before_it_failed(call: str, error: Exception) -> None:
+    loop = RenderLoop(Device(trouble=once(call, error)))
+    future = loop.submit(sample_spec(1))
+    with suppress(DeviceLost):
+        run(loop)
+    assert future.done()
+    assert generators_that_hold(error) == []
 
 
 @pytest.mark.parametrize("call", ["text", "hint", "step", "decode"])
