@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cProfile
+import json
 import random
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from PIL import Image
 
 from benchmarks.site import Site, make_jobs, write_pictures
 from tools.embedded_redis import EmbeddedRedis
+from tools.progress import say
 from worker.render.loop import RenderLoop
 from worker.render.request import ImageSpec, Shape
 
@@ -68,7 +70,9 @@ def _run(site: Site, pictures: Sequence[Path], *, batch: str, steps: int) -> dic
     sizes = {key.rpartition(" ")[2]: n for key, n in counted.items() if key.startswith("render_steps_total")}
     figures = {"images_per_s": round(len(pictures) / seconds, 3), "seconds": round(seconds, 2)}
     figures["busy_seconds"] = round(counted["render_busy_seconds_total"], 2)
-    return figures | {name: round(counted[name], 2) for name in COUNTED} | {f"steps of {n}": sizes[n] for n in sizes}
+    figures |= {name: round(counted[name], 2) for name in COUNTED} | {f"steps of {n}": sizes[n] for n in sizes}
+    say(f"{batch}: {json.dumps(figures)}")
+    return figures
 
 
 def _pictures(folder: Path, shapes: Sequence[Shape], *, count: int) -> list[Path]:
