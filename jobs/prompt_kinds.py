@@ -96,8 +96,9 @@ def _schedule(text: str) -> str | None:
         begin, end = match.span()
         if match[0] == "[":
             begins.append(end)
-        elif begins and begin - (opened := begins.pop()) <= LONGEST_SCHEDULE:
-            if _SCHEDULED.search(text, opened, begin):
+        elif begins:
+            opened = begins.pop()
+            if begin - opened <= LONGEST_SCHEDULE and _SCHEDULED.search(text, opened, begin):
                 return text[opened - 1 : end]
     return None
 

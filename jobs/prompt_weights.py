@@ -65,6 +65,14 @@ def weighted_pieces(prompt: str) -> list[Weighted]:
     return _merged(reading.ended())
 
 
+def is_text_alone(prompt: str) -> bool:
+    """Whether a prompt has no brackets, backslashes or BREAK that mean something where weights are applied."""
+    try:
+        return weighted_pieces(prompt) == [Weighted(prompt, 1.0)]
+    except ValueError:  # brackets too deep to be read
+        return False
+
+
 def check_weights(prompt: str, column: str) -> None:
     """Raises ValueError for brackets or weights that are not rendered; the sentence says what is allowed."""
     try:

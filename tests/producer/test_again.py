@@ -83,6 +83,41 @@ def test_what_is_not_done_here_is_counted_and_weights_are_weights(run: Run, ledg
     assert jobs(ledger, "literal")[1].parameters.prompt_syntax == "literal"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "syntax"),
+    [("a cat BREAK a dog", "weighted"), (r"a \cat", "weighted"), ("cat) :[", "weighted"), ("a cat)", "literal")],
+)
+def test_what_the_web_interface_reads_as_its_syntax_is_read_so(
+    run: Run, ledger: Ledger, made: Path, prompt: str, syntax: str
+) -> None:
+    picture(made / "a.png", {"parameters": f"{prompt}\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512"})
+    run("submit", "--again", "made")
+    assert jobs(ledger)[1].parameters.prompt_syntax == syntax
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('ControlNet 0: "Module: canny, Guidance Start: 0.0, Guidance End: 0.8"', "ControlNet for a part of the steps"),
+        ('ControlNet 0: "preprocessor: canny, starting/ending: (0.2, 1)"', "ControlNet for a part of the steps"),
+        (
+            'ControlNet 0: "Module: canny, Control Mode: My prompt is more important"',
+            "ControlNet: prompt more important",
+        ),
+        ("Emphasis: No norm", "Emphasis No norm"),
+        ("Emphasis: Ignore", "Emphasis Ignore"),
+        ('ControlNet 0: "Module: canny, Guidance Start: 0.0, Guidance End: 1, Control Mode: Balanced"', None),
+        ('ControlNet 0: "preprocessor: canny, starting/ending: (0, 1)"', None),
+        ("Emphasis: None, Tiling: False", None),
+    ],
+)
+def test_what_changes_weights_or_the_control_is_counted(run: Run, made: Path, settings: str, said: str | None) -> None:
+    picture(made / "a.png", {"parameters": f"a cat\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512, {settings}"})
+    ran = run("submit", "--again", "made", "--dry-run")
+    assert ran.code == 0, ran.stderr
+    assert f"left out: {said} (1)" in ran.stderr if said else "left out" not in ran.stderr
+
+
 def test_brackets_are_text_where_the_picture_says_so(run: Run, ledger: Ledger, made: Path) -> None:
     picture(made / "a.png", {"parameters": "a (red:1.3) cat\nSteps: 20, Emphasis: None, Seed: 1, Size: 512x512"})
     run("submit", "--again", "made")
