@@ -77,7 +77,10 @@ def why_unreadable(error: Exception) -> str:
 def opened(data: bytes) -> Image.Image:
     """A picture whose header has been read, and whose pixels have not been decoded."""
     with without_warnings():  # of its size, which `small_copy` checks before decoding
-        return Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
+    if image.format == "AVIF":
+        image.info.pop("xmp", None)  # an AVIF is turned by its own properties alone, as browsers show it
+    return image
 
 
 def is_opaque(image: Image.Image) -> bool:

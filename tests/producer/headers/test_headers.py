@@ -211,6 +211,14 @@ def test_a_heic_is_cropped_and_turned_by_its_properties_and_an_avif_is_turned_al
     assert size_of(heif(b"avif", (70, 50), crop, turn)) == (50, 70)
 
 
+@pytest.mark.skipif(not HAS_AVIF, reason="this Pillow reads no AVIF")
+def test_an_avif_is_not_turned_by_its_xmp() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (70, 33)).save(buffer, "AVIF", xmp=XMP % 6)
+    data = buffer.getvalue()
+    assert size_of(data) == workers_size(data) == (70, 33)
+
+
 BAD = {
     "nothing": (b"", "the file is empty"),
     "text": (b"<html>not found</html>", "not a picture that can be read: it begins with b'<html>no'"),
