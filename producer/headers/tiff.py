@@ -12,7 +12,8 @@ from producer.headers.raw_header import ON_ITS_SIDE, RawHeader
 
 TIFF_BEGIN = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")  # the middle two are wrong, and read
 WIDTH, HEIGHT, ORIENTATION, XMP = 256, 257, 274, 700
-NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of a value's kind: BYTE, SHORT, LONG, LONG8
+# Of a value's kind: SHORT, LONG, the signed ones, LONG8. Pillow, which turns a worker's pictures, takes BYTE for text.
+NUMBERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
 BYTES = (1, 7)  # kinds of a text of bytes
 LONGEST_XMP = 2**20
 MOST_ENTRIES = 2**12  # of a directory; 30 are usual

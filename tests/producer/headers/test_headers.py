@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from jobs.errors import NotAnImage
 from producer.headers.header import upright_size
@@ -178,6 +178,14 @@ def tiff(order: str, *, big: bool, orientation: int, gap: int = 0) -> bytes:
 def test_a_tiff_may_have_its_directory_at_its_end(order: str, big: bool, orientation: int) -> None:
     data = tiff(order, big=big, orientation=orientation, gap=300_000)
     assert size_of(data) == workers_size(data) == ((3, 5) if orientation == 6 else (5, 3))
+
+
+@pytest.mark.parametrize(("kind", "size"), [(1, (70, 33)), (3, (33, 70)), (4, (33, 70)), (8, (33, 70)), (9, (33, 70))])
+def test_a_tiff_s_orientation_may_be_of_any_kind_that_a_worker_reads(kind: int, size: tuple[int, int]) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[274], tags[274] = kind, 6
+    data = saved("TIFF", tiffinfo=tags)
+    assert size_of(data) == workers_size(data) == size
 
 
 def test_a_tiff_may_be_turned_by_xmp() -> None:
