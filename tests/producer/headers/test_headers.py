@@ -7,6 +7,7 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from PIL import Image, TiffImagePlugin
@@ -186,6 +187,27 @@ def test_a_tiff_s_orientation_may_be_of_any_kind_that_a_worker_reads(kind: int, 
     tags.tagtype[274], tags[274] = kind, 6
     data = saved("TIFF", tiffinfo=tags)
     assert size_of(data) == workers_size(data) == size
+
+
+def small_copy_first(*, subfile: int, others: str) -> bytes:
+    """A TIFF whose first page may be a small copy, with more pages, a directory in a directory, or neither."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = subfile
+    if others == "directory":
+        tags[330] = 8
+    pages: dict[str, Any] = {"save_all": True, "append_images": [Image.new("RGB", (700, 330))]}
+    return saved("TIFF", tiffinfo=tags, **pages if others == "page" else {})
+
+
+@pytest.mark.parametrize("others", ["page", "directory"])
+def test_a_camera_s_raw_file_is_not_taken_for_its_small_copy(others: str) -> None:
+    data = small_copy_first(subfile=1, others=others)
+    for reads in (size_of, workers_size):
+        with pytest.raises(NotAnImage, match="begins with a small copy of its picture, as a camera's raw file does"):
+            reads(data)
+    for subfile, there in ((1, "none"), (0, others), (2, others)):
+        data = small_copy_first(subfile=subfile, others=there)
+        assert size_of(data) == workers_size(data) == (70, 33)
 
 
 def test_a_tiff_may_be_turned_by_xmp() -> None:
