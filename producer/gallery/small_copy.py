@@ -105,6 +105,8 @@ def _continuous(image: Image.Image) -> Image.Image:
         return image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode == "1":
         return image.convert("L")
+    if image.mode == "La":  # which Pillow converts to nothing else
+        return image.convert("LA")
     if not image.mode.startswith("I"):
         return image
     _, largest = image.getextrema()
