@@ -78,8 +78,8 @@ def opened(data: bytes) -> Image.Image:
     """A picture whose header has been read, and whose pixels have not been decoded."""
     with without_warnings():  # of its size, which `small_copy` checks before decoding
         image = Image.open(io.BytesIO(data))
-    if image.format == "AVIF":
-        image.info.pop("xmp", None)  # an AVIF is turned by its own properties alone, as browsers show it
+    if image.format in ("AVIF", "HEIF"):
+        image.info.pop("xmp", None)  # their own properties alone turn these, as browsers show them
     return image
 
 

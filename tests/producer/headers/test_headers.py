@@ -26,7 +26,7 @@ from tests.producer.headers.files import (
     size_of,
     workers_size,
 )
-from worker.image.decode import HAS_AVIF
+from worker.image.decode import HAS_AVIF, HAS_HEIC
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if HAS_AVIF else ()))
 PNG_HEAD = 33  # bytes of the signature and IHDR
@@ -239,6 +239,16 @@ def test_a_heic_is_cropped_and_turned_by_its_properties_and_an_avif_is_turned_al
     assert size_of(heif(b"heic", (70, 50), crop, turn, wide=True)) == (40, 60)
     assert size_of(heif(b"mif1", (70, 50), mirror, box(b"irot", b"\2"))) == (70, 50)
     assert size_of(heif(b"avif", (70, 50), crop, turn)) == (50, 70)
+
+
+@pytest.mark.skipif(not HAS_HEIC, reason="pillow-heif is not installed")
+def test_a_heic_is_not_turned_again_by_an_odd_xmp() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (70, 33)).save(buffer, "HEIF", xmp=XMP % 6)
+    data = buffer.getvalue()
+    assert size_of(data) == workers_size(data) == (33, 70)  # the library writes `irot`
+    odd = data.replace(b"adobe.com", b"adobe\0com")  # it leaves the orientation in such a one
+    assert size_of(odd) == workers_size(odd) == (33, 70)
 
 
 @pytest.mark.skipif(not HAS_AVIF, reason="this Pillow reads no AVIF")
