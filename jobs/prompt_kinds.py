@@ -15,6 +15,7 @@ from jobs.prompt_values import accident, is_nothing
 
 EMPTY = "<empty>"  # how a CSV says that a prompt is empty; an empty cell takes the default
 LARGEST_WEIGHT = 10.0  # `(ISO:100)` is not a weight
+LONGEST_SCHEDULE = 400  # characters between brackets; with longer ones, nested brackets would take long
 
 LITERALLY, NOT_LOADED = "which are taken literally", "which are not loaded"
 OR_APPLY = "or set prompt_syntax to weighted"
@@ -80,6 +81,7 @@ def _is_weight(words: str, *, space: str, number: str) -> bool:
 
 
 _SQUARE = re.compile(r"\[([^\[\]]{1,400})\]")
+_SQUARE_BRACKET = re.compile(r"[\[\]]")
 _SCHEDULED = re.compile(r"\||:\s{0,4}\d{0,4}\.?\d{1,4}\s{0,4}$")
 _ROUND = re.compile(
     r"\({2,9}[^()]{1,400}\){2,9}|\({2,9}[^()]{1,400}\)[^()]{0,400}\)|(?<![\w:;=-])\({2,9}(?=[^\W_])[^()]{1,400}"
@@ -88,8 +90,17 @@ _UNCLOSED_SQUARE = re.compile(r"(?<![^\s,(])\[(?=[^\W\d_])[^\[\]]{1,4000}+(?=\[|
 
 
 def _schedule(text: str) -> str | None:
-    """`[cat:dog:0.5]` and `[cat|dog]`."""
-    return next((match[0] for match in _SQUARE.finditer(text) if _SCHEDULED.search(match[1])), None)
+    """`[cat:dog:0.5]` and `[cat|dog]`, also with brackets inside, as in `[[cat]|dog]`."""
+    begins: list[int] = []
+    for match in _SQUARE_BRACKET.finditer(text):
+        begin, end = match.span()
+        if match[0] == "[":
+            begins.append(end)
+        elif begins:
+            opened = begins.pop()
+            if begin - opened <= LONGEST_SCHEDULE and _SCHEDULED.search(text, opened, begin):
+                return text[opened - 1 : end]
+    return None
 
 
 def _emphasis(text: str) -> str | None:

@@ -8,8 +8,8 @@ Brackets nest, and their factors multiply. A bracket that is not closed reaches 
 text. Two of its rules may surprise. A backslash before anything else disappears. BREAK inside of brackets is a word,
 and the word's weight is negative, since its mark, the weight -1, is multiplied like all others.
 
-Only a number of digits with at most one point, directly between `:` and `)`, is a weight. Where the original ends with
-an error, as for `(cat:1.2.3)`, the number is text here.
+Only a number of digits with at most one point, alone between `:` and `)`, is a weight; there may be spaces around it.
+Where the original ends with an error, as for `(cat:1.2.3)`, the number is text here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SIGN = re.compile(
     r"""
       \\(?P<escaped>[()\[\]\\]?)                          # a lone backslash stands for nothing
     | (?P<open>[(\[])
-    | :(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))(?P<ends>\))
+    | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*(?P<ends>\))
     | (?P<close>[)\]])
     | (?P<text>[^\\()\[\]:]+|:)
     """,
@@ -63,6 +63,14 @@ def weighted_pieces(prompt: str) -> list[Weighted]:
     for match in _SIGN.finditer(prompt):
         reading.take(match)
     return _merged(reading.ended())
+
+
+def is_text_alone(prompt: str) -> bool:
+    """Whether a prompt has no brackets, backslashes or BREAK that mean something where weights are applied."""
+    try:
+        return weighted_pieces(prompt) == [Weighted(prompt, 1.0)]
+    except ValueError:  # brackets too deep to be read
+        return False
 
 
 def check_weights(prompt: str, column: str) -> None:

@@ -18,13 +18,20 @@ APPLIED = {"prompt weights", "emphasis brackets", "escaped brackets"}
 _BREAK = re.compile(r"\bBREAK\b")
 _NUMBER = re.compile(r"\([^()\[\]:\\]{1,400}:(\s{0,4}[+-]?\d[\d.,]{0,9}\s{0,4})\)")
 _WEIGHT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)")
+_COMMENT = re.compile(r"#[^\n]*")
 _ESCAPED = re.compile(r"\\[()\[\]\\]")
 
 
 def _not_a_weight(prompt: str) -> str | None:
-    """`(cat: 1.3)` and `(cat:1,3)`: the number is text."""
+    """`(cat:1,3)` and `(cat:1.2.3)`: the number is text."""
     matches = _NUMBER.finditer(prompt)
-    return next((match[0] for match in matches if not _WEIGHT.fullmatch(match[1])), None)
+    return next((match[0] for match in matches if not _WEIGHT.fullmatch(match[1].strip())), None)
+
+
+def _comment(prompt: str) -> str | None:
+    """`# text`, up to the end of its line."""
+    match = _COMMENT.search(prompt)
+    return match and match[0]
 
 
 def _unclosed(prompt: str) -> str | None:
@@ -71,7 +78,7 @@ _SLIPS = (
     PromptKind(
         "numbers that are no weights",
         "which are rendered as words",
-        "write the number directly between colon and bracket, with a decimal point: (cat:1.3)",
+        "write the number with a decimal point: (cat:1.3)",
         (r"\(",),
         _not_a_weight,
     ),
@@ -81,6 +88,13 @@ _SLIPS = (
         r"close them, or write \( or \[ for the bracket itself",
         (r"[(\[]",),
         _unclosed,
+    ),
+    PromptKind(
+        "comments",
+        "which are rendered as words",
+        "remove them, as AUTOMATIC1111's web interface leaves out what follows a #",
+        ("#",),
+        _comment,
     ),
     PromptKind(
         "BREAK within brackets",

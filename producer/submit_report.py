@@ -25,9 +25,10 @@ def report_check(request: Request, outcome: Outcome) -> None:
     if outcome.absent:
         line, path = outcome.first_absent or (0, "")
         where = outcome.pictures.first_place or f"line {line}"
+        hint = ". If \\ stands between folders there, write /" if "\\" in path else ""
         say(
             f"{count(outcome.absent, 'picture')} named in the first {count(min(outcome.rows, LOOKED_FOR), 'row')} "
-            f"cannot be found on this machine ({where}: {path}); jobs whose worker cannot find theirs will fail",
+            f"cannot be found on this machine ({where}: {path}); jobs whose worker cannot find theirs will fail{hint}",
             "warning",
             console,
         )

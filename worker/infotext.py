@@ -16,7 +16,7 @@ import numpy as np
 
 from jobs.infotext import Infotext, write_infotext
 from jobs.job import RenderJob, RenderParameters
-from jobs.prompt_weights import Weighted, weighted_pieces
+from jobs.prompt_weights import is_text_alone
 from worker.image.encode import encode_picture
 from worker.image.png import as_json
 from worker.prepare import Prepared, full_prompt
@@ -103,13 +103,7 @@ def _has_literal_brackets(parameters: RenderParameters) -> bool:
     """Whether a prompt is rendered as it is written, and would be read otherwise with weights."""
     if parameters.prompt_syntax == "weighted":
         return False
-    try:
-        return any(
-            weighted_pieces(prompt) != [Weighted(prompt, 1.0)]
-            for prompt in (full_prompt(parameters), parameters.n_prompt)
-        )
-    except ValueError:  # brackets too deep to be read
-        return True
+    return not (is_text_alone(full_prompt(parameters)) and is_text_alone(parameters.n_prompt))
 
 
 def _controlnet_unit(parameters: RenderParameters, label: ModelLabel) -> str:

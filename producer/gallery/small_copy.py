@@ -77,7 +77,10 @@ def why_unreadable(error: Exception) -> str:
 def opened(data: bytes) -> Image.Image:
     """A picture whose header has been read, and whose pixels have not been decoded."""
     with without_warnings():  # of its size, which `small_copy` checks before decoding
-        return Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
+    if image.format in ("AVIF", "HEIF"):
+        image.info.pop("xmp", None)  # their own properties alone turn these, as browsers show them
+    return image
 
 
 def is_opaque(image: Image.Image) -> bool:
@@ -102,6 +105,8 @@ def _continuous(image: Image.Image) -> Image.Image:
         return image.convert("RGBA" if "transparency" in image.info else "RGB")
     if image.mode == "1":
         return image.convert("L")
+    if image.mode == "La":  # which Pillow converts to nothing else
+        return image.convert("LA")
     if not image.mode.startswith("I"):
         return image
     _, largest = image.getextrema()

@@ -11,8 +11,10 @@ from producer.headers.parts import Parts
 from producer.headers.raw_header import ON_ITS_SIDE, RawHeader
 
 TIFF_BEGIN = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")  # the middle two are wrong, and read
-WIDTH, HEIGHT, ORIENTATION, XMP = 256, 257, 274, 700
-NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of a value's kind: BYTE, SHORT, LONG, LONG8
+SUBFILE, SUB_DIRECTORIES, WIDTH, HEIGHT, ORIENTATION, XMP = 254, 330, 256, 257, 274, 700
+SMALL_COPY = 1  # a bit of SUBFILE: a smaller version of another picture in the file
+# Of a value's kind: SHORT, LONG, the signed ones, LONG8. Pillow, which turns a worker's pictures, takes BYTE for text.
+NUMBERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
 BYTES = (1, 7)  # kinds of a text of bytes
 LONGEST_XMP = 2**20
 MOST_ENTRIES = 2**12  # of a directory; 30 are usual
@@ -21,6 +23,11 @@ MOST_ENTRIES = 2**12  # of a directory; 30 are usual
 def tiff_header(parts: Parts) -> RawHeader:
     """Width and height of the first page, and its orientation, which its XMP may say as well."""
     directory = _Directory.of(parts)
+    if (directory.number(SUBFILE) or 0) & SMALL_COPY and directory.has_others:
+        raise NotAnImage(
+            "the TIFF begins with a small copy of its picture, as a camera's raw file does (DNG, NEF, ARW): "
+            "export the picture as JPEG, PNG or TIFF"
+        )
     width, height = directory.number(WIDTH), directory.number(HEIGHT)
     if width is None or height is None:
         raise NotAnImage("the TIFF is damaged: its first page has no size")
@@ -32,12 +39,16 @@ def tiff_header(parts: Parts) -> RawHeader:
 
 @dataclass(frozen=True)
 class _Directory:
-    """Tag -> kind, number of values, and the bytes that hold them or say where they are."""
+    """Tag -> kind, number of values, and the bytes that hold them or say where they are.
+
+    `has_others`: the file has more directories than this one.
+    """
 
     parts: Parts
     order: str
     is_big: bool
     entries: dict[int, tuple[int, int, bytes]]
+    has_others: bool
 
     @classmethod
     def of(cls, parts: Parts) -> Self:
@@ -49,11 +60,12 @@ class _Directory:
         if count > MOST_ENTRIES:
             raise NotAnImage(f"the TIFF has {count:,} entries in a directory, where 30 are usual: save it again")
         size = struct.calcsize(order + entry)
-        table = parts.upto(at + struct.calcsize(head), size * count)
+        table = parts.upto(at + struct.calcsize(head), size * count + (8 if is_big else 4))
+        table, following = table[: size * count], table[size * count :]  # where the next directory is; 0: nowhere
         found: dict[int, tuple[int, int, bytes]] = {}
         for tag, kind, number, value in struct.iter_unpack(order + entry, table[: len(table) // size * size]):
             found.setdefault(tag, (kind, number, value))
-        return cls(parts, order, is_big, found)
+        return cls(parts, order, is_big, found, any(following) or SUB_DIRECTORIES in found)
 
     def number(self, tag: int) -> int | None:
         """A tag's only number."""

@@ -18,7 +18,10 @@ from jobs.prompt_kinds import EMPTY
 
 Value = str | int | float | bool
 
-BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+BOOLEANS = {
+    **{"true": True, "1": True, "1.0": True, "yes": True},
+    **{"false": False, "0": False, "0.0": False, "no": False},
+}
 
 # `20.0` is a whole number: spreadsheets and pandas write integers like that. `4.29E+09` is not: the spreadsheet has
 # dropped digits, and rendering with another seed than the one typed would be silent damage.
@@ -99,7 +102,7 @@ def parse_number(cell: str) -> float:
 
 @lru_cache(REMEMBERED_CELLS)
 def parse_boolean(cell: str) -> bool:
-    """true/false, 1/0 and yes/no, in any case."""
+    """true/false, 1/0 and yes/no, in any case; and 1.0/0.0, which pandas writes."""
     value = BOOLEANS.get(cell.strip().lower())
     if value is None:
         raise ValueError("is neither true nor false")

@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs.infotext import Infotext, read_unit
 from jobs.prompt_kinds import EMPTY
+from jobs.prompt_weights import is_text_alone
 from jobs.secrets import MARKS
 
 MARK = re.escape(MARKS[0])
@@ -24,16 +25,17 @@ TAKEN_OUT = re.compile(
 # it is rendered. The command chooses its container and its model.
 LEFT_OUT = {"control": "canny", "long_prompts": "cut", "prompt_syntax": "literal"}
 NOT_PARAMETERS = ("job", "seed")  # what the JSON has beside them; its seed is the sample's
-WEIGHTS = frozenset("()[]")
-NO_EMPHASIS = ("None", "Ignore")  # how web interfaces call it that brackets weigh nothing
+NO_EMPHASIS = "None"  # how web interfaces call it that brackets are text
 UNIT = re.compile(r"ControlNet(?: \d+)?")
+OLDER_GUIDANCE = re.compile(r"starting/ending: \((\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\)")  # shares of the steps
 OLDER_THRESHOLDS = re.compile(r"\((\d+), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\)")  # resolution, low, high
-MORE_IMPORTANT = "controlnet is more important"
+MORE_IMPORTANT, PROMPT_MORE_IMPORTANT = "controlnet is more important", "my prompt is more important"
 SECRET_IS_AWAY = (
     "is a URL whose password or signature was taken out when the picture was written; render it from its CSV, or from "
     "a copy of the picture"
 )
 NO_SETTINGS = "its text `parameters` has no line of settings with Steps, as web interfaces write it"
+EMPHASIS_NOT_DONE = ("Ignore", "No norm")  # brackets weigh nothing; weights are not evened out
 # Settings whose meaning is lost here, whatever their value.
 NOT_DONE = ("Denoising strength", "Hires upscale", "Hires resize", "Refiner", "Mask blur", "Variation seed", "Hypernet")
 
@@ -78,7 +80,7 @@ def of_infotext(info: Infotext, *, image: str, given: Collection[str] = ()) -> M
         "eta": settings.get("Eta DDIM"),
         "image_resolution": _resolution(info.size),
     }
-    is_literal = settings.get("Emphasis") in NO_EMPHASIS or not WEIGHTS & {*info.prompt, *info.negative}
+    is_literal = settings.get("Emphasis") == NO_EMPHASIS or all(map(is_text_alone, (info.prompt, info.negative)))
     if "prompt_syntax" not in given and not is_literal:
         values["prompt_syntax"] = "weighted"  # to the web interface, all prompts are
     return MadePicture(
@@ -101,7 +103,7 @@ def _control(unit: Mapping[str, str]) -> dict[str, Any]:
     """Strength, guess mode and thresholds of a ControlNet unit that draws edges; the defaults for all others."""
     if _module(unit) != "canny":
         return {}
-    is_guess = unit.get("control mode", "").lower() == MORE_IMPORTANT
+    is_guess = _mode(unit) == MORE_IMPORTANT
     thresholds = {"low_threshold": unit.get("threshold a"), "high_threshold": unit.get("threshold b")}
     values = {"strength": unit.get("weight"), **thresholds}
     return values | ({"guess_mode": True} if is_guess else {})
@@ -109,9 +111,10 @@ def _control(unit: Mapping[str, str]) -> dict[str, Any]:
 
 def _unit(text: str) -> dict[str, str]:
     """A ControlNet unit's fields. Older ones have `preprocessor params: (512, 100, 200)`, with commas in it."""
-    older = OLDER_THRESHOLDS.search(text)
-    thresholds = {"threshold a": older[2], "threshold b": older[3]} if older else {}
-    return thresholds | read_unit(text)
+    thresholds, guidance = OLDER_THRESHOLDS.search(text), OLDER_GUIDANCE.search(text)
+    older = {"threshold a": thresholds[2], "threshold b": thresholds[3]} if thresholds else {}
+    older |= {"guidance start": guidance[1], "guidance end": guidance[2]} if guidance else {}
+    return older | read_unit(text)
 
 
 def _module(unit: Mapping[str, str]) -> str:
@@ -123,6 +126,28 @@ def _not_done(settings: Mapping[str, str], unit: Mapping[str, str]) -> tuple[str
     not_done = [name for name in NOT_DONE if name in settings]
     not_done += [f"sampler {sampler}"] if sampler != "DDIM" else []
     not_done += [f"Clip skip {skip}"] if skip != "1" else []
-    not_done += [f"ControlNet {_module(unit)}"] if unit and _module(unit) != "canny" else []
+    not_done += [f"Emphasis {settings['Emphasis']}"] if settings.get("Emphasis") in EMPHASIS_NOT_DONE else []
+    not_done += _not_done_of(unit) if unit else []
     units = sum(1 for name in settings if UNIT.fullmatch(name))
     return (*not_done, *(["more than one ControlNet"] if units > 1 else []))
+
+
+def _not_done_of(unit: Mapping[str, str]) -> list[str]:
+    """Of a ControlNet unit: another preprocessor, a part of the steps, a mode that is not here."""
+    if _module(unit) != "canny":
+        return [f"ControlNet {_module(unit)}"]
+    part = [_number(unit.get("guidance start"), 0.0), _number(unit.get("guidance end"), 1.0)]
+    not_done = ["ControlNet for a part of the steps"] if part != [0.0, 1.0] else []
+    return not_done + (["ControlNet: prompt more important"] if _mode(unit) == PROMPT_MORE_IMPORTANT else [])
+
+
+def _mode(unit: Mapping[str, str]) -> str:
+    return unit.get("control mode", "").lower()
+
+
+def _number(text: str | None, default: float) -> float:
+    """A number's value; the default's where there is none."""
+    try:
+        return default if text is None else float(text)
+    except ValueError:
+        return default

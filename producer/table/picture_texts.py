@@ -1,7 +1,7 @@
 """The texts in a picture that say how it was made, read without decoding or even loading its pixels.
 
 A PNG has them in text chunks, `render` (ours, JSON) and `parameters` (infotext). A JPEG and a WebP have infotext in
-EXIF's UserComment; a text there that is a JSON object with our keys is taken for `render`.
+EXIF's UserComment, among texts of cameras; a text there that is a JSON object with our keys is taken for `render`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 
+from jobs.infotext import read_infotext
 from producer.headers.png import PNG_BEGIN
 from producer.picture_texts import DAMAGED_EXIF, exif_text, user_comment, without_warnings
 
@@ -55,7 +56,12 @@ def picture_texts(path: Path) -> PictureTexts:
         return PictureTexts(_ours(texts.get("render")), texts.get("parameters"))
     found = list(_exif_texts(path))
     ours = next((record for text in found if (record := _ours(text)) is not None), None)
-    return PictureTexts(ours, next((text for text in found if _ours(text) is None), None))
+    return PictureTexts(ours, next(filter(_is_infotext, found), None))
+
+
+def _is_infotext(text: str) -> bool:
+    """Whether a text of EXIF says parameters: cameras and phones write their own texts there."""
+    return "Steps:" in text and "Steps" in read_infotext(text).settings
 
 
 def _ours(text: str | None) -> dict[str, Any] | None:

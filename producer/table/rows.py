@@ -102,7 +102,7 @@ class RowChecker:
 
     def _invalid(self, record: Record, error: ValidationError, known: set[str | None]) -> list[Problem]:
         details: list[Any] = error.errors(include_url=False)
-        return [self._problem(record, detail) for detail in details if not known.intersection(detail["loc"])]
+        return [self._problem(record, detail) for detail in details if not _is_of(known, detail)]
 
     def _problem(self, record: Record, detail: Any) -> Problem:
         if not detail["loc"]:  # a rule over several columns
@@ -121,6 +121,12 @@ class RowChecker:
     def _cell(self, record: Record, name: str) -> str:
         """The cell as written, not as pydantic saw it."""
         return next(cell for column, cell in zip(self._columns, record.cells, strict=False) if column.name == name)
+
+
+def _is_of(columns: set[str | None], detail: Any) -> bool:
+    """Whether a problem is of one of these columns: in its cell, or in a rule over several, which names them."""
+    named = detail["loc"] or re.findall(r"\w+", str(detail["ctx"]["error"]))
+    return not columns.isdisjoint(named)
 
 
 def _what(detail: Any) -> str:

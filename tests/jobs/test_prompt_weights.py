@@ -52,7 +52,10 @@ OTHERS: dict[str, list[tuple[str, float]]] = {
     "(cat:-1)": [("cat", -1.0)],
     "(cat:+.5) (dog:2.)": [("cat", 0.5), (" ", 1.0), ("dog", 2.0)],
     "(cat:1.2.3)": [("cat:1.2.3", 1.1)],  # the original ends with an error
-    "(cat: 1.3)": [("cat: 1.3", 1.1)],
+    "(cat: 1.3) (dog :.5 )": [("cat", 1.3), (" ", 1.0), ("dog ", 0.5)],
+    "(cat:\n1.3\n)": [("cat", 1.3)],
+    "(cat: 1 3)": [("cat: 1 3", 1.1)],
+    "cat: 1.3 )": [("cat: 1.3 )", 1.0)],
     "(cat:1,3)": [("cat:1,3", 1.1)],
     "(cat:٢)": [("cat", 2.0)],
     r"C:\path \\ \x": [(r"C:path \ x", 1.0)],
@@ -120,7 +123,7 @@ def test_a_weight_that_engines_cannot_hold_is_an_error_of_the_row(column: str, p
 
 
 def test_weights_that_are_applied_are_not_warned_of() -> None:
-    row = {"prompt": r"(cat:1.3) \(x\)", "a_prompt": "[sharp]", "n_prompt": "((bad))"}
+    row = {"prompt": r"(cat:1.3) (dog: 1.2 ) \(x\)", "a_prompt": "[sharp]", "n_prompt": "((bad))"}
     assert len(prompt_warnings(parameters(**row, prompt_syntax="literal"))) == 4
     assert prompt_warnings(parameters(**row)) == ()
     assert prompt_warnings(parameters(**row, long_prompts="chunk")) == ()
@@ -140,8 +143,8 @@ def test_weights_that_are_applied_are_not_warned_of() -> None:
         ),
         ("nan", "prompt has values such as 'nan'"),
         (
-            "a (cat: 1.3)",
-            "prompt has numbers that are no weights such as '(cat: 1.3)', which are rendered as words: write",
+            "a (cat: 1,3)",
+            "prompt has numbers that are no weights such as '(cat: 1,3)', which are rendered as words: write",
         ),
         ("a (cat:1,3)", "prompt has numbers that are no weights such as '(cat:1,3)'"),
         (
@@ -149,6 +152,8 @@ def test_weights_that_are_applied_are_not_warned_of() -> None:
             "prompt has brackets that are not closed such as '(cat, dog', which reach to the end of the prompt",
         ),
         ("[cat", "prompt has brackets that are not closed such as '[cat'"),
+        ("a [[cat]:dog:0.5]", "prompt has prompt schedules such as '[[cat]:dog:0.5]'"),
+        ("a cat # a dog\non a mat", "prompt has comments such as '# a dog', which are rendered as words: remove them"),
         ("(a BREAK b)", "prompt has BREAK within brackets such as 'BREAK', where it is a word with a negative weight"),
     ],
 )

@@ -33,7 +33,8 @@ FOUND: dict[str, dict[str, str]] = {
         "a dog, [cat on a mat": "[cat on a mat",
         "((masterpiece, a cat": "((masterpiece, a cat",
     },
-    "prompt schedules": {"[cat:dog:0.5]": "[cat:dog:0.5]", "[cat:10]": "[cat:10]", "a [cat|dog]": "[cat|dog]"},
+    "prompt schedules": {"[cat:dog:0.5]": "[cat:dog:0.5]", "[cat:10]": "[cat:10]", "a [cat|dog]": "[cat|dog]",
+                         "[[cat]:dog:0.5]": "[[cat]:dog:0.5]", "a [b [c]|d] e]": "[b [c]|d]"},
     "extra networks": {"a <lora:x:0.8> b": "<lora:x:0.8>", "<hypernet:x>": "<hypernet:x>", "<lyco:y:1>": "<lyco:y:1>",
                        "a <lora:x:0.8, b": "<lora:x:0.8"},
     "embeddings": {"embedding:easy, bad": "embedding:easy"} | {text: text for text in (

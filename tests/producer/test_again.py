@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
@@ -83,6 +85,41 @@ def test_what_is_not_done_here_is_counted_and_weights_are_weights(run: Run, ledg
     assert jobs(ledger, "literal")[1].parameters.prompt_syntax == "literal"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "syntax"),
+    [("a cat BREAK a dog", "weighted"), (r"a \cat", "weighted"), ("cat) :[", "weighted"), ("a cat)", "literal")],
+)
+def test_what_the_web_interface_reads_as_its_syntax_is_read_so(
+    run: Run, ledger: Ledger, made: Path, prompt: str, syntax: str
+) -> None:
+    picture(made / "a.png", {"parameters": f"{prompt}\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512"})
+    run("submit", "--again", "made")
+    assert jobs(ledger)[1].parameters.prompt_syntax == syntax
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ('ControlNet 0: "Module: canny, Guidance Start: 0.0, Guidance End: 0.8"', "ControlNet for a part of the steps"),
+        ('ControlNet 0: "preprocessor: canny, starting/ending: (0.2, 1)"', "ControlNet for a part of the steps"),
+        (
+            'ControlNet 0: "Module: canny, Control Mode: My prompt is more important"',
+            "ControlNet: prompt more important",
+        ),
+        ("Emphasis: No norm", "Emphasis No norm"),
+        ("Emphasis: Ignore", "Emphasis Ignore"),
+        ('ControlNet 0: "Module: canny, Guidance Start: 0.0, Guidance End: 1, Control Mode: Balanced"', None),
+        ('ControlNet 0: "preprocessor: canny, starting/ending: (0, 1)"', None),
+        ("Emphasis: None, Tiling: False", None),
+    ],
+)
+def test_what_changes_weights_or_the_control_is_counted(run: Run, made: Path, settings: str, said: str | None) -> None:
+    picture(made / "a.png", {"parameters": f"a cat\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512, {settings}"})
+    ran = run("submit", "--again", "made", "--dry-run")
+    assert ran.code == 0, ran.stderr
+    assert f"left out: {said} (1)" in ran.stderr if said else "left out" not in ran.stderr
+
+
 def test_brackets_are_text_where_the_picture_says_so(run: Run, ledger: Ledger, made: Path) -> None:
     picture(made / "a.png", {"parameters": "a (red:1.3) cat\nSteps: 20, Emphasis: None, Seed: 1, Size: 512x512"})
     run("submit", "--again", "made")
@@ -96,6 +133,33 @@ def test_an_older_unit_has_its_thresholds_in_brackets(run: Run, ledger: Ledger, 
     run("submit", "--again", "made")
     one = jobs(ledger)[1].parameters
     assert (one.strength, one.low_threshold, one.high_threshold, one.guess_mode) == (0.7, 60, 120, False)
+
+
+CAMERA_TEXTS: dict[str, dict[int, Any]] = {
+    "a camera's name": {0x010E: "OLYMPUS DIGITAL CAMERA"},
+    "a phone's word": {0x9286: b"ASCII\0\0\0Screenshot"},
+    "a maker's own bytes": {0x927C: b"Apple iOS\0\0\1MM" + bytes(range(256))},
+    "a title": {0x9C9C: "Steps: a holiday".encode("utf-16-le")},
+}
+
+
+@pytest.mark.parametrize("texts", CAMERA_TEXTS.values(), ids=CAMERA_TEXTS)
+def test_a_photograph_says_nothing_of_parameters_whatever_its_camera_writes(
+    run: Run, ledger: Ledger, made: Path, texts: dict[int, Any]
+) -> None:
+    exif = Image.Exif()
+    inner = exif.get_ifd(0x8769)
+    for tag, value in texts.items():
+        (exif if tag in (0x010E, 0x9C9C) else inner)[tag] = value
+    Image.new("RGB", (64, 64)).save(made / "photo.jpg", exif=exif)
+    if 0x010E not in texts:
+        exif[0x010E] = INFOTEXT
+        Image.new("RGB", (64, 64)).save(made / "rendered.jpg", exif=exif)
+    ran = run("submit", "--again", "made")
+    assert ran.code == 0, ran.stderr
+    assert "1 picture says nothing of parameters and was left out (first: photo.jpg)" in ran.stderr
+    if 0x010E not in texts:
+        assert jobs(ledger)[1].parameters.prompt == "a cat, red"
 
 
 @pytest.mark.parametrize(

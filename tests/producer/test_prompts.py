@@ -251,7 +251,7 @@ def test_weights_that_are_applied_are_not_warned_of(
     run: Run, tmp_path: Path, column: str, option: tuple[str, ...]
 ) -> None:
     header = "image,prompt" + (",prompt_syntax" if column else "")
-    write(tmp_path, f"{header}\na.png,(cat:1.3){column}\nb.png,(cat: 1.3){column}\n")
+    write(tmp_path, f"{header}\na.png,(cat:1.3){column}\nb.png,(cat:1.2.3){column}\n")
     ran = run("submit", "jobs.csv", "--n-prompt", "((bad)) [cat:dog:0.5]", *option, "--dry-run")
     kinds = [(one.get("column"), one["kind"], one.get("rows")) for one in ran.record["prompt_warnings"]]
     assert ("prompt", "numbers that are no weights", 1) in kinds

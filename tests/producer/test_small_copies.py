@@ -100,6 +100,20 @@ def test_a_picture_without_a_small_copy_says_why(
     assert "Error" not in made.problem
 
 
+@pytest.mark.parametrize(("mode", "bands"), [("LA", 1), ("RGBA", 3)])
+def test_grey_and_colours_multiplied_by_alpha_are_shown_on_white(
+    thumbnails: Thumbnails, tmp_path: Path, mode: str, bands: int
+) -> None:
+    file = io.BytesIO()
+    Image.new(mode, (600, 400), (*[60] * bands, 128)).save(file, "TIFF")
+    data = file.getvalue().replace(struct.pack("<HHIH", 338, 3, 1, 2), struct.pack("<HHIH", 338, 3, 1, 1))
+    made = _of(thumbnails, tmp_path, data)
+    assert made.problem is None
+    assert made.path is not None
+    with Image.open(made.path) as copy:
+        assert abs(copy.convert("L").getpixel((9, 9)) - (60 + 127)) <= 2  # type: ignore[operator]
+
+
 def heif(kind: str) -> bytes:
     file = io.BytesIO()
     picture = Image.linear_gradient("L").resize((900, 600)).convert("RGB")

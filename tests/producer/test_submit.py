@@ -153,6 +153,13 @@ def test_a_prompt_is_shown_as_it_is_written(run: Run, tmp_path: Path) -> None:
     assert "such as '<lora:x:0.8>', which are not loaded" in ran.stderr
 
 
+def test_a_relative_path_of_windows_that_is_not_here_is_told_how_to_be_written(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, "image,prompt\nphotos\\a.png,x\n")
+    assert "will fail. If \\ stands between folders there, write /" in run("submit", "jobs.csv", "--dry-run").stderr
+    write(tmp_path, "image,prompt\nphotos/a.png,x\n")
+    assert "write /" not in run("submit", "jobs.csv", "--dry-run").stderr
+
+
 def test_dry_run_needs_no_redis(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RENDER_REDIS_URL", "redis://127.0.0.1:1/0")
     write(tmp_path, GOOD)

@@ -35,6 +35,7 @@ PROMPTS = {
     "plain": "a painting of a house",
     "weights": "a (painting:1.5) of [a house], (((two dogs))), (sky:0.3)",
     "nested": r"a ((house:1.3) and (dogs) [on a (beach:0.5)]:1.2), \(two\)",
+    "spaces": "a (painting: 1.5) of (two dogs :0.3 )",
     "negative": "a house, (dogs:-0.5), (sky:0)",
     "long": LONG,
     "long with weights": f"({LONG}:1.2), (a [beach]:0.7)",

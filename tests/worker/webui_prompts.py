@@ -86,7 +86,7 @@ def _group(text: str, begin: int, closing: str) -> tuple[Characters, int, float]
     place = begin
     while place < len(text):
         sign = text[place]
-        number = re.match(r":([+-]?[\d.]+)\)", text[place:]) if closing == ")" else None
+        number = re.match(r":\s*([+-]?[\d.]+)\s*\)", text[place:]) if closing == ")" else None
         if sign == closing:
             return inside, place + 1, 1.1 if closing == ")" else 1 / 1.1
         if number:

@@ -186,7 +186,8 @@ def _eight_bit(image: Image.Image, kind: GreyKind) -> tuple[np.ndarray, str | No
     mode, note = _eight_bit_mode(image)
 
     def converted(strip: Image.Image) -> np.ndarray:
-        return np.asarray(strip if strip.mode == mode else strip.convert(mode))
+        plain = strip.convert("LA") if strip.mode == "La" else strip  # which Pillow converts to nothing else
+        return np.asarray(plain if plain.mode == mode else plain.convert(mode))
 
     return filled(image, len(Image.new(mode, (1, 1)).getbands()), converted), note
 

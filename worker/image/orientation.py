@@ -13,5 +13,7 @@ DAMAGED_EXIF = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeErr
 
 def turn_upright(image: Image.Image) -> None:
     """Turn a loaded picture in place, without a second copy that lives on."""
+    if image.format in ("AVIF", "HEIF"):
+        image.info.pop("xmp", None)  # their own properties alone turn these, as browsers show them
     with contextlib.suppress(*DAMAGED_EXIF):
         ImageOps.exif_transpose(image, in_place=True)

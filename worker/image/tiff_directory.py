@@ -22,6 +22,8 @@ MOST_STRIPS = 100_000  # also of tiles, colours and other values that Pillow goe
 
 OUTSIDE = (struct.error, OverflowError)  # a place beyond the file's end, or beyond any file's
 
+SUBFILE, SUB_DIRECTORIES = 254, 330
+SMALL_COPY = 1  # a bit of SUBFILE: a smaller version of another picture in the file
 BITS, COMPRESSION, INTERPRETATION, SAMPLES, FORMAT = 258, 259, 262, 277, 339
 TILE_WIDTH, TILE_HEIGHT = 322, 323
 GONE_THROUGH = {BITS: "bit depths", 273: "strips", 320: "colours", 324: "tiles", 338: "extra samples",
@@ -43,7 +45,7 @@ class TiffDirectory:
         """None where the first directory cannot be read.
 
         Raises:
-            NotAnImage: it has more than MOST_STRIPS strips.
+            NotAnImage: it has more than MOST_STRIPS strips, or is the small copy of another picture.
         """
         layout = _Layout(data, ">" if data[:1] == b"M" else "<", is_big=b"+" in data[2:4])
         try:
@@ -55,7 +57,14 @@ class TiffDirectory:
             if tag in GONE_THROUGH and count > MOST_STRIPS:
                 raise NotAnImage(f"the TIFF has {count:,} {GONE_THROUGH[tag]}; {MOST_STRIPS:,} are read: save it again")
         values = {tag: values for tag, values, _ in reversed(entries) if values}  # of two with a tag, the first is read
-        return cls(values, layout.count(at, limit), all(values is not None for _, values, _ in entries))
+        directory = cls(values, layout.count(at, limit), all(values is not None for _, values, _ in entries))
+        has_others = directory.pages > 1 or any(tag == SUB_DIRECTORIES for tag, _, _ in entries)
+        if directory.first(SUBFILE, 0) & SMALL_COPY and has_others:
+            raise NotAnImage(
+                "the TIFF begins with a small copy of its picture, as a camera's raw file does (DNG, NEF, ARW): "
+                "export the picture as JPEG, PNG or TIFF"
+            )
+        return directory
 
     def first(self, tag: int, default: int) -> int:
         """A tag's first number."""

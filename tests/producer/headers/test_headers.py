@@ -7,9 +7,10 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from jobs.errors import NotAnImage
 from producer.headers.header import upright_size
@@ -25,7 +26,7 @@ from tests.producer.headers.files import (
     size_of,
     workers_size,
 )
-from worker.image.decode import HAS_AVIF
+from worker.image.decode import HAS_AVIF, HAS_HEIC
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", *(("AVIF",) if HAS_AVIF else ()))
 PNG_HEAD = 33  # bytes of the signature and IHDR
@@ -180,6 +181,35 @@ def test_a_tiff_may_have_its_directory_at_its_end(order: str, big: bool, orienta
     assert size_of(data) == workers_size(data) == ((3, 5) if orientation == 6 else (5, 3))
 
 
+@pytest.mark.parametrize(("kind", "size"), [(1, (70, 33)), (3, (33, 70)), (4, (33, 70)), (8, (33, 70)), (9, (33, 70))])
+def test_a_tiff_s_orientation_may_be_of_any_kind_that_a_worker_reads(kind: int, size: tuple[int, int]) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[274], tags[274] = kind, 6
+    data = saved("TIFF", tiffinfo=tags)
+    assert size_of(data) == workers_size(data) == size
+
+
+def small_copy_first(*, subfile: int, others: str) -> bytes:
+    """A TIFF whose first page may be a small copy, with more pages, a directory in a directory, or neither."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[254] = subfile
+    if others == "directory":
+        tags[330] = 8
+    pages: dict[str, Any] = {"save_all": True, "append_images": [Image.new("RGB", (700, 330))]}
+    return saved("TIFF", tiffinfo=tags, **pages if others == "page" else {})
+
+
+@pytest.mark.parametrize("others", ["page", "directory"])
+def test_a_camera_s_raw_file_is_not_taken_for_its_small_copy(others: str) -> None:
+    data = small_copy_first(subfile=1, others=others)
+    for reads in (size_of, workers_size):
+        with pytest.raises(NotAnImage, match="begins with a small copy of its picture, as a camera's raw file does"):
+            reads(data)
+    for subfile, there in ((1, "none"), (0, others), (2, others)):
+        data = small_copy_first(subfile=subfile, others=there)
+        assert size_of(data) == workers_size(data) == (70, 33)
+
+
 def test_a_tiff_may_be_turned_by_xmp() -> None:
     data = saved("TIFF", tiffinfo={700: XMP % 6})
     assert size_of(data) == workers_size(data)
@@ -209,6 +239,24 @@ def test_a_heic_is_cropped_and_turned_by_its_properties_and_an_avif_is_turned_al
     assert size_of(heif(b"heic", (70, 50), crop, turn, wide=True)) == (40, 60)
     assert size_of(heif(b"mif1", (70, 50), mirror, box(b"irot", b"\2"))) == (70, 50)
     assert size_of(heif(b"avif", (70, 50), crop, turn)) == (50, 70)
+
+
+@pytest.mark.skipif(not HAS_HEIC, reason="pillow-heif is not installed")
+def test_a_heic_is_not_turned_again_by_an_odd_xmp() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (70, 33)).save(buffer, "HEIF", xmp=XMP % 6)
+    data = buffer.getvalue()
+    assert size_of(data) == workers_size(data) == (33, 70)  # the library writes `irot`
+    odd = data.replace(b"adobe.com", b"adobe\0com")  # it leaves the orientation in such a one
+    assert size_of(odd) == workers_size(odd) == (33, 70)
+
+
+@pytest.mark.skipif(not HAS_AVIF, reason="this Pillow reads no AVIF")
+def test_an_avif_is_not_turned_by_its_xmp() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (70, 33)).save(buffer, "AVIF", xmp=XMP % 6)
+    data = buffer.getvalue()
+    assert size_of(data) == workers_size(data) == (70, 33)
 
 
 BAD = {

@@ -101,7 +101,10 @@ def test_numbers_are_read(tmp_path: Path, text: str, number: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("true", True), ("TRUE", True), ("1", True), ("yes", True), ("False", False), ("0", False), (" no ", False)],
+    [
+        *(("true", True), ("TRUE", True), ("1", True), ("yes", True), ("False", False), ("0", False), (" no ", False)),
+        *(("1.0", True), ("0.0", False)),  # a column of 1 and 0 with an empty cell, as pandas writes it
+    ],
 )
 def test_booleans_are_read(tmp_path: Path, text: str, value: bool) -> None:
     assert cell(tmp_path, "guess_mode", text) is value
@@ -164,6 +167,25 @@ def test_thresholds_out_of_order_are_explained(tmp_path: Path) -> None:
     assert sentences(tmp_path, "image,prompt,low_threshold\na.png,x,250\n") == [
         "jobs.csv:2: low_threshold (250) must not exceed high_threshold (200)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "with_it", "said"),
+    [
+        (
+            "low_threshold",
+            "x",
+            ("high_threshold", "50"),
+            "'x' is not a whole number; allowed: a whole number from 0 to 255",
+        ),
+        ("format", ".jpg", ("quality", "90"), "'.jpg' is not one of them; allowed: png or jpeg or webp"),
+    ],
+)
+def test_a_bad_cell_is_no_second_mistake_of_a_rule_over_several(
+    tmp_path: Path, column: str, text: str, with_it: tuple[str, str], said: str
+) -> None:
+    table = f"image,prompt,{column},{with_it[0]}\na.png,x,{text},{with_it[1]}\n"
+    assert sentences(tmp_path, table) == [f"jobs.csv:2: {column}: {said}"]
 
 
 def test_too_many_cells_are_explained(tmp_path: Path) -> None:

@@ -55,6 +55,16 @@ def test_every_format_that_is_named_is_read(format: str) -> None:
     assert picture.warnings == ()
 
 
+@pytest.mark.parametrize(("mode", "bands"), [("LA", 1), ("RGBA", 3)])
+def test_grey_and_colours_that_were_multiplied_by_alpha_are_divided_by_it_again(mode: str, bands: int) -> None:
+    data = encoded(Image.new(mode, (6, 4), (*[60] * bands, 128)), "TIFF")
+    premultiplied = data.replace(struct.pack("<HHIH", 338, 3, 1, 2), struct.pack("<HHIH", 338, 3, 1, 1))
+    assert premultiplied != data
+    pixels = decode(premultiplied).pixels
+    assert pixels.shape == (4, 6, 4)
+    assert np.abs(pixels[0, 0].astype(int) - (119, 119, 119, 128)).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("mode", "shape"), [("L", (4, 6)), ("1", (4, 6)), ("RGB", (4, 6, 3)), ("RGBA", (4, 6, 4)), ("LA", (4, 6, 4))]
 )
