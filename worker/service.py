@@ -37,6 +37,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from jobs.errors import LedgerUnavailable, SettingsError
+from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Exit, HeldSet, WorkerFacts
 from jobs.settings import Settings
@@ -150,7 +151,7 @@ class RenderService:
         self.fitness.start()
         self._runner = self._make_runner(renderer)
         self._gpu_thread.start()
-        self._heartbeat.start(renderer.loop.cancel)
+        self._heartbeat.start(renderer.loop.cancel, holds=self._draws)
         self._learnt_sizes = self._learn_sizes(renderer)
         log.info("worker_started", worker=self.name, engine_set=renderer.digest, **renderer.facts)
 
@@ -242,6 +243,10 @@ class RenderService:
             host=socket.gethostname(),
             started_at=time.time(),
         )
+
+    def _draws(self, job: RenderJob) -> bool:
+        """Whether this worker takes jobs and holds the engine set of this one."""
+        return self._renderer is not None and not self.shutdown.draining and self._renderer.holds(job)
 
     def _is_open(self, batch: str) -> bool:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -46,7 +47,7 @@ def test_an_error_that_nobody_expected_ends_no_heartbeat(
     odd = [ValueError("odd"), KeyError("odder")]
     feed = ledger.feed_delayed
 
-    def broken(**arguments: int) -> int:
+    def broken(**arguments: Any) -> int:
         if odd:
             raise odd.pop()
         return feed(**arguments)
