@@ -78,6 +78,11 @@ def test_a_set_that_is_not_held_is_the_workers_refusal_with_the_names_that_are_h
     assert (caught.value.fault, caught.value.scope) == ("worker", "settings")
 
 
+def test_a_worker_holds_a_job_s_set_or_does_not() -> None:
+    renderer = holding(anime=ONE, ink=TWO)
+    assert [renderer.holds(job_for(model)) for model in ("ink", "Ink", None)] == [True, False, False]
+
+
 def test_a_hundred_names_are_not_all_said() -> None:
     names = {f"model-{n}": f"{n:064x}" for n in range(100)}
     with pytest.raises(EngineSetNotHeld, match="and 80 more"):
