@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,7 @@ from benchmarks.demo_sets import are_here, build_demo_sets
 from benchmarks.measuring import cpu, smallest_psnr, versions
 from benchmarks.site import Site, make_jobs, write_pictures
 from engines.build.builder import BuildRequest, build_set
+from engines.device import has_gpu
 from engines.spec import Profile
 from jobs.job import RenderJob
 from tools import ROOT
@@ -34,6 +35,9 @@ CACHE = ROOT / "build" / "bench-many-models"
 PACKAGES = ("torch", "onnxruntime", "celery", "redis")
 NAMES = ("default", "second", "third")
 Model = Literal["demo", "random"]
+# On a GPU, the jobs of each set that warm a worker up, in full batches, and how many step counts they have: as in
+# benchmarks.gpu, whose warm-up has 48 jobs for batches of eight.
+WARM_UP_BATCHES, WARM_UP_SPREAD = 6, 12
 
 EPILOG = """
 Examples:
@@ -51,10 +55,17 @@ The jobs are for all sets in equal numbers, in mixed order. Without --sets there
 plain and with two LoRAs, or, with --model random, a tiny model with three sets of random weights. They are rendered
 four times, from the CSV to the files: by a worker that holds one set (all jobs without their models), by workers that
 hold one set each (only the jobs of their set: the pictures to compare with), by a worker that holds all sets, and by
-one on whose device only some of them fit. `samples_per_step` is how full the batches were. `turns` are of the last
-worker: how often sets were loaded, and for each that left how long its turn had lasted, in seconds and in loadings, and
-what ended it. A turn that `lasted` takes 20 loadings or more: `least_that_lasted` is the shortest of these. One that
-ended by `idle` may be shorter, since no set on the device had work: that of the warm-up, and the last ones.
+one on whose device only some of them fit.
+
+All of them are warm: before the clock starts, each worker renders jobs with other prompts for each set that it holds.
+On a CPU that is one job for each. On a GPU there are six full batches of jobs for each, as far as there are so many,
+whose samples end one by one. So the worker has captured graphs of full batches, and of those smaller ones that pay.
+Where only some sets fit, a set that comes back during the measurement captures its graphs again, which is measured.
+
+`samples_per_step` is how full the batches were. `turns` are of the last worker: how often sets were loaded, and for
+each that left how long its turn had lasted, in seconds and in loadings, and what ended it. A turn that `lasted` takes
+20 loadings or more: `least_that_lasted` is the shortest of these. One that ended by `idle` may be shorter, since no set
+on the device had work: those of the warm-up, and the last ones.
 """
 
 
@@ -70,6 +81,7 @@ class Plan:
     resident: int
     device: str
     names: tuple[str, ...]
+    warm_up_jobs: int  # of each set before the clock starts
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ class Farm:
         folder.mkdir()
         site = Site(folder, self._url, engines=self._sets / engines, settings=self._environment(settings))
         with site.worker():
-            site.render(list(_warm_up(jobs, case)))
+            site.render(warm_up(self._plan, jobs, case))
             before, steps = site.cpu_seconds(), _steps(site)
             seconds, pictures = site.render(jobs)
             cpu_seconds = site.cpu_seconds() - before
@@ -126,6 +138,7 @@ class Farm:
         return {
             "RENDER_DEVICE": plan.device,
             "RENDER_THREADS": str(plan.threads),
+            "RENDER_MAX_BATCH": str(plan.max_batch),  # sets of --sets may take more
             "RENDER_ALLOW_FOLDERS": str(self._folder),
             # Enough to fill a batch of each set while more are fetched.
             "RENDER_JOBS_IN_FLIGHT": str(2 * plan.max_batch * len(plan.names)),
@@ -140,10 +153,22 @@ def _steps(site: Site) -> Counter[int]:
     return Counter({int(key.removeprefix(name)): int(n) for key, n in site.metrics().items() if key.startswith(name)})
 
 
-def _warm_up(jobs: Sequence[RenderJob], case: str) -> Iterator[RenderJob]:
-    """A job of each model, as a batch of its own: the worker has loaded what fits before the clock starts."""
-    for row, job in enumerate({job.parameters.model: job for job in jobs}.values(), start=1):
-        yield RenderJob.create(job.parameters, batch=f"{case}-warm-up", row=row, output=job.output)
+def warm_up(plan: Plan, jobs: Sequence[RenderJob], case: str) -> list[RenderJob]:
+    """The first jobs of each model with other prompts, as a batch of its own.
+
+    The worker has loaded what fits before the clock starts. On a GPU it also has graphs of full batches: the samples
+    end one by one, which leaves batches of every size, and those that pay are captured.
+    """
+    seen: Counter[str | None] = Counter()
+    warm = []
+    for job in jobs:
+        number = seen[job.parameters.model]
+        if number < plan.warm_up_jobs:
+            changed = {"prompt": f"to warm up, number {number}", "ddim_steps": plan.steps + number % WARM_UP_SPREAD}
+            parameters = job.parameters.model_copy(update=changed)
+            warm.append(RenderJob.create(parameters, batch=f"{case}-warm-up", row=job.row, output=job.output))
+        seen[job.parameters.model] += 1
+    return warm
 
 
 def mixed_jobs(plan: Plan, pictures: Sequence[Path], *, batch: str, output: Path) -> list[RenderJob]:
@@ -257,7 +282,8 @@ def main(
         raise typer.BadParameter(f"--sets {sets} holds fewer than two engine sets")
     if jobs < len(names):
         raise typer.BadParameter(f"--jobs {jobs} is not enough for a job of each of {len(names)} engine sets")
-    plan = Plan(jobs, steps, size, max_batch, threads or os.cpu_count() or 1, resident, device, names)
+    warm_up_jobs = WARM_UP_BATCHES * max_batch if device == "auto" and has_gpu() else 1
+    plan = Plan(jobs, steps, size, max_batch, threads or os.cpu_count() or 1, resident, device, names, warm_up_jobs)
     with tempfile.TemporaryDirectory(prefix="bench-many-") as folder:
         measured = measure(plan, sets, Path(folder))
     print(json.dumps({"bench": "many_models", **measured, **surroundings(plan)}))

@@ -26,11 +26,21 @@ from engines.spec import Geometry
 class EngineSet:
     """One checked set. `load` opens engines, or their first use does; only one thread may use it at a time."""
 
-    def __init__(self, manifest: Manifest, *, folder: Path, placement: Placement, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        folder: Path,
+        placement: Placement,
+        runtime: Runtime,
+        check: FileCheck | None = None,
+    ) -> None:
+        """`check` is done. Engines may open much later, from a folder that `engines build` has replaced meanwhile."""
         self.manifest = manifest
         self.folder = folder
         self.device = placement.device
         self._runtime = runtime
+        self._check = check
         self._engines: dict[str, Engine] = {}
 
     @property
@@ -84,8 +94,14 @@ class EngineSet:
         return self.manifest.shapes_text
 
     def engine(self, name: str) -> Engine:
-        """One component's callable, opened now if it is not open."""
+        """One component's callable, opened now if it is not open.
+
+        Raises:
+            EngineSetRefused: the backend does not take a file, or the set's files have changed since they were checked.
+        """
         if name not in self._engines:
+            if self._check is not None:
+                self._check.again()
             self._engines[name] = self._runtime.open(name)
         return self._engines[name]
 
@@ -109,7 +125,8 @@ class EngineSet:
         """Open components ahead of their first call.
 
         Raises:
-            EngineSetRefused: the backend does not take a file, or finds other tensors in it.
+            EngineSetRefused: the backend does not take a file, or finds other tensors in it; or the set's files have
+                changed since they were checked.
         """
         for name in names:
             self.engine(name)
@@ -163,8 +180,10 @@ def load_engine_set(
     backend = backend_of(folder, manifest)
     check_weights(manifest, weights)
     placement = replace(placement_for(folder, manifest, device=device, threads=threads), cache=cache)
-    (FileCheck(folder, manifest.files) if check is None else check).wait()  # before any of its code runs
-    return EngineSet(manifest, folder=folder, placement=placement, runtime=backend.open(folder, manifest, placement))
+    check = FileCheck(folder, manifest.files) if check is None else check
+    check.wait()  # before any of its code runs
+    runtime = backend.open(folder, manifest, placement)
+    return EngineSet(manifest, folder=folder, placement=placement, runtime=runtime, check=check)
 
 
 def check_weights(manifest: Manifest, weights: str | None) -> None:

@@ -22,6 +22,10 @@ class FileCheck:
         """
         check_present(folder, files)
         self._folder, self._files = folder, files
+        try:
+            self._states = {name: _state(folder / name) for name in files}  # before they are hashed
+        except OSError as error:
+            raise unreadable(error, folder) from error
         threads = ThreadPoolExecutor(thread_name_prefix="hash")
         self._hashes = threads.map(file_sha256, [folder / name for name in files])
         threads.shutdown(wait=False)  # the threads end when all files are hashed
@@ -44,6 +48,28 @@ class FileCheck:
         except OSError as error:
             raise unreadable(error, self._folder) from error
 
+    def again(self) -> None:
+        """Check files that were replaced or written to since they were hashed; the others are not read again.
+
+        Raises:
+            EngineSetRefused: naming the first file that differs now, or that cannot be read.
+        """
+        try:
+            for name, expected in self._files.items():
+                path = self._folder / name
+                state = _state(path)
+                if state != self._states[name] and file_sha256(path) != expected:
+                    raise replaced(path)
+                self._states[name] = state
+        except OSError as error:
+            raise unreadable(error, self._folder) from error
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What differs after a file was replaced or written to."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
 
 def check_present(folder: Path, names: Iterable[str]) -> None:
     """Raises EngineSetRefused, naming the first of a manifest's files that is missing, or that cannot be looked at."""
@@ -65,6 +91,13 @@ def changed(path: Path, actual: str, expected: str) -> EngineSetRefused:
     """The error for a file whose SHA-256 is `actual`."""
     return EngineSetRefused(
         f"{path} was changed after it was built: its SHA-256 is {actual[:12]}..., the manifest says {expected[:12]}..."
+    )
+
+
+def replaced(path: Path) -> EngineSetRefused:
+    """The error for a file that is not the one that was checked when the process started."""
+    return EngineSetRefused(
+        f"{path} was changed after it was checked at the start; restart the worker to use the set as it is now"
     )
 
 

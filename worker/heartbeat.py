@@ -1,11 +1,13 @@
 """Heartbeat: tells the ledger that this worker lives and which jobs it has, and learns what the ledger knows of them.
 
 That is: which jobs were cancelled, and whether another worker finished one that this one had refused. Each beat also
-queues the delayed jobs whose time has come, and compares this machine's clock with that of Redis.
+queues the delayed jobs whose time has come, or that wait for this worker's engine sets, and compares this machine's
+clock with that of Redis.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +16,7 @@ import redis
 import structlog
 
 from jobs.errors import LedgerUnavailable
+from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.settings import Settings
 from worker.fitness import Fitness, is_far
@@ -23,11 +26,12 @@ from worker.observe.metrics import JobMetrics
 
 log = structlog.get_logger(__name__)
 
+BEATS = (0.8, 1.0)  # of RENDER_HEARTBEAT_SECONDS, from one beat to the next
 STOP_SECONDS = 5.0  # for a beat that is under way
 
 
 class Heartbeat:
-    """A thread that beats every RENDER_HEARTBEAT_SECONDS."""
+    """A thread that beats every RENDER_HEARTBEAT_SECONDS, or a little sooner."""
 
     def __init__(
         self,
@@ -47,12 +51,17 @@ class Heartbeat:
         self._metrics = metrics
         self._refuted_at: float | None = None  # by Redis' clock: the latest refutation, or the start
         self._cancel: Callable[[str], None] = lambda _: None
+        self._holds: Callable[[RenderJob], bool] = lambda _: False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def start(self, cancel: Callable[[str], None]) -> None:
-        """Begin. `cancel(job_id)` ends a job's samples in the loop; it is called from the heartbeat's thread."""
+    def start(self, cancel: Callable[[str], None], *, holds: Callable[[RenderJob], bool] = lambda _: False) -> None:
+        """Begin. `cancel(job_id)` ends a job's samples in the loop; it is called from the heartbeat's thread.
+
+        `holds(job)`: whether this worker has the job's engine set, and takes jobs.
+        """
         self._cancel = cancel
+        self._holds = holds
         self._thread.start()
 
     def stop(self) -> None:
@@ -71,7 +80,9 @@ class Heartbeat:
     def _run(self) -> None:
         while True:
             self._beat()
-            if self._stop.wait(self._settings.heartbeat_seconds):
+            # Out of step with the workers that wait for messages: the one that waits longest gets the next message,
+            # which would always be the same one, perhaps one that only gives the job back.
+            if self._stop.wait(self._settings.heartbeat_seconds * random.uniform(*BEATS)):
                 return
 
     def _beat(self) -> None:
@@ -84,7 +95,7 @@ class Heartbeat:
                 # Repeated at every beat: a job that was being fetched at the last one may be in the loop now.
                 for job_id in self._in_flight.cancel(batch, self._ledger.cancels(batch)):
                     self._cancel(job_id)
-            self._ledger.feed_delayed(limit=FED_AT_ONCE)
+            self._ledger.feed_delayed(limit=FED_AT_ONCE, places=self._places(len(in_flight)), holds=self._holds)
             self._compare_clock()
             self._ask_for_refutations()
         except (LedgerUnavailable, redis.RedisError) as error:
@@ -93,6 +104,10 @@ class Heartbeat:
         except Exception:  # without heartbeats, its jobs would be rendered a second time
             self._metrics.heartbeat_failures.inc()
             log.exception("heartbeat_broke", consequence="the next one follows")
+
+    def _places(self, in_flight: int) -> int:
+        """For how many jobs that want an engine set this worker has a place; twice, as others take some of them."""
+        return 0 if self._fitness.paused else 2 * max(0, self._settings.jobs_in_flight - in_flight)
 
     def _compare_clock(self) -> None:
         before = time.time()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import structlog
 
-from jobs.errors import RenderError, ShapeNotBuilt, StepsNotTrained
+from jobs.errors import EngineSetNotHeld, RenderError, ShapeNotBuilt, StepsNotTrained
 from jobs.job import RenderJob
 from jobs.settings import Settings
 from worker.held_sets import DEFAULT, set_for
@@ -81,6 +81,14 @@ class Renderer:
             EngineSetNotHeld: this worker holds no such set; the sentence names those that it holds.
         """
         return set_for(self.sets, job)
+
+    def holds(self, job: RenderJob) -> bool:
+        """Whether this worker holds the set that draws a job."""
+        try:
+            self.for_job(job)
+        except EngineSetNotHeld:
+            return False
+        return True
 
 
 def load_renderer(settings: Settings, shutdown: Shutdown | None = None) -> Renderer:

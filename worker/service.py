@@ -37,6 +37,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from jobs.errors import LedgerUnavailable, SettingsError
+from jobs.job import RenderJob
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Exit, HeldSet, WorkerFacts
 from jobs.settings import Settings
@@ -150,7 +151,7 @@ class RenderService:
         self.fitness.start()
         self._runner = self._make_runner(renderer)
         self._gpu_thread.start()
-        self._heartbeat.start(renderer.loop.cancel)
+        self._heartbeat.start(renderer.loop.cancel, holds=self._draws)
         self._learnt_sizes = self._learn_sizes(renderer)
         log.info("worker_started", worker=self.name, engine_set=renderer.digest, **renderer.facts)
 
@@ -243,6 +244,10 @@ class RenderService:
             started_at=time.time(),
         )
 
+    def _draws(self, job: RenderJob) -> bool:
+        """Whether this worker takes jobs and holds the engine set of this one."""
+        return self._renderer is not None and not self.shutdown.draining and self._renderer.holds(job)
+
     def _is_open(self, batch: str) -> bool:
         try:
             counts = self._ledger.counts(batch)
@@ -299,7 +304,10 @@ class RenderService:
         stats = self._renderer.loop.stats()
         if self._gpu_thread.ident is not None and not self._gpu_thread.is_alive() and not self.shutdown.draining:
             return Verdict(False, "the GPU thread has ended")
-        if stats.busy_since is not None and (age := time.monotonic() - stats.busy_since) > STUCK_SECONDS:
+        age = 0.0 if stats.busy_since is None else time.monotonic() - stats.busy_since
+        if age > STUCK_SECONDS:
+            if self._renderer.loop.loads().loading:  # one of several sets, from a disk that is as slow as at the start
+                return Verdict(True, "loading engines")
             return Verdict(False, f"an engine call has not come back for {age:.0f} s")
         return Verdict(True, "alive")
 

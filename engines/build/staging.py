@@ -13,6 +13,7 @@ from engines.errors import BuildFailed
 from engines.manifest import MANIFEST
 
 PROGRESS = "progress.json"
+BUILDING = ".building"  # what the name of the folder that a set is built in ends with
 
 
 def check_target(out: Path) -> None:
@@ -55,7 +56,7 @@ def staging(out: Path) -> Iterator[Path]:
     Raises:
         BuildFailed: another build has it, or the disk refuses it.
     """
-    folder = out.with_name(out.name + ".building")
+    folder = out.with_name(out.name + BUILDING)
     around = [parent for parent in folder.parents if not parent.exists()]
     lock = _locked(folder)
     succeeded = False

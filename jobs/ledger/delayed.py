@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import redis
 
@@ -12,10 +12,14 @@ from jobs.errors import LedgerUnavailable
 from jobs.job import BATCH_NAME, RenderJob
 from jobs.ledger.batches import Batches
 from jobs.ledger.chunks import chunks
-from jobs.ledger.keys import BATCHES, DELETED, WORKER_PREFIX, batch_key, batch_keys, delayed_key
+from jobs.ledger.keys import BATCHES, DELETED, WORKER_PREFIX, batch_key, batch_keys, delayed_key, unheld_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
-from jobs.ledger.redis_client import SCAN_COUNT, answering, is_away
+from jobs.ledger.redis_client import SCAN_COUNT, answering, is_away, passing_over_damage
+
+LOOKED_AT = 200  # of the jobs that wait for a worker with their set, drawn by lot, at each beat of one with free places
+
+Holds = Callable[[RenderJob], bool]  # whether a worker has the engine set that a job wants
 
 _ENTRY = re.compile(rf"({BATCH_NAME.pattern}) ([0-9a-f]{{20}})", re.ASCII)
 
@@ -54,12 +58,20 @@ class Delayed(Batches):
         arguments += [self._max_attempts, WORKER_PREFIX if orphans else ""]
         return bool(self._scripts.run("defer", keys=keys, arguments=arguments))
 
-    def feed_delayed(self, *, limit: int = 1000) -> int:
+    def feed_delayed(self, *, limit: int = 1000, places: int = 0, holds: Holds | None = None) -> int:
         """Queue the messages of at most `limit` delayed jobs whose time has come; returns how many were queued.
+
+        A worker with free places also gets messages of up to so many jobs that others refused for want of an engine
+        set that it `holds`. If all of them came back after the same time, the others would take most of them away
+        again, and it would have nothing to do until the next time.
 
         Every heartbeat and every pass of the reconciler calls it; any number of callers may do so at once.
         """
-        due = self._scripts.run("due", keys=[delayed_key(self.queue)], arguments=[limit])
+        looked_at = LOOKED_AT if holds is not None and places > 0 else 0
+        keys = [delayed_key(self.queue), unheld_key(self.queue)]
+        due, unheld = self._scripts.run("due", keys=keys, arguments=[limit, looked_at])
+        if holds is not None and unheld:
+            due = [*due, *self._bring_forward(unheld, places, holds)]
         fed, refusal = 0, None
         for batch, ids in ids_by_batch(due).items():
             try:
@@ -71,6 +83,18 @@ class Delayed(Batches):
         if refusal is not None:
             raise refusal
         return fed
+
+    def _bring_forward(self, entries: Sequence[str], places: int, holds: Holds) -> list[str]:
+        """Those of the entries whose time has come now, since a worker that has a place holds their sets."""
+        wanted: list[str] = []
+        for batch, ids in ids_by_batch(entries).items():
+            with passing_over_damage():  # its jobs come back in their time, and feeding them says what is wrong
+                wanted += [f"{batch} {id_}" for id_, job in self.jobs(batch, ids).items() if holds(job)]
+        wanted = wanted[:places]
+        if wanted:
+            with answering():
+                self.client.zadd(delayed_key(self.queue), dict.fromkeys(wanted, 0.0), xx=True)
+        return wanted
 
     def drop_delayed(self, batch: str, ids: Sequence[str], *, unfinished: bool) -> int:
         """Remove the entries of a batch's jobs that have ended, or are not known; with `unfinished`, of all jobs."""
@@ -96,7 +120,7 @@ class Delayed(Batches):
         return seconds + microseconds / 1e6
 
     def _feed(self, batch: str, ids: Sequence[str]) -> int:
-        keys = [*batch_keys(batch, "states", "counts"), delayed_key(self.queue), self.queue]
+        keys = [*batch_keys(batch, "states", "counts"), delayed_key(self.queue), self.queue, unheld_key(self.queue)]
         arguments = [
             (id_, message_for(id_, text, queue=self.queue) if text else "")
             for id_, text in zip(ids, self._job_texts(batch, ids), strict=True)

@@ -23,6 +23,8 @@
                                    '<token> <since> gone' once all files of its jobs are
     deleted                 sorted set  batches that were deleted, by that time; for DELETED_SECONDS
     delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message is to be queued
+    unheld:<queue>          set    those of delayed:<queue> that were refused for want of their engine set: a worker
+                                   that holds it, and has a place, queues their messages before their time
     sifted:<queue>          string how often messages were taken out of the queue's middle, or moved within it
     refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
                                    finished; expires after REFUTED_SECONDS
@@ -87,6 +89,11 @@ def batch_keys(batch: str, *parts: BatchPart) -> list[str]:
 def delayed_key(queue: str) -> str:
     """The key of the jobs of a queue that wait for their time."""
     return f"render:delayed:{queue}"
+
+
+def unheld_key(queue: str) -> str:
+    """The key of the delayed jobs of a queue that wait for a worker with their engine set."""
+    return f"render:unheld:{queue}"
 
 
 def exits_key(queue: str) -> str:

@@ -12,7 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 from jobs.errors import EngineSetNotHeld
 from jobs.job import RenderJob
 from jobs.ledger.delayed import Delayed
-from jobs.ledger.keys import BATCHES, DELETED, REFUTED_PREFIX, WORKER_PREFIX, batch_key, batch_keys, delayed_key
+from jobs.ledger.keys import (
+    BATCHES,
+    DELETED,
+    REFUTED_PREFIX,
+    WORKER_PREFIX,
+    batch_key,
+    batch_keys,
+    delayed_key,
+    unheld_key,
+)
 from jobs.ledger.lua import Scripts
 from jobs.ledger.records import TERMINAL, Refusal, Refused, Refutation, WorkerFacts
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
@@ -57,7 +66,7 @@ class Refusals(Delayed, Workers):
         the message of a job that is not final, because an entry among the delayed jobs stands for it from then on.
         """
         keys = [*batch_keys(job.batch, "states", "counts", "jobs", "cancels", "refusals"), delayed_key(self.queue)]
-        keys += [BATCHES, DELETED]
+        keys += [BATCHES, DELETED, unheld_key(self.queue)]
         said = refusal.model_copy(update={"text": _short(refusal.text)}).model_dump_json()
         arguments = [job.id, job.model_dump_json(), refusal.worker, facts.settings or "", said, int(refund)]
         first = FIRST_SET_DELAY_SECONDS if refusal.kind == EngineSetNotHeld.kind else FIRST_DELAY_SECONDS

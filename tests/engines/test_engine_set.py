@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from tokenizers import Tokenizer
 
 from engines.engine_set import EngineSet, load_engine_set
+from engines.errors import EngineSetRefused
 from engines.spec import COMPONENTS, ComponentSpec
+from tests.engines.sets import copy_of_set
 from tests.models import tiny_engine_set
 
 
@@ -108,6 +111,23 @@ def test_a_set_that_was_loaded_through_a_link_stays_that_set_when_the_link_chang
 def test_a_second_engine_set_of_the_same_folder_is_the_same_set(onnx: EngineSet) -> None:
     folder: Path = onnx.folder
     assert load_engine_set(folder).digest == onnx.digest
+
+
+def test_a_set_that_another_took_the_place_of_opens_no_engines(tmp_path: Path) -> None:
+    """A worker opens engines when a row first needs the set, and again after the set has left the device."""
+    folder = copy_of_set(tmp_path, "onnxruntime")
+    engines = load_engine_set(folder)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(folder)
+    copy.rename(folder)  # the same bytes
+    engines.load(COMPONENTS)
+    (folder / "unet.onnx").write_bytes((folder / "controlnet.onnx").read_bytes())
+    engines.unload(COMPONENTS)
+    with pytest.raises(EngineSetRefused, match=r"unet.onnx was changed after it was checked at the start; restart"):
+        engines.load(COMPONENTS)
+    shutil.rmtree(folder)
+    with pytest.raises(EngineSetRefused, match=r"set/\S+ cannot be read: No such file"):
+        engines.load(COMPONENTS)
 
 
 def test_a_workers_cache_folder_reaches_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

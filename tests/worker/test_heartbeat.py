@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Refusal, WorkerFacts
 from jobs.settings import load_settings
 from tests.eventually import eventually
-from tests.jobs.rows import make_job
+from tests.jobs.rows import enqueue, make_job
 from worker.fitness import Fitness
 from worker.heartbeat import Heartbeat
 from worker.in_flight import InFlightJobs
@@ -46,7 +48,7 @@ def test_an_error_that_nobody_expected_ends_no_heartbeat(
     odd = [ValueError("odd"), KeyError("odder")]
     feed = ledger.feed_delayed
 
-    def broken(**arguments: int) -> int:
+    def broken(**arguments: Any) -> int:
         if odd:
             raise odd.pop()
         return feed(**arguments)
@@ -56,6 +58,26 @@ def test_an_error_that_nobody_expected_ends_no_heartbeat(
     eventually(lambda: not odd and WORKER in ledger.workers())
     first = ledger.workers()[WORKER].at
     eventually(lambda: ledger.workers()[WORKER].at > first)
+
+
+def test_a_worker_that_takes_jobs_asks_for_those_of_its_engine_sets(
+    ledger: Ledger, heartbeat: Heartbeat, fitness: Fitness
+) -> None:
+    held, other = make_job(1, model="ink"), make_job(2, model="photo")
+    ledger.beat(WORKER, in_flight=[], lease_seconds=60)
+    for job in (held, other):
+        enqueue(ledger, [job])
+        ledger.start(job, worker="wrong")
+        refusal = Refusal(by="wrong", worker="wrong", kind="engine_set_not_held", text="not held", at=1.0)
+        assert not ledger.refuse(job, refusal, facts=WorkerFacts()).final
+    ledger.client.delete("render")  # the messages that the other worker took
+    fitness.compare_clock(1e6)  # paused
+    assert heartbeat._places(0) == 0
+    fitness.compare_clock(0)
+    assert [heartbeat._places(number) for number in (0, 15, 40)] == [32, 2, 0]
+    heartbeat.start(lambda _: None, holds=lambda job: job.parameters.model == "ink")
+    eventually(lambda: ledger.queue_length() == 1)
+    assert ledger.delayed() == 1
 
 
 def test_an_error_that_is_no_text_can_be_told_in_a_heartbeat(

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from engines.build.staging import BUILDING
 from engines.errors import EngineSetRefused
 from engines.manifest import MANIFEST
 from jobs.errors import EngineSetNotHeld
@@ -74,6 +76,11 @@ def test_a_set_that_is_not_held_is_the_workers_refusal_with_the_names_that_are_h
         holding(**sets).for_job(job_for(model, engine_set))
     assert said in str(caught.value)
     assert (caught.value.fault, caught.value.scope) == ("worker", "settings")
+
+
+def test_a_worker_holds_a_job_s_set_or_does_not() -> None:
+    renderer = holding(anime=ONE, ink=TWO)
+    assert [renderer.holds(job_for(model)) for model in ("ink", "Ink", None)] == [True, False, False]
 
 
 def test_a_hundred_names_are_not_all_said() -> None:
@@ -163,6 +170,27 @@ def test_a_set_has_its_folders_name_and_a_folder_of_sets_those_of_its_sub_folder
     (tmp_path / "sets" / "readme.txt").touch()
     assert set_folders(ink) == {"ink": ink}
     assert set_folders(tmp_path / "sets") == {"anime": far, "ink": ink}
+
+
+def test_a_link_that_leads_nowhere_is_passed_over_with_a_word(tmp_path: Path) -> None:
+    """A share that is not mounted, or a set that was removed: otherwise only failed rows would show it."""
+    (tmp_path / "gone").symlink_to(tmp_path / "unmounted" / "set")
+    (tmp_path / "loop").symlink_to("loop")
+    with capture_logs() as lines:
+        assert list(set_folders(tmp_path).values()) == [tmp_path]
+    a_set(tmp_path / "ink")
+    with capture_logs() as more:
+        assert list(set_folders(tmp_path)) == ["ink"]
+    for said in (lines, more):
+        assert [Path(line["folder"]).name for line in said] == ["gone", "loop"]
+        assert {line["consequence"] for line in said} == {"it is a link that leads nowhere, so it is passed over"}
+
+
+def test_a_set_that_is_being_built_is_not_held(tmp_path: Path) -> None:
+    """`engines build` exchanges the two folders and removes the old one, which still has its manifest for a while."""
+    a_set(tmp_path / "ink")
+    a_set(tmp_path / f"ink{BUILDING}")
+    assert list(set_folders(tmp_path)) == ["ink"]
 
 
 def test_where_there_is_no_set_the_folder_itself_is_loaded_which_says_so(tmp_path: Path) -> None:

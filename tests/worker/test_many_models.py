@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from onnx import load_model, numpy_helper, save_model
 
 from engines.check.score import psnr
+from jobs.errors import RenderFailed
 from jobs.job import RenderJob
 from jobs.settings import load_settings
 from tests.engines.sets import copy_of_set, edit_manifest
@@ -177,6 +179,20 @@ def test_one_set_that_is_damaged_refuses_the_start_and_is_named(sets: Path, tmp_
     (broken / UNET).write_bytes(b"other bytes")
     with pytest.raises(RendererRefused, match=r"RENDER_ENGINE_DIR=.*made/set/unet.onnx was changed"):
         load(tmp_path)
+
+
+def test_a_set_that_is_replaced_while_the_worker_runs_draws_nothing(sets: Path, tmp_path: Path) -> None:
+    """`engines build` puts a new set in the place of the old one, which the worker may not have loaded yet."""
+    for name in NAMES:
+        shutil.copytree((sets / name).resolve(), tmp_path / name)
+    renderer = load(tmp_path)
+    shutil.rmtree(tmp_path / "dark")
+    shutil.copytree(tmp_path / "odd", tmp_path / "dark")
+    others = [job for job in jobs() if job.parameters.model != "dark"]
+    assert len(drawn(renderer, others)) == len(others)
+    with pytest.raises(RenderFailed, match=r"dark/\S+ was changed after it was checked at the start; restart"):
+        drawn(renderer, [job for job in jobs() if job.parameters.model == "dark"])
+    renderer.close()
 
 
 def test_two_names_of_one_set_share_it(sets: Path, tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from tests.eventually import eventually
 from tests.jobs.rows import enqueue, make_job
 from tests.worker.stub_renderer import StubLoop, stub_renderer
 from worker.observe.exit_codes import ExitCode
+from worker.observe.health import Verdict
 from worker.outcome import Outcome
 from worker.render.errors import DeviceLost
+from worker.render.stats import Loads
 from worker.renderer import Renderer, RendererRefused
 from worker.service import STUCK_SECONDS, RenderService
 from worker.shutdown import Shutdown
@@ -153,6 +155,9 @@ def test_a_turn_that_takes_minutes_is_not_alive(started: Started, monkeypatch: p
     verdict = started.service.live()
     assert not verdict.ok
     assert f"{STUCK_SECONDS + 1:.0f} s" in verdict.why
+    loads = Loads({}, {}, frozenset(), loading=True)
+    monkeypatch.setattr(started.loop, "loads", lambda: loads)
+    assert started.service.live() == Verdict(True, "loading engines")
 
 
 def refuse(settings: object, shutdown: object) -> Renderer:

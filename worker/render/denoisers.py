@@ -19,6 +19,7 @@ class Denoisers:
         self._loaded = frozenset(loaded)
         self._counts: Counter[str] = Counter()
         self._seconds: dict[str, float] = {}
+        self._loading = False
 
     @classmethod
     def of_one(cls, denoiser: Denoiser, *, engine_set: str = "") -> Denoisers:
@@ -36,11 +37,14 @@ class Denoisers:
     def load(self, engine_set: str) -> None:
         """Bring the set's engines to the device. Raises whatever prevents it; then none of them is there."""
         name, began = self._name(engine_set), time.monotonic()
+        self._loading = True
         try:
             self._by_set[name].load()
         except BaseException:
             self._by_set[name].unload()
             raise
+        finally:
+            self._loading = False
         self._loaded |= {name}
         self._counts[name] += 1
         self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - began
@@ -66,7 +70,7 @@ class Denoisers:
     @property
     def loads(self) -> Loads:
         """What was loaded so far."""
-        return Loads(dict(self._counts), dict(self._seconds), self._loaded)
+        return Loads(dict(self._counts), dict(self._seconds), self._loaded, self._loading)
 
     def _name(self, engine_set: str) -> str:
         return next(iter(self._by_set)) if len(self._by_set) == 1 else engine_set

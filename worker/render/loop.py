@@ -170,8 +170,10 @@ class RenderLoop:
         if bucket is None:
             self._graphs.interrupted()
             return False
-        with self._counters.turn():
-            if self._arrivals.bring_in(bucket.key.engine_set):
+        with self._counters.turn():  # by itself: that a set was slow to load says nothing of the calls after it
+            is_here = self._arrivals.bring_in(bucket.key.engine_set)
+        if is_here:
+            with self._counters.turn():
                 self._graphs.plan(bucket)
                 self._admit(bucket)
                 self._advance(bucket)

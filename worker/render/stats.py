@@ -61,11 +61,15 @@ class LoopStats:
 
 @dataclass(frozen=True)
 class Loads:
-    """How often engine sets were loaded, and the seconds that took, by digest; and which of them are on the device."""
+    """How often engine sets were loaded, and the seconds that took, by digest; and which of them are on the device.
+
+    `loading`: whether one is being loaded.
+    """
 
     counts: dict[str, int]
     seconds: dict[str, float]
     loaded: frozenset[str]
+    loading: bool = False
 
 
 class LoopCounters:

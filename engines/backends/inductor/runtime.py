@@ -19,6 +19,8 @@ from engines.backends.protocol import Engine, Runtime
 from engines.backends.stages import CONSTANTS
 from engines.device import Placement
 from engines.errors import EngineSetRefused
+from engines.file_check import replaced
+from engines.files import file_sha256
 from engines.manifest import Component, Manifest
 from engines.spec import ComponentSpec, TensorSpec
 
@@ -103,7 +105,7 @@ class InductorRuntime(Runtime):
             if sha256 not in self._codes:
                 self._codes[sha256] = _shared_code(path, sha256, self._device)
             return self._codes[sha256].bound(constants)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, EngineSetRefused):
             raise
         except Exception as error:  # torch does not document what unpacking compiled code may raise
             raise EngineSetRefused(f"torch does not load {path}: {error}; build the set again") from error
@@ -116,6 +118,8 @@ def _shared_code(path: Path, sha256: str, device: torch.device) -> Code:
     """The code of a package: one copy for all sets of this process that have the same file."""
     code = _shared.get((sha256, device))
     if code is None:
+        if file_sha256(path) != sha256:  # it may be read hours after the set was checked
+            raise replaced(path)
         code = _shared[sha256, device] = load_code(path, device)
     return code
 

@@ -1,6 +1,6 @@
 -- A worker refuses a job that it started, for a fault of its own. The job is queued again, not before a delay; or, where
 -- every live worker has refused it or its attempts are used up, it stays running and the worker ends it.
--- KEYS states counts jobs cancels refusals delayed batches deleted
+-- KEYS states counts jobs cancels refusals delayed batches deleted unheld
 -- ARGV id, job, worker, digest of its settings (or ''), refusal, refund (1 where the attempt was not the job's fault),
 -- max_attempts, first and longest delay in seconds, queue, worker key prefix, refuted key prefix, what Redis did less than
 -- a lease ago ('', 'start' or 'restart'), key of a live worker*
@@ -72,4 +72,5 @@ if undecided == 0 or (refund == 0 and attempts >= max_attempts) then return {'fi
 local seconds = math.min(first * 2 ^ math.min(times - 1, 30), longest)
 if redis.call('SISMEMBER', KEYS[4], id) == 1 then seconds = 0 end  -- cancelled: the next start records that
 delay(states, counts, KEYS[6], id, old, attempts - refund, seconds)
+if new.kind == 'engine_set_not_held' then redis.pcall('SADD', KEYS[9], entry(states, id)) end
 return {'delayed', tostring(seconds), text}

@@ -7,13 +7,13 @@ import json
 import pytest
 
 from jobs.job import RenderJob
-from jobs.ledger.keys import batch_key
+from jobs.ledger.keys import batch_key, delayed_key, unheld_key
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import Counts, HeldSet, Refusal, Refused, WorkerFacts
 from jobs.ledger.refusals import LONGEST_DELAY_SECONDS, LONGEST_TEXT
 from tests.jobs.rows import enqueue, make_job, make_jobs, make_result
 
-REFUSALS = batch_key("b", "refusals")
+REFUSALS, UNHELD = batch_key("b", "refusals"), unheld_key("render")
 
 
 def live(ledger: Ledger, *workers: str, settings: str | None = None) -> None:
@@ -192,6 +192,51 @@ def test_a_job_that_wants_another_engine_set_comes_back_less_often(ledger: Ledge
     live(ledger, "holder")
     delays = [refuse(ledger, job, "wrong", kind="engine_set_not_held").delay_seconds for _ in range(3)]
     assert delays == [10.0, 20.0, LONGEST_DELAY_SECONDS]
+
+
+def test_a_worker_with_free_places_gets_jobs_of_its_set_before_their_time(ledger: Ledger) -> None:
+    """Otherwise a worker beside it, which refuses them at once, keeps them from it for most of the time."""
+    jobs = make_jobs(5)
+    enqueue(ledger, jobs)
+    ledger.client.delete("render")  # the messages that the other worker took
+    live(ledger, "holder")
+    for job in jobs:
+        refuse(ledger, job, "wrong", kind="engine_set_not_held")
+    assert ledger.feed_delayed() == 0
+    assert ledger.feed_delayed(places=3, holds=lambda _: False) == 0
+    assert ledger.feed_delayed(places=0, holds=lambda _: True) == 0
+    assert ledger.feed_delayed(places=3, holds=lambda job: job in jobs[1:]) == 3
+    assert (ledger.queue_length(), ledger.delayed(), ledger.client.scard(UNHELD)) == (3, 2, 2)
+    assert ledger.feed_delayed(places=3, holds=lambda job: job in jobs[1:]) == 1
+    assert ledger.counts("b") == Counts(queued=5)
+
+
+def test_what_was_put_off_since_for_another_reason_comes_in_its_time(ledger: Ledger, job: RenderJob) -> None:
+    live(ledger, "holder")
+    refuse(ledger, job, "wrong", kind="engine_set_not_held")
+    assert ledger.feed_delayed(places=1, holds=lambda _: True) == 1
+    ledger.start(job, worker="holder")
+    ledger.defer(job, worker="holder", seconds=900, refund=True)
+    assert ledger.feed_delayed(places=1, holds=lambda _: True) == 0
+    assert ledger.client.exists(UNHELD) == 0
+
+
+def test_a_damaged_record_of_wanted_sets_keeps_no_job_from_coming_in_its_time(ledger: Ledger, job: RenderJob) -> None:
+    live(ledger, "holder")
+    ledger.client.set(UNHELD, "garbage")
+    assert not refuse(ledger, job, "wrong", kind="engine_set_not_held").final
+    assert ledger.feed_delayed(places=1, holds=lambda _: True) == 0
+    ledger.client.zadd(delayed_key("render"), {f"b {job.id}": 0.0}, xx=True)
+    assert ledger.feed_delayed(places=1, holds=lambda _: True) == 1
+
+
+def test_other_refusals_are_not_brought_forward_nor_what_has_ended(ledger: Ledger, job: RenderJob) -> None:
+    live(ledger, "holder")
+    refuse(ledger, job, "wrong")
+    assert ledger.feed_delayed(places=1, holds=lambda _: True) == 0
+    ledger.client.sadd(UNHELD, "b " + "0" * 20, "garbage")
+    assert ledger.feed_delayed(places=1, holds=lambda _: True) == 0
+    assert ledger.client.exists(UNHELD) == 0
 
 
 def test_an_attempt_that_counts_is_the_last_one_at_some_time(ledger: Ledger, job: RenderJob) -> None:

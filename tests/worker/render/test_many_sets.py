@@ -102,6 +102,24 @@ def test_a_set_is_loaded_when_it_is_first_needed_and_stays_where_there_is_room()
     assert [device.events for device in devices.values()] == [["load"], ["load"]]
 
 
+def test_what_a_set_takes_to_load_is_told_and_is_no_part_of_the_steps_turn() -> None:
+    loop, devices = several("one", "two")
+    seen: list[tuple[str, bool, float | None]] = []
+
+    def note(what: str) -> None:
+        seen.append((what, loop.loads().loading, loop.stats().busy_since))
+
+    devices["one"].trouble_loading = lambda: note("load")
+    devices["one"].trouble = lambda name, _: note(name)
+    loop.submit(sample_spec(1, engine_set="one"))
+    run(loop)
+    (_, loading, began), *others = seen
+    assert loading
+    assert began is not None
+    assert not any(still for _, still, _ in others)
+    assert all(since is not None and since > began for _, _, since in others)
+
+
 def test_a_set_that_cannot_be_loaded_fails_its_own_samples_and_is_tried_again_for_the_next() -> None:
     loop, devices = several("a", "b")
     devices["b"].trouble_loading = lambda: FileNotFoundError("weights.safetensors is gone")

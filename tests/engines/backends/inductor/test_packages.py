@@ -23,6 +23,7 @@ from engines.build.compile import compile_all
 from engines.build.recipe import recipe_for
 from engines.device import Placement
 from engines.errors import BackendUnavailable, BuildFailed, EngineSetRefused
+from engines.files import file_sha256
 from engines.manifest import Manifest
 from engines.model.constants import save_constants
 from engines.model.locate import find_weights
@@ -195,7 +196,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     assert seconds > 0
     constants = save_constants(module, folder / "constants" / "clip.safetensors")
     files = {"constants": constants, Size(2).stage: path}
-    stages = {stage: SimpleNamespace(files={str(each.relative_to(folder)): ""}) for stage, each in files.items()}
+    shas = {stage: {str(each.relative_to(folder)): file_sha256(each)} for stage, each in files.items()}
+    stages = {stage: SimpleNamespace(files=each) for stage, each in shas.items()}
     manifest = cast(Manifest, SimpleNamespace(components={"clip": SimpleNamespace(spec=spec, stages=stages)}))
     runtime = open_set(folder, manifest, Placement(torch.device("cpu"), threads=None))
     return Clip(module, runtime, path, constants)
@@ -225,6 +227,20 @@ def test_a_package_of_another_torch_is_refused_with_what_to_do(clip: Clip, monke
     with pytest.raises(
         EngineSetRefused, match=r"clip-batch2\S+: it was compiled by another torch; build the set again"
     ):
+        clip.runtime.open("clip")({"input_ids": torch.zeros(1, 77, dtype=torch.int64)})
+
+
+def test_a_package_that_was_changed_since_the_set_was_checked_is_not_loaded(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Packages are loaded when a batch first needs them: that may be hours later, after another build."""
+    whole = shutil.copytree(clip.package.parents[1], tmp_path / "set")
+    with (whole / "packages" / clip.package.name).open("ab") as file:
+        file.write(b" ")
+    monkeypatch.setattr(clip.runtime, "_folder", whole)
+    monkeypatch.setattr(clip.runtime, "_codes", {})
+    monkeypatch.setattr("engines.backends.inductor.runtime._shared", WeakValueDictionary())
+    with pytest.raises(EngineSetRefused, match=r"clip-batch2\S+ was changed after it was checked at the start"):
         clip.runtime.open("clip")({"input_ids": torch.zeros(1, 77, dtype=torch.int64)})
 
 
