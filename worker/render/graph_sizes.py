@@ -28,6 +28,9 @@ CAPTURE_SECONDS = 1.0
 # The first graph's size over a bucket's share of the requests that are there, where several buckets share the worker.
 # 200 to 400 jobs of 5 and 9 sizes, 16 and 32 in flight, took 3% longer with 0.65 and 7% with 1.0 on a simulated device.
 FIRST_SHARE = 1.5
+# What earlier workers stepped at is captured first, unless the requests that are there ask for a graph more than so
+# many times as large: those workers may have drawn lone samples. Half the size costs each request little.
+TRUSTED = 2
 # The part of a step's time that does not grow with the batch, in samples, as long as only one batch size was timed. On
 # an H200 it is 0.5 at 512x512 and 2 at 256x384. Far too small a part, and larger graphs seem to save next to nothing.
 FIXED_SAMPLES = 1.0
@@ -156,11 +159,12 @@ class GraphSizes:
 
     def _first(self, known: _Known, wanted: int, fitting: Sequence[int], crowd: Crowd) -> int:
         """The size of a bucket's first graph: that of its part of the crowd, however few of it have come so far."""
-        if known.first is not None and known.first in fitting:
-            return known.first
         part = crowd.requests / max(1, crowd.buckets)
         expected = max(wanted, part) if crowd.buckets <= 1 else FIRST_SHARE * part
-        return min((size for size in fitting if size >= round(expected)), default=fitting[-1])
+        guess = min((size for size in fitting if size >= round(expected)), default=fitting[-1])
+        if known.first is not None and known.first in fitting and guess <= TRUSTED * known.first:
+            return known.first
+        return guess
 
     def _cost(self, known: _Known, size: int) -> float:
         usual = CAPTURE_SECONDS if self._capture_seconds is None else self._capture_seconds

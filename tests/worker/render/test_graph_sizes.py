@@ -70,6 +70,16 @@ def test_what_earlier_workers_used_is_captured_first() -> None:
     assert choose(policy, 1, crowd=Crowd(16, 5), key=OTHER) == 5
 
 
+def test_where_earlier_workers_drew_lone_samples_a_crowd_gets_a_graph_of_its_own_size() -> None:
+    policy = sizes()
+    policy.prefer(KEY, 1)
+    assert choose(policy, 1) == 1
+    assert choose(policy, 8, crowd=Crowd(16, 1)) == 8
+    assert choose(policy, 3, crowd=Crowd(16, 5)) == 5
+    policy.prefer(KEY, 4)
+    assert choose(policy, 8, crowd=Crowd(16, 1)) == choose(policy, 3, crowd=Crowd(16, 5)) == 4
+
+
 def test_only_sizes_that_engines_have_are_captured() -> None:
     policy = GraphSizes()
     assert policy.choose(KEY, demand=Demand(3), allowed=(1, 2, 4, 8), graphs=(), crowd=ALONE) == 4
