@@ -427,7 +427,7 @@ def _one_size(shape: str) -> Any:
 def _profiles_for(
     backend: Any, shapes: list[str], sizes: Path | None, *, max_batch: int, context_chunks: int
 ) -> tuple[Any, ...]:
-    """Those of --shape first: where two profiles cover a size, the first one draws it."""
+    """Those of --shape first: its first one is what bench and score take by themselves."""
     from engines.shapes_file import read_shapes
 
     named = _profiles(shapes, max_batch, context_chunks)

@@ -18,7 +18,10 @@ NARROWEST = 112  # pixels of a column, which has to hold its name
 GAP, LINE = 8, 22  # pixels
 COLUMNS = ("input", "edges", "set", "reference", "difference")
 WHITE, BLACK = 255, 0
-QUALITY = 95  # of JPEG and WebP
+QUALITY = 95
+# OpenCV writes a warning for a setting of another format.
+SETTINGS = {ending: [cv2.IMWRITE_JPEG_QUALITY, QUALITY] for ending in (".jpg", ".jpeg")}
+SETTINGS[".webp"] = [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +53,8 @@ def write_sheet(path: Path, rows: Sequence[Row]) -> None:
     reason = refusal(path, page.shape[0])
     if reason is not None:
         raise DiskRefused(reason)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_WEBP_QUALITY, QUALITY]
-    done, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(page, cv2.COLOR_RGB2BGR), quality)
+    ending = path.suffix.lower()
+    done, data = cv2.imencode(ending, cv2.cvtColor(page, cv2.COLOR_RGB2BGR), SETTINGS.get(ending, []))
     assert done
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,10 @@ from engines.errors import EngineSetRefused
 from engines.sampler.sample import sample
 from engines.sampler.subjects import built_in
 
+NOT_NUMBERS = (
+    "{folder}: the picture of seed {seed} has values that are not numbers; engines verify tells which engine does"
+)
+
 
 @dataclass(frozen=True)
 class ScoreRequest:
@@ -57,7 +61,8 @@ def rendered_by_both(
     in memory.
 
     Raises:
-        EngineSetRefused: a set does not load, was not built for this size, or the two have different weights.
+        EngineSetRefused: a set does not load, was not built for this size, gives values that are not numbers, or the
+            two have different weights.
     """
     rendered = []
     weights = None
@@ -85,7 +90,7 @@ def pictures(engines: EngineSet, request: ScoreRequest) -> Iterator[np.ndarray]:
     """Render one picture a seed, uint8 [H, W, 3].
 
     Raises:
-        EngineSetRefused: the set was not built for this size.
+        EngineSetRefused: the set was not built for this size, or gives values that are not numbers.
     """
     if not engines.supports(request.height, request.width):
         raise EngineSetRefused(
@@ -100,5 +105,7 @@ def _picture(engines: EngineSet, request: ScoreRequest, seed: int) -> np.ndarray
     latents = sample(engines, built_in(request.height, request.width, seed), steps=request.steps)
     scaled = (latents / engines.geometry.scaling_factor).to(engines.io_dtype)
     image = engines.engine("decoder")({"latent": scaled})["image"][0].float().cpu()
+    if not torch.isfinite(image).all():  # as bytes two such pictures would be equal
+        raise EngineSetRefused(NOT_NUMBERS.format(folder=engines.folder, seed=seed))
     pixels: np.ndarray = (image * 127.5 + 127.5).clip(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
     return pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -55,11 +56,18 @@ class Finding:
         return self.rtol is not None or (self.within is not None and self.relative_error <= self.within)
 
     def to_json(self) -> dict[str, object]:
-        """The finding as the command line prints it; `context_chunks` where there are several."""
-        fields = asdict(self)
+        """The finding as the command line prints it; `context_chunks` where there are several.
+
+        An error that is not finite is None, since JSON has no NaN.
+        """
+        fields = {name: value if _is_json(value) else None for name, value in asdict(self).items()}
         if self.context_chunks == 1:
             del fields["context_chunks"]
         return {**fields, "ok": self.ok}
+
+
+def _is_json(value: object) -> bool:
+    return not isinstance(value, float) or isfinite(value)
 
 
 def verify(

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
+from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from engines.build.builder import BuildRequest
+from engines.files import file_sha256
 from engines.manifest import MANIFEST, Precision
 from engines.spec import Profile
 from tests.models import tiny_engine_set, tiny_model
@@ -56,3 +59,17 @@ def train_a_little(network: Path) -> None:
     name = sorted(tensors)[0]
     tensors[name] = tensors[name] * 1.5
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def spoil(folder: Path, component: str, factor: float) -> None:
+    """What a wrong exporter would do: a finished set with a graph that computes something else."""
+    path = folder / f"{component}.onnx"
+    graph = onnx.load(path)
+    weight = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * factor, weight.name))
+    onnx.save(graph, path)
+
+    def record(manifest: dict[str, Any]) -> None:
+        manifest["components"][component]["stages"]["export"]["files"][path.name] = file_sha256(path)
+
+    edit_manifest(folder, record)

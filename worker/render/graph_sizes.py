@@ -28,8 +28,12 @@ CAPTURE_SECONDS = 1.0
 # The first graph's size over a bucket's share of the requests that are there, where several buckets share the worker.
 # 200 to 400 jobs of 5 and 9 sizes, 16 and 32 in flight, took 3% longer with 0.65 and 7% with 1.0 on a simulated device.
 FIRST_SHARE = 1.5
-# The share of a step's time that does not grow with the batch, as long as only one batch size was timed.
-FIXED_SHARE = 0.15
+# What earlier workers stepped at is captured first, unless the requests that are there ask for a graph more than so
+# many times as large: those workers may have drawn lone samples. Half the size costs each request little.
+TRUSTED = 2
+# The part of a step's time that does not grow with the batch, in samples, as long as only one batch size was timed. On
+# an H200 it is 0.5 at 512x512 and 2 at 256x384. Far too small a part, and larger graphs seem to save next to nothing.
+FIXED_SAMPLES = 1.0
 # While the device is idle, a graph costs nothing, except for one capture that a job may have to wait for.
 IDLE_SHARE = 0.1
 
@@ -155,11 +159,12 @@ class GraphSizes:
 
     def _first(self, known: _Known, wanted: int, fitting: Sequence[int], crowd: Crowd) -> int:
         """The size of a bucket's first graph: that of its part of the crowd, however few of it have come so far."""
-        if known.first is not None and known.first in fitting:
-            return known.first
         part = crowd.requests / max(1, crowd.buckets)
         expected = max(wanted, part) if crowd.buckets <= 1 else FIRST_SHARE * part
-        return min((size for size in fitting if size >= round(expected)), default=fitting[-1])
+        guess = min((size for size in fitting if size >= round(expected)), default=fitting[-1])
+        if known.first is not None and known.first in fitting and guess <= TRUSTED * known.first:
+            return known.first
+        return guess
 
     def _cost(self, known: _Known, size: int) -> float:
         usual = CAPTURE_SECONDS if self._capture_seconds is None else self._capture_seconds
@@ -216,8 +221,7 @@ def _step_seconds(timed: Mapping[int, float], size: int) -> float:
         return timed[size]
     low, high = min(timed, default=1), max(timed, default=1)
     if low == high:
-        seconds = timed.get(high, 1.0)
-        return seconds * (FIXED_SHARE + (1 - FIXED_SHARE) * size / high)
+        return timed.get(high, 1.0) * (FIXED_SAMPLES + size) / (FIXED_SAMPLES + high)
     slope = max(0.0, (timed[high] - timed[low]) / (high - low))
     fixed = max(0.0, timed[low] - slope * low)
     return fixed + slope * size

@@ -7,6 +7,7 @@ another GPU run tests/gpu/test_tensorrt_runtime.py first. The kernel files of RE
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,15 +148,20 @@ class TensorRTEngine:
 
 
 def profile_for(spec: ComponentSpec, profiles: tuple[Profile, ...], shapes: Shapes) -> int:
-    """The number of the first profile that covers the inputs' shapes.
+    """The number of the profile that covers the inputs' shapes, and of several the one tuned for the smallest shapes.
+
+    So a size with a `--shape` of its own has that profile, wherever a range beside it was named.
 
     Raises:
         ValueError: none does.
     """
+    tuned_for: dict[int, int] = {}  # values of all inputs, by the number of the profile
     for index, profile in enumerate(profiles):
         bounds = [profile.bounds(tensor) for tensor in spec.inputs]
         if all(_within(shape, low, high) for shape, (low, _, high) in zip(shapes, bounds, strict=True)):
-            return index
+            tuned_for[index] = sum(math.prod(opt) for _, opt, _ in bounds)
+    if tuned_for:
+        return min(tuned_for, key=lambda index: tuned_for[index])
     named = ", ".join(f"{tensor.name} {shape}" for tensor, shape in zip(spec.inputs, shapes, strict=True))
     raise ValueError(f"no profile of {spec.name} covers {named}")
 

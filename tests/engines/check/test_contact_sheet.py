@@ -49,10 +49,14 @@ def test_it_is_written_as_a_png_or_a_sentence_says_why_not(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("a.png.jpg", "JPEG")]
+    ("name", "kind"),
+    [("a.png", "PNG"), ("a.jpg", "JPEG"), ("a.JPEG", "JPEG"), ("a.webp", "WEBP"), ("a.png.jpg", "JPEG")],
 )
-def test_it_has_the_format_of_the_files_ending(tmp_path: Path, name: str, kind: str) -> None:
+def test_it_has_the_format_of_the_files_ending(
+    tmp_path: Path, name: str, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     write_sheet(tmp_path / name, [row((64, 80))])
+    assert capfd.readouterr().err == ""  # OpenCV warns of what it does not understand
     with Image.open(tmp_path / name) as image:
         assert image.format == kind
         off = np.asarray(image.convert("RGB")).astype(int) - sheet([row((64, 80))])

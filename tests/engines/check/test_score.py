@@ -20,7 +20,7 @@ from engines.errors import EngineSetRefused
 from engines.sampler.subjects import edges_for
 from tests.engines.check.inception import random_weights
 from tests.engines.conftest import Ended
-from tests.engines.sets import copy_of_model, request_for, train_a_little
+from tests.engines.sets import copy_of_model, copy_of_set, request_for, spoil, train_a_little
 from tests.models import tiny_engine_set, tiny_model
 
 REQUEST = ScoreRequest(height=64, width=128, samples=2, steps=2)
@@ -77,6 +77,16 @@ def test_a_size_that_was_not_built_is_refused() -> None:
     folder = tiny_engine_set()
     with pytest.raises(EngineSetRefused, match=r"was built for 64x64:512x512, not for 576x64"):
         score(folder, folder, ScoreRequest(576, 64, 1, 1))
+
+
+def test_pictures_that_are_not_numbers_are_not_called_equal(tmp_path: Path) -> None:
+    """What a float16 decoder gives that overflows. As bytes such pictures would all be black."""
+    folder = copy_of_set(tmp_path, "onnxruntime")
+    spoil(folder, "decoder", math.nan)
+    with pytest.raises(
+        EngineSetRefused, match=r"set: the picture of seed 0 has values that are not numbers; engines ver"
+    ):
+        score(folder, folder, ONE)
 
 
 def test_the_command_prints_one_line_and_holds_a_limit(engines: Callable[..., Ended]) -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
-from typing import Any
 
-import onnx
 import pytest
 import torch
-from onnx import numpy_helper
 
 from engines.build.builder import build_set
 from engines.check.verify import LADDER, Finding, likely_inputs, sizes, tightest, verify
 from engines.errors import EngineSetRefused, ModelRefused
-from engines.files import file_sha256
 from engines.manifest import load_manifest
 from engines.model.locate import find_weights
 from engines.spec import COMPONENTS, Geometry, Profile, component_specs
-from tests.engines.sets import copy_of_model, copy_of_set, edit_manifest, request_for, train_a_little
+from tests.engines.sets import copy_of_model, copy_of_set, request_for, spoil, train_a_little
 from tests.models import tiny_model
 
 
@@ -27,20 +24,6 @@ def small_set(folder: Path) -> Path:
     out = copy_of_set(folder, "onnxruntime")
     build_set(request_for(tiny_model(), out, shape="64x64", backend="onnxruntime"))
     return out
-
-
-def spoil(folder: Path, component: str, factor: float) -> None:
-    """What a wrong exporter would do: a finished set with a graph that computes something else."""
-    path = folder / f"{component}.onnx"
-    graph = onnx.load(path)
-    weight = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * factor, weight.name))
-    onnx.save(graph, path)
-
-    def record(manifest: dict[str, Any]) -> None:
-        manifest["components"][component]["stages"]["export"]["files"][path.name] = file_sha256(path)
-
-    edit_manifest(folder, record)
 
 
 def test_the_ladder_is_the_published_one() -> None:
@@ -104,6 +87,8 @@ def test_a_component_that_gives_nan_is_found(tmp_path: Path) -> None:
     failed = [finding for finding in verify(out, within=1e9) if not finding.ok]
     assert {finding.component for finding in failed} == {"controlnet"}
     assert all(math.isnan(finding.absolute_error) and math.isnan(finding.relative_error) for finding in failed)
+    json.dumps([finding.to_json() for finding in failed], allow_nan=False)
+    assert {finding.to_json()["norm_error"] for finding in failed} == {None}
 
 
 def test_weights_other_than_those_of_the_set_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from worker.render.graph_sizes import CAPTURE_SECONDS, Crowd, Demand, GraphSizes
 from worker.render.memory_limit import WAIT_SECONDS
 from worker.render.request import BucketKey
@@ -68,6 +70,16 @@ def test_what_earlier_workers_used_is_captured_first() -> None:
     assert choose(policy, 1, crowd=Crowd(16, 5), key=OTHER) == 5
 
 
+def test_where_earlier_workers_drew_lone_samples_a_crowd_gets_a_graph_of_its_own_size() -> None:
+    policy = sizes()
+    policy.prefer(KEY, 1)
+    assert choose(policy, 1) == 1
+    assert choose(policy, 8, crowd=Crowd(16, 1)) == 8
+    assert choose(policy, 3, crowd=Crowd(16, 5)) == 5
+    policy.prefer(KEY, 4)
+    assert choose(policy, 8, crowd=Crowd(16, 1)) == choose(policy, 3, crowd=Crowd(16, 5)) == 4
+
+
 def test_only_sizes_that_engines_have_are_captured() -> None:
     policy = GraphSizes()
     assert policy.choose(KEY, demand=Demand(3), allowed=(1, 2, 4, 8), graphs=(), crowd=ALONE) == 4
@@ -123,6 +135,18 @@ def test_what_the_waiting_requests_will_save_counts_too() -> None:
 def test_nothing_is_captured_on_a_guess_before_a_step_was_timed() -> None:
     policy = sizes()
     assert {choose(policy, 1, 8) for _ in range(1000)} == {8}
+
+
+@pytest.mark.parametrize(("one", "eight"), [(0.0065, 0.0378), (0.00424, 0.014), (0.0043, 0.0064)])
+@pytest.mark.parametrize("timed", [1, 8])
+def test_a_guess_from_one_timed_size_does_not_put_a_capture_off_for_long(timed: int, one: float, eight: float) -> None:
+    """Of an H200 at 512x512 and at 256x384, and of a device that hardly takes longer for eight samples than for one."""
+    policy, missing = GraphSizes(), 9 - timed
+    policy.took(KEY, timed, {1: one, 8: eight}[timed])
+    turns, size = turns_until_captured(policy, missing, timed)
+    lost_in_a_turn = one - eight / 8 if timed == 1 else eight - one
+    assert size == missing
+    assert turns * lost_in_a_turn < 2 * CAPTURE_SECONDS
 
 
 def test_cheap_captures_are_made_sooner() -> None:

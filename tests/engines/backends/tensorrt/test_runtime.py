@@ -33,11 +33,22 @@ def shapes(spec: ComponentSpec, batch: int, height: int, width: int) -> tuple[tu
 
 
 @pytest.mark.parametrize("name", ["hint", "controlnet", "unet", "decoder"])
-def test_the_first_profile_that_covers_all_inputs_is_used(name: str) -> None:
+def test_the_profile_that_covers_all_inputs_is_used(name: str) -> None:
     spec = SD15[name]
     assert profile_for(spec, PROFILES, shapes(spec, 2, 256, 512)) == 0
     assert profile_for(spec, PROFILES, shapes(spec, 8, 512, 768)) == 1
     assert profile_for(spec, PROFILES, shapes(spec, 1, 512, 768)) == 1
+
+
+@pytest.mark.parametrize("name", ["hint", "controlnet", "unet", "decoder"])
+def test_of_several_profiles_that_cover_a_size_the_one_that_was_tuned_nearest_to_it_is_used(name: str) -> None:
+    spec = SD15[name]
+    texts = ["256x256:1024x1024", "512x512", "512x512:512x1024", "512x512:1024x512"]
+    profiles = tuple(Profile.parse(text, max_batch=8) for text in texts)
+    sizes = {(512, 512): 1, (512, 768): 2, (768, 512): 3, (1024, 1024): 0, (256, 512): 0}
+    for (height, width), number in sizes.items():
+        assert profile_for(spec, profiles, shapes(spec, 1, height, width)) == number
+    assert profile_for(SD15["clip"], profiles, ((1, 77),)) == 0
 
 
 @pytest.mark.parametrize(("batch", "height", "width"), [(3, 256, 512), (9, 512, 768), (1, 768, 512), (1, 192, 256)])
