@@ -226,6 +226,16 @@ REFUSED: list[tuple[dict[str, Tensor], str]] = [
         {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": ONE},
         "further text encoders, such as SDXL: it has ",
     ),
+    (
+        {"lora_unet_input_blocks_4_1_proj_in.alpha": torch.ones(())}
+        | {"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_k.lora_down.weight": ONE},
+        "is a LoRA for SDXL, whose attentions have several blocks: it has ",
+    ),
+    (
+        {"unet.mid_block.attentions.0.transformer_blocks.9.attn1.to_k.lora_A.weight": ONE},
+        "is a LoRA for SDXL, whose attentions have several blocks: it has ",
+    ),
+    ({"transformer.transformer_blocks.1.x.lora_A.weight": ONE}, "is a LoRA for a transformer such as Flux or SD 3: it"),
     ({"transformer.x.lora_A.weight": ONE}, "is a LoRA for a transformer such as Flux or SD 3: it has "),
     ({"base_model.model.x.lora_A.weight": ONE}, "is a LoRA as peft saves one network, without its alpha: it has "),
     (
