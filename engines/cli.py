@@ -259,7 +259,7 @@ def verify(
 
     weights = None
     additions = added(lora, vae, embedding, clip_skip)
-    if model is None and additions != NO_ADDITIONS:
+    if model is None and (additions != NO_ADDITIONS or {controlnet, tokenizer, original_config} != {None}):
         raise typer.BadParameter("name the model as well; without it, all is taken that the set was built from")
     if model is not None:
         weights = find_weights(

@@ -141,12 +141,21 @@ def _value(
         value = change(tensor.to(torch.float32)).to(dtype).contiguous()
     # A sum in float32 is finite only where every element is: one pass, where isfinite makes a mask of each tensor.
     if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
-        problem = "has values that are NaN or infinite"
-        if torch.isfinite(tensor.to(torch.float64)).all():
-            advice = ": build with --precision fp32" if dtype == torch.float16 else ""
-            problem = f"has values that are too large for {str(dtype).removeprefix('torch.')}{advice}"
-        raise _refused(contents, [named.name], problem)
+        raise _not_finite(contents, named, dtype, changed=change is not None)
     return value
+
+
+def _not_finite(contents: Contents, named: Named, dtype: torch.dtype, *, changed: bool) -> ModelRefused:
+    """What is wrong with a tensor whose value in `dtype` is NaN or infinite: itself, or what changed it."""
+    if not torch.isfinite(named.tensor.to(torch.float64)).all():
+        return _refused(contents, [named.name], "has values that are NaN or infinite")
+    large = f"has values that are too large for {str(dtype).removeprefix('torch.')}"
+    if changed and torch.isfinite(named.tensor.to(dtype)).all():
+        return ModelRefused(
+            f"{contents.path}: with the LoRAs, {named.name} {large}; give them smaller weights (--lora FILE:WEIGHT), "
+            "or leave one out"
+        )
+    return _refused(contents, [named.name], large + (": build with --precision fp32" if dtype == torch.float16 else ""))
 
 
 def _count_positions(network: Any) -> None:

@@ -29,7 +29,6 @@ CLASSES = {
     "controlnet": "ControlNetModel",
     "text_encoder": "CLIPTextModel",
 }
-_SCALING_FACTOR = 0.18215  # if a configuration does not name one
 # Attention of a VAE as diffusers wrote it before version 0.12.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(r"(.+\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)")
@@ -63,24 +62,6 @@ def read_folder_config(part: str, path: Path) -> dict[str, Any]:
         raise ModelRefused(f"{file} describes a network of another class: {name}, not {CLASSES[part]}")
     check_config(part, file, config)
     return config
-
-
-def check_vae_scale(other: Path, own: Path) -> None:
-    """Hold another VAE's scaling factor against the model's own, where both are folders.
-
-    The U-Net was trained on latents of one scale, and VAEs that were made for it have the same factor.
-
-    Raises:
-        ModelRefused: they differ, as SDXL's and SD1.5's do.
-    """
-    if not (other.is_dir() and (own / CONFIG).is_file()):
-        return
-    its, wanted = (read_folder_config("vae", path).get("scaling_factor", _SCALING_FACTOR) for path in (other, own))
-    if its != wanted:
-        raise ModelRefused(
-            f"{other} is a VAE for another kind of model: its scaling_factor is {its}, that of the model's own VAE is "
-            f"{wanted}; --vae takes one that was made for Stable Diffusion 1.5"
-        )
 
 
 def described_network(part: str, file: Path, config: Mapping[str, Any]) -> Any:

@@ -63,7 +63,7 @@ class Weights:
         vae = self.additions.vae
         if component != "decoder" or vae is None:
             return digest
-        sizes, own = (vae_sizes(path, self.original_config) for path in (vae, self._own_path("vae")))
+        sizes, own = (vae_sizes(path, self.original_config) for path in (vae, self.own_path("vae")))
         return digest if sizes == own else lines_digest([digest, f"vae {sizes}"])
 
     @cached_property
@@ -89,9 +89,10 @@ class Weights:
         """The folder that holds one network, or the single file that it is a part of."""
         if part == "controlnet":
             return self.controlnet
-        return self.additions.vae if part == "vae" and self.additions.vae is not None else self._own_path(part)
+        return self.additions.vae if part == "vae" and self.additions.vae is not None else self.own_path(part)
 
-    def _own_path(self, part: str) -> Path:
+    def own_path(self, part: str) -> Path:
+        """The same without additions: where the model's own VAE would lie."""
         return self.model if self.model.is_file() else self.model / part
 
     def _files(self) -> Iterator[tuple[str, Path]]:

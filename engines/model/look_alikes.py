@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from engines.model.families import WANTED
 
 _WORD = "a textual inversion (one word for prompts), no model: it is named with --embedding, beside a --model"
+LORA = "a LoRA: it is named with --lora, beside a --model"
 CHECKPOINT = "a checkpoint with a U-Net: it is named with --model"
 _BLOCKS = ("joint_blocks.", "double_blocks.", "transformer_blocks.")
 _TRANSFORMERS = (*_BLOCKS, *(f"model.diffusion_model.{blocks}" for blocks in _BLOCKS))
 # The beginning or a part of a name, and what the file then looks like: the first line that fits is used.
 _BY_PART = (
-    (("lora_", "lora.", "hada_w1", "lokr_w"), "a LoRA: it is named with --lora, beside a --model"),
+    (("lora_controlnet",), "a Control-LoRA, which is not supported; a whole ControlNet is needed"),
+    (("lora_", "lora.", "hada_w1", "lokr_w"), LORA),
     (("ip_adapter.", "image_proj."), "an IP-Adapter, which is not supported: build without it"),
     (("motion_modules.",), "a motion module of AnimateDiff, which is not supported: build without it"),
 )

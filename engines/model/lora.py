@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from engines.errors import ModelRefused
 from engines.model.additions import Lora
 from engines.model.fill import Changes
-from engines.model.look_alikes import look_of
+from engines.model.look_alikes import LORA, look_of
 from engines.model.lora_names import ADVICE, Half, layer_words, other_kind, place_of
 from engines.model.tensor_files import metadata_of, open_tensors
 
@@ -29,6 +30,9 @@ from engines.model.tensor_files import metadata_of, open_tensors
 _PROJECTIONS = ("proj_in", "proj_out")
 _KINDS = (nn.Linear, nn.Conv2d)
 _METADATA = "lora_adapter_metadata"  # diffusers' entry: peft's configuration as JSON
+# How a LoRA may begin (peft's init_lora_weights). Others, such as pissa, take what they begin with from the weights.
+_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+_TEXT_MODEL = "text_model."
 
 
 @dataclass
@@ -82,17 +86,15 @@ def _read(path: Path, part: str) -> dict[str, _Layer]:
     """The layers of one network in a file, which is looked at as a whole."""
     file = open_tensors(path)
     places = {name: place_of(name) for name in file.names}
+    look = look_of(file.names) or ""
     for name, place in places.items():
         kind = other_kind(name)
         if kind is not None:
             raise ModelRefused(f"{path} is {kind}: it has {name}; {ADVICE}")
-        if place is None and any(places.values()):
+        if place is None and (any(places.values()) or look.endswith(LORA)):
             raise ModelRefused(f"{path} cannot be merged: {name} has no place in SD1.5's networks; {ADVICE}")
     if not any(places.values()):
-        look = look_of(file.names)
-        raise ModelRefused(
-            f"{path} is not a LoRA: it has no pairs of tensors for layers" + (f"; {look}" if look else "")
-        )
+        raise ModelRefused(f"{path} is not a LoRA: it has no pairs of tensors for layers{look and f'; {look}'}")
     wanted = {name: place for name, place in places.items() if place is not None and place.part == part}
     tensors = file.read(lambda name: name in wanted)
     layers: dict[str, _Layer] = {}
@@ -156,7 +158,7 @@ def _scaling_of(path: Path, part: str) -> Callable[[str, _Layer, int], float]:
         if "alpha" in layer.tensors:
             return float(layer.tensors["alpha"]) / rank
         alphas = config.get("alpha_pattern") or {}
-        named = next((alphas[key] for key in alphas if f".{module}".endswith(f".{_bare(key)}")), None)
+        named = next((alphas[key] for key in alphas if _fits(key, module)), None)
         alpha = config.get("lora_alpha") if named is None else named
         if alpha is None:
             return 1.0
@@ -165,18 +167,37 @@ def _scaling_of(path: Path, part: str) -> Callable[[str, _Layer, int], float]:
     return scaling
 
 
-def _bare(key: str) -> str:
-    return key.removeprefix("text_model.")
+def _fits(key: str, module: str) -> bool:
+    """Whether a key of peft's patterns, a regular expression for the end of a name, is for a module.
+
+    `module` is the installed library's name, which has the level `text_model` or lacks it; the file's may be the other.
+    """
+    bare = module.removeprefix(_TEXT_MODEL)
+    return any(re.match(rf"(.*\.)?({key})$", name) for name in (bare, _TEXT_MODEL + bare))
 
 
 def _peft_config(path: Path, part: str) -> Mapping[str, Any]:
     try:
         whole = json.loads(metadata_of(path).get(_METADATA, "{}"))
-        config = {name.removeprefix(f"{part}."): each for name, each in whole.items() if name.startswith(f"{part}.")}
-        numbers = [config.get("lora_alpha", 0), *(config.get("alpha_pattern") or {}).values()]
+        config = _of_part(whole, part)
+        patterns = config.get("alpha_pattern") or {}
+        numbers = [config.get("lora_alpha", 0), *patterns.values()]
         assert all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
-    except (ValueError, AttributeError, AssertionError, RecursionError) as error:
+        assert all(re.compile(key) for key in patterns)
+    except (ValueError, AttributeError, AssertionError, RecursionError, re.error) as error:
         raise ModelRefused(f"{path} cannot be merged: its metadata {_METADATA} is not peft's configuration") from error
     if config.get("use_dora"):
         raise ModelRefused(f"{path} is a DoRA: its metadata {_METADATA} says use_dora; {ADVICE}")
+    if (start := config.get("init_lora_weights")) not in _STARTS:
+        raise ModelRefused(
+            f"{path} was trained beside changed weights: its metadata {_METADATA} says init_lora_weights {start!r}; "
+            f"{ADVICE}"
+        )
     return config
+
+
+def _of_part(whole: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """The fields of one network; in a file of the U-Net alone, neither they nor the tensors have a prefix."""
+    prefix = f"{part}."
+    own = {name.removeprefix(prefix): each for name, each in whole.items() if name.startswith(prefix)}
+    return own if own or part != "unet" else {name: each for name, each in whole.items() if "." not in name}

@@ -57,6 +57,7 @@ _OTHER_KINDS = (
     (r"^lora_controlnet$|^lora_control", "a Control-LoRA, a small ControlNet"),
     (r"^lora_te2_|^text_encoder_2\.|^lora_te3_", "a LoRA for a model with further text encoders, such as SDXL"),
     (r"^lora_transformer_|^transformer\.|double_blocks|joint_blocks", "a LoRA for a transformer such as Flux or SD 3"),
+    (r"_blocks?[._].*transformer_blocks[._][1-9]", "a LoRA for SDXL, whose attentions have several blocks"),
     (r"^bundle_emb\.", "a LoRA with embeddings in it"),
     (r"^base_model\.model\.", "a LoRA as peft saves one network, without its alpha"),
 )

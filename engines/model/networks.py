@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from engines.errors import ModelRefused
 from engines.model.families import WANTED
 from engines.model.fill import unchanged
-from engines.model.folder import check_vae_scale, load_folder, read_folder_config
+from engines.model.folder import load_folder, read_folder_config
 from engines.model.libraries import quiet_libraries
 from engines.model.locate import PART_OF, Weights
 from engines.model.lora import lora_changes
 from engines.model.single_file import Description, load_part
 from engines.model.text_encoder import adapted
 from engines.model.tokenizer import SpecialTokens
+from engines.model.vae_scale import check_vae_scale
 from engines.spec import COMPONENTS, CONTROLS, Geometry
 
 
@@ -167,8 +168,7 @@ def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Ne
     for part in PARTS:  # all configurations are looked at before minutes are spent on gigabytes
         if weights.path_of(part).is_dir():
             read_folder_config(part, weights.path_of(part))
-    if weights.additions.vae is not None:
-        check_vae_scale(weights.additions.vae, weights.model / "vae")
+    check_vae_scale(weights)
     networks = Networks(*(load_network(part, weights, dtype) for part in PARTS))
     check_networks(networks)
     return networks

@@ -88,7 +88,7 @@ def load_part(
     renamed = {name: tensor for name, tensor in renamed.items() if name in expected}
     named, surplus = _traced(part, tensors, empty, renamed)
     if part == "vae":
-        _check_scale(file, network.config.scaling_factor)
+        check_scale(file, network.config.scaling_factor)
     contents = Contents(part, path, named, surplus, description.says(part), strict=True)
     return fill(network, contents, dtype, changing)
 
@@ -155,8 +155,12 @@ def _bare_vae(file: TensorFile) -> dict[str, Tensor]:
     return file.read(lambda name: name.startswith(_BARE_VAE)) if {*_VAE_MARKS} & {*file.names} else {}
 
 
-def _check_scale(file: TensorFile, described: float) -> None:
-    """A model that was trained with scale_by_std has the factor of its latents in the file."""
+def check_scale(file: TensorFile, described: float) -> None:
+    """A model that was trained with scale_by_std has the factor of its latents in the file.
+
+    Raises:
+        ModelRefused: it is another one than its description has.
+    """
     own = file.read(lambda name: name == "scale_factor").get("scale_factor")
     if own is not None and not (own.numel() == 1 and abs(float(own) / described - 1) < _SCALE_ROUNDING):
         raise ModelRefused(

@@ -32,6 +32,7 @@ _BESIDE = re.compile(
 _POSITIONS = re.compile(r"(.*\.)?embeddings\.position_ids")
 # Found anywhere in a name: the network that such tensors belong to.
 _OTHER_KINDS = (
+    (r"lora_controlnet", "a Control-LoRA's layers: a whole ControlNet is needed"),
     (r"lora[_.]|lora$|hada_w|lokr_|\.base_layer\.", "a LoRA's layers: merge it into the model first"),
     (
         r"motion_modules|temp_conv|temp_attention|temporal|transformer_in\.|time_stack|time_mix",

@@ -29,6 +29,10 @@ def adapted(network: Any, additions: Additions) -> Any:
                 f"this text encoder {width} (SD1.5's are 768 wide, SD 2's 1024)"
             )
         _add_rows(network, vectors)
+        if not torch.isfinite(network.get_input_embeddings().weight[-len(vectors) :]).all():
+            raise ModelRefused(
+                f"{embedding.path} has values that are too large for float16: build with --precision fp32"
+            )
     _leave_out(network, additions.clip_skip - 1)
     return network
 

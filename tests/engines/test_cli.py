@@ -44,6 +44,11 @@ def test_a_set_is_built_verified_inspected_and_timed(
     for heading in ("max abs error", "max rel error", "holds at rtol / atol", "1e-03 / 1e-05"):
         assert heading in verified.err
 
+    for option in ("--controlnet", "--tokenizer", "--original-config", "--lora", "--vae"):  # of no use without --model
+        ended = engines("verify", out, option, tmp_path / "nowhere")
+        assert (ended.code, ended.out) == (2, "")
+        assert "name the model as well" in ended.err
+
     manifest = json.loads(engines("inspect", out).out)
     assert manifest["digest"] == told["digest"]
     assert manifest["profiles"][0]["max_batch"] == 2

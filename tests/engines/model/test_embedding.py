@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from engines.errors import ModelRefused
 from engines.model.additions import Embedding, find_embeddings
 from engines.model.embedding import own_word, vectors_of
+from engines.model.locate import find_weights
+from engines.model.networks import load_network
 from engines.model.tokenizer import save_tokenizer
 from engines.model.words import Word
 from engines.source import AdditionNames
@@ -182,6 +184,15 @@ def test_the_text_encoder_learns_the_vectors_and_leaves_out_layers_as_diffusers_
         norm = getattr(plain, "text_model", plain).final_layer_norm
         assert torch.equal(mine(ids).last_hidden_state, norm(states[-2]))
         assert not torch.equal(mine(ids).last_hidden_state, plain(ids).last_hidden_state)
+
+
+def test_vectors_that_half_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
+    path = saved({"emb_params": VECTORS * 1e6}, tmp_path / "style.safetensors")
+    names = AdditionNames(embeddings=(str(path),))
+    weights = find_weights(str(tiny_model() / "model"), str(tiny_model() / "controlnet"), additions=names)
+    load_network("text_encoder", weights, torch.float32)
+    with pytest.raises(ModelRefused, match=r"style.safetensors has values that are too large for float16: build with"):
+        load_network("text_encoder", weights, torch.float16)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from torch import Tensor
 
 from engines.errors import ModelRefused
 from engines.model.additions import Lora, find_loras
+from engines.model.locate import find_weights
 from engines.model.lora import lora_changes
+from engines.model.networks import load_network
+from engines.source import AdditionNames
+from tests.engines.model.folders import pretrained
 from tests.engines.model.loras import (
     TEXT,
     UNET,
@@ -28,6 +33,8 @@ from tests.engines.model.loras import (
     save,
     tiny_network,
 )
+from tests.engines.required import required
+from tests.models import tiny_model
 
 LAYER = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_v"
 Networks = dict[str, Any]
@@ -113,6 +120,71 @@ def test_pefts_alphas_are_read_from_the_files_metadata(networks: Networks, tmp_p
         assert torch.allclose(found[part, f"{layer}.weight"] - value, expected.reshape(value.shape), atol=1e-6), layer
 
 
+@pytest.mark.parametrize(
+    "key", [f"^{UNET[0]}", UNET[0].split(".", 2)[2], r"down_blocks\.0\..*to_q", "nothing|down_blocks.*to_q"]
+)
+def test_keys_of_pefts_alphas_are_regular_expressions_for_the_end_of_a_name(
+    networks: Networks, tmp_path: Path, key: str
+) -> None:
+    pairs = random_pairs(networks, {"unet": UNET}, alphas=False)
+    metadata = {"unet.lora_alpha": 3, "unet.alpha_pattern": {key: 5}}
+    found = merged(
+        networks,
+        Lora(save(peft(pairs), tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(metadata)})),
+    )
+    scaled = {(part, layer): replace(pair, alpha=5 if layer == UNET[0] else 3) for (part, layer), pair in pairs.items()}
+    assert_merged(networks, scaled, found)
+
+
+@pytest.mark.parametrize("key", ["^encoder.layers.0.self_attn.q_proj", "^text_model.encoder.layers.0.self_attn.q_proj"])
+def test_pefts_alphas_name_layers_of_the_text_encoder_as_any_version_does(
+    networks: Networks, tmp_path: Path, key: str
+) -> None:
+    pairs = random_pairs(networks, {"text_encoder": TEXT}, alphas=False)
+    metadata = {"text_encoder.lora_alpha": 3, "text_encoder.alpha_pattern": {key: 5}}
+    path = save(peft(pairs), tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(metadata)})
+    scaled = {key: replace(pair, alpha=5 if key[1] == TEXT[0] else 3) for key, pair in pairs.items()}
+    assert_merged(networks, scaled, merged(networks, Lora(path)))
+
+
+def test_a_file_that_diffusers_saves_of_a_unet_alone_is_merged_with_its_alphas(
+    networks: Networks, tmp_path: Path
+) -> None:
+    """`save_lora_adapter` writes neither tensors nor peft's configuration with a prefix."""
+    peft = required("peft")
+    unet = pretrained("unet", tiny_model() / "model" / "unet")
+    config = {"r": 4, "lora_alpha": 16, "alpha_pattern": {"^mid_block.*to_v": 2}, "init_lora_weights": False}
+    unet.add_adapter(peft.LoraConfig(target_modules=["to_q", "to_v"], **config))
+    unet.save_lora_adapter(tmp_path)
+    unet.fuse_lora()
+    unet.unload_lora()
+    expected = {name: value.detach() for name, value in unet.named_parameters() if ".to_q." in name or ".to_v." in name}
+    (lora,) = find_loras([str(tmp_path)])
+    found = merged(networks, lora)
+    assert set(found) == {("unet", name) for name in expected}
+    for name, value in expected.items():
+        assert torch.allclose(found["unet", name], value, rtol=0, atol=1e-5), name
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora", "loftq", ["x"]])
+def test_a_lora_that_was_trained_beside_changed_weights_is_refused(
+    networks: Networks, tmp_path: Path, start: object
+) -> None:
+    metadata = {"unet.lora_alpha": 3, "unet.init_lora_weights": start}
+    path = save(one(), tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(metadata)})
+    with pytest.raises(ModelRefused, match=r"a.safetensors was trained beside changed weights: .*init_lora_weights"):
+        merged(networks, Lora(path))
+
+
+@pytest.mark.parametrize(("weight", "dtype"), [(1e6, torch.float16), (1e300, torch.float32)])
+def test_a_sum_that_is_too_large_is_said_of_the_loras(tmp_path: Path, weight: float, dtype: torch.dtype) -> None:
+    path = save(one(), tmp_path / "a.safetensors")
+    names = AdditionNames(loras=(f"{path}:{weight}",))
+    weights = find_weights(str(tiny_model() / "model"), str(tiny_model() / "controlnet"), additions=names)
+    with pytest.raises(ModelRefused, match=r"with the LoRAs, mid_block.*to_v.weight has values that are too large for"):
+        load_network("unet", weights, dtype)
+
+
 def one(width: int = 32, rank: int = 2) -> dict[str, Tensor]:
     """A whole pair."""
     return {f"{LAYER}.lora_down.weight": torch.ones(rank, width), f"{LAYER}.lora_up.weight": torch.ones(width, rank)}
@@ -154,11 +226,29 @@ REFUSED: list[tuple[dict[str, Tensor], str]] = [
         {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": ONE},
         "further text encoders, such as SDXL: it has ",
     ),
+    (
+        {"lora_unet_input_blocks_4_1_proj_in.alpha": torch.ones(())}
+        | {"lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_k.lora_down.weight": ONE},
+        "is a LoRA for SDXL, whose attentions have several blocks: it has ",
+    ),
+    (
+        {"unet.mid_block.attentions.0.transformer_blocks.9.attn1.to_k.lora_A.weight": ONE},
+        "is a LoRA for SDXL, whose attentions have several blocks: it has ",
+    ),
+    ({"transformer.transformer_blocks.1.x.lora_A.weight": ONE}, "is a LoRA for a transformer such as Flux or SD 3: it"),
     ({"transformer.x.lora_A.weight": ONE}, "is a LoRA for a transformer such as Flux or SD 3: it has "),
     ({"base_model.model.x.lora_A.weight": ONE}, "is a LoRA as peft saves one network, without its alpha: it has "),
     (
         {"lora_unet_down_blocks_9_attentions_0_proj_in.lora_down.weight": ONE},
         "lora_unet_down_blocks_9_attentions_0_proj_in.lora_down.weight has no place in SD1.5's unet; only plain",
+    ),
+    (
+        {"lycoris_unet_mid_block_attentions_0_proj_in.lora_down.weight": ONE},
+        "cannot be merged: lycoris_unet_mid_block_attentions_0_proj_in.lora_down.weight has no place in SD1.5's ",
+    ),
+    (
+        {"lora_controlnet": ONE, "input_blocks.1.0.in_layers.2.up": torch.ones(2, 1)},
+        "is a Control-LoRA, a small ControlNet: it has ",
     ),
     (one() | {"surprise": ONE}, "cannot be merged: surprise has no place in SD1.5's networks; "),
     (
@@ -195,7 +285,15 @@ def test_what_is_no_plain_lora_is_refused_by_file_and_tensor(
 
 
 @pytest.mark.parametrize(
-    "metadata", ["{", "[]", '{"unet.lora_alpha": "x"}', '{"unet.lora_alpha": NaN}', '{"unet.alpha_pattern": [1]}']
+    "metadata",
+    [
+        '{"unet.alpha_pattern": {"(": 1}}',
+        "{",
+        "[]",
+        '{"unet.lora_alpha": "x"}',
+        '{"unet.lora_alpha": NaN}',
+        '{"unet.alpha_pattern": [1]}',
+    ],
 )
 def test_metadata_that_is_not_pefts_is_refused(networks: Networks, tmp_path: Path, metadata: str) -> None:
     path = save(one(), tmp_path / "a.safetensors", {"lora_adapter_metadata": metadata})

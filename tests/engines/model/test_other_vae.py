@@ -124,6 +124,67 @@ def test_a_vae_of_another_scale_is_refused(original: Original, tmp_path: Path) -
         load_networks(weights_with(original, folder))
 
 
+def scaled(original: Original, folder: Path, factor: float) -> Path:
+    """The VAE's folder with another scaling factor."""
+    copy = changed(original, "vae", folder, lambda _: None)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"scaling_factor": factor}))
+    return copy
+
+
+def of_single_file(original: Original, folder: Path, vae: Path, beside: dict[str, Tensor] | None = None) -> Weights:
+    """A single file's model with another VAE."""
+    model = save(of(original, "unet", "vae", "text_encoder") | (beside or {}), folder / "model.safetensors")
+    return find_weights(
+        str(model),
+        str(original.controlnet),
+        tokenizer=str(original.tokenizer),
+        original_config=str(original.config),
+        additions=AdditionNames(vae=str(vae)),
+    )
+
+
+def test_a_vae_of_another_scale_than_a_single_files_is_refused(original: Original, tmp_path: Path) -> None:
+    other = scaled(original, tmp_path, 0.13025)
+    with pytest.raises(ModelRefused, match=r"its scaling_factor is 0.13025, that of the model's own VAE is 0.18215; "):
+        load_networks(of_single_file(original, tmp_path, other))
+    weights = of_single_file(original, tmp_path, original.model / "vae", {"scale_factor": torch.tensor(0.3)})
+    with pytest.raises(
+        ModelRefused, match=r"model.safetensors has the scale_factor \[0.3.*\], and its description has"
+    ):
+        load_networks(weights)
+    assert load_networks(of_single_file(original, tmp_path, original.model)).vae.config.scaling_factor == 0.18215
+
+
+def test_a_vae_of_another_scale_than_sd15s_is_refused_for_a_model_without_one(
+    original: Original, tmp_path: Path
+) -> None:
+    (tmp_path / "model").mkdir()
+    for part in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        (tmp_path / "model" / part).symlink_to(original.model / part)
+    other = scaled(original, tmp_path, 0.13025)
+    with pytest.raises(ModelRefused, match=r"is 0.13025, that of Stable Diffusion 1.5's VAE is 0.18215; --vae takes"):
+        load_networks(weights_with(original, other, tmp_path / "model"))
+
+
+def test_a_single_files_vae_is_refused_for_a_model_of_another_scale(original: Original, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    scaled(original, model, 0.3)
+    for part in ("unet", "text_encoder", "tokenizer", "scheduler"):
+        (model / part).symlink_to(original.model / part)
+    vae = save(of(original, "vae", bare=True), tmp_path / "vae.safetensors")
+    with pytest.raises(ModelRefused, match=r"its scaling_factor is 0.18215, that of the model's own VAE is 0.3; "):
+        load_networks(weights_with(original, vae, model))
+
+
+def test_the_vae_of_an_sdxl_checkpoint_is_refused(original: Original, tmp_path: Path) -> None:
+    name = "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias"
+    path = save(of(original, "vae") | {name: torch.ones(1)}, tmp_path / "xl.safetensors")
+    with pytest.raises(ModelRefused, match=rf"xl.safetensors is a checkpoint of SDXL \(it has {name}\), whose VAE has"):
+        load_networks(weights_with(original, path))
+
+
 def test_only_a_vae_of_other_sizes_has_other_compiled_code(original: Original, tmp_path: Path) -> None:
     plain = find_weights(str(original.model), str(original.controlnet))
     folder = changed(
