@@ -25,18 +25,27 @@ def placement_for(folder: Path, manifest: Manifest, *, device: str = "auto", thr
         BackendUnavailable: its backend is not installed, or needs a device that is not here.
     """
     backend = backend_of(folder, manifest)
-    check_version(manifest, backend.installed_version(manifest.runtime))
+    installed = backend.installed_version(manifest.runtime)
+    check_installed(manifest, installed)
     placement = Placement(backend.device(device, manifest.architecture), threads)
+    check_version(manifest, installed)  # once it is known that the device is here: without it no version would run
     check_architecture(manifest, placement.device)
     backend.check(folder, manifest, placement)
     return placement
 
 
+def check_installed(manifest: Manifest, installed: str | None) -> None:
+    """Raises BackendUnavailable if the runtime's package has no version here."""
+    if installed is None:
+        package = manifest.runtime
+        raise BackendUnavailable(
+            f"the set needs the package {package} ({manifest.versions[package]}), which is not installed"
+        )
+
+
 def check_version(manifest: Manifest, installed: str | None) -> None:
     """Raises EngineSetRefused if the runtime's package has another version than at build time."""
     package, built = manifest.runtime, manifest.versions[manifest.runtime]
-    if installed is None:
-        raise BackendUnavailable(f"the set needs the package {package} ({built}), which is not installed")
     if installed != built:
         raise EngineSetRefused(f"the set was built for {package} {built}, but {installed} is installed; build it again")
 

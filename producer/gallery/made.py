@@ -45,7 +45,10 @@ class Made:
         self._path = path
         self._root = root
         self._folder = path.parent
-        self._database = self._trying(self._opened)
+        try:
+            self._database = self._opened()
+        except sqlite3.Error as error:
+            self._replace(error)
 
     def close(self) -> None:
         """Close the file. What was not committed is forgotten."""
@@ -133,17 +136,27 @@ class Made:
         try:
             return action()
         except sqlite3.Error as error:
-            if not _is_damaged(error):
-                raise CommandFailed(Exit.STORAGE, f"{self._path} cannot be used: {error}") from error
+            self._replace(error, self._database)
         try:
-            if hasattr(self, "_database"):
-                self._database.close()
+            return action()
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _replace(self, error: sqlite3.Error, opened: sqlite3.Connection | None = None) -> None:
+        """An empty index in the place of one that is damaged, as the error says."""
+        if not _is_damaged(error):
+            raise self._unusable(error) from error
+        try:
+            if opened is not None:
+                opened.close()
             for path in (self._path, self._path.with_name(f"{self._path.name}-journal")):
                 path.unlink(missing_ok=True)
             self._database = self._opened()
-            return action()
-        except sqlite3.Error as error:
-            raise CommandFailed(Exit.STORAGE, f"{self._path} cannot be used: {error}") from error
+        except sqlite3.Error as again:
+            raise self._unusable(again) from again
+
+    def _unusable(self, error: sqlite3.Error) -> CommandFailed:
+        return CommandFailed(Exit.STORAGE, f"{self._path} cannot be used: {error}")
 
 
 def identity_of(path: Path) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from engines.backends.triton.backend import TritonBackend
 from engines.manifest import MANIFEST, load_manifest
 from tests.engines.conftest import Ended
 from tests.engines.sets import edit_manifest
@@ -134,7 +135,13 @@ def test_a_backend_that_this_version_lacks_is_not_advised(engines: Callable[...,
     assert "--backend onnxruntime" in ended.err
 
 
-def test_a_machine_that_takes_no_fp8_is_not_told_to_calibrate(engines: Callable[..., Ended], tmp_path: Path) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("installed", [None, "3.6.0", "3.7.1"])
+def test_a_machine_that_takes_no_fp8_is_not_told_to_calibrate(
+    engines: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: str | None
+) -> None:
+    """Without a GPU, whatever version of Triton torch has brought."""
+    monkeypatch.setattr(TritonBackend, "installed_version", lambda self, runtime: installed)
     quantized = {"backend": "triton", "runtime": "triton", "architecture": "sm90", "precision": "fp8"}
     calibration = {"source": "/folder/jobs.csv", "digest": "ab" * 32, "input_scales": {}}
 

@@ -20,7 +20,7 @@ from engines.backends.tensorrt import package, plan
 from engines.build.recipe import recipe_for
 from engines.device import Placement
 from engines.errors import BackendUnavailable, EngineSetRefused
-from engines.fit import check_version
+from engines.fit import check_installed, check_version
 from engines.manifest import Manifest, load_manifest
 from engines.spec import Profile
 from tests.engines.required import required
@@ -89,7 +89,7 @@ def test_it_is_loaded_where_only_the_lean_runtime_of_that_version_is_installed(
         check_version(manifest, BACKEND.installed_version("tensorrt_lean"))
     installed(monkeypatch, {"tensorrt": "11.4.0.106"})
     with pytest.raises(BackendUnavailable, match=r"needs the package tensorrt_lean \(11.4.0.106\), which is not inst"):
-        check_version(manifest, BACKEND.installed_version("tensorrt_lean"))
+        check_installed(manifest, BACKEND.installed_version("tensorrt_lean"))
     installed(monkeypatch, {"tensorrt_lean_cu13": "11.5.0.1"})
     with pytest.raises(EngineSetRefused, match=r"built for tensorrt_lean 11.4.0.106, but 11.5.0.1 is installed; build"):
         check_version(manifest, BACKEND.installed_version("tensorrt_lean"))
