@@ -30,8 +30,8 @@ from engines.model.tensor_files import metadata_of, open_tensors
 _PROJECTIONS = ("proj_in", "proj_out")
 _KINDS = (nn.Linear, nn.Conv2d)
 _METADATA = "lora_adapter_metadata"  # diffusers' entry: peft's configuration as JSON
-# How a LoRA may begin (peft's init_lora_weights). Others, such as pissa, take what they begin with from the weights.
-_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+# How a LoRA may begin (peft's init_lora_weights, in any case). Others, such as pissa, change the weights beside it.
+_STARTS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
 _TEXT_MODEL = "text_model."
 
 
@@ -173,7 +173,11 @@ def _fits(key: str, module: str) -> bool:
     `module` is the installed library's name, which has the level `text_model` or lacks it; the file's may be the other.
     """
     bare = module.removeprefix(_TEXT_MODEL)
-    return any(re.match(rf"(.*\.)?({key})$", name) for name in (bare, _TEXT_MODEL + bare))
+    return any(_pattern(key).match(name) for name in (bare, _TEXT_MODEL + bare))
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({key})$")
 
 
 def _peft_config(path: Path, part: str) -> Mapping[str, Any]:
@@ -183,12 +187,13 @@ def _peft_config(path: Path, part: str) -> Mapping[str, Any]:
         patterns = config.get("alpha_pattern") or {}
         numbers = [config.get("lora_alpha", 0), *patterns.values()]
         assert all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
-        assert all(re.compile(key) for key in patterns)
-    except (ValueError, AttributeError, AssertionError, RecursionError, re.error) as error:
+        assert all(map(_pattern, patterns))
+    except (ValueError, AttributeError, AssertionError, OverflowError, RecursionError, re.error) as error:
         raise ModelRefused(f"{path} cannot be merged: its metadata {_METADATA} is not peft's configuration") from error
     if config.get("use_dora"):
         raise ModelRefused(f"{path} is a DoRA: its metadata {_METADATA} says use_dora; {ADVICE}")
-    if (start := config.get("init_lora_weights")) not in _STARTS:
+    start = config.get("init_lora_weights")
+    if (start.lower() if isinstance(start, str) else start) not in _STARTS:
         raise ModelRefused(
             f"{path} was trained beside changed weights: its metadata {_METADATA} says init_lora_weights {start!r}; "
             f"{ADVICE}"

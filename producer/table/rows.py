@@ -22,6 +22,7 @@ from producer.table.reader import Record
 # A relative path with nothing to resolve, unquote or quote. Most cells are like that, and `resolve_image` would take a
 # third of the time of the check to give the same URI.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
+QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)
 SHORT = 250  # characters; a longer path may have a name that is too long
 
 
@@ -124,8 +125,11 @@ class RowChecker:
 
 
 def _is_of(columns: set[str | None], detail: Any) -> bool:
-    """Whether a problem is of one of these columns: in its cell, or in a rule over several, which names them."""
-    named = detail["loc"] or re.findall(r"\w+", str(detail["ctx"]["error"]))
+    """Whether a problem is of one of these columns: in its cell, or in a rule over several, which names them.
+
+    What such a rule quotes are words of a prompt.
+    """
+    named = detail["loc"] or re.findall(r"\w+", QUOTED.sub("", str(detail["ctx"]["error"])))
     return not columns.isdisjoint(named)
 
 

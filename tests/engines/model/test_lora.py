@@ -176,6 +176,15 @@ def test_a_lora_that_was_trained_beside_changed_weights_is_refused(
         merged(networks, Lora(path))
 
 
+@pytest.mark.parametrize("start", [None, True, False, "gaussian", "Gaussian", "eva", "orthogonal", "mica"])
+def test_a_lora_that_was_trained_beside_the_weights_as_they_are_is_merged(
+    networks: Networks, tmp_path: Path, start: object
+) -> None:
+    metadata = {"unet.lora_alpha": 3, "unet.init_lora_weights": start}
+    path = save(one(), tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(metadata)})
+    assert len(merged(networks, Lora(path))) == 1
+
+
 @pytest.mark.parametrize(("weight", "dtype"), [(1e6, torch.float16), (1e300, torch.float32)])
 def test_a_sum_that_is_too_large_is_said_of_the_loras(tmp_path: Path, weight: float, dtype: torch.dtype) -> None:
     path = save(one(), tmp_path / "a.safetensors")
@@ -288,6 +297,8 @@ def test_what_is_no_plain_lora_is_refused_by_file_and_tensor(
     "metadata",
     [
         '{"unet.alpha_pattern": {"(": 1}}',
+        '{"unet.alpha_pattern": {"(?i)to_q": 1}}',
+        '{"unet.alpha_pattern": {"x{99999999999}": 1}}',
         "{",
         "[]",
         '{"unet.lora_alpha": "x"}',

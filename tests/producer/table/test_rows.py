@@ -188,6 +188,14 @@ def test_a_bad_cell_is_no_second_mistake_of_a_rule_over_several(
     assert sentences(tmp_path, table) == [f"jobs.csv:2: {column}: {said}"]
 
 
+@pytest.mark.parametrize("prompt", ["(a large scale:200)", "(it's a scale:200)"])
+def test_a_bad_cell_hides_no_weight_whose_words_are_called_like_its_column(tmp_path: Path, prompt: str) -> None:
+    first, second = sentences(tmp_path, f"image,prompt,prompt_syntax,scale\na.png,{prompt},weighted,x\n")
+    assert first.startswith("jobs.csv:2: scale: 'x' is not a number")
+    assert "scale" in second
+    assert "the weight 200; allowed with prompt_syntax weighted: " in second
+
+
 def test_too_many_cells_are_explained(tmp_path: Path) -> None:
     assert sentences(tmp_path, "image,prompt\na.png,a cat, sitting\n") == [
         "jobs.csv:2: the row has 3 cells, the header 2 columns; "

@@ -51,6 +51,13 @@ def test_of_several_profiles_that_cover_a_size_the_one_that_was_tuned_nearest_to
     assert profile_for(SD15["clip"], profiles, ((1, 77),)) == 0
 
 
+@pytest.mark.parametrize("texts", [("512x512:768x768", "768x768"), ("768x768", "512x512:768x768")])
+def test_the_end_of_a_range_has_a_profile_of_its_own_if_one_was_built(texts: tuple[str, ...]) -> None:
+    profiles = tuple(Profile.parse(text, max_batch=8) for text in texts)
+    for name in ("hint", "controlnet", "unet", "decoder"):
+        assert profile_for(SD15[name], profiles, shapes(SD15[name], 1, 768, 768)) == texts.index("768x768")
+
+
 @pytest.mark.parametrize(("batch", "height", "width"), [(3, 256, 512), (9, 512, 768), (1, 768, 512), (1, 192, 256)])
 def test_shapes_outside_every_profile_are_named(batch: int, height: int, width: int) -> None:
     spec = SD15["decoder"]
