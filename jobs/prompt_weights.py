@@ -35,8 +35,8 @@ _SIGN = re.compile(
     """,
     re.VERBOSE,
 )
-# As \s*\bBREAK\b\s*, but the time for a long run of spaces does not grow with its square: `--again` reads texts of up to
-# 1 MiB.
+# As \s*\bBREAK\b\s*, but the time for a long run of spaces does not grow with its square: `--again` reads texts of up
+# to 1 MiB.
 _BREAK = re.compile(r"(?:(?<!\s)\s+)?\bBREAK\b\s*")
 
 
