@@ -29,13 +29,15 @@ _SIGN = re.compile(
     r"""
       \\(?P<escaped>[()\[\]\\]?)                          # a lone backslash stands for nothing
     | (?P<open>[(\[])
-    | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*(?P<ends>\))
+    | :\s*(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*(?P<ends>\))
     | (?P<close>[)\]])
     | (?P<text>[^\\()\[\]:]+|:)
     """,
     re.VERBOSE,
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+# As \s*\bBREAK\b\s*, but the time for a long run of spaces does not grow with its square: `--again` reads texts of up
+# to 1 MiB.
+_BREAK = re.compile(r"(?:(?<!\s)\s+)?\bBREAK\b\s*")
 
 
 class Weighted(NamedTuple):

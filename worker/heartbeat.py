@@ -95,7 +95,7 @@ class Heartbeat:
                 # Repeated at every beat: a job that was being fetched at the last one may be in the loop now.
                 for job_id in self._in_flight.cancel(batch, self._ledger.cancels(batch)):
                     self._cancel(job_id)
-            self._ledger.feed_delayed(limit=FED_AT_ONCE, places=self._places(len(in_flight)), holds=self._holds)
+            self._feed_delayed(len(in_flight))
             self._compare_clock()
             self._ask_for_refutations()
         except (LedgerUnavailable, redis.RedisError) as error:
@@ -104,6 +104,14 @@ class Heartbeat:
         except Exception:  # without heartbeats, its jobs would be rendered a second time
             self._metrics.heartbeat_failures.inc()
             log.exception("heartbeat_broke", consequence="the next one follows")
+
+    def _feed_delayed(self, in_flight: int) -> None:
+        places = self._places(in_flight)
+        self._ledger.feed_delayed(limit=FED_AT_ONCE, places=places, holds=self._holds, names=self._names())
+
+    def _names(self) -> list[str]:
+        """What refusals of this worker are noted by."""
+        return [name for name in (self._fitness.facts.settings, self._worker) if name]
 
     def _places(self, in_flight: int) -> int:
         """For how many jobs that want an engine set this worker has a place; twice, as others take some of them."""
@@ -124,10 +132,9 @@ class Heartbeat:
         return agreeing > (1 + len(others)) / 2
 
     def _ask_for_refutations(self) -> None:
-        names = [name for name in (self._fitness.facts.settings, self._worker) if name]
         if self._refuted_at is None:
             return
-        refutation = self._ledger.refuted(*names, since=self._refuted_at)
+        refutation = self._ledger.refuted(*self._names(), since=self._refuted_at)
         if refutation is not None:
             self._refuted_at = refutation.at
             self._fitness.refute(refutation)

@@ -67,6 +67,8 @@ log = structlog.get_logger(__name__)
 
 GPU_THREAD_STOP_SECONDS = 10.0
 STUCK_SECONDS = 180.0  # an engine call that takes longer hangs; the first call of a shape may compile for a minute
+# For one of several sets, from a disk that is as slow as at the start. One that never comes must not keep its jobs.
+LOAD_SECONDS = 3600.0
 
 # Where not all engine sets fit on the device, jobs that wait for a turn leave their places to jobs of the sets that are
 # there, up to so many times RENDER_JOBS_IN_FLIGHT. Otherwise they would fill all places, and the device would be idle.
@@ -305,11 +307,13 @@ class RenderService:
         if self._gpu_thread.ident is not None and not self._gpu_thread.is_alive() and not self.shutdown.draining:
             return Verdict(False, "the GPU thread has ended")
         age = 0.0 if stats.busy_since is None else time.monotonic() - stats.busy_since
-        if age > STUCK_SECONDS:
-            if self._renderer.loop.loads().loading:  # one of several sets, from a disk that is as slow as at the start
-                return Verdict(True, "loading engines")
+        if age <= STUCK_SECONDS:
+            return Verdict(True, "alive")
+        if not self._renderer.loop.loads().loading:
             return Verdict(False, f"an engine call has not come back for {age:.0f} s")
-        return Verdict(True, "alive")
+        if age <= LOAD_SECONDS:
+            return Verdict(True, "loading engines")
+        return Verdict(False, f"an engine set has been loading for {age:.0f} s")
 
     def ready(self) -> Verdict:
         """/readyz: takes jobs."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import cast
 
 import redis
 
@@ -15,6 +16,7 @@ from jobs.ledger.chunks import chunks
 from jobs.ledger.keys import BATCHES, DELETED, WORKER_PREFIX, batch_key, batch_keys, delayed_key, unheld_key
 from jobs.ledger.lua import Scripts
 from jobs.ledger.message import message_for
+from jobs.ledger.records import refusals_in
 from jobs.ledger.redis_client import SCAN_COUNT, answering, is_away, passing_over_damage
 
 LOOKED_AT = 200  # of the jobs that wait for a worker with their set, drawn by lot, at each beat of one with free places
@@ -58,12 +60,15 @@ class Delayed(Batches):
         arguments += [self._max_attempts, WORKER_PREFIX if orphans else ""]
         return bool(self._scripts.run("defer", keys=keys, arguments=arguments))
 
-    def feed_delayed(self, *, limit: int = 1000, places: int = 0, holds: Holds | None = None) -> int:
+    def feed_delayed(
+        self, *, limit: int = 1000, places: int = 0, holds: Holds | None = None, names: Collection[str] = ()
+    ) -> int:
         """Queue the messages of at most `limit` delayed jobs whose time has come; returns how many were queued.
 
         A worker with free places also gets messages of up to so many jobs that others refused for want of an engine
         set that it `holds`. If all of them came back after the same time, the others would take most of them away
-        again, and it would have nothing to do until the next time.
+        again, and it would have nothing to do until the next time. Not those that it has refused itself, for another
+        reason and under one of its `names` (Refusal.by): they wait for other workers.
 
         Every heartbeat and every pass of the reconciler calls it; any number of callers may do so at once.
         """
@@ -71,7 +76,7 @@ class Delayed(Batches):
         keys = [delayed_key(self.queue), unheld_key(self.queue)]
         due, unheld = self._scripts.run("due", keys=keys, arguments=[limit, looked_at])
         if holds is not None and unheld:
-            due = [*due, *self._bring_forward(unheld, places, holds)]
+            due = [*due, *self._bring_forward(unheld, places=places, holds=holds, names=names)]
         fed, refusal = 0, None
         for batch, ids in ids_by_batch(due).items():
             try:
@@ -84,17 +89,27 @@ class Delayed(Batches):
             raise refusal
         return fed
 
-    def _bring_forward(self, entries: Sequence[str], places: int, holds: Holds) -> list[str]:
+    def _bring_forward(self, entries: Sequence[str], *, places: int, holds: Holds, names: Collection[str]) -> list[str]:
         """Those of the entries whose time has come now, since a worker that has a place holds their sets."""
         wanted: list[str] = []
         for batch, ids in ids_by_batch(entries).items():
             with passing_over_damage():  # its jobs come back in their time, and feeding them says what is wrong
-                wanted += [f"{batch} {id_}" for id_, job in self.jobs(batch, ids).items() if holds(job)]
+                held = [id_ for id_, job in self.jobs(batch, ids).items() if holds(job)]
+                wanted += [f"{batch} {id_}" for id_ in self._not_refused(batch, held, names)]
         wanted = wanted[:places]
         if wanted:
             with answering():
                 self.client.zadd(delayed_key(self.queue), dict.fromkeys(wanted, 0.0), xx=True)
         return wanted
+
+    def _not_refused(self, batch: str, ids: Sequence[str], names: Collection[str]) -> list[str]:
+        """Those of the jobs that nobody of these names has refused."""
+        if not ids or not names:
+            return list(ids)
+        with answering():
+            texts = cast("list[str | None]", self.client.hmget(batch_key(batch, "refusals"), list(ids)))
+        said = zip(ids, texts, strict=True)
+        return [id_ for id_, text in said if not any(each.by in names for each in refusals_in(text or ""))]
 
     def drop_delayed(self, batch: str, ids: Sequence[str], *, unfinished: bool) -> int:
         """Remove the entries of a batch's jobs that have ended, or are not known; with `unfinished`, of all jobs."""

@@ -24,7 +24,8 @@
     deleted                 sorted set  batches that were deleted, by that time; for DELETED_SECONDS
     delayed:<queue>         sorted set  '<batch> <job id>' by the time at which its message is to be queued
     unheld:<queue>          set    those of delayed:<queue> that were refused for want of their engine set: a worker
-                                   that holds it, and has a place, queues their messages before their time
+                                   that holds it, has a place and has not refused them queues their messages
+                                   before their time
     sifted:<queue>          string how often messages were taken out of the queue's middle, or moved within it
     refuted:<by>            string Refutation as JSON: the latest job that `by` (Refusal.by) refused and another worker
                                    finished; expires after REFUTED_SECONDS

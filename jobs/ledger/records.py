@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "superseded"]
 # Why a worker ended by itself: the names of its exit codes 4, 5 and 1.
@@ -230,6 +230,17 @@ class Refusal(_Record):
     text: str
     at: float
     times: int = 1
+
+
+_REFUSALS = TypeAdapter(tuple[Refusal, ...])
+
+
+def refusals_in(text: str) -> tuple[Refusal, ...]:
+    """A job's refusals as the ledger keeps them; none where another program wrote something else there."""
+    try:
+        return _REFUSALS.validate_json(text)
+    except ValidationError:
+        return ()
 
 
 class Refused(_Record):

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Literal, cast
 
 import redis
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from jobs.errors import EngineSetNotHeld
 from jobs.job import RenderJob
@@ -23,7 +23,7 @@ from jobs.ledger.keys import (
     unheld_key,
 )
 from jobs.ledger.lua import Scripts
-from jobs.ledger.records import TERMINAL, Refusal, Refused, Refutation, WorkerFacts
+from jobs.ledger.records import TERMINAL, Refusal, Refused, Refutation, WorkerFacts, refusals_in
 from jobs.ledger.redis_client import SCAN_COUNT, answering, scanned
 from jobs.ledger.workers import Workers
 
@@ -33,16 +33,14 @@ FIRST_SET_DELAY_SECONDS = 10.0
 LONGEST_DELAY_SECONDS = 30.0
 LONGEST_TEXT = 1000  # characters of what a worker says: a thousand jobs may be refused for the same reason
 
-_REFUSALS = TypeAdapter(tuple[Refusal, ...])
-
 
 class Refusals(Delayed, Workers):
     """The part of the ledger that decides about refused jobs.
 
     A job fails only once every live worker of its queue has refused it, whether by its name or by the digest of its
     settings. A worker of an earlier version says nothing of itself, so it counts as one that has not refused; after
-    about nine minutes of refusals (20 by one worker), neither such a worker nor a paused one is waited for. Only the
-    refusals of live workers count.
+    20 refusals by one worker (about nine minutes, or less: docs/lifecycle.md), neither such a worker nor a paused one
+    is waited for. Only the refusals of live workers count.
 
     A worker without a heartbeat may still be alive. After a restart of Redis (a batch is older than the server
     process), no worker counts as dead until a lease has passed. If another worker finished a job that this one had
@@ -74,7 +72,7 @@ class Refusals(Delayed, Workers):
         workers = self._worker_keys()  # first, so that a restart between the two shows in the uptime
         arguments += [self.queue, WORKER_PREFIX, REFUTED_PREFIX, self._restart(), *workers]
         verdict, seconds, texts = self._scripts.run("refuse", keys=keys, arguments=arguments)
-        refusals = () if verdict == "gone" else _parsed(texts)
+        refusals = () if verdict == "gone" else refusals_in(texts)
         return Refused(final=verdict == "final", refusals=refusals, delay_seconds=float(seconds))
 
     def refusals(self, batch: str) -> dict[str, tuple[Refusal, ...]]:
@@ -83,7 +81,7 @@ class Refusals(Delayed, Workers):
         pairs = scanned(self.client, batch_key(batch, "refusals"))
         while some := dict(islice(pairs, SCAN_COUNT)):
             active = (line.id for line in self.states_of(batch, some) if line.state not in TERMINAL)
-            said |= {id_: refusals for id_ in active if (refusals := _parsed(some[id_]))}
+            said |= {id_: refusals for id_ in active if (refusals := refusals_in(some[id_]))}
         return said
 
     def refused_jobs(self, batch: str) -> int:
@@ -120,13 +118,6 @@ class Refusals(Delayed, Workers):
 def _short(text: str) -> str:
     text = text.encode("utf-8", "replace").decode()  # a file name may hold what is not text
     return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 3] + "..."
-
-
-def _parsed(text: str) -> tuple[Refusal, ...]:
-    try:
-        return _REFUSALS.validate_json(text)
-    except ValidationError:
-        return ()  # another program may have written anything there
 
 
 def _refutations(texts: Iterable[str | None]) -> Iterator[Refutation]:

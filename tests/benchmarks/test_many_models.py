@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import get_type_hints
 
-from benchmarks.many_models import NAMES, Plan, mixed_jobs, warm_up, with_model
+from benchmarks.many_models import NAMES, Plan, main, mixed_jobs, warm_up, with_model
 from jobs.job import RenderJob
 
 PLAN = Plan(jobs=60, steps=4, size=64, max_batch=2, threads=1, resident=2, device="auto", names=NAMES, warm_up_jobs=12)
@@ -39,3 +40,10 @@ def test_on_a_cpu_one_job_of_each_set_is_enough() -> None:
 def test_there_are_no_more_warm_up_jobs_of_a_set_than_measured_ones() -> None:
     plan = replace(PLAN, jobs=9)
     assert Counter(job.parameters.model for job in warm_up(plan, jobs(plan), "all")) == dict.fromkeys(NAMES, 3)
+
+
+def test_the_longest_warm_up_job_is_valid_with_the_most_steps_that_may_be_asked_for() -> None:
+    most = get_type_hints(main, include_extras=True)["steps"].__metadata__[0].max
+    plan = replace(PLAN, steps=most)
+    warm = warm_up(plan, jobs(plan), "all")
+    assert [RenderJob.from_json(job.model_dump_json()) for job in warm] == warm

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import InvalidJob
 from jobs.job import RenderJob, RenderParameters
-from jobs.prompt_weights import BREAK, weighted_pieces
+from jobs.prompt_weights import BREAK, is_text_alone, weighted_pieces
 from jobs.prompts import prompt_warnings
 
 
@@ -87,6 +87,12 @@ def test_no_text_is_lost_or_added_but_brackets_weights_and_backslashes(prompt: s
     pieces = weighted_pieces(prompt)
     assert "".join(re.findall(r"[^\W\d_]", "".join(piece.text for piece in pieces))) == letters
     assert all(one.weight != other.weight for one, other in pairwise(pieces))
+
+
+@pytest.mark.parametrize("text", [" " * 200_000, ":" + "1" * 200_000, ":1" + " " * 200_000, "a" + " " * 200_000])
+def test_a_text_as_long_as_a_picture_may_have_is_read_before_the_test_ends(text: str) -> None:
+    """`--again` reads texts of other programs whose length nobody has checked."""
+    assert is_text_alone(text)
 
 
 @given(st.text(st.characters(exclude_characters="()[]\\", exclude_categories=["Cs"]), max_size=60))

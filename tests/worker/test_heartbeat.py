@@ -63,10 +63,15 @@ def test_an_error_that_nobody_expected_ends_no_heartbeat(
 def test_a_worker_that_takes_jobs_asks_for_those_of_its_engine_sets(
     ledger: Ledger, heartbeat: Heartbeat, fitness: Fitness
 ) -> None:
-    held, other = make_job(1, model="ink"), make_job(2, model="photo")
-    ledger.beat(WORKER, in_flight=[], lease_seconds=60)
-    for job in (held, other):
+    held, other, refused = make_job(1, model="ink"), make_job(2, model="photo"), make_job(3, model="ink")
+    for worker in (WORKER, "patient"):
+        ledger.beat(worker, in_flight=[], lease_seconds=60)
+    for job in (held, other, refused):
         enqueue(ledger, [job])
+        if job is refused:
+            ledger.start(job, worker=WORKER)
+            refusal = Refusal(by=WORKER, worker=WORKER, kind="shape_not_built", text="not built", at=1.0)
+            ledger.refuse(job, refusal, facts=WorkerFacts())
         ledger.start(job, worker="wrong")
         refusal = Refusal(by="wrong", worker="wrong", kind="engine_set_not_held", text="not held", at=1.0)
         assert not ledger.refuse(job, refusal, facts=WorkerFacts()).final
@@ -77,7 +82,7 @@ def test_a_worker_that_takes_jobs_asks_for_those_of_its_engine_sets(
     assert [heartbeat._places(number) for number in (0, 15, 40)] == [32, 2, 0]
     heartbeat.start(lambda _: None, holds=lambda job: job.parameters.model == "ink")
     eventually(lambda: ledger.queue_length() == 1)
-    assert ledger.delayed() == 1
+    assert set(ledger.delayed_ids()) == {other.id, refused.id}
 
 
 def test_an_error_that_is_no_text_can_be_told_in_a_heartbeat(

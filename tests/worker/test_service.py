@@ -23,7 +23,7 @@ from worker.outcome import Outcome
 from worker.render.errors import DeviceLost
 from worker.render.stats import Loads
 from worker.renderer import Renderer, RendererRefused
-from worker.service import STUCK_SECONDS, RenderService
+from worker.service import LOAD_SECONDS, STUCK_SECONDS, RenderService
 from worker.shutdown import Shutdown
 
 
@@ -155,9 +155,19 @@ def test_a_turn_that_takes_minutes_is_not_alive(started: Started, monkeypatch: p
     verdict = started.service.live()
     assert not verdict.ok
     assert f"{STUCK_SECONDS + 1:.0f} s" in verdict.why
+
+
+def test_a_set_that_loads_for_minutes_is_alive_and_one_that_never_comes_is_not(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stats = dataclasses.replace(started.loop.stats(), busy_since=1000.0)
+    monkeypatch.setattr(started.loop, "stats", lambda: stats)
     loads = Loads({}, {}, frozenset(), loading=True)
     monkeypatch.setattr(started.loop, "loads", lambda: loads)
+    monkeypatch.setattr("worker.service.time.monotonic", lambda: 1000.0 + STUCK_SECONDS + 1)
     assert started.service.live() == Verdict(True, "loading engines")
+    monkeypatch.setattr("worker.service.time.monotonic", lambda: 1000.0 + LOAD_SECONDS + 1)
+    assert started.service.live() == Verdict(False, "an engine set has been loading for 3601 s")
 
 
 def refuse(settings: object, shutdown: object) -> Renderer:

@@ -8,7 +8,7 @@
 local states, counts, id, worker, queue, prefix = KEYS[1], KEYS[2], ARGV[1], ARGV[3], ARGV[10], ARGV[11]
 local refund, max_attempts, first, longest = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local KEPT = 20  -- refusals of workers that are gone
--- So often one worker refuses a job, in about nine minutes, before it no longer waits for those that may never take it.
+-- So often one worker refuses a job, in nine minutes or less, before it no longer waits for those that may never take it.
 local PATIENCE = 20
 
 local old = redis.call('HGET', states, id)

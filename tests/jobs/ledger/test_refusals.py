@@ -211,6 +211,19 @@ def test_a_worker_with_free_places_gets_jobs_of_its_set_before_their_time(ledger
     assert ledger.counts("b") == Counts(queued=5)
 
 
+def test_a_worker_does_not_ask_for_jobs_of_its_set_that_it_has_refused_itself(ledger: Ledger) -> None:
+    """Otherwise a worker beside it refuses them 20 times within a minute, and they wait no longer for a paused one."""
+    jobs = make_jobs(3)
+    enqueue(ledger, jobs)
+    ledger.client.delete("render")
+    live(ledger, "patient")
+    for job, by in zip(jobs, ("holder", "its settings", "another"), strict=True):
+        refuse(ledger, job, "holder", by=by, kind="shape_not_built")
+        refuse(ledger, job, "wrong", kind="engine_set_not_held")
+    assert ledger.feed_delayed(places=5, holds=lambda _: True, names=["its settings", "holder"]) == 1
+    assert sorted(ledger.delayed_ids()) == sorted(job.id for job in jobs[:2])
+
+
 def test_what_was_put_off_since_for_another_reason_comes_in_its_time(ledger: Ledger, job: RenderJob) -> None:
     live(ledger, "holder")
     refuse(ledger, job, "wrong", kind="engine_set_not_held")
