@@ -35,7 +35,13 @@ the same operation by torch's own functions; for attention there is one figure f
 times the torch code that defines what the kernels compute, only to see that it works.
 """
 LEVELS = ((64, 320), (32, 640), (16, 1280))  # latent cells a side at 512x512, channels
-PARTS = ("group_norm", "layer_norm", "geglu", "joined", "unfolded", "attention", "products")
+PARTS = ("group_norm", "layer_norm", "geglu", "joined", "unfolded", "attention", "cross_attention", "products")
+HEADS, TOKENS = 8, 77
+BACKENDS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 Timings = Iterator[tuple[str, Callable[[], object], dict[str, Callable[[], object]]]]
 
 
@@ -144,20 +150,25 @@ class Kernels:
 
     def attention(self) -> Timings:
         """Self-attention with eight heads, by each of torch's backends too."""
-        backends = {
-            "cudnn": SDPBackend.CUDNN_ATTENTION,
-            "flash": SDPBackend.FLASH_ATTENTION,
-            "efficient": SDPBackend.EFFICIENT_ATTENTION,
-        }
         for side, channels in LEVELS:
             qkv = self.noise(self.rows, side * side, 3 * channels)
+            query, key, value = qkv.chunk(3, dim=-1)
+            theirs = partial(ops.attention, query, key, value, HEADS)
+            size = f"{self.rows}x{side * side}x{HEADS}x{channels // HEADS}"
+            yield size, partial(ops.self_attention, qkv, HEADS), self.by_each_backend(theirs)
 
-            def theirs(qkv: Tensor = qkv) -> Tensor:
-                query, key, value = qkv.chunk(3, dim=-1)
-                return ops.attention(query, key, value, 8)
+    def cross_attention(self) -> Timings:
+        """Attention to the 77 tokens of a prompt, by each of torch's backends too; ours is torch's own choice."""
+        for side, channels in LEVELS:
+            query, context = self.noise(self.rows, side * side, channels), self.noise(self.rows, TOKENS, 2 * channels)
+            key, value = context.chunk(2, dim=-1)
+            call = partial(ops.attention, query, key, value, HEADS)
+            size = f"{self.rows}x{side * side}x{TOKENS}x{HEADS}x{channels // HEADS}"
+            yield size, call, self.by_each_backend(call)
 
-            others = {name: with_backend(kind, theirs) for name, kind in backends.items()} if qkv.is_cuda else {}
-            yield f"{self.rows}x{side * side}x8x{channels // 8}", partial(ops.self_attention, qkv, 8), others
+    def by_each_backend(self, call: Callable[[], object]) -> dict[str, Callable[[], object]]:
+        """The same call with each of torch's attention backends; on a CPU it has others."""
+        return {name: with_backend(kind, call) for name, kind in BACKENDS.items()} if self.device == "cuda" else {}
 
 
 def _torch_group_norm(x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
