@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from types import TracebackType
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
+from worker.render.on_error import OnError
 
 # In lower case. The last two: cuBLAS and cuDNN, CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED for one.
 OUT_OF_MEMORY = (
@@ -28,21 +29,13 @@ PERHAPS_OUT_OF_MEMORY = (
 )
 
 
-class translated_errors:
-    """Turn the errors of torch, CUDA and the engines that concern the device into DeviceOutOfMemory or DeviceLost.
+def translated_errors() -> AbstractContextManager[None]:
+    """Turn the errors of torch, CUDA and the engines that concern the device into DeviceOutOfMemory or DeviceLost."""
+    return OnError(_translate)
 
-    A class and no generator: from Python 3.12 on, the frame that throws an error into a generator stays in the error's
-    traceback and holds the error, so that the tensors of the call that failed would wait for the garbage collector.
-    """
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if not isinstance(error, (RuntimeError, MemoryError)):
-            return
+def _translate(error: Exception) -> bool:
+    if isinstance(error, (RuntimeError, MemoryError)):
         if is_out_of_memory(error):
             if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.empty_cache()
@@ -50,6 +43,7 @@ class translated_errors:
             raise DeviceOutOfMemory(str(error), certain=_says_out_of_memory(error)) from error
         if is_lost(error):
             raise DeviceLost(str(error)) from error
+    return False
 
 
 def is_out_of_memory(error: Exception) -> bool:

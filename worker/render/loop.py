@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from worker.render.denoisers import Denoisers
 from worker.render.encodings import Encodings
 from worker.render.errors import DeviceLost, DeviceOutOfMemory
 from worker.render.graphs import Graphs
+from worker.render.on_error import OnError
 from worker.render.request import BucketKey, ImageRequest, ImageSpec, fail_all
 from worker.render.residency import Residency
 from worker.render.scheduler import Bucket, Scheduler
@@ -293,9 +293,7 @@ class RenderLoop:
 
     # -- errors ---------------------------------------------------------------------------------------------------
 
-    def _failing(
-        self, requests: Sequence[ImageRequest], *, doing: str, makes_room: bool = True
-    ) -> AbstractContextManager[bool | None]:
+    def _failing(self, requests: Sequence[ImageRequest], *, doing: str, makes_room: bool = True) -> OnError:
         """Around everything that engines do: an error ends these requests and no others.
 
         Raises:
@@ -303,9 +301,10 @@ class RenderLoop:
                 another engine set have made room for it. None has ended then.
             DeviceLost: after these requests were requeued.
         """
-        return _Failing(partial(self._ended_by, requests=requests, doing=doing, makes_room=makes_room))
+        return OnError(partial(self._ended_by, requests=requests, doing=doing, makes_room=makes_room))
 
     def _ended_by(self, error: Exception, requests: Sequence[ImageRequest], *, doing: str, makes_room: bool) -> bool:
+        """Whether these requests have ended with the error, so that it goes no further."""
         if isinstance(error, DeviceLost):
             fail_all(requests, Requeued("the device is lost", blameless=False))
             return False
@@ -333,24 +332,6 @@ class RenderLoop:
         except DeviceLost:
             fail_all(requests, Requeued("the device is lost", blameless=False))
             raise
-
-
-class _Failing:
-    """Around a block: an exception that has `ended` what it struck goes no further.
-
-    A class and no generator, as `translated_errors` is.
-    """
-
-    def __init__(self, ended: Callable[[Exception], bool]) -> None:
-        self._ended = ended
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool:
-        return isinstance(error, Exception) and self._ended(error)
 
 
 def _too_large(error: DeviceOutOfMemory, *, doing: str) -> OutOfMemory | RenderFailed:
