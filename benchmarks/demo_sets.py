@@ -23,9 +23,9 @@ def build_demo_sets(names: tuple[str, str, str], folder: Path, *, profile: Profi
     """Build the sets, or what has changed of them, below `folder`. What they share is taken over from the first."""
     first = folder / names[0]
     for seed, name in enumerate(names):
-        loras = (
-            () if seed == 0 else (str(random_lora.write_random_lora(UNET, folder / f"{name}.safetensors", seed=seed)),)
-        )
+        loras: tuple[str, ...] = ()
+        if seed > 0:
+            loras = (str(random_lora.write_random_lora(UNET, folder / f"{name}.safetensors", seed=seed)),)
         build_set(
             BuildRequest(
                 model=str(WEIGHTS / "model"),

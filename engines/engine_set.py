@@ -35,7 +35,7 @@ class EngineSet:
         runtime: Runtime,
         check: FileCheck | None = None,
     ) -> None:
-        """`check` is done. Engines may open much later, from a folder that `engines build` has replaced meanwhile."""
+        """`check` has passed. It is repeated before an engine opens: `engines build` may have replaced the folder."""
         self.manifest = manifest
         self.folder = folder
         self.device = placement.device

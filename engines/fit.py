@@ -28,7 +28,7 @@ def placement_for(folder: Path, manifest: Manifest, *, device: str = "auto", thr
     installed = backend.installed_version(manifest.runtime)
     check_installed(manifest, installed)
     placement = Placement(backend.device(device, manifest.architecture), threads)
-    check_version(manifest, installed)  # once it is known that the device is here: without it no version would run
+    check_version(manifest, installed)  # after the device: without it, no version would run
     check_architecture(manifest, placement.device)
     backend.check(folder, manifest, placement)
     return placement

@@ -13,7 +13,7 @@ from engines.errors import BuildFailed
 from engines.manifest import MANIFEST
 
 PROGRESS = "progress.json"
-BUILDING = ".building"  # what the name of the folder that a set is built in ends with
+BUILDING = ".building"  # suffix of the folder in which a set is built
 
 
 def check_target(out: Path) -> None:

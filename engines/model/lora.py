@@ -94,7 +94,8 @@ def _read(path: Path, part: str) -> dict[str, _Layer]:
         if place is None and (any(places.values()) or look.endswith(LORA)):
             raise ModelRefused(f"{path} cannot be merged: {name} has no place in SD1.5's networks; {ADVICE}")
     if not any(places.values()):
-        raise ModelRefused(f"{path} is not a LoRA: it has no pairs of tensors for layers{look and f'; {look}'}")
+        hint = f"; {look}" if look else ""
+        raise ModelRefused(f"{path} is not a LoRA: it has no pairs of tensors for layers{hint}")
     wanted = {name: place for name, place in places.items() if place is not None and place.part == part}
     tensors = file.read(lambda name: name in wanted)
     layers: dict[str, _Layer] = {}

@@ -159,7 +159,7 @@ def check_scale(file: TensorFile, described: float) -> None:
     """A model that was trained with scale_by_std has the factor of its latents in the file.
 
     Raises:
-        ModelRefused: it is another one than its description has.
+        ModelRefused: it differs from the description's.
     """
     own = file.read(lambda name: name == "scale_factor").get("scale_factor")
     if own is not None and not (own.numel() == 1 and abs(float(own) / described - 1) < _SCALE_ROUNDING):

@@ -18,10 +18,7 @@ from jobs.prompt_kinds import EMPTY
 
 Value = str | int | float | bool
 
-BOOLEANS = {
-    **{"true": True, "1": True, "1.0": True, "yes": True},
-    **{"false": False, "0": False, "0.0": False, "no": False},
-}
+BOOLEANS = dict.fromkeys(("true", "1", "1.0", "yes"), True) | dict.fromkeys(("false", "0", "0.0", "no"), False)
 
 # `20.0` is a whole number: spreadsheets and pandas write integers like that. `4.29E+09` is not: the spreadsheet has
 # dropped digits, and rendering with another seed than the one typed would be silent damage.

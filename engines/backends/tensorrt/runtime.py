@@ -150,19 +150,20 @@ class TensorRTEngine:
 def profile_for(spec: ComponentSpec, profiles: tuple[Profile, ...], shapes: Shapes) -> int:
     """The number of the profile that covers the inputs' shapes, and of several the one tuned for the smallest shapes.
 
-    Of two that are tuned for the same shapes, it is the narrower one. So a size with a `--shape` of its own has that
-    profile, wherever a range beside it was named.
+    Of two that are tuned for the same shapes, it is the narrower one. So a size with a `--shape` of its own runs with
+    that profile, whether a range that covers it was named before or after it.
 
     Raises:
         ValueError: none does.
     """
-    values: dict[int, tuple[int, int]] = {}  # of all inputs by profile: those it is tuned for; minus the fewest
+    # By profile: the values of all inputs that it is tuned for, and the fewest that it takes, negated.
+    values: dict[int, tuple[int, int]] = {}
     for index, profile in enumerate(profiles):
         bounds = [profile.bounds(tensor) for tensor in spec.inputs]
         if all(_within(shape, low, high) for shape, (low, _, high) in zip(shapes, bounds, strict=True)):
             values[index] = sum(math.prod(opt) for _, opt, _ in bounds), -sum(math.prod(low) for low, _, _ in bounds)
     if values:
-        return min(values, key=lambda index: values[index])
+        return min(values, key=values.__getitem__)
     named = ", ".join(f"{tensor.name} {shape}" for tensor, shape in zip(spec.inputs, shapes, strict=True))
     raise ValueError(f"no profile of {spec.name} covers {named}")
 
