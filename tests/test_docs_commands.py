@@ -116,6 +116,8 @@ PARSED = {
     "engines score engine-set-fp8 engine-set --samples 9 --steps 20 --sheet worst.png",
     "python -m benchmarks.gpu fp16 --only steps",
     "python -m benchmarks.gpu fp8 --only steps",
+    "python -m benchmarks.gpu fp8 --only path --gpus 2",
+    "python -m benchmarks.gpu fp8 --beside fp16 --only steps --only path",
     f"python -m benchmarks.gpu fp8 --beside fp16 {FULL_SIZE} --only steps --only path --only compiled_batches "
     "--only diffusers_batches",
     f"engines build --backend triton {FULL_SIZE} --max-batch 8 --out five-sizes --shape 512x512 --shape 384x512 "
@@ -129,7 +131,7 @@ PARSED = {
     ),
     "python -m benchmarks.random_lora sd15-sized/model style-1.safetensors --seed 1",
     "python -m benchmarks.random_lora sd15-sized/model style-2.safetensors --seed 2",
-    "python -m benchmarks.many_models --sets models --size 512 --steps 20 --max-batch 8 --jobs 96",
+    "python -m benchmarks.many_models --sets models --size 512 --steps 20 --max-batch 8 --jobs 300",
     *(
         f"python examples/demo-model/evaluate.py --backend triton --precision {precision} --kept evaluation "
         "--only against_float32 --only alone_and_in_batches --only scenes --only photographs"

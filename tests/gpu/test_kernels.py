@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from engines.backends.triton import ops
 from engines.backends.triton.operands import LARGEST, QUANTIZED, Features, Layer, Norm, Quantized
@@ -94,6 +95,17 @@ def test_geglu_on_cards_with_little_shared_memory(
 
     monkeypatch.setattr(kernels, "_device", lambda _index: (132, copies_tiles, False))
     test_geglu(count, inputs)
+
+
+def test_a_gate_of_any_size_is_gelu() -> None:
+    """The product is zero, so the gates are their biases: small steps near zero, and far into both tails."""
+    gates = torch.cat([torch.linspace(-8, 8, 2048), torch.linspace(-300, 300, 2048)])
+    bias = torch.stack([torch.ones_like(gates), gates], dim=1).flatten().cuda()
+    x, weight = noise(64, 64) * 0, noise(len(bias), 64)
+    found = ops.geglu(x, Layer(weight), bias)[0].double().cpu()
+    expected = functional.gelu(gates.double())
+    rounding = expected.abs() * 2**-11 + 2**-25
+    assert float(((found - expected).abs() - rounding).max()) < 2.6e-5
 
 
 def quantized_layer(outputs: int, inputs: int, side: int) -> Layer:
