@@ -87,7 +87,7 @@ def choose_device(wanted: str, *, backend: str, architecture: str | None) -> tor
         wanted = needed
     gpu = torch.cuda.is_available()
     if wanted == "cuda" and not gpu:
-        raise BackendUnavailable(f"a {backend} set on cuda needs an NVIDIA GPU, and torch sees none here")
+        raise BackendUnavailable(f"{backend} sets on cuda need an NVIDIA GPU, and torch sees none here")
     return torch.device("cuda" if gpu and wanted != "cpu" else "cpu")
 
 

@@ -170,7 +170,7 @@ def test_a_manifest_that_cannot_be_read_is_refused(spoilt: Path) -> None:
     ("backend", "device", "sentence"),
     [
         ("onnxruntime", "cuda", "an onnxruntime set runs on the CPU"),
-        ("torch", "cuda", "a torch set on cuda needs an NVIDIA GPU, and torch sees none here"),
+        ("torch", "cuda", "torch sets on cuda need an NVIDIA GPU, and torch sees none here"),
         ("torch", "gpu", "unknown device 'gpu'; use auto, cpu or cuda"),
     ],
 )

@@ -97,7 +97,7 @@ def test_none_that_fits_ends_with_8_with_each_reason_and_the_commands_to_run(
     assert ended.err.startswith(f"error: no engine set in {tmp_path / 'root'} fits this machine:")
     for name, reason in {
         "version": "(onnxruntime, any machine): the set was built for onnxruntime 0.1, but",
-        "gpu": "(inductor, sm89): a inductor set on cuda needs an NVIDIA GPU",
+        "gpu": "(inductor, sm89): inductor sets on cuda need an NVIDIA GPU",
         "cpu": "(inductor, cpu-neon): the set was built for cpu-neon, this machine's CPU is cpu-",
         "package": "(onnxruntime, any machine): the set needs the package onyx (1.0), which is not installed",
     }.items():

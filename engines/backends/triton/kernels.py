@@ -233,11 +233,11 @@ def _device(index: int) -> tuple[int, bool, bool]:
 
 @triton.jit
 def _gelu(x):
-    """x * Phi(x), where Phi(x) is 1 / (1 + 2 ** -x(a + bx^2 + cx^4)): within 2.6e-5 of it.
+    """x * Phi(x), with Phi(x) = 1 / (1 + 2 ** -x(a + bx^2 + cx^4)): within 2.6e-5 of gelu.
 
-    a, b and c are a fit of that error's maximum (docs/notes/2026-11-gpu.md). `erf` takes twice the instructions.
+    a, b and c are fitted to the largest error; `erf` takes twice the instructions (docs/notes/2026-11-gpu.md).
     """
-    square = tl.minimum(x * x, 20.0)  # beyond it, both are 0 or 1
+    square = tl.minimum(x * x, 20.0)  # where the fit ends, Phi is within 4e-6 of 0 or 1
     exponent = x * (-2.3011194 + square * (-0.106777403 + square * 0.00101453913))
     # Two instructions of the GPU; the exact division would be several.
     phi = tl.inline_asm_elementwise(
