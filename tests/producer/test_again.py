@@ -106,6 +106,11 @@ def test_what_the_web_interface_reads_as_its_syntax_is_read_so(
             'ControlNet 0: "Module: canny, Control Mode: My prompt is more important"',
             "ControlNet: prompt more important",
         ),
+        ('ControlNet 0: "Module: canny, Control Mode: ControlMode.PROMPT"', "ControlNet: prompt more important"),
+        ("Face restoration: CodeFormer", "Face restoration"),
+        ("ADetailer model: face_yolov8n.pt, VAE hash: 0123456789", "ADetailer model"),
+        ("VAE: vae-ft-mse-840000-ema-pruned.safetensors", "VAE"),
+        ("Tiling: True", "Tiling"),
         ("Emphasis: No norm", "Emphasis No norm"),
         ("Emphasis: Ignore", "Emphasis Ignore"),
         ('ControlNet 0: "Module: canny, Guidance Start: 0.0, Guidance End: 1, Control Mode: Balanced"', None),
@@ -124,6 +129,16 @@ def test_brackets_are_text_where_the_picture_says_so(run: Run, ledger: Ledger, m
     picture(made / "a.png", {"parameters": "a (red:1.3) cat\nSteps: 20, Emphasis: None, Seed: 1, Size: 512x512"})
     run("submit", "--again", "made")
     assert jobs(ledger)[1].parameters.prompt_syntax == "literal"
+
+
+@pytest.mark.parametrize("mode", ["ControlNet is more important", "ControlMode.CONTROL"])
+def test_guess_mode_is_read_as_the_page_and_the_api_of_the_web_interface_write_it(
+    run: Run, ledger: Ledger, made: Path, mode: str
+) -> None:
+    unit = f'ControlNet 0: "Module: canny, Weight: 1.0, Resize Mode: ResizeMode.INNER_FIT, Control Mode: {mode}"'
+    picture(made / "a.png", {"parameters": f"a cat\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512, {unit}"})
+    run("submit", "--again", "made")
+    assert jobs(ledger)[1].parameters.guess_mode
 
 
 def test_an_older_unit_has_its_thresholds_in_brackets(run: Run, ledger: Ledger, made: Path) -> None:
