@@ -198,6 +198,19 @@ def test_a_missing_file_has_its_own_exit_code(run: Run) -> None:
     assert (ran.code, ran.stderr.strip()) == (5, "away.csv: No such file or directory")
 
 
+def test_an_empty_name_is_not_the_current_folder(run: Run, tmp_path: Path) -> None:
+    """`producer submit "$FOLDER"` of a shell where FOLDER is not set."""
+    write(tmp_path, "x", name="photo.png")
+    for command in (("submit", "", "--prompt", "a cat"), ("submit", "", "--again"), ("sizes", "")):
+        ran = run(*command)
+        assert (ran.code, ran.stdout) == (2, "")
+        assert "the name of the source is empty" in ran.stderr
+    write(tmp_path, "image,prompt\nphoto.png,x\n")
+    run("submit", "jobs.csv")
+    assert run("gallery", "jobs", "--out", "").code == 2
+    assert not (tmp_path / "index.html").exists()
+
+
 def test_a_folder_in_place_of_a_file_is_an_error_without_a_traceback(run: Run, tmp_path: Path) -> None:
     ran = run("submit", tmp_path, "--batch", "b")
     assert ran.code == 2
