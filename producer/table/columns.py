@@ -73,6 +73,7 @@ OTHER_NAMES = {
     "output_format": "format",
 }
 
+REJECTED = "of the rows that --skip-invalid left out, correct those of the file that was submitted, and submit that again"
 # Columns of other tools that no column stands for, and what to know of them. Some are spelled like one of ours.
 NO_COLUMNS = {
     **dict.fromkeys(("sampler", "sampler_name", "scheduler", "schedule_type"), "all rows are sampled by DDIM"),
@@ -83,6 +84,7 @@ NO_COLUMNS = {
     **dict.fromkeys(("clip_skip", "lora", "loras", "vae"), "an engine set is built with it, and model names a set"),
     **dict.fromkeys(("subseed", "variation_seed", "subseed_strength"), "a row has one seed"),
     **dict.fromkeys(("style", "styles"), "a_prompt is appended to the prompt"),
+    **dict.fromkeys(("line", "reason"), REJECTED),
 }
 
 # What a cell may say for a choice, beside its own name.

@@ -118,6 +118,15 @@ def test_skip_invalid_enqueues_the_rest_and_writes_the_reasons(run: Run, ledger:
     assert rows[2][2:] == ["d.png", "a", " fish", "4"]
 
 
+def test_the_file_of_rejected_rows_is_not_one_to_submit(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, "image,prompt,seed\na.png,x,-5\n")
+    assert run("submit", "jobs.csv", "--skip-invalid").code == 0
+    ran = run("submit", "jobs.rejected.csv")
+    assert ran.code == 3
+    assert ran.stderr.count("correct those of the file that was submitted") == 2
+    assert "did you mean" not in ran.stderr
+
+
 def test_correcting_a_skipped_row_adds_only_that_row(run: Run, tmp_path: Path) -> None:
     write(tmp_path, MIXED)
     run("submit", "jobs.csv", "--skip-invalid")
