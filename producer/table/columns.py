@@ -73,7 +73,7 @@ OTHER_NAMES = {
     "output_format": "format",
 }
 
-REJECTED = "of the rows that --skip-invalid left out, correct those of the file that was submitted, and submit that again"
+REJECTED = "of rows that --skip-invalid left out, correct those of the file that was submitted, and submit that again"
 # Columns of other tools that no column stands for, and what to know of them. Some are spelled like one of ours.
 NO_COLUMNS = {
     **dict.fromkeys(("sampler", "sampler_name", "scheduler", "schedule_type"), "all rows are sampled by DDIM"),

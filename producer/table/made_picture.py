@@ -6,6 +6,7 @@ is the whole one, and what this program does not do is counted and left out.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -110,8 +111,10 @@ def _control(unit: Mapping[str, str]) -> dict[str, Any]:
     if _module(unit) != "canny":
         return {}
     is_guess = _mode(unit) in MORE_IMPORTANT
-    thresholds = {"low_threshold": unit.get("threshold a"), "high_threshold": unit.get("threshold b")}
-    values = {"strength": unit.get("weight"), **thresholds}
+    low, high = unit.get("threshold a"), unit.get("threshold b")
+    if _number(low, 0.0) > _number(high, math.inf):  # OpenCV swaps them
+        low, high = high, low
+    values = {"strength": unit.get("weight"), "low_threshold": low, "high_threshold": high}
     return values | ({"guess_mode": True} if is_guess else {})
 
 

@@ -141,6 +141,17 @@ def test_guess_mode_is_read_as_the_page_and_the_api_of_the_web_interface_write_i
     assert jobs(ledger)[1].parameters.guess_mode
 
 
+@pytest.mark.parametrize(("low", "high"), [(80, 160), (160, 80)])
+def test_thresholds_may_stand_in_any_order_as_in_the_web_interface(
+    run: Run, ledger: Ledger, made: Path, low: int, high: int
+) -> None:
+    unit = f'ControlNet 0: "Module: canny, Weight: 1.0, Threshold A: {low}, Threshold B: {high}.0"'
+    picture(made / "a.png", {"parameters": f"a cat\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512, {unit}"})
+    assert run("submit", "--again", "made").code == 0
+    parameters = jobs(ledger)[1].parameters
+    assert (parameters.low_threshold, parameters.high_threshold) == (80, 160)
+
+
 def test_an_older_unit_has_its_thresholds_in_brackets(run: Run, ledger: Ledger, made: Path) -> None:
     unit = "preprocessor: canny, model: x, weight: 0.7, control mode: Balanced, preprocessor params: (512, 60, 120)"
     text = f'a\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512, ControlNet 0: "{unit}"'
