@@ -152,6 +152,17 @@ def test_thresholds_may_stand_in_any_order_as_in_the_web_interface(
     assert (parameters.low_threshold, parameters.high_threshold) == (80, 160)
 
 
+@pytest.mark.parametrize("templates", ["Template: a {cat|dog}\nNegative Template: {bad}", "Negative Template:a,\nb"])
+def test_templates_behind_the_settings_are_left_out(run: Run, ledger: Ledger, made: Path, templates: str) -> None:
+    text = f"a cat\nTemplate: of mine\nSteps: 20, CFG scale: 7, Seed: 5, Size: 512x512\n{templates}"
+    picture(made / "a.png", {"parameters": text.replace("Template: of mine\n", "")})
+    picture(made / "b.png", {"parameters": "\n".join(text.split("\n")[:3])})
+    assert run("submit", "--again", "made").code == 0
+    prompts = [jobs(ledger)[row].parameters.prompt for row in (1, 2)]
+    assert prompts == ["a cat", "a cat\nTemplate: of mine"]
+    assert jobs(ledger)[1].parameters.seed == 5
+
+
 def test_an_older_unit_has_its_thresholds_in_brackets(run: Run, ledger: Ledger, made: Path) -> None:
     unit = "preprocessor: canny, model: x, weight: 0.7, control mode: Balanced, preprocessor params: (512, 60, 120)"
     text = f'a\nSteps: 20, CFG scale: 7, Seed: 1, Size: 512x512, ControlNet 0: "{unit}"'
