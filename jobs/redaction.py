@@ -56,6 +56,11 @@ def redacted(uri: str, mark: str = SHOWN) -> str:
     return f"{scheme}://{_authority(rest[:end], mark)}{_target(rest[end:], mark)}"
 
 
+def with_redacted_urls(text: str) -> str:
+    """A text as people wrote it, with a mark in place of each secret of the URLs in it."""
+    return _URL.sub(lambda match: _url_in_text(match[0], SHOWN), text) if "://" in text else text
+
+
 def without_secrets(text: str) -> str:
     """The text with *** in place of everything that looks like a secret; paths and sentences stay as they are.
 
@@ -64,7 +69,7 @@ def without_secrets(text: str) -> str:
     text = text if text.isascii() else text.encode("utf-8", "replace").decode()
     # A backslash in a password ends the URL for the next line, because in JSON it is not part of a URL.
     text = _USER.sub(lambda match: f"{LOGGED}@" if "\\" in match[0] else match[0], text)
-    text = _URL.sub(lambda match: _url_in_text(match[0]), text)
+    text = _URL.sub(lambda match: _url_in_text(match[0], LOGGED), text)
     text = _REQUEST.sub(lambda match: match[1] + _target(match[2], LOGGED), text)
     text = _KNOWN.sub(LOGGED, _unsigned(text, LOGGED))
     text = _AUTHORIZATION.sub(_header, text)
@@ -129,9 +134,9 @@ def _parameter(text: str, mark: str) -> str:
     return f"{name}={mark}" if is_secret(name, value) else text
 
 
-def _url_in_text(url: str) -> str:
+def _url_in_text(url: str, mark: str) -> str:
     end = len(url.rstrip(_BEHIND_URL))
-    return redacted(url[:end], LOGGED) + url[end:]
+    return redacted(url[:end], mark) + url[end:]
 
 
 def _header(match: re.Match[str]) -> str:

@@ -465,7 +465,7 @@ producer gallery jobs --out gallery --copies    # of all pictures, however many"
 def gallery(
     batch: BatchArgument,
     *,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write index.html to.")],
+    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="The folder to write index.html to.")],
     copies: Annotated[
         bool | None,
         typer.Option(
@@ -483,10 +483,12 @@ def gallery(
 
     Running it again makes only what is new, and goes on where a stopped run ended.
     """
+    if not out:  # to a path, it is the current folder
+        raise typer.BadParameter("--out is empty; name a folder, or . for this one")
     with exit_codes(), json_output(json):
         from producer.gallery.page import gallery as run
 
-        code = run(batch, out, copies=copies)
+        code = run(batch, Path(out), copies=copies)
     raise typer.Exit(int(code))
 
 

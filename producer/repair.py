@@ -152,7 +152,10 @@ def _rebuild_lost(session: Session, batch: str | None, output: str | None, *, fr
     uri = output_uri(session.settings, output)
     if batch is None:
         names = _not_deleted(session, _batches_in(uri) - known.keys()) | _not_being_deleted(session, set(known))
-        return _rebuild_each(session, {name: known[name].output if name in known else uri for name in sorted(names)})
+        lost = _rebuild_each(session, {name: known[name].output if name in known else uri for name in sorted(names)})
+        if not (lost.rebuilt or lost.failure):
+            say(f"{place(uri)} holds no batch to rebuild; is that where the results are, and mounted?", "warning")
+        return lost
     is_lost = batch not in known or from_storage or session.ledger.is_rebuilding(batch)
     if not is_lost or not BATCH_NAME.fullmatch(batch):
         return _Lost({})

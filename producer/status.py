@@ -38,8 +38,12 @@ class Choice:
         """The batches of the name, newest first.
 
         Raises:
-            CommandFailed: there are batches, but none with such a name.
+            CommandFailed: there are batches, but none with such a name; or the name is empty, which would fit all.
         """
+        if self.name == "":
+            raise CommandFailed(
+                Exit.USAGE, "--name is empty, as a shell's variable that is not set makes it; leave it out for all"
+            )
         known = session.ledger.batches()[::-1]
         chosen = [info for info in known if self.name is None or fits(info.name, self.name)]
         if known and not chosen:

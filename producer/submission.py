@@ -228,9 +228,19 @@ class Outcome:
         self.problem_count += len(problems)
         self.problems += problems[: SHOWN_PROBLEMS - len(self.problems)]
 
+    def has_no_pictures(self, request: Request) -> bool:
+        """Whether a folder is empty: its name is wrong, or its share is not mounted. A table may have no rows."""
+        return request.is_folder and not (self.rows or self.unreadable)
+
     def is_refused(self, request: Request) -> bool:
         """Whether nothing may be enqueued, because of mistakes."""
         return self.unreadable or (self.rejected > 0 and not request.skip_invalid)
+
+    def exit_code(self, request: Request) -> Exit:
+        """What the check of the rows came to."""
+        if self.is_refused(request):
+            return Exit.INVALID_CSV
+        return Exit.NOT_FOUND if self.has_no_pictures(request) else Exit.OK
 
     def as_dict(self, request: Request) -> dict[str, object]:
         """The summary, for JSON."""

@@ -66,11 +66,11 @@ def submit(
     )
     outcome = _check_and_enqueue(request, session)
     summary = outcome.as_dict(request)
-    is_refused = outcome.is_refused(request)
-    if wait and not (is_refused or dry_run):
+    code = outcome.exit_code(request)
+    if wait and code is Exit.OK and not dry_run:
         return _wait(session, request.batch, summary)
     write_json(summary)
-    return Exit.INVALID_CSV if is_refused else Exit.OK
+    return code
 
 
 def _check_and_enqueue(request: Request, session: Session) -> Outcome:
@@ -79,7 +79,7 @@ def _check_and_enqueue(request: Request, session: Session) -> Outcome:
     with CheckedRows() as rows:
         _check(request, outcome, rows)
         report_check(request, outcome)
-        if outcome.is_refused(request):
+        if outcome.exit_code(request) is not Exit.OK:
             return outcome
         if request.dry_run:
             say(f"{count(outcome.good, 'job')} would go to batch {request.batch!r}; nothing was enqueued (--dry-run)")

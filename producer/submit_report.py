@@ -14,6 +14,8 @@ _NOTHING = {
     "folder": "no pictures",
     "again": "no pictures that say how they were made",
 }
+RIGHT_NAME = "is the name right?"
+IS_MOUNTED = "is the name right, and if it is a share, is it mounted?"  # an empty folder stands for one that is not
 
 
 def report_check(request: Request, outcome: Outcome) -> None:
@@ -42,6 +44,9 @@ def report_rows(request: Request, outcome: Outcome) -> None:
         say(f"{request.name}: {remark}", console=console)
     for problem in outcome.problems:
         say(problem.sentence(request.name), "error", console)
+    if outcome.has_no_pictures(request):
+        question = RIGHT_NAME if request.uri or outcome.remarks else IS_MOUNTED
+        say(f"{request.name} has {_NOTHING[request.kind]}; {question}", "error", console)
     hidden = outcome.problem_count - len(outcome.problems)
     if hidden:
         say(f"... and {count(hidden, 'more problem', 'more problems')}", "error", console)
@@ -60,7 +65,7 @@ def _report_verdict(request: Request, outcome: Outcome) -> None:
             f"Correct them in {request.name} itself and submit it again{request.again}: only they are new then.",
             "warning",
         )
-    elif not outcome.rows:
+    elif not (outcome.rows or request.is_folder):
         say(f"{request.name} has {_NOTHING[request.kind]}: there is nothing to do", "warning")
 
 

@@ -12,6 +12,8 @@ from producer.headers.raw_header import ON_ITS_SIDE, RawHeader
 
 TIFF_BEGIN = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")  # the middle two are wrong, and read
 SUBFILE, SUB_DIRECTORIES, WIDTH, HEIGHT, ORIENTATION, XMP = 254, 330, 256, 257, 274, 700
+# What Canon's raw files have behind the first eight bytes: CR2, and the `.TIF` of the first 1D.
+CANON_RAW = (b"CR\2\0", b"\xba\xb0\xac\xbb")
 SMALL_COPY = 1  # a bit of SUBFILE: a smaller version of another picture in the file
 # Of a value's kind: SHORT, LONG, the signed ones, LONG8. Pillow, which turns a worker's pictures, takes BYTE for text.
 NUMBERS = {3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 16: "Q"}
@@ -23,9 +25,10 @@ MOST_ENTRIES = 2**12  # of a directory; 30 are usual
 def tiff_header(parts: Parts) -> RawHeader:
     """Width and height of the first page, and its orientation, which its XMP may say as well."""
     directory = _Directory.of(parts)
-    if (directory.number(SUBFILE) or 0) & SMALL_COPY and directory.has_others:
+    is_small_copy = bool((directory.number(SUBFILE) or 0) & SMALL_COPY) and directory.has_others
+    if is_small_copy or parts.upto(8, 4) in CANON_RAW:
         raise NotAnImage(
-            "the TIFF begins with a small copy of its picture, as a camera's raw file does (DNG, NEF, ARW): "
+            "the TIFF begins with a small copy of its picture, as a camera's raw file does (DNG, NEF, ARW, CR2): "
             "export the picture as JPEG, PNG or TIFF"
         )
     width, height = directory.number(WIDTH), directory.number(HEIGHT)

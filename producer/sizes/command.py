@@ -60,7 +60,7 @@ def sizes(
     chosen = tally.covering(cover)
     report_sizes(request, outcome, tally, chosen)
     write_json(_record(request, outcome, tally, chosen))
-    return Exit.INVALID_CSV if outcome.unreadable or outcome.rejected else Exit.OK
+    return outcome.exit_code(request)
 
 
 def _defaults(file: Path | str, defaults: Mapping[str, str | None], *, again: bool) -> dict[str, str]:

@@ -42,7 +42,8 @@ def _report_end(request: Request, outcome: Outcome, tally: Tally, chosen: list[S
         bad = f"{count(outcome.problem_count, 'problem')} in {count(outcome.rejected, 'row')} of {outcome.rows:,}"
         say(f"{bad}: producer submit would refuse the file. Rows with problems are not counted above.", "error")
     if not chosen:
-        say(f"No size is known of any row of {request.name}.", "warning")
+        if not outcome.has_no_pictures(request):
+            say(f"No size is known of any row of {request.name}.", "warning")
         return
     part = "" if len(chosen) == len(tally.pictures) else f" ({tally.share_of(chosen):.1%} of the pictures)"
     shown = ranges(chosen)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from jobs.infotext import read_infotext
+from jobs.infotext import Infotext, read_infotext
 from producer.table.columns import COLUMNS
 from producer.table.folder import Listing, printable
 from producer.table.made_picture import MadePicture, of_infotext, ours
@@ -17,6 +18,8 @@ from producer.table.typed_cells import cells_of, spoilt
 
 NAMES = tuple(COLUMNS)
 SHOWN = 5  # kinds in a remark
+# The extension Dynamic Prompts adds what it made the prompts of, behind the line of settings.
+TEMPLATES = re.compile(r"\n(?:Negative )?Template:")
 
 
 @dataclass
@@ -73,11 +76,17 @@ def _made(pictures: Listing, name: str, given: Collection[str], seen: _Seen) -> 
         return ours(texts.render)
     if texts.parameters is None or not texts.parameters.strip():
         return None
-    made = of_infotext(read_infotext(texts.parameters), image=pictures.uri(name), given=given)
+    made = of_infotext(_read(texts.parameters), image=pictures.uri(name), given=given)
     seen.foreign += not made.problems
     seen.not_done.update(made.not_done)
     seen.models.update([made.model] if made.model else [])
     return made
+
+
+def _read(text: str) -> Infotext:
+    """Infotext, without the templates of its prompts where there are any."""
+    before = read_infotext(TEMPLATES.split(text, maxsplit=1)[0])
+    return before if before.settings else read_infotext(text)
 
 
 def _record(made: MadePicture, place: str, row: int) -> Record:

@@ -40,15 +40,30 @@ OTHER_NAMES = {
     "path": "image",
     "uri": "image",
     "url": "image",
+    "image_file": "image",
+    "file_name": "image",
+    "picture": "image",
+    "src": "image",
+    "source": "image",
+    "negativeprompt": "n_prompt",
     "steps": "ddim_steps",
     "num_inference_steps": "ddim_steps",
     "cfg": "scale",
+    "cfg_scale": "scale",
     "guidance": "scale",
     "guidance_scale": "scale",
     "controlnet_conditioning_scale": "strength",
+    "controlnet_scale": "strength",
+    "control_weight": "strength",
+    "controlnet_weight": "strength",
+    "threshold_a": "low_threshold",
+    "threshold_b": "high_threshold",
     "resolution": "image_resolution",
     "samples": "num_samples",
     "num_images": "num_samples",
+    "num_images_per_prompt": "num_samples",
+    "n_iter": "num_samples",
+    "batch_size": "num_samples",
     "checkpoint": "model",
     "sd_model": "model",
     "preprocessor": "control",
@@ -56,6 +71,20 @@ OTHER_NAMES = {
     "conditioning_image": "control_image",
     "file_format": "format",
     "output_format": "format",
+}
+
+REJECTED = "of rows that --skip-invalid left out, correct those of the file that was submitted, and submit that again"
+# Columns of other tools that no column stands for, and what to know of them. Some are spelled like one of ours.
+NO_COLUMNS = {
+    **dict.fromkeys(("sampler", "sampler_name", "scheduler", "schedule_type"), "all rows are sampled by DDIM"),
+    **dict.fromkeys(
+        ("width", "height", "size"), "image_resolution is the short side, and the picture gives the proportions"
+    ),
+    **dict.fromkeys(("denoising_strength", "denoise"), "every row begins with noise alone, and strength is the hint's"),
+    **dict.fromkeys(("clip_skip", "lora", "loras", "vae"), "an engine set is built with it, and model names a set"),
+    **dict.fromkeys(("subseed", "variation_seed", "subseed_strength"), "a row has one seed"),
+    **dict.fromkeys(("style", "styles"), "a_prompt is appended to the prompt"),
+    **dict.fromkeys(("line", "reason"), REJECTED),
 }
 
 # What a cell may say for a choice, beside its own name.
@@ -155,16 +184,26 @@ OTHER_PARSERS = {
 
 def meant(name: str, likeness: float = 0.45) -> str | None:
     """The known column that `name` most likely means; None if no column is at least this similar (0 to 1)."""
-    wanted = name.strip().lower().replace(" ", "_").replace("-", "_")
-    if wanted in OTHER_NAMES:
-        return OTHER_NAMES[wanted]
+    wanted = _plain(name)
+    if wanted in OTHER_NAMES or wanted in NO_COLUMNS:
+        return OTHER_NAMES.get(wanted)
     matches = get_close_matches(wanted, COLUMNS, n=1, cutoff=likeness)
     return matches[0] if matches else None
+
+
+def without_column(name: str) -> str | None:
+    """What to know of a column of other tools that none of ours stands for; None if `name` is not one."""
+    return NO_COLUMNS.get(_plain(name))
 
 
 def closest(name: str) -> str:
     """The known column with the most similar spelling, however different."""
     return get_close_matches(name.strip().lower(), COLUMNS, n=1, cutoff=0.0)[0]
+
+
+def _plain(name: str) -> str:
+    """`CFG Scale` and `cfg-scale` are `cfg_scale`."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _number_text(cell: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from producer.table.columns import COLUMNS
 from producer.table.lines import LONGEST_LEFT_OUT, undecodable
-from producer.table.problem import CsvMistakes, Problem, shown
+from producer.table.problem import CsvMistakes, Problem, has_secrets, shown
 from producer.table.reader import KNOWN_COLUMNS, Record, Table, unknown_column
 from producer.table.typed_cells import cells_of, spoilt
 
@@ -112,8 +112,9 @@ def _with_known_columns(record: Record) -> tuple[Record, bool]:
 def _no_json(error: json.JSONDecodeError) -> str:
     if error.pos >= len(error.doc.rstrip()) or error.msg.startswith("Unterminated"):
         return f"the line ends in the middle of its JSON; each row must be on one line: {ONE_OBJECT}"
+    message = f"is not JSON: {error.msg} at character {error.pos + 1:,}"
     around = error.doc[max(0, error.pos - 10) : error.pos + 30]
-    return f"is not JSON: {error.msg} at character {error.pos + 1:,}, near {shown(around)}"
+    return message if has_secrets(error.doc.replace("\\/", "/")) else f"{message}, near {shown(around)}"
 
 
 def _printable(key: str) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TextIO
 
-from producer.table.problem import CsvMistakes, Problem, shown
+from producer.table.problem import CsvMistakes, Problem, has_secrets, shown
 
 LONGEST_LINE = 2**20  # characters of a line that is read; what follows in a longer one is left out
 LONGEST_LEFT_OUT = 2**26  # characters; a larger "line" means that the file is not a CSV
@@ -103,6 +103,8 @@ def undecodable(line: bytes) -> str:
     except UnicodeDecodeError as error:
         byte = line[error.start]
         guess = line.decode("cp1252", errors="replace").strip()
+        if has_secrets(guess):
+            return f"byte 0x{byte:02X} is not UTF-8; {SAVE_AS}"
         around = guess[max(0, error.start - 20) : error.start + 20]
         return f"byte 0x{byte:02X} is not UTF-8; as Windows-1252 the text would be {around!r}; {SAVE_AS}"
     return f"the file is not UTF-8; {SAVE_AS}"

@@ -6,6 +6,7 @@ is the whole one, and what this program does not do is counted and left out.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ NO_EMPHASIS = "None"  # how web interfaces call it that brackets are text
 UNIT = re.compile(r"ControlNet(?: \d+)?")
 OLDER_GUIDANCE = re.compile(r"starting/ending: \((\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\)")  # shares of the steps
 OLDER_THRESHOLDS = re.compile(r"\((\d+), (\d+(?:\.\d+)?), (\d+(?:\.\d+)?)\)")  # resolution, low, high
-MORE_IMPORTANT, PROMPT_MORE_IMPORTANT = "controlnet is more important", "my prompt is more important"
+# By the texts of the web interface, and as its API writes them.
+MORE_IMPORTANT = ("controlnet is more important", "controlmode.control")
+PROMPT_MORE_IMPORTANT = ("my prompt is more important", "controlmode.prompt")
 SECRET_IS_AWAY = (
     "is a URL whose password or signature was taken out when the picture was written; render it from its CSV, or from "
     "a copy of the picture"
@@ -37,7 +40,11 @@ SECRET_IS_AWAY = (
 NO_SETTINGS = "its text `parameters` has no line of settings with Steps, as web interfaces write it"
 EMPHASIS_NOT_DONE = ("Ignore", "No norm")  # brackets weigh nothing; weights are not evened out
 # Settings whose meaning is lost here, whatever their value.
-NOT_DONE = ("Denoising strength", "Hires upscale", "Hires resize", "Refiner", "Mask blur", "Variation seed", "Hypernet")
+NOT_DONE = (
+    *("Denoising strength", "Hires upscale", "Hires resize", "Refiner", "Mask blur", "Variation seed", "Hypernet"),
+    *("Seed resize from", "Face restoration", "Tiling", "ADetailer model", "VAE", "Token merging ratio"),
+)
+OFF = ("False", "None")
 
 
 @dataclass(frozen=True)
@@ -103,9 +110,11 @@ def _control(unit: Mapping[str, str]) -> dict[str, Any]:
     """Strength, guess mode and thresholds of a ControlNet unit that draws edges; the defaults for all others."""
     if _module(unit) != "canny":
         return {}
-    is_guess = _mode(unit) == MORE_IMPORTANT
-    thresholds = {"low_threshold": unit.get("threshold a"), "high_threshold": unit.get("threshold b")}
-    values = {"strength": unit.get("weight"), **thresholds}
+    is_guess = _mode(unit) in MORE_IMPORTANT
+    low, high = unit.get("threshold a"), unit.get("threshold b")
+    if _number(low, 0.0) > _number(high, math.inf):  # OpenCV swaps them
+        low, high = high, low
+    values = {"strength": unit.get("weight"), "low_threshold": low, "high_threshold": high}
     return values | ({"guess_mode": True} if is_guess else {})
 
 
@@ -123,7 +132,7 @@ def _module(unit: Mapping[str, str]) -> str:
 
 def _not_done(settings: Mapping[str, str], unit: Mapping[str, str]) -> tuple[str, ...]:
     sampler, skip = settings.get("Sampler", "DDIM"), settings.get("Clip skip", "1")
-    not_done = [name for name in NOT_DONE if name in settings]
+    not_done = [name for name in NOT_DONE if settings.get(name, "None") not in OFF]
     not_done += [f"sampler {sampler}"] if sampler != "DDIM" else []
     not_done += [f"Clip skip {skip}"] if skip != "1" else []
     not_done += [f"Emphasis {settings['Emphasis']}"] if settings.get("Emphasis") in EMPHASIS_NOT_DONE else []
@@ -138,7 +147,7 @@ def _not_done_of(unit: Mapping[str, str]) -> list[str]:
         return [f"ControlNet {_module(unit)}"]
     part = [_number(unit.get("guidance start"), 0.0), _number(unit.get("guidance end"), 1.0)]
     not_done = ["ControlNet for a part of the steps"] if part != [0.0, 1.0] else []
-    return not_done + (["ControlNet: prompt more important"] if _mode(unit) == PROMPT_MORE_IMPORTANT else [])
+    return not_done + (["ControlNet: prompt more important"] if _mode(unit) in PROMPT_MORE_IMPORTANT else [])
 
 
 def _mode(unit: Mapping[str, str]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from jobs.redaction import with_redacted_urls
+
 LONGEST_SHOWN = 60  # characters of a cell
 
 
@@ -59,5 +61,11 @@ def shown(value: str) -> str:
 
 
 def shortened(value: str) -> str:
-    """A cell cut to a readable length."""
+    """A cell cut to a readable length, without the secrets of URLs, which may be in any column."""
+    value = with_redacted_urls(value)
     return value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…"
+
+
+def has_secrets(text: str) -> bool:
+    """Whether a part of a line may be one of a URL's secret, so that no part is to be shown."""
+    return with_redacted_urls(text) != text

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from typing import BinaryIO, NamedTuple
 
-from producer.table.columns import COLUMNS, REQUIRED, closest, meant
+from producer.table.columns import COLUMNS, REQUIRED, closest, meant, without_column
 from producer.table.lines import LONGEST_LINE, Lines
 from producer.table.problem import CsvMistakes, Problem, shown
 
@@ -230,6 +230,8 @@ def unknown_column(column: str, line: int, *, place: int) -> Problem:
     """What is said of one: the column that was meant. `place`: the number of the column, from 1."""
     if not column:
         return Problem(line, None, None, f"column {place} has no name; is there a delimiter too many?")
+    if (reason := without_column(column)) is not None:
+        return Problem(line, None, None, f"unknown column {shown(column)}; no column says that: {reason}")
     guess = meant(column)
     near = f"did you mean {guess!r}?" if guess else f"the closest known one is {closest(column)!r}"
     return Problem(line, None, None, f"unknown column {shown(column)}; {near}")

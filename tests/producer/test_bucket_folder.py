@@ -74,8 +74,9 @@ def test_a_key_of_any_characters_is_named_as_it_is(run: Run, ledger: Ledger, sto
     folder, _, last = name.rpartition("/")
     uri = f"s3://pictures/odd/{folder}/" if folder else "s3://pictures/odd/"
     add(store, name, folder="/pictures/odd/")
-    assert run("submit", uri, *PROMPT, "--batch", "odd").code == 0
-    assert rows(ledger, "odd") == ({uri + last: 1} if not last.startswith(".") else {})
+    is_hidden = last.startswith(".")
+    assert run("submit", uri, *PROMPT, "--batch", "odd").code == (5 if is_hidden else 0)
+    assert rows(ledger, "odd") == ({} if is_hidden else {uri + last: 1})
 
 
 def test_a_whole_bucket_is_a_folder_of_its_name(run: Run, ledger: Ledger, store: OddStore) -> None:
@@ -84,10 +85,11 @@ def test_a_whole_bucket_is_a_folder_of_its_name(run: Run, ledger: Ledger, store:
     assert rows(ledger, "pictures") == {"s3://pictures/a.png": 1}
 
 
-def test_an_empty_folder_has_nothing_to_do(run: Run, store: OddStore) -> None:
-    ran = run("submit", "s3://pictures/none/", *PROMPT)
-    assert (ran.code, ran.record["rows"]) == (0, 0)
-    assert "s3://pictures/none/ has no pictures: there is nothing to do" in ran.stderr
+def test_a_folder_without_pictures_is_an_error(run: Run, store: OddStore) -> None:
+    for command in (("submit", *PROMPT), ("sizes",)):
+        ran = run(command[0], "s3://pictures/none/", *command[1:])
+        assert (ran.code, ran.record["rows"]) == (5, 0)
+        assert "s3://pictures/none/ has no pictures; is the name right?" in ran.stderr
 
 
 def test_bad_rows_are_written_beside_the_folder(run: Run, store: OddStore) -> None:

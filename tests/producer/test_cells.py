@@ -155,3 +155,25 @@ def test_bytes_that_are_not_utf_8_are_a_bad_row_unless_a_picture_is_called_so(ru
     ran = run("submit", "jobs.csv")
     assert (ran.code, [problem["line"] for problem in ran.record["problems"]]) == (3, [3, 4])
     assert "byte 0xE8 is not UTF-8" in ran.stderr
+
+
+SIGNED = "https://user:s3cret@host/a.png?sig=s3cret"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("jobs.csv", f"{SIGNED},a cat\n{SIGNED},a dog\n".encode()),  # no header
+        ("jobs.csv", f"image,prompt,{SIGNED}\na.png,x,1\n".encode()),
+        ("jobs.csv", f"image,prompt,seed\na.png,x,{SIGNED}\n".encode()),  # cells in each other's places
+        ("jobs.csv", f"image,prompt\n{SIGNED},caf\xe9\n".encode("latin-1")),
+        ("jobs.jsonl", f'{{"image": "{SIGNED}" "prompt": "x"}}\n'.encode()),
+        ("jobs.jsonl", f'{{"image": "{SIGNED.replace("/", chr(92) + "/")}" "prompt": "x"}}\n'.encode()),
+        ("jobs.jsonl", f'{{"image": "a.png", "prompt": "x", "{SIGNED}": 1, "scale": "{SIGNED}"}}\n'.encode()),
+    ],
+)
+def test_a_url_s_secret_is_not_shown_wherever_it_stands(run: Run, tmp_path: Path, name: str, text: bytes) -> None:
+    (tmp_path / name).write_bytes(text)
+    ran = run("submit", name)
+    assert ran.code == 3
+    assert "s3cret" not in ran.stderr + ran.stdout

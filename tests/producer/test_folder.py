@@ -119,11 +119,27 @@ def test_another_prompt_is_another_batch(run: Run, photos: Path) -> None:
     assert run("submit", "photos", "--prompt", "an etching", "--batch", "etchings").record["enqueued"] == 3
 
 
-def test_an_empty_folder_has_nothing_to_do(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("submit", "empty", *PROMPT),
+        ("submit", "empty", *PROMPT, "--dry-run"),
+        ("submit", "empty", *PROMPT, "--wait", "--skip-invalid"),
+        ("submit", "empty", "--again"),
+        ("sizes", "empty"),
+    ],
+)
+def test_a_folder_without_pictures_is_an_error(run: Run, tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "empty").mkdir()
-    ran = run("submit", "empty", *PROMPT)
-    assert (ran.code, ran.record["rows"]) == (0, 0)
-    assert "empty has no pictures: there is nothing to do" in ran.stderr
+    ran = run(*command)
+    assert (ran.code, ran.record["rows"]) == (5, 0)
+    assert "empty has no pictures" in ran.stderr
+    assert "is it mounted?" in ran.stderr  # an empty folder is there in its place
+    (tmp_path / "empty" / "2026").mkdir()
+    ran = run(*command)
+    assert ran.code == 5
+    assert "1 folder was left out" in ran.stderr
+    assert "mounted" not in ran.stderr
 
 
 def test_the_current_folder_has_a_name(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

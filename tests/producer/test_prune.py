@@ -208,6 +208,16 @@ def test_names_and_states_choose_among_them(run: Run, ledger: Ledger, make: Make
     assert run("prune", "--older-than", "30d", "--name", "nightly", "--yes").code == 5
 
 
+def test_an_empty_name_chooses_nothing(run: Run, ledger: Ledger, make: Make) -> None:
+    """`--name "$NAME"` of a shell where NAME is not set: as a part of a name it would fit every batch."""
+    make("weekly", ended=[40])
+    for command in (("prune", "--older-than", "30d", "--yes"), ("status",), ("status", "--watch")):
+        ran = run(*command, "--name", "")
+        assert (ran.code, ran.records) == (2, [])
+        assert "--name is empty" in ran.stderr
+    assert names(ledger) == ["weekly"]
+
+
 @pytest.fixture
 def rendered(run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two batches with files that ended a moment ago, `one` and `two`; their output."""

@@ -52,6 +52,12 @@ def test_all_lost_batches_of_the_output_are_made_again(run: Run, ledger: Ledger,
     assert (rebuilt["batch"], rebuilt["queued"]) == ("jobs", 1)
 
 
+def test_an_output_without_batches_is_said(run: Run, tmp_path: Path) -> None:
+    ran = run("reconcile", "--from-storage", "--output", "not-mounted")
+    assert ran.code == 0
+    assert "not-mounted holds no batch to rebuild; is that where the results are, and mounted?" in ran.stderr
+
+
 def test_a_batch_that_cannot_be_made_again_does_not_keep_the_others_back(
     run: Run, ledger: Ledger, half_done: None, tmp_path: Path
 ) -> None:

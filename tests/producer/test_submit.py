@@ -118,6 +118,15 @@ def test_skip_invalid_enqueues_the_rest_and_writes_the_reasons(run: Run, ledger:
     assert rows[2][2:] == ["d.png", "a", " fish", "4"]
 
 
+def test_the_file_of_rejected_rows_is_not_one_to_submit(run: Run, tmp_path: Path) -> None:
+    write(tmp_path, "image,prompt,seed\na.png,x,-5\n")
+    assert run("submit", "jobs.csv", "--skip-invalid").code == 0
+    ran = run("submit", "jobs.rejected.csv")
+    assert ran.code == 3
+    assert ran.stderr.count("correct those of the file that was submitted") == 2
+    assert "did you mean" not in ran.stderr
+
+
 def test_correcting_a_skipped_row_adds_only_that_row(run: Run, tmp_path: Path) -> None:
     write(tmp_path, MIXED)
     run("submit", "jobs.csv", "--skip-invalid")
@@ -196,6 +205,19 @@ def test_standard_input_needs_a_batch_name(run: Run) -> None:
 def test_a_missing_file_has_its_own_exit_code(run: Run) -> None:
     ran = run("submit", "away.csv")
     assert (ran.code, ran.stderr.strip()) == (5, "away.csv: No such file or directory")
+
+
+def test_an_empty_name_is_not_the_current_folder(run: Run, tmp_path: Path) -> None:
+    """`producer submit "$FOLDER"` of a shell where FOLDER is not set."""
+    write(tmp_path, "x", name="photo.png")
+    for command in (("submit", "", "--prompt", "a cat"), ("submit", "", "--again"), ("sizes", "")):
+        ran = run(*command)
+        assert (ran.code, ran.stdout) == (2, "")
+        assert "the name of the source is empty" in ran.stderr
+    write(tmp_path, "image,prompt\nphoto.png,x\n")
+    run("submit", "jobs.csv")
+    assert run("gallery", "jobs", "--out", "").code == 2
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_a_folder_in_place_of_a_file_is_an_error_without_a_traceback(run: Run, tmp_path: Path) -> None:

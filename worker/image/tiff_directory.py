@@ -20,6 +20,9 @@ MOST_VALUES = 8  # of a tag: one for each sample of a pixel
 
 MOST_STRIPS = 100_000  # also of tiles, colours and other values that Pillow goes through one by one
 
+# What Canon's raw files have behind the first eight bytes: CR2, and the `.TIF` of the first 1D.
+CANON_RAW = (b"CR\2\0", b"\xba\xb0\xac\xbb")
+
 OUTSIDE = (struct.error, OverflowError)  # a place beyond the file's end, or beyond any file's
 
 SUBFILE, SUB_DIRECTORIES = 254, 330
@@ -59,9 +62,10 @@ class TiffDirectory:
         values = {tag: values for tag, values, _ in reversed(entries) if values}  # of two with a tag, the first is read
         directory = cls(values, layout.count(at, limit), all(values is not None for _, values, _ in entries))
         has_others = directory.pages > 1 or any(tag == SUB_DIRECTORIES for tag, _, _ in entries)
-        if directory.first(SUBFILE, 0) & SMALL_COPY and has_others:
+        is_small_copy = bool(directory.first(SUBFILE, 0) & SMALL_COPY) and has_others
+        if is_small_copy or data[8:12] in CANON_RAW:
             raise NotAnImage(
-                "the TIFF begins with a small copy of its picture, as a camera's raw file does (DNG, NEF, ARW): "
+                "the TIFF begins with a small copy of its picture, as a camera's raw file does (DNG, NEF, ARW, CR2): "
                 "export the picture as JPEG, PNG or TIFF"
             )
         return directory

@@ -210,6 +210,23 @@ def test_a_camera_s_raw_file_is_not_taken_for_its_small_copy(others: str) -> Non
         assert size_of(data) == workers_size(data) == (70, 33)
 
 
+@pytest.mark.parametrize("mark", [b"CR\2\0\0\0\0\0", b"\xba\xb0\xac\xbb\0\0\0\0"], ids=["CR2", "1D"])
+@pytest.mark.parametrize("pages", [1, 2])
+def test_a_raw_file_of_canon_is_known_by_its_mark(mark: bytes, pages: int) -> None:
+    """Its small copy is not called one: it has a mark behind the first eight bytes."""
+    plain = Image.new("RGB", (70, 33))
+    data = saved("TIFF", save_all=True, append_images=[plain] * (pages - 1))
+    (first,) = struct.unpack("<I", data[4:8])
+    assert first >= 8
+    # All places in the file would move by the mark's length: the directory is copied to the end instead.
+    (count,) = struct.unpack_from("<H", data, first)
+    directory = data[first : first + 2 + 12 * count + 4]
+    raw = data[:4] + struct.pack("<I", len(data) + len(mark)) + mark + data[8:] + b"\0" * len(mark) + directory
+    for reads in (size_of, workers_size):
+        with pytest.raises(NotAnImage, match="as a camera's raw file does"):
+            reads(raw)
+
+
 def test_a_tiff_may_be_turned_by_xmp() -> None:
     data = saved("TIFF", tiffinfo={700: XMP % 6})
     assert size_of(data) == workers_size(data)

@@ -78,10 +78,28 @@ def test_an_unknown_column_names_the_closest_known_one(tmp_path: Path) -> None:
         ("steps", "ddim_steps"),
         ("cfg_scale", "scale"),
         ("url", "image"),
+        ("num_images_per_prompt", "num_samples"),
+        ("Threshold B", "high_threshold"),
     ],
 )
 def test_the_closest_column_is_the_one_that_people_mean(tmp_path: Path, column: str, meant: str) -> None:
     assert f"did you mean {meant!r}?" in sentences(tmp_path, f"image,prompt,{column}\na.png,x,1\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("column", "reason"),
+    [
+        ("denoising_strength", "every row begins with noise alone, and strength is the hint's"),
+        ("Sampler", "all rows are sampled by DDIM"),
+        ("height", "image_resolution is the short side, and the picture gives the proportions"),
+        ("Clip skip", "an engine set is built with it, and model names a set"),
+    ],
+)
+def test_a_column_of_other_tools_that_we_have_not_is_not_taken_for_one_of_like_spelling(
+    tmp_path: Path, column: str, reason: str
+) -> None:
+    (sentence,) = sentences(tmp_path, f"image,prompt,{column}\na.png,x,0.5\n")
+    assert sentence.startswith(f"jobs.csv:1: unknown column {column!r}; no column says that: {reason} (known columns")
 
 
 def test_a_column_like_none_still_gets_the_nearest(tmp_path: Path) -> None:
