@@ -63,14 +63,14 @@ def test_what_could_match_no_host_is_refused(monkeypatch: pytest.MonkeyPatch, na
 @pytest.mark.parametrize("bucket", ["s3://photos", "photos/2026", "photo*", "my photos"])
 def test_what_could_match_no_bucket_is_refused(bucket: str) -> None:
     assert load_settings(allow_buckets="a, b").allow_buckets == ("a", "b")
-    with pytest.raises(SettingsError, match="RENDER_ALLOW_BUCKETS.*is not a bucket's name alone"):
+    with pytest.raises(SettingsError, match=r"RENDER_ALLOW_BUCKETS.*is not a bucket's name alone"):
         load_settings(allow_buckets=f"good,{bucket}")
 
 
 @pytest.mark.parametrize("seconds", ["inf", "1e15"])
 def test_a_lease_that_redis_cannot_keep_is_refused(seconds: str) -> None:
     """Such a worker sent no heartbeat, so that others rendered its jobs as well."""
-    with pytest.raises(SettingsError, match="RENDER_LEASE_SECONDS.*1000000"):
+    with pytest.raises(SettingsError, match=r"RENDER_LEASE_SECONDS.*1000000"):
         load_settings(lease_seconds=seconds)
 
 

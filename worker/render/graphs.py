@@ -115,7 +115,7 @@ class Graphs:
         self._dropped.pop(key, None)
 
     def warm(self) -> bool:
-        """Capture one graph that was asked for, or that a later step may need; False if there is none, or no time for it.
+        """Capture one graph that was asked for, or that later steps may need; False if there is none, or no time.
 
         Raises:
             DeviceLost: the device failed meanwhile.
