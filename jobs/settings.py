@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.request import getproxies_environment
 
 from pydantic import Field, ValidationError
 from pydantic.functional_validators import AfterValidator, BeforeValidator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from jobs.errors import SettingsError
 from jobs.redis_url import checked_url
@@ -153,6 +154,17 @@ def proxy_variables() -> dict[str, str]:
     `Proxy:`, and is ignored.
     """
     return getproxies_environment()
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Variables that no setting has, and that are called almost like one -> that one.
+
+    Others that begin with RENDER_ may be somebody else's: Kubernetes and hosting services set some.
+    """
+    known = [f"RENDER_{name}".upper() for name in Settings.model_fields]
+    others = {name.upper() for name in EnvSettingsSource(Settings).env_vars} - set(known)
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(others)}
+    return {name: matches[0] for name, matches in near.items() if matches and name.startswith("RENDER_")}
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -8,7 +8,7 @@ import pytest
 
 import jobs
 from jobs.errors import SettingsError
-from jobs.settings import load_settings
+from jobs.settings import load_settings, misspelt_variables
 from tools import ROOT
 
 
@@ -72,6 +72,16 @@ def test_a_lease_that_redis_cannot_keep_is_refused(seconds: str) -> None:
     """Such a worker sent no heartbeat, so that others rendered its jobs as well."""
     with pytest.raises(SettingsError, match=r"RENDER_LEASE_SECONDS.*1000000"):
         load_settings(lease_seconds=seconds)
+
+
+def test_a_variable_that_is_almost_a_setting_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert misspelt_variables() == {}
+    for name in ("RENDER_OUTPUT_URL", "RENDER_ALLOW_FOLDER", "RENDER_QUEUE", "render_max_batch", "RENDER_SERVICE_ID"):
+        monkeypatch.setenv(name, "x")
+    assert misspelt_variables() == {
+        "RENDER_ALLOW_FOLDER": "RENDER_ALLOW_FOLDERS",
+        "RENDER_OUTPUT_URL": "RENDER_OUTPUT_URI",
+    }
 
 
 def test_the_version_that_hosts_see_is_the_projects() -> None:
