@@ -193,7 +193,8 @@ def read_manifest(folder: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise EngineSetRefused(f"{folder} is not a finished engine set: it has no {MANIFEST}") from error
+        why = f"it has no {MANIFEST}" if folder.exists() else f"there is no folder {folder.absolute()}"
+        raise EngineSetRefused(f"{folder} is not a finished engine set: {why}") from error
     except OSError as error:
         raise EngineSetRefused(f"{path} cannot be read: {error.strerror}") from error
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.request import getproxies_environment
 
 from pydantic import Field, ValidationError
 from pydantic.functional_validators import AfterValidator, BeforeValidator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from jobs.errors import SettingsError
 from jobs.redis_url import checked_url
 
 MIB = 2**20
 HOST_NAME = re.compile(r"[^\s/:@*?#\[\]\\]+")
+BUCKET_NAME = re.compile(r"[^\s/*?]+")
+LONGEST_SECONDS = 1_000_000  # eleven days; sockets and threads cannot wait for more than some twenty
 
 
 def _comma_separated(value: Any) -> Any:
@@ -47,6 +50,14 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def _buckets_alone(buckets: tuple[str, ...]) -> tuple[str, ...]:
+    """Anything but a name would match no bucket, without an error."""
+    for bucket in buckets:
+        if not BUCKET_NAME.fullmatch(bucket):
+            raise ValueError(f"{bucket!r} is not a bucket's name alone: leave out s3://, prefix and *")
+    return buckets
+
+
 def _header_comment(contact: str) -> str:
     """What may stand between the parentheses of a User-Agent. A line break would begin a header of its own."""
     contact = contact.strip()
@@ -64,12 +75,12 @@ def _without_tilde(folder: str) -> str:
 
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
-Bucket = Annotated[str, Field(pattern=r"^[^/]+$")]  # s3://name/prefix would match no bucket
-Buckets = Annotated[tuple[Bucket, ...], NoDecode, BeforeValidator(_comma_separated)]
+Buckets = Annotated[CommaSeparated, AfterValidator(_buckets_alone)]
 RedisUrl = Annotated[str, AfterValidator(checked_url)]
 Hosts = Annotated[CommaSeparated, AfterValidator(_as_parsed)]
 Contact = Annotated[str, AfterValidator(_header_comment)]
 Folder = Annotated[str, Field(min_length=1), AfterValidator(_without_tilde)]
+Seconds = Annotated[float, Field(le=LONGEST_SECONDS)]
 
 
 class Settings(BaseSettings):
@@ -84,11 +95,9 @@ class Settings(BaseSettings):
     queue: str = Field("render", pattern=r"^[A-Za-z0-9._-]+$", description="name of the queue in Redis")
     output_uri: str = Field("output", min_length=1, description="where results go: a folder, file:// or s3://")
 
-    engine_dir: str = Field(
-        "engine-set", min_length=1, description="the engine set that workers load, or a folder of several"
-    )
+    engine_dir: Folder = Field("engine-set", description="the engine set that workers load, or a folder of several")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where engines run")
-    threads: int | None = Field(None, ge=1, description="CPU threads of the engines (default: all cores)")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the engines (default: all cores)")
     max_batch: int | None = Field(None, ge=1, description="samples in one engine call (default: the engine set's)")
     low_vram: bool = Field(False, description="never hold diffusion and text/decoder engines together")
     cache_dir: Folder | None = Field(None, description="what workers learn at run time (default: not kept)")
@@ -96,16 +105,16 @@ class Settings(BaseSettings):
 
     jobs_in_flight: int = Field(16, ge=1, le=512, description="jobs in flight per worker; also the prefetch")
     visibility_timeout_seconds: int = Field(3600, ge=5, description="until Redis redelivers an unacknowledged message")
-    heartbeat_seconds: float = Field(3.0, gt=0, description="between two heartbeats of a worker")
-    lease_seconds: float = Field(10.0, gt=0, description="silence after which a worker counts as dead")
-    grace_seconds: float = Field(30.0, ge=0, description="for finishing running samples after SIGTERM")
+    heartbeat_seconds: Seconds = Field(3.0, gt=0, description="between two heartbeats of a worker")
+    lease_seconds: Seconds = Field(10.0, gt=0, description="silence after which a worker counts as dead")
+    grace_seconds: Seconds = Field(30.0, ge=0, description="for finishing running samples after SIGTERM")
     max_attempts: int = Field(3, ge=1, description="starts of one job before it is failed or quarantined")
-    reconcile_seconds: float = Field(5.0, gt=0, description="between two reconciliations while waiting")
+    reconcile_seconds: Seconds = Field(5.0, gt=0, description="between two reconciliations while waiting")
 
     keep_days: float | None = Field(None, gt=0, description="producer keep deletes older batches from Redis")
 
-    fetch_timeout_seconds: float = Field(30.0, gt=0, description="for one input, from start to end")
-    fetch_max_bytes: int = Field(64 * MIB, ge=1, description="largest input file")
+    fetch_timeout_seconds: Seconds = Field(30.0, gt=0, description="for one input, from start to end")
+    fetch_max_bytes: int = Field(64 * MIB, ge=1, le=2**40, description="largest input file")
     fetch_per_host: int = Field(8, ge=1, le=512, description="requests at once to one host, per process")
     fetch_contact: Contact = Field("", description="a URL or mail address that the User-Agent names")
     proxy_resolves: bool = Field(False, description="the HTTP proxy refuses private addresses itself")
@@ -114,7 +123,7 @@ class Settings(BaseSettings):
     allow_folders: CommaSeparated = Field((), description="folders of file:// that workers may read and write")
     allow_buckets: Buckets = Field((), description="buckets that workers may read and write (default: any)")
     retry_attempts: int = Field(4, ge=1, description="tries of one fetch before the job is put off")
-    retry_base_seconds: float = Field(0.5, ge=0, description="first pause between tries; doubles each time")
+    retry_base_seconds: Seconds = Field(0.5, ge=0, description="first pause between tries; doubles each time")
 
     metrics_port: int | None = Field(None, ge=0, le=65535, description="for /metrics and /healthz (default: off)")
     metrics_host: str = Field("127.0.0.1", min_length=1, description="address that metrics and health listen on")
@@ -145,6 +154,17 @@ def proxy_variables() -> dict[str, str]:
     `Proxy:`, and is ignored.
     """
     return getproxies_environment()
+
+
+def misspelt_variables() -> dict[str, str]:
+    """Variables that no setting has, and that are called almost like one -> that one.
+
+    Others that begin with RENDER_ may be somebody else's: Kubernetes and hosting services set some.
+    """
+    known = [f"RENDER_{name}".upper() for name in Settings.model_fields]
+    others = {name.upper() for name in EnvSettingsSource(Settings).env_vars} - set(known)
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.85) for name in sorted(others)}
+    return {name: matches[0] for name, matches in near.items() if matches and name.startswith("RENDER_")}
 
 
 def load_settings(**overrides: Any) -> Settings:

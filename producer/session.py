@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from jobs.errors import SettingsError
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import BatchInfo
-from jobs.settings import Settings, load_settings
+from jobs.settings import Settings, load_settings, misspelt_variables
+from producer.console import say
 from producer.exits import CommandFailed, Exit
 
 
@@ -46,6 +47,8 @@ def open_session() -> Session:
         SettingsError: a bad variable.
     """
     settings = load_settings()
+    for name, near in misspelt_variables().items():
+        say(f"{name} is not a setting and is ignored; did you mean {near}?", "warning")
     try:
         return Session(settings, Ledger.connect(settings))
     except ValueError as error:  # what redis-py raises for a URL that it cannot read

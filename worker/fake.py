@@ -53,13 +53,13 @@ class FakeTiming:
         """Read `step_ms=20,max_batch=4`; every part may be left out.
 
         Raises:
-            ValueError: an unknown name, or a value that is not a number; it says which, and what is allowed.
+            ValueError: an unknown name, or a value that is not a number, or no samples in a step; it says which.
         """
         names = [field.name for field in fields(cls)]
         values: dict[str, int] = {}
         for part in filter(None, text.split(",")):
             name, _, value = part.partition("=")
-            if name not in names or not value.isdecimal():
+            if name not in names or not value.isdecimal() or (name == "max_batch" and not int(value)):
                 raise ValueError(f"{part!r} is not one of {'=N, '.join(names)}=N")
             values[name] = int(value)
         return cls(**values)

@@ -107,7 +107,7 @@ def _engine_renderer(settings: Settings, shutdown: Shutdown | None) -> Renderer:
     from worker.set_folders import set_folders
 
     try:
-        folders = set_folders(Path(settings.engine_dir).expanduser())
+        folders = set_folders(Path(settings.engine_dir))
         checks = _checks(folders)  # they hash while torch is imported, which takes longer than anything else here
         from worker.engine_loop import device_of, loop_of, machines_of
 

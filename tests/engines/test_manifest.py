@@ -155,9 +155,10 @@ def test_a_file_that_is_no_manifest_is_refused(spoilt: Path, text: str) -> None:
     assert "is not an engine set's manifest" in refusal(spoilt)
 
 
-def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refusal(tmp_path) == f"{tmp_path} is not a finished engine set: it has no manifest.json"
-    assert "is not a finished engine set" in refusal(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)  # a relative folder is looked for where the process was started
+    assert refusal(Path("at/home")) == f"at/home is not a finished engine set: there is no folder {tmp_path}/at/home"
 
 
 def test_a_manifest_that_cannot_be_read_is_refused(spoilt: Path) -> None:

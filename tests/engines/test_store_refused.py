@@ -143,9 +143,10 @@ def test_what_is_no_set_is_not_pushed(engines: Callable[..., Ended], toy: Path, 
     (toy / "unet.onnx").unlink()
     ended = engines("push", toy, tmp_path / "root")
     assert ended == Ended(6, "", f"error: {toy / 'unet.onnx'} is missing: the manifest lists it")
-    for folder in (tmp_path / "nothing", tmp_path):
+    nothing = tmp_path / "nothing"
+    for folder, why in ((nothing, f"there is no folder {nothing}"), (tmp_path, "it has no manifest.json")):
         ended = engines("push", folder, tmp_path / "root")
-        assert ended == Ended(6, "", f"error: {folder} is not a finished engine set: it has no manifest.json")
+        assert ended == Ended(6, "", f"error: {folder} is not a finished engine set: {why}")
 
 
 # -- the bucket -----------------------------------------------------------------------------------------------------

@@ -167,12 +167,15 @@ NO_EFFECT_TYPED = {
 def test_options_without_effect_get_one_line_each_and_have_none(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     variable = "CELERY_RESULT_BACKEND"
     monkeypatch.setenv(variable, "no-such-scheme://")
+    monkeypatch.setenv("RENDER_MAX_BATCHES", "4")
     site.enqueue(8, seconds=600)
     typed = [word for option, value in NO_EFFECT_TYPED.items() for word in (option, value) if word]
     worker = site.start(arguments=typed, jobs_in_flight=4)
     eventually(lambda: site.ledger.counts("b").running == 4)
     assert sorted(event["option"] for event in worker.events("option_ignored")) == sorted((*NO_EFFECT_TYPED, variable))
     assert all(event["why"] and event["level"] == "warning" for event in worker.events("option_ignored"))
+    (ignored,) = worker.events("variable_ignored")
+    assert (ignored["variable"], "RENDER_MAX_BATCH?" in ignored["why"]) == ("RENDER_MAX_BATCHES", True)
     eventually(lambda: [len(beat.in_flight) for beat in site.ledger.workers().values()] == [4])
     assert site.ledger.queue_length() == 4
     assert not list(ROOT.glob("state*")) + list(ROOT.glob("schedule*"))

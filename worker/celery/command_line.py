@@ -25,7 +25,7 @@ from celery.utils.nodenames import gethostname, node_format
 from click.core import ParameterSource
 
 from jobs.errors import SettingsError
-from jobs.settings import Settings
+from jobs.settings import Settings, misspelt_variables
 from worker.celery.options import MONITORS, NO_EFFECT, NO_EFFECT_BEFORE, REFUSED_COMMANDS, Ignored
 from worker.celery.pool import GpuPool
 from worker.observe.exit_codes import ExitCode
@@ -71,9 +71,11 @@ class CommandLine:
         self._app.user_options["worker"].update((first, last))
 
     def report(self) -> None:
-        """Log one line for each option that has no effect. Called once logging is configured."""
+        """Log one line for each option or variable that has no effect. Called once logging is configured."""
         for option, why in self.ignored:
             log.warning("option_ignored", option=option, why=why)
+        for name, near in misspelt_variables().items():
+            log.warning("variable_ignored", variable=name, why=f"it is not a setting; did you mean {near}?")
 
     def refuse_late(self, worker: Any) -> None:
         """Called by Celery's signal `worker_init`, when all of Celery's settings are final.

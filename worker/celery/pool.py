@@ -93,6 +93,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         self._wake_read, self._wake_write = -1, -1
         self._shutdowns_asked = 0
         self._drain_begun = False  # by this pool, which must happen exactly once; a fatal error may drain before it
+        self._was_to_terminate = False  # a job, since the event loop's last turn
 
     @property
     def num_processes(self) -> int:
@@ -156,12 +157,11 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
         """Called by Request.cancel in Consumer.cancel_active_requests, which only a cold shutdown does here.
 
         Threads cannot be killed. The jobs are requeued instead, outside the signal handler that this may be called
-        from. This requeues all of them, so a caller that wants to end one job is not obeyed.
+        from. This requeues all of them, so a caller that wants to end one job is not obeyed. A first SIGQUIT calls this
+        for each job before anything says that it is a shutdown; the event loop's next turn knows which of both it is.
         """
-        if self._shutdowns_asked or self._drain_begun or state.should_stop is not None:
-            self._insist()
-        else:
-            log.error("terminate_job_refused", consequence="the job goes on; `producer cancel` ends jobs")
+        self._was_to_terminate = True
+        self._wake_up()
 
     def on_close(self) -> None:
         """Called by Blueprint.stop, which closes all steps before it stops or terminates them. Nothing to do yet."""
@@ -208,7 +208,16 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
     def _on_wake(self, *_: Any) -> None:
         with suppress(BlockingIOError):  # another turn has read it
             os.read(self._wake_read, 4096)
+        if self._was_to_terminate:
+            self._was_to_terminate = False
+            self._terminate_or_refuse()
         self._settle()
+
+    def _terminate_or_refuse(self) -> None:
+        if self._shutdowns_asked or self._drain_begun or state.should_stop is not None:
+            self._insist()
+        else:
+            log.error("terminate_job_refused", consequence="the job goes on; `producer cancel` ends jobs")
 
     def _settle(self) -> None:
         """Tell Celery how the jobs ended. Acknowledgements follow in the hub's next turn (Consumer.call_soon_ack)."""

@@ -141,11 +141,16 @@ class GraphSizes:
             known.largest = None
         return known.largest is None or size <= known.largest
 
-    def worth_capturing(self, key: BucketKey, *, graphs: Collection[int]) -> int | None:
-        """The size whose graph an idle worker should capture for this bucket; None if no graph would save enough."""
+    def worth_capturing(self, key: BucketKey, *, graphs: Collection[int], largest: int) -> int | None:
+        """The size whose graph an idle worker should capture for this bucket; None if no graph would save enough.
+
+        Of a bucket that has stepped, that is also `largest`, a full batch: where one job came, a crowd may come next.
+        """
         known = self._of(key)
         size = _worth_most(known) if known.graphs == frozenset(graphs) else None
-        return size if size is not None and known.saved[size] >= IDLE_SHARE * self._cost(known, size) else None
+        if size is not None and known.saved[size] >= IDLE_SHARE * self._cost(known, size):
+            return size
+        return largest if known.steps and graphs and largest not in graphs else None
 
     def buckets(self) -> list[BucketKey]:
         """The buckets that have stepped."""

@@ -115,7 +115,7 @@ class Graphs:
         self._dropped.pop(key, None)
 
     def warm(self) -> bool:
-        """Capture one graph that was asked for, or that has proved useful; False if there is none, or no time for it.
+        """Capture one graph that was asked for, or that later steps may need; False if there is none, or no time.
 
         Raises:
             DeviceLost: the device failed meanwhile.
@@ -159,8 +159,9 @@ class Graphs:
                 return key, size
         for key in self._sizes.buckets():
             if self._denoisers.is_loaded(key.engine_set):
-                graphs = self._denoisers.of(key.engine_set).graphs(key)
-                worth = self._sizes.worth_capturing(key, graphs=graphs)
+                denoiser = self._denoisers.of(key.engine_set)
+                largest = max(denoiser.graph_sizes(key), default=0)
+                worth = self._sizes.worth_capturing(key, graphs=denoiser.graphs(key), largest=largest)
                 if worth is not None and self._can_capture(key, worth):
                     return key, worth
         return None

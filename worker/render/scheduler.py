@@ -125,7 +125,7 @@ class Scheduler:
         self._places = 0  # as of the last `crowd`
         self._turn = 0
         self._has_several = self._residency.is_limited  # engine sets, as far as was seen
-        shutdown.on_step(self.wake)
+        shutdown.on_step(self._stop_waiting)
 
     # -- any thread -----------------------------------------------------------------------------------------------
 
@@ -256,11 +256,17 @@ class Scheduler:
         return LOOK_SECONDS if all(bucket.idle for bucket in self._buckets.values()) else TURN_LOOK_SECONDS
 
     def _has_to_dismiss(self) -> bool:
-        """Whether a stopping worker gives back requests, perhaps of a set whose turn has not come."""
-        buckets = self._buckets.values()
-        if self._shutdown.requeueing and any(bucket.running for bucket in buckets):
-            return True
-        return self._shutdown.draining and any(bucket.waiting for bucket in buckets)
+        """Whether a stopping worker gives back requests that run, perhaps of a set whose turn has not come again."""
+        return self._shutdown.requeueing and any(bucket.running for bucket in self._buckets.values())
+
+    def _stop_waiting(self) -> None:
+        """The worker begins to stop: give back what waits now, since the loop may be busy loading a set for minutes."""
+        with self._changed:
+            for bucket in self._buckets.values():
+                fail_all(bucket.waiting, stopping())
+                bucket.waiting.clear()
+                bucket.owed = 0
+            self._changed.notify()
 
     def _has_to_look(self) -> bool:
         return self._interrupted or bool(self._cancelled)
@@ -268,20 +274,15 @@ class Scheduler:
     # -- a turn ---------------------------------------------------------------------------------------------------
 
     def dismiss(self) -> None:
-        """Between two turns: end the requests that were cancelled, and those that a stopping worker gives back."""
+        """Between two turns: end the requests that were cancelled, and those that a stopping worker interrupts."""
         with self._changed:
             cancelled, self._cancelled = self._cancelled, set()
-            requeueing = self._shutdown.requeueing  # before `draining`: if this is true, that is true as well
-            draining = self._shutdown.draining
             for bucket in self._buckets.values():
-                if draining:
-                    fail_all(bucket.waiting, stopping())
-                if requeueing:
+                if self._shutdown.requeueing:
                     fail_all(bucket.running, stopping())
                 if cancelled:
                     requests = [one for one in (*bucket.waiting, *bucket.running) if one.spec.job_id in cancelled]
                     fail_all(requests, Cancelled("cancelled by the user"))
-                if draining or cancelled:
                     bucket.waiting = deque(request for request in bucket.waiting if not request.ended)
                     bucket.owed = min(bucket.owed, len(bucket.waiting))
                 bucket.drop_ended()

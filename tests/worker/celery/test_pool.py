@@ -90,10 +90,12 @@ def test_an_ended_job_wakes_the_event_loop_whose_thread_reports_it(pool: GpuPool
 
 def test_only_in_a_shutdown_does_a_command_to_end_one_job_requeue_them_all(pool: GpuPool) -> None:
     pool.terminate_job(os.getpid(), signal.SIGKILL)
+    pool._on_wake()
     assert not pool._shutdown.insisted
     pool._on_shutdown_asked("Warm")
     assert not pool._shutdown.insisted
     pool.terminate_job(os.getpid(), signal.SIGKILL)
+    pool._on_wake()
     assert pool._shutdown.insisted
 
 
@@ -170,6 +172,7 @@ def test_sigquit_requeues_everything_at_once(toy: Toy, start_toy: StartToy, firs
     assert toy.rest_of_diary()[-4:] == ["requeued", "requeued", "requeued", "stop"]
     assert (toy.unacknowledged, toy.waiting) == (0, 4)
     assert "Unrecoverable" not in worker.output
+    assert "terminate_job_refused" not in worker.output  # which says that the jobs go on
 
 
 def test_a_killed_workers_messages_come_back_after_the_visibility_timeout(toy: Toy, start_toy: StartToy) -> None:

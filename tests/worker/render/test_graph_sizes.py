@@ -177,20 +177,30 @@ def test_an_idle_worker_captures_what_would_have_saved_a_tenth_of_a_capture() ->
     policy = sizes(timed=(1, 8))
     for _ in range(3):
         choose(policy, 1, 8)
-    assert policy.worth_capturing(KEY, graphs={8}) is None
+    assert policy.worth_capturing(KEY, graphs={8}, largest=8) is None
     choose(policy, 1, 8)
-    assert policy.worth_capturing(KEY, graphs={8}) == 1
+    assert policy.worth_capturing(KEY, graphs={8}, largest=8) == 1
 
 
 def test_after_a_capture_only_what_is_missed_beside_it_counts() -> None:
     policy = sizes(timed=(1, 8))
     for wanted in (1, 1, 7, 7) * 15:
         choose(policy, wanted, 8)
-    assert policy.worth_capturing(KEY, graphs={8}) == 1
+    assert policy.worth_capturing(KEY, graphs={8}, largest=8) == 1
     policy.captured(KEY, 1, 0.5)
-    assert policy.worth_capturing(KEY, graphs={1, 8}) == 7
+    assert policy.worth_capturing(KEY, graphs={1, 8}, largest=8) == 7
     policy.captured(KEY, 7, 0.5)
-    assert policy.worth_capturing(KEY, graphs={1, 7, 8}) is None
+    assert policy.worth_capturing(KEY, graphs={1, 7, 8}, largest=8) is None
+
+
+def test_an_idle_worker_prepares_a_full_batch_of_each_size_that_it_draws() -> None:
+    policy = sizes(timed=(1,))
+    policy.prefer(OTHER, 1)  # known, and never drawn here
+    choose(policy, 1, 1)
+    assert policy.worth_capturing(KEY, graphs={1}, largest=8) == 8
+    assert policy.worth_capturing(KEY, graphs={1, 8}, largest=8) is None
+    assert policy.worth_capturing(KEY, graphs=set(), largest=8) is None  # they made room for something
+    assert policy.worth_capturing(OTHER, graphs={1}, largest=8) is None
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------

@@ -374,6 +374,27 @@ def test_what_padding_wasted_is_captured_while_idle() -> None:
     assert device.captured == [(64, 64, 8), (64, 64, 1)]
 
 
+def test_after_a_lone_job_an_idle_worker_is_ready_for_a_crowd_of_its_size() -> None:
+    device = GraphDevice()
+    loop = device.loop()
+    feed(loop, SHAPES[:1], in_flight=1)
+    while loop.warm():
+        pass
+    assert device.captured == [(64, 64, 1), (64, 64, 8)]
+    feed(loop, mixed(80, SHAPES[:1]), in_flight=80)
+    assert loop.stats().captures["step"].number == 1
+
+
+def test_a_full_batch_that_does_not_fit_while_idle_is_not_tried_again_for_a_while() -> None:
+    device = GraphDevice(room=4)
+    loop = device.loop()
+    feed(loop, SHAPES[:1], in_flight=1)
+    assert [loop.warm(), loop.warm()] == [True, False]
+    assert device.captured == [(64, 64, 1)]
+    feed(loop, mixed(80, SHAPES[:1]), in_flight=80)
+    assert set(device.sizes_of(SHAPES[0])) <= {1, 2, 3, 4}
+
+
 def test_only_sets_on_the_device_are_warmed_and_unknown_sizes_are_passed_over() -> None:
     here, away = GraphDevice(), GraphDevice(max_batch=4)
     loop = RenderLoop(Denoisers({"here": here, "away": away}, loaded=["here"]), now=here.clock)
@@ -433,13 +454,13 @@ def test_a_running_loop_warms_as_soon_as_it_is_told_and_goes_on_waiting() -> Non
         loop.warm_up([(KEY, 2), (KEY, 5)])
         future = loop.submit(sample_spec(1, steps=2, size=(64, 128)))
         future.result(30)
-        while len(device.captured) < 3:
+        while len(device.captured) < 4:
             stop.wait(0.01)
     finally:
         stop.set()
         loop.wake()
         thread.join(30)
-    assert sorted(device.captured) == [(64, 64, 2), (64, 64, 5), (64, 128, 1)]
+    assert sorted(device.captured) == [(64, 64, 2), (64, 64, 5), (64, 128, 1), (64, 128, 8)]
 
 
 # -- what is learnt ----------------------------------------------------------------------------------------------------

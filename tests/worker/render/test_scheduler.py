@@ -151,9 +151,9 @@ def test_draining_requeues_who_waits_and_lets_who_runs_finish() -> None:
     turns.take()
     turns.shutdown.drain()
     late = turns.submit("c")
-    assert error(late) is Requeued  # at once
+    # At once: the loop may be loading an engine set for minutes.
+    assert error(late) is error(waits) is Requeued
     turns.scheduler.dismiss()
-    assert error(waits) is Requeued
     assert not runs.done()
     turns.take()
     assert error(runs) is None
@@ -225,7 +225,8 @@ def test_what_is_urgent_ends_the_gathering() -> None:
             assert not turns.scheduler.gathered()
             urgent(turns)
             assert turns.scheduler.gathered()
-            turns.scheduler.wait(threading.Event())  # returns
+            if turns.scheduler.has_work():  # a stop has ended what waited
+                turns.scheduler.wait(threading.Event())  # returns
 
 
 def test_an_interrupted_scheduler_never_waits_again() -> None:
