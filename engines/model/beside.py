@@ -19,6 +19,7 @@ _DIFFUSERS = "diffusion_pytorch_model"  # how the files begin that diffusers des
 # A ControlNet's .yaml describes a model as well, which another one is rendered with: only these fields are its own.
 _CONTROLNETS = ("params.only_mid_control", "params.global_average_pooling")
 _SHUFFLE = re.compile(r"_shuffle(_fp16)?$", re.IGNORECASE)  # the names by which other programs know it
+_SDXL = re.compile("sdxl", re.IGNORECASE)  # as in sdxl_vae.safetensors
 
 
 def folder_of(path: Path) -> Path | None:
@@ -31,12 +32,18 @@ def check_beside(part: str, path: Path) -> None:
     """Refuse the file of a "controlnet" or a "vae" that is of another kind by what lies beside it.
 
     Raises:
-        ModelRefused: its config.json or .yaml has a value that is not built here, or it is ControlNet Shuffle by name.
+        ModelRefused: its config.json or .yaml has a value that is not built here, or it is ControlNet Shuffle or SDXL's
+            VAE by name.
     """
     if (folder := folder_of(path)) is not None:
         read_folder_config(part, folder)
     if part == "controlnet":
         _refuse_pooling(path)
+    elif _SDXL.search(path.stem):
+        raise ModelRefused(
+            f"{path} is SDXL's VAE by its name, whose latents have another scale than SD1.5's; give the file another "
+            "name if it was made for SD1.5"
+        )
 
 
 def _refuse_pooling(path: Path) -> None:

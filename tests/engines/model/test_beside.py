@@ -71,6 +71,17 @@ def test_sdxls_vae_is_refused_by_the_file_in_its_folder(original: Original, tmp_
         load_with(original, original.controlnet, vae=folder / PLAIN)
 
 
+@pytest.mark.parametrize("name", ["sdxl_vae.safetensors", "SDXL-vae-fp16-fix.pt"])
+def test_sdxls_vae_is_refused_by_its_name(original: Original, tmp_path: Path, name: str) -> None:
+    vae = save(of(original, "vae", bare=True), tmp_path / name)
+    control = save(of(original, "controlnet"), tmp_path / "sdxl-looking-control.pth")
+    with pytest.raises(ModelRefused, match=rf"{name} is SDXL's VAE by its name"):
+        load_with(original, control, vae=vae)
+    renamed = vae.rename(tmp_path / f"vae{vae.suffix}")
+    model = save(of(original, *MODEL), tmp_path / "sdxl-looking-model.safetensors")
+    load_with(original, control, vae=renamed, model=model)
+
+
 @pytest.mark.parametrize("single", [True, False])
 def test_a_controlnets_yaml_beside_it_says_that_controls_are_pooled(
     original: Original, tmp_path: Path, single: bool
