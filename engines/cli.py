@@ -71,7 +71,13 @@ def _known_opset(opset: int) -> int:
     return opset
 
 
+def _from_home(path: Path | None) -> Path | None:
+    """Shells leave the ~ of --out=~/sets to the program."""
+    return None if path is None else path.expanduser()
+
+
 def _sheet_with_format(path: Path | None) -> Path | None:
+    path = _from_home(path)
     reason = None if path is None else refusal(path)
     if reason is not None:
         raise typer.BadParameter(reason)
@@ -139,7 +145,12 @@ def _shapes(context: typer.Context, shapes: list[str] | None) -> list[str] | Non
 @app.command(epilog=EXIT_CODES)
 def build(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder that becomes the engine set; replaced whole, when all is built.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            callback=_from_home, help="Folder that becomes the engine set; replaced whole, when all is built."
+        ),
+    ],
     shape: Annotated[
         list[str] | None,
         typer.Option(callback=_shapes, help="HEIGHTxWIDTH in pixels, or a range 256x256:512x768. Repeatable."),
@@ -148,6 +159,7 @@ def build(
         Path | None,
         typer.Option(
             is_eager=True,  # `_shapes` looks whether it is given
+            callback=_from_home,
             help="What `producer sizes` printed, beside or instead of --shape; - is stdin.",
         ),
     ] = None,
@@ -201,7 +213,7 @@ def build(
         jobs=jobs,
         additions=added(lora, vae, embedding, clip_skip),
         version_compatible=version_compatible,
-        reuse=tuple(reuse or ()),
+        reuse=tuple(each.expanduser() for each in reuse or ()),
     )
     with progress_on(people) as report:
         built = build_set(request, report)
@@ -314,7 +326,10 @@ def score(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="DDIM steps.")] = 20,
     at_least: Annotated[float | None, typer.Option(help="Exit code 1 if a picture is below this PSNR, in dB.")] = None,
     inception: Annotated[
-        Path | None, typer.Option(help="FID's InceptionV3 weights (pt_inception-2015-12-05-6726825d.pth): PD as well.")
+        Path | None,
+        typer.Option(
+            callback=_from_home, help="FID's InceptionV3 weights (pt_inception-2015-12-05-6726825d.pth): PD as well."
+        ),
     ] = None,
     sheet: Annotated[
         Path | None,
@@ -358,7 +373,10 @@ def score(
 @app.command(epilog=EXIT_CODES)
 def export(
     model: Model,
-    out: Annotated[Path, typer.Option(help="Folder for the files; replaced whole, when all of them hold.")],
+    out: Annotated[
+        Path,
+        typer.Option(callback=_from_home, help="Folder for the files; replaced whole, when all of them hold."),
+    ],
     shape: Annotated[
         list[str] | None,
         typer.Option(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from engines.errors import BuildFailed
+from engines.errors import BuildFailed, EngineError
 from engines.manifest import MANIFEST
 
 PROGRESS = "progress.json"
 BUILDING = ".building"  # suffix of the folder in which a set is built
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how Rust ends the text of an error of the system
 
 
 def check_target(out: Path) -> None:
@@ -66,11 +68,21 @@ def staging(out: Path) -> Iterator[Path]:
         succeeded = True
     except OSError as error:
         raise BuildFailed(f"{error.filename or folder}: {error.strerror or error}") from error
+    except Exception as error:
+        if (reason := _systems_reason(error)) is None:
+            raise
+        raise BuildFailed(f"{folder}: {reason}") from error
     finally:
         if (succeeded or not (folder / PROGRESS).exists()) and _is_locked(folder, lock):
             shutil.rmtree(folder, ignore_errors=True)
             _remove_empty(around)
         os.close(lock)
+
+
+def _systems_reason(error: Exception) -> str | None:
+    """What the system said to a library in Rust, such as safetensors, whose errors are not an OSError."""
+    number = None if isinstance(error, EngineError) else _OS_ERROR.search(str(error))
+    return None if number is None else os.strerror(int(number[1]))
 
 
 def _is_locked(folder: Path, lock: int) -> bool:

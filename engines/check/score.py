@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engines.engine_set import EngineSet, load_engine_set
+from engines.engine_set import EngineSet, check_weights, load_engine_set
 from engines.errors import EngineSetRefused
+from engines.fit import placement_for
+from engines.manifest import Manifest, load_manifest
 from engines.sampler.sample import sample
 from engines.sampler.subjects import built_in
 
@@ -62,13 +64,19 @@ def rendered_by_both(
 
     Raises:
         EngineSetRefused: a set does not load, was not built for this size, gives values that are not numbers, or the
-            two have different weights.
+            two have different weights. What the manifests say of it is said before anything is rendered.
+        BackendUnavailable: as load_engine_set.
     """
-    rendered = []
     weights = None
     for folder in (path, reference):
+        manifest = load_manifest(folder)
+        check_weights(manifest, weights)
+        placement_for(folder, manifest, device=device)
+        _check_size(folder, manifest, request)
+        weights = manifest.source.weights
+    rendered = []
+    for folder in (path, reference):
         with load_engine_set(folder, device=device, weights=weights) as engines:
-            weights = engines.manifest.source.weights
             rendered.append(list(pictures(engines, request)))
     return list(zip(*rendered, strict=True))
 
@@ -92,12 +100,16 @@ def pictures(engines: EngineSet, request: ScoreRequest) -> Iterator[np.ndarray]:
     Raises:
         EngineSetRefused: the set was not built for this size, or gives values that are not numbers.
     """
-    if not engines.supports(request.height, request.width):
-        raise EngineSetRefused(
-            f"{engines.folder} was built for {engines.shapes_text()}, not for {request.height}x{request.width}"
-        )
+    _check_size(engines.folder, engines.manifest, request)
     for seed in range(request.samples):
         yield _picture(engines, request, seed)
+
+
+def _check_size(folder: Path, manifest: Manifest, request: ScoreRequest) -> None:
+    if not manifest.covers(request.height, request.width):
+        raise EngineSetRefused(
+            f"{folder} was built for {manifest.shapes_text}, not for {request.height}x{request.width}"
+        )
 
 
 @torch.inference_mode()

@@ -13,13 +13,14 @@ from torch import Tensor
 from engines.backends.protocol import Clipping
 from engines.backends.torch.runtime import TorchEngine
 from engines.engine_set import EngineSet, check_weights, load_engine_set
-from engines.errors import EngineSetRefused
+from engines.errors import EngineSetRefused, ModelRefused
 from engines.manifest import Manifest, load_manifest
 from engines.model.locate import Weights, find_weights
 from engines.model.networks import ComponentReader
 from engines.model.scheduler_config import read_schedule
 from engines.sampler.sample import sample
 from engines.sampler.subjects import built_in
+from engines.source import Source
 from engines.spec import BOTH_HALVES, COMPONENTS, ComponentSpec, TensorSpec
 
 # (rtol, atol), tightest first; a component outside all of them is wrong.
@@ -82,15 +83,7 @@ def verify(
         ModelRefused: the weights are no longer there.
     """
     with load_engine_set(path, device=device) as engines:
-        source = engines.manifest.source
-        weights = weights or find_weights(
-            source.model,
-            source.controlnet,
-            tokenizer=source.tokenizer,
-            original_config=source.original_config,
-            take_beside=False,
-            additions=source.additions,
-        )
+        weights = weights or _own_weights(engines.manifest.source)
         check_weights(engines.manifest, weights.digest)
         check_schedule(engines, weights)
         reader = ComponentReader(weights, torch.float32)
@@ -102,6 +95,24 @@ def verify(
             for chunks, size in long_prompts(engines.manifest, spec):
                 yield replace(compare(engines, reference, spec, size, chunks=chunks), within=within)
             engines.unload([name])
+
+
+def _own_weights(source: Source) -> Weights:
+    """Those that a set was built from, where they were then."""
+    try:
+        return find_weights(
+            source.model,
+            source.controlnet,
+            tokenizer=source.tokenizer,
+            original_config=source.original_config,
+            take_beside=False,
+            additions=source.additions,
+        )
+    except ModelRefused as error:
+        raise ModelRefused(
+            f"the weights are not where they were when the set was built ({error}); name them as for engines build: "
+            "--model, --controlnet and the other options"
+        ) from error
 
 
 def clipping(path: Path, *, device: str = "auto") -> Mapping[str, Clipping]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from engines.errors import ModelRefused
 from engines.model.additions import Embedding
 from engines.model.file_kinds import kind_of
-from engines.model.look_alikes import look_of
+from engines.model.look_alikes import WORD, look_of
 from engines.model.tensor_files import load_pickle, read_tensors
 
 _BY_FILE_NAME = ("emb_params", "clip_l", "*")
@@ -63,6 +63,8 @@ def _read(path: Path) -> _Read:
         raise ModelRefused(f"{path} is an embedding for SDXL (it has {_SDXL}), which is not rendered here; get SD1.5's")
     if len(tensors) != 1:
         look = look_of(tensors)
+        if look is not None and look.endswith(WORD):
+            look = None  # it was named as one
         raise ModelRefused(
             f"{path} is not a textual inversion: it holds {len(tensors)} tensors, not one"
             + (f"; {look}" if look else "; --embedding takes a file with one word's vectors")

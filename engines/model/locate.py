@@ -166,6 +166,8 @@ def _own_word(path: Path) -> str:
 def _controlnet(model: Path, name: str | None) -> Path:
     if name is None and model.is_file():
         return model
+    if name is None and (model / "controlnet_1").is_dir():
+        raise ModelRefused(f"{model} has several ControlNets (controlnet, controlnet_1): name one with --controlnet")
     control = model / "controlnet" if name is None else path_of(name)
     if not control.is_file() and not (control / "config.json").is_file():
         hint = "; name one with --controlnet" if name is None else ""

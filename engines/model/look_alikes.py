@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from engines.model.families import WANTED
 
-_WORD = "a textual inversion (one word for prompts), no model: it is named with --embedding, beside a --model"
+WORD = "a textual inversion (one word for prompts), no model: it is named with --embedding, beside a --model"
 LORA = "a LoRA: it is named with --lora, beside a --model"
 CHECKPOINT = "a checkpoint with a U-Net: it is named with --model"
 _BLOCKS = ("joint_blocks.", "double_blocks.", "transformer_blocks.")
@@ -19,7 +19,7 @@ _BY_PART = (
     (("motion_modules.",), "a motion module of AnimateDiff, which is not supported: build without it"),
 )
 _BY_BEGINNING = (
-    (("string_to_param", "string_to_token", "emb_params"), _WORD),
+    (("string_to_param", "string_to_token", "emb_params"), WORD),
     (("conditioner.",), f"SDXL, which is not supported; {WANTED}"),
     (("cond_stage_model.model.",), f"SD 2 (its text encoder is OpenCLIP's), which is not supported; {WANTED}"),
     (_TRANSFORMERS, f"a transformer such as SD 3 or Flux, which is not supported; {WANTED}"),
@@ -60,5 +60,5 @@ def look_of(names: Iterable[str]) -> str | None:
         if any(name.startswith(beginnings) for name in known):
             return f"it looks like {what}"
     if 0 < len(known) <= 2 and all(name.startswith(_EMBEDDING) for name in known):
-        return f"it looks like {_WORD}"
+        return f"it looks like {WORD}"
     return None

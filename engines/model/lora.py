@@ -23,7 +23,7 @@ from engines.errors import ModelRefused
 from engines.model.additions import Lora
 from engines.model.fill import Changes
 from engines.model.look_alikes import LORA, look_of
-from engines.model.lora_names import ADVICE, Half, layer_words, other_kind, place_of
+from engines.model.lora_names import ADVICE, Half, advice_on, layer_words, other_kind, place_of
 from engines.model.tensor_files import metadata_of, open_tensors
 
 # Convolutions of 1x1 around a transformer: plain LoRAs of SD1.5 have them.
@@ -90,7 +90,7 @@ def _read(path: Path, part: str) -> dict[str, _Layer]:
     for name, place in places.items():
         kind = other_kind(name)
         if kind is not None:
-            raise ModelRefused(f"{path} is {kind}: it has {name}; {ADVICE}")
+            raise ModelRefused(f"{path} is {kind}: it has {name}; {advice_on(kind)}")
         if place is None and (any(places.values()) or look.endswith(LORA)):
             raise ModelRefused(f"{path} cannot be merged: {name} has no place in SD1.5's networks; {ADVICE}")
     if not any(places.values()):

@@ -43,6 +43,7 @@ _LAST = {
     "text_encoder": {"_to_q": "_q_proj", "_to_k": "_k_proj", "_to_v": "_v_proj", "_to_out": "_out_proj"},
 }
 _TEXT_LEVEL = "text_model_"  # transformers 5 has no such level
+_OTHER_MODELS, _CONTROL_LORA = "a LoRA for ", "a Control-LoRA"  # kinds that no program merges into SD1.5
 # Anywhere in a name -> what a file with it is.
 _OTHER_KINDS = (
     (r"(^|[._])hada_", "a LoHa"),
@@ -113,3 +114,12 @@ def layer_words(module: str) -> str:
 def other_kind(name: str) -> str | None:
     """What a file is that has a tensor of this name, if it is not a plain LoRA for SD1.5; else None."""
     return next((what for pattern, what in _OTHER_KINDS if re.search(pattern, name)), None)
+
+
+def advice_on(kind: str) -> str:
+    """The end of a sentence about a file of another kind: what would help."""
+    if kind.startswith(_OTHER_MODELS):
+        return "it fits no model of SD1.5: get one that was trained for SD1.5"
+    if kind.startswith(_CONTROL_LORA):
+        return "a whole ControlNet is needed: name one with --controlnet"
+    return ADVICE

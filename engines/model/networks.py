@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import ModelRefused
+from engines.model.beside import check_beside
 from engines.model.families import WANTED
 from engines.model.fill import unchanged
 from engines.model.folder import load_folder, read_folder_config
@@ -166,8 +167,11 @@ def load_networks(weights: Weights, *, dtype: torch.dtype = torch.float32) -> Ne
         ModelRefused: unreadable files, or networks that are not SD1.5's with a ControlNet.
     """
     for part in PARTS:  # all configurations are looked at before minutes are spent on gigabytes
-        if weights.path_of(part).is_dir():
-            read_folder_config(part, weights.path_of(part))
+        path = weights.path_of(part)
+        if path.is_dir():
+            read_folder_config(part, path)
+        elif path != weights.model:
+            check_beside(part, path)
     check_vae_scale(weights)
     networks = Networks(*(load_network(part, weights, dtype) for part in PARTS))
     check_networks(networks)

@@ -24,7 +24,7 @@ from engines.model.json_file import read_json
 from engines.model.libraries import library, quiet_libraries
 from engines.model.locate import Weights
 from engines.model.rules.scheduler import OTHER_MATHEMATICS, SCHEDULER_RULES
-from engines.model.tensor_files import read_tensors
+from engines.model.tensor_files import metadata_of, read_tensors
 from engines.noise_schedule import SD15, NoiseSchedule
 
 CONFIG = Path("scheduler") / "scheduler_config.json"
@@ -44,6 +44,8 @@ _MARKS: dict[str, dict[str, Any]] = {
     "v_pred": {"prediction_type": "v_prediction"},
     "ztsnr": {"rescale_betas_zero_snr": True},
 }
+# What trainers write into a safetensors file's header: Stability AI's ModelSpec.
+_MODELSPEC, _V = "modelspec.prediction_type", ("v", "v_prediction")
 _EDM_MARKS = ("edm_vpred.sigma_max", "edm_vpred.sigma_min")
 _ALPHAS = "alphas_cumprod"
 # How far a checkpoint's alphas_cumprod may be from the computed ones by rounding alone, as a share of each.
@@ -104,6 +106,8 @@ def _of_single_file(path: Path, original_config: Path | None) -> NoiseSchedule:
     for mark, meaning in _MARKS.items():
         if mark in beside:
             fields |= meaning
+    if original_config is None and metadata_of(path).get(_MODELSPEC) in _V:
+        fields |= _MARKS["v_pred"]
     marked = _checked(str(path), fields)
     return _with_own_alphas(path, beside[_ALPHAS], (marked, plain)) if _ALPHAS in beside else marked
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engines.errors import ModelRefused
+from engines.model.beside import folder_of
 from engines.model.folder import CONFIG, read_folder_config
 from engines.model.locate import Weights
 from engines.model.single_file import Description, check_scale
@@ -19,8 +20,8 @@ _SDXL = "conditioner."
 def check_vae_scale(weights: Weights) -> None:
     """Hold another VAE's scaling factor against the model's own.
 
-    VAEs that were made for the same U-Net have the same factor. A single file names none: its .yaml does, or it is
-    SD1.5's, as that of a model without a VAE.
+    VAEs that were made for the same U-Net have the same factor. A single file names none: the config.json beside it
+    does, if it is diffusers', or its .yaml; else it is SD1.5's, as that of a model without a VAE.
 
     Raises:
         ModelRefused: they differ, as SDXL's and SD1.5's do, or the VAE is that of an SDXL checkpoint.
@@ -50,8 +51,9 @@ def _refuse_sdxl(path: Path) -> None:
 
 def _scale(path: Path, original_config: Path | None) -> float:
     config: Mapping[str, float]
-    if path.is_file():
+    folder = folder_of(path) if path.is_file() else path
+    if folder is None:
         config, name = Description(original_config).original()["model"]["params"], "scale_factor"
     else:
-        config, name = read_folder_config("vae", path) if (path / CONFIG).is_file() else {}, "scaling_factor"
+        config, name = read_folder_config("vae", folder) if (folder / CONFIG).is_file() else {}, "scaling_factor"
     return config.get(name, _SCALING_FACTOR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BUILT_IN, MOST_ROWS = 9, 64
 LONGEST_CELL = 131_072  # characters, as many as csv takes by itself
 COLUMNS = ("image", "prompt")
+EMPTY = "<empty>"  # a cell that is an empty text, as in the files that are submitted: an empty cell takes the default
 LONGEST_NAME = 300  # characters of a path in a sentence
 SMALL = 64  # pixels: pictures are shrunk to it to see whether they can be read
 
@@ -70,13 +71,13 @@ class SubjectSource:
             return [built_in(height, width, seed) for seed in range(BUILT_IN)]
         rows = enumerate(_rows(self.path))
         return [
-            Subject(prompt, edges_of(picture, height, width), seed, negative or NEGATIVE)
+            Subject(prompt, edges_of(picture, height, width), seed, NEGATIVE if negative is None else negative)
             for seed, (picture, prompt, negative) in rows
         ]
 
 
-def _rows(path: Path) -> list[tuple[Path, str, str]]:
-    """Picture, prompt and negative prompt of the first rows of a CSV; pictures are files of this machine."""
+def _rows(path: Path) -> list[tuple[Path, str, str | None]]:
+    """Picture, prompt and negative prompt (None: the default) of the first rows; pictures are files of this machine."""
     columns, rows = _read(path)
     missing = [name for name in COLUMNS if name not in columns]
     if missing or not rows:
@@ -86,12 +87,22 @@ def _rows(path: Path) -> list[tuple[Path, str, str]]:
         )
     found = []
     for line, row in rows:
+        if None in row:
+            raise ModelRefused(
+                f"{path}, line {line}: there are more cells than columns: a text with a comma needs quotes"
+            )
         missing = [name for name in COLUMNS if not (row.get(name) or "").strip()]
         if missing:
             raise ModelRefused(f"{path}, line {line}: calibration needs a value in the column {missing[0]}")
-        prompt = ", ".join(part for part in (row["prompt"].strip(), (row.get("a_prompt") or "").strip()) if part)
-        found.append((_local(path, line, row["image"].strip()), prompt, (row.get("n_prompt") or "").strip()))
+        prompt = ", ".join(part for part in (_text(row, "prompt"), _text(row, "a_prompt")) if part)
+        found.append((_local(path, line, row["image"].strip()), prompt, _text(row, "n_prompt")))
     return found
+
+
+def _text(row: Mapping[str, str], name: str) -> str | None:
+    """A cell's text, None if it is missing or blank."""
+    text = (row.get(name) or "").strip()
+    return "" if text == EMPTY else text or None
 
 
 def _read(path: Path) -> tuple[Sequence[str], list[tuple[int, dict[str, str]]]]:

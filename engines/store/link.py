@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from engines.errors import DiskRefused
@@ -38,9 +39,10 @@ def switch(link: Path, folder: Path) -> None:
             return
         link.parent.mkdir(parents=True, exist_ok=True)
         scratch = link.with_name(f".{link.name[:50]}.{secrets.token_hex(8)}.new")
-        scratch.symlink_to(target, target_is_directory=True)
         try:
+            scratch.symlink_to(target, target_is_directory=True)
             scratch.replace(link)
-        except OSError:
-            scratch.unlink(missing_ok=True)
-            raise
+        except OSError as error:  # which names the set, or the scratch link
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            raise DiskRefused(f"{link} cannot be made: {error.strerror}; name another place with --link") from error

@@ -63,6 +63,26 @@ def test_a_set_is_built_verified_inspected_and_timed(
     assert all(0 < t["p50_ms"] <= t["p95_ms"] for t in line["timings"].values())
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    engines: Callable[..., Ended], weights: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells expand it in `--out ~/set`, not in `--out=~/set`: a folder named ~ would be made where one stands."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    absolute = [str(Path(word).absolute()) if "/" in word else word for word in weights]
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    build = ["build", *absolute, "--shape=64x64", "--max-batch=1", "--backend=torch"]
+    assert json.loads(engines(*build, "--out=~/set").out)["set"] == str(home / "set")
+    assert json.loads(engines(*build, "--reuse=~/set", "--out=~/again").out)["stages_run"] == 0
+    engines("score", home / "set", home / "again", "--samples=1", "--steps=1", "--sheet=~/sheet.png")
+    assert sorted(path.name for path in home.iterdir()) == ["again", "set", "sheet.png"]
+    assert not list(here.iterdir())
+    for options in (["export", *absolute, "--out=~/set"], [*build, "--out=~/x", "--sizes=~/sizes.json"]):
+        assert str(home) in engines(*options).err
+    assert not list(here.iterdir())
+
+
 def test_verify_ends_with_1_when_a_component_is_out_of_tolerance(
     engines: Callable[..., Ended], weights: list[str], tmp_path: Path
 ) -> None:

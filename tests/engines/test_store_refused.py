@@ -267,6 +267,8 @@ def test_a_read_only_folder_serves_when_the_set_is_there_and_the_link_elsewhere(
         ended = engines("pull", root, "--into", small_disk / into, "--link", link)
         assert ended.code == 7
         assert "Read-only file system" in ended.err
+        if link.is_relative_to(small_disk):
+            assert f"error: {link} cannot be made: " in ended.err, "not the set, which the link would lead to"
 
 
 def test_a_folder_that_is_a_file_ends_with_7(engines: Callable[..., Ended], toy: Path, tmp_path: Path) -> None:

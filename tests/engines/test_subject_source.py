@@ -13,6 +13,7 @@ import pytest
 
 from engines.errors import ModelRefused
 from engines.sampler.source import MOST_ROWS, SubjectSource
+from engines.sampler.subjects import NEGATIVE
 
 HEADER = b"image,prompt\n"
 
@@ -62,6 +63,7 @@ def test_pictures_beside_the_file_are_read(image: str, begin: bytes, folder: Pat
         (b"image, prompt\na.png,x\n", "has no column prompt"),
         (HEADER, "has no rows"),
         (HEADER + b"\n\na.png,\n", "line 4: calibration needs a value in the column prompt"),
+        (HEADER + b"a.png,a cat, asleep\n", "line 2: there are more cells than columns"),
         (HEADER + b".,x\n", "line 2: there is no picture"),
         (HEADER + b"loop.png,x\n", "line 2: there is no picture"),
         (HEADER + b"a" * 5000 + b",x\n", "line 2: there is no picture"),
@@ -100,3 +102,11 @@ def test_manifests_name_the_file_from_any_folder(folder: Path, monkeypatch: pyte
     monkeypatch.chdir(folder)
     assert SubjectSource(Path("jobs.csv")).text == str(folder / "jobs.csv")
     assert SubjectSource().text == "built-in"
+
+
+def test_a_cell_may_say_that_a_text_is_empty(folder: Path) -> None:
+    """As it does in the files that producer submit reads."""
+    found = source(folder, b"image,prompt,a_prompt,n_prompt\na.png,<empty>,<empty>,<empty>\na.png,x,y,\n")
+    empty, other = found.subjects(64, 64)
+    assert (empty.prompt, empty.negative) == ("", "")
+    assert (other.prompt, other.negative) == ("x, y", NEGATIVE)

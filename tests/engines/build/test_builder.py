@@ -23,6 +23,7 @@ from engines.errors import BuildFailed, EngineSetRefused, ModelRefused
 from engines.file_check import check_files
 from engines.manifest import MANIFEST, installed_version, load_manifest
 from tests.engines.sets import copy_of_model, edit_manifest, request_for, train_a_little
+from tests.small_disk import small_file_system
 
 # torch sets: tokenizer, text encoder, ControlNet (for hint and controlnet at once), U-Net, VAE.
 ALL_STAGES = 5
@@ -51,6 +52,14 @@ def stop_at(state: str, component: str, stage: str = "weights") -> Callable[[Ste
             raise Stop
 
     return report
+
+
+@pytest.mark.parametrize("size", ["16k", "500k"])
+def test_a_full_disk_is_said_by_whatever_library_meets_it(weights: Path, tmp_path: Path, size: str) -> None:
+    """The tokenizer's is the first file, of 38 kB. It and weights are written in Rust, whose errors are no OSError."""
+    with small_file_system(tmp_path / "disk", size=size) as disk:
+        with pytest.raises(BuildFailed, match=r"disk/set\.building: No space left on device$"):
+            build_set(request_for(weights, disk / "set"))
 
 
 def test_a_set_that_is_up_to_date_is_left_alone(weights: Path, out: Path) -> None:

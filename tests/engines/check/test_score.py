@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from engines.build.builder import build_set
+from engines.check import score as score_module
 from engines.check.perception import has_flip
 from engines.check.score import ScoreRequest, distance, pictures, psnr, score
 from engines.engine_set import load_engine_set
@@ -20,7 +21,7 @@ from engines.errors import EngineSetRefused
 from engines.sampler.subjects import edges_for
 from tests.engines.check.inception import random_weights
 from tests.engines.conftest import Ended
-from tests.engines.sets import copy_of_model, copy_of_set, request_for, spoil, train_a_little
+from tests.engines.sets import copy_of_model, copy_of_set, edit_manifest, request_for, spoil, train_a_little
 from tests.models import tiny_engine_set, tiny_model
 
 REQUEST = ScoreRequest(height=64, width=128, samples=2, steps=2)
@@ -77,6 +78,24 @@ def test_a_size_that_was_not_built_is_refused() -> None:
     folder = tiny_engine_set()
     with pytest.raises(EngineSetRefused, match=r"was built for 64x64:512x512, not for 576x64"):
         score(folder, folder, ScoreRequest(576, 64, 1, 1))
+
+
+def test_the_second_set_is_looked_at_before_the_first_one_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawing takes minutes: a mistyped name is said before."""
+    monkeypatch.setattr(score_module, "_picture", lambda *_: pytest.fail("the first set drew"))
+    folder = tiny_engine_set()
+    build_set(request_for(tiny_model(), tmp_path / "other-size", shape="128x128"))
+    older = copy_of_set(tmp_path)
+    edit_manifest(older, lambda manifest: manifest["versions"].update(torch="0.1"))
+    for name, sentence in (
+        ("nowhere", "nowhere is not a finished engine set"),
+        ("other-size", "other-size was built for 128x128, not for 64x64"),
+        (older.name, r"built for torch 0\.1"),
+    ):
+        with pytest.raises(EngineSetRefused, match=sentence):
+            score(folder, tmp_path / name, ONE)
 
 
 def test_pictures_that_are_not_numbers_are_not_called_equal(tmp_path: Path) -> None:

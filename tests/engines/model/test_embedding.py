@@ -70,7 +70,10 @@ def test_every_trainers_file_is_read(tmp_path: Path, name: str, content: dict[st
     ("content", "sentence"),
     [
         ({"clip_l": VECTORS, "clip_g": VECTORS}, "is an embedding for SDXL (it has clip_g)"),
-        ({"<a>": VECTORS, "<b>": VECTORS}, "is not a textual inversion: it holds 2 tensors, not one"),
+        (
+            {"<a>": VECTORS, "<b>": VECTORS},
+            "is not a textual inversion: it holds 2 tensors, not one; --embedding takes a file with one word's vectors",
+        ),
         ({"lora_unet_x.lora_down.weight": VECTORS, "y": VECTORS}, "holds 2 tensors, not one; it looks like a LoRA"),
         ({"<a>": torch.ones(2, 2, 2)}, "<a> holds no vectors of floating-point numbers"),
         ({"<a>": torch.ones(2, 2, dtype=torch.int64)}, "<a> holds no vectors of floating-point numbers"),

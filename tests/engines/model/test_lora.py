@@ -282,6 +282,25 @@ REFUSED: list[tuple[dict[str, Tensor], str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "get one that was trained for SD1.5"),
+        ("transformer.x.lora_A.weight", "get one that was trained for SD1.5"),
+        ("lora_controlnet", "a whole ControlNet is needed: name one with --controlnet"),
+        (f"{LAYER}.hada_w1_a", "build the set from the merged model"),
+    ],
+)
+def test_what_no_program_can_merge_is_not_told_to_be_merged(
+    networks: Networks, tmp_path: Path, name: str, advice: str
+) -> None:
+    path = save({name: ONE}, tmp_path / "style.safetensors")
+    with pytest.raises(ModelRefused) as refused:
+        merged(networks, Lora(path))
+    assert str(refused.value).endswith(advice)
+    assert ("merge it" in str(refused.value)) == (advice == "build the set from the merged model")
+
+
 @pytest.mark.parametrize(("tensors", "sentence"), REFUSED, ids=[sentence for _, sentence in REFUSED])
 def test_what_is_no_plain_lora_is_refused_by_file_and_tensor(
     networks: Networks, tmp_path: Path, tensors: dict[str, Tensor], sentence: str

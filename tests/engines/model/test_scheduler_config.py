@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from engines.errors import ModelRefused
 from engines.model.fields import Used
@@ -350,3 +351,15 @@ def test_marks_beside_the_weights_are_believed(tmp_path: Path) -> None:
     assert both == NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True)
     with pytest.raises(ModelRefused, match="trained as EDM"):
         of_file(tmp_path, None, {"edm_vpred.sigma_max": torch.ones(())})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("v", "v_prediction"), ("v_prediction", "v_prediction"), ("epsilon", "epsilon")]
+)
+def test_without_a_yaml_the_header_of_a_file_says_what_it_predicts(tmp_path: Path, value: str, expected: str) -> None:
+    """As kohya's trainer and others write it; other programs copy headers into merges, so a .yaml goes first."""
+    model = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, model, metadata={"modelspec.prediction_type": value})
+    assert read_schedule(Weights(model, model, tmp_path)).prediction_type == expected
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert read_schedule(Weights(model, model, tmp_path, tmp_path / "model.yaml")) == SD15
