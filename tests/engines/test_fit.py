@@ -38,7 +38,7 @@ def test_a_set_for_this_machine_gets_its_device(manifest: Manifest) -> None:
         (
             lambda m: {"backend": "inductor", "runtime": "torch", "architecture": "sm89"},
             BackendUnavailable,
-            "needs an NVIDIA GPU",
+            "need an NVIDIA GPU",
         ),
     ],
 )  # fmt: skip
