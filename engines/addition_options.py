@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from engines.source import AdditionNames
+from engines.typed_path import typed_path
 
 Loras = Annotated[
     list[str] | None,
@@ -31,7 +32,11 @@ ClipSkip = Annotated[
 ]
 Reuse = Annotated[
     list[Path] | None,
-    typer.Option(help="A finished set: what is the same in it is taken over, such as kernels. Repeatable."),
+    typer.Option(
+        parser=typed_path,
+        metavar="PATH",
+        help="A finished set: what is the same in it is taken over, such as kernels. Repeatable.",
+    ),
 ]
 
 

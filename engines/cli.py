@@ -22,6 +22,7 @@ from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET
 from engines.source import NO_ADDITIONS
 from engines.spec import MOST_CONTEXT_CHUNKS
 from engines.store import commands as store
+from engines.typed_path import typed_path
 
 TRACEBACK = "--traceback"
 
@@ -71,13 +72,7 @@ def _known_opset(opset: int) -> int:
     return opset
 
 
-def _from_home(path: Path | None) -> Path | None:
-    """Shells leave the ~ of --out=~/sets to the program."""
-    return None if path is None else path.expanduser()
-
-
 def _sheet_with_format(path: Path | None) -> Path | None:
-    path = _from_home(path)
     reason = None if path is None else refusal(path)
     if reason is not None:
         raise typer.BadParameter(reason)
@@ -104,6 +99,7 @@ Precision = Annotated[Literal["fp16", "fp32", "fp8"] | None, typer.Option(help=f
 Calibrate = Annotated[
     Path | None,
     typer.Option(
+        parser=typed_path,
         metavar="CSV",
         help="For fp8: what to calibrate with, in the columns image (files) and prompt; the first 64 rows. Without: "
         "random shapes.",
@@ -148,7 +144,9 @@ def build(
     out: Annotated[
         Path,
         typer.Option(
-            callback=_from_home, help="Folder that becomes the engine set; replaced whole, when all is built."
+            parser=typed_path,
+            metavar="PATH",
+            help="Folder that becomes the engine set; replaced whole, when all is built.",
         ),
     ],
     shape: Annotated[
@@ -159,7 +157,8 @@ def build(
         Path | None,
         typer.Option(
             is_eager=True,  # `_shapes` looks whether it is given
-            callback=_from_home,
+            parser=typed_path,
+            metavar="PATH",
             help="What `producer sizes` printed, beside or instead of --shape; - is stdin.",
         ),
     ] = None,
@@ -213,7 +212,7 @@ def build(
         jobs=jobs,
         additions=added(lora, vae, embedding, clip_skip),
         version_compatible=version_compatible,
-        reuse=tuple(each.expanduser() for each in reuse or ()),
+        reuse=tuple(reuse or ()),
     )
     with progress_on(people) as report:
         built = build_set(request, report)
@@ -328,12 +327,16 @@ def score(
     inception: Annotated[
         Path | None,
         typer.Option(
-            callback=_from_home, help="FID's InceptionV3 weights (pt_inception-2015-12-05-6726825d.pth): PD as well."
+            parser=typed_path,
+            metavar="PATH",
+            help="FID's InceptionV3 weights (pt_inception-2015-12-05-6726825d.pth): PD as well.",
         ),
     ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(
+            parser=typed_path,
+            metavar="PATH",
             callback=_sheet_with_format,
             help="Write the worst pictures as a .png, .jpg or .webp: input, edges, both sets', the difference.",
         ),
@@ -375,7 +378,9 @@ def export(
     model: Model,
     out: Annotated[
         Path,
-        typer.Option(callback=_from_home, help="Folder for the files; replaced whole, when all of them hold."),
+        typer.Option(
+            parser=typed_path, metavar="PATH", help="Folder for the files; replaced whole, when all of them hold."
+        ),
     ],
     shape: Annotated[
         list[str] | None,

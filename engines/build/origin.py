@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from engines.model.additions import Additions
 from engines.model.locate import Weights
 from engines.source import AddedEmbedding, AddedFile, AddedLora, AdditionNames, Source
+from engines.typed_path import from_home
 
 
 class Names(Protocol):
@@ -43,7 +44,7 @@ def _added(names: AdditionNames, found: Additions) -> dict[str, Any]:
     """The additions as the manifest's source has them."""
     vae = None
     if names.vae is not None and found.vae_digest is not None:
-        path = Path(names.vae).expanduser()
+        path = from_home(names.vae)
         vae = AddedFile(file=_named(path) if path.exists() else names.vae, digest=found.vae_digest)
     return {
         "loras": tuple(
@@ -64,5 +65,5 @@ def _named(path: Path) -> str:
 
 def _absolute(name: str) -> str:
     """A path that `verify` finds from another folder; a hub id stays as it is."""
-    path = Path(name).expanduser()
+    path = from_home(name)
     return str(path.resolve()) if path.exists() else name

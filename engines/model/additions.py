@@ -17,6 +17,7 @@ from engines.errors import ModelRefused, unreadable_is_refused
 from engines.files import file_sha256
 from engines.model.file_kinds import kind_of
 from engines.model.listing import NETWORK, files_digest, lines_digest, listed
+from engines.typed_path import from_home
 
 TOKENIZER = "tokenizer"  # beside the components' names
 # The names of files in a folder that libraries wrote.
@@ -145,7 +146,7 @@ def _split(name: str, option: str, form: str) -> tuple[Path, str | None]:
     """The path at the beginning of a name, and what follows it after a colon. A path may have colons of its own."""
     ends = [len(name), *(i for i in reversed(range(len(name))) if name[i] == ":")]
     for end in ends:
-        path = Path(name[:end]).expanduser()
+        path = from_home(name[:end])
         if end and path.exists():
             return path, None if end == len(name) else name[end + 1 :]
     raise ModelRefused(f"{option} {name}: no such file is here; write FILE or {form}")

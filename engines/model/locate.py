@@ -16,6 +16,7 @@ from engines.model.listing import NETWORK, TEXTS, files_digest, lines_digest, li
 from engines.model.other_vae import vae_path, vae_sizes
 from engines.model.paths import other_layout, path_of, snapshot
 from engines.source import NO_ADDITIONS, AdditionNames
+from engines.typed_path import from_home
 
 log = logging.getLogger("engines")
 
@@ -197,7 +198,7 @@ def _config(name: str | None, *weights: Path, take_beside: bool) -> Path | None:
             return None
         log.warning("%s, beside the model, describes it; --original-config names another .yaml", beside)
         return beside
-    path = Path(name).expanduser()
+    path = from_home(name)
     if not path.is_file():
         raise ModelRefused(f"{name} is not a file; --original-config takes a .yaml such as cldm_v15.yaml")
     if all(path.is_dir() for path in weights):

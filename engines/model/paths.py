@@ -8,6 +8,7 @@ from pathlib import Path
 from engines.errors import ModelRefused
 from engines.model.file_kinds import kind_of
 from engines.model.weight_files import files_to_fetch
+from engines.typed_path import from_home
 
 SINGLE_FILES = (".safetensors", ".ckpt", ".pth", ".pt", ".bin")
 # The hub's client finds a cached repository complete if it has these, of those that the repository has.
@@ -18,9 +19,11 @@ def path_of(name: str, patterns: Sequence[str] | None = None) -> Path:
     """The folder or file of that name, or the hub repository's folder; `patterns` names the files to fetch.
 
     Raises:
-        ModelRefused: nothing has this name, it is not a file of weights, or the hub does not answer.
+        ModelRefused: nothing has this name, it is empty or not a file of weights, or the hub does not answer.
     """
-    path = Path(name).expanduser()
+    if not name:  # as a path, it is the current folder
+        raise ModelRefused("the name of a model is empty, as a shell's variable that is not set makes it")
+    path = from_home(name)
     if path.is_dir():
         return path
     if path.is_file():

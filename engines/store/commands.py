@@ -14,6 +14,7 @@ import typer
 from rich.filesize import decimal
 
 from engines.console import people, print_json
+from engines.typed_path import typed_path
 
 _PIN = re.compile(r"[0-9a-f]{4,64}")
 
@@ -96,9 +97,12 @@ def push(
 
 def pull(
     root: Root,
-    into: Annotated[Path, typer.Option(help="Folder that gets the set, as DIR/<digest>.", metavar="DIR")],
+    into: Annotated[
+        Path, typer.Option(parser=typed_path, help="Folder that gets the set, as DIR/<digest>.", metavar="DIR")
+    ],
     link: Annotated[
-        Path | None, typer.Option(help="Symbolic link to the set. Without: DIR/current.", metavar="PATH")
+        Path | None,
+        typer.Option(parser=typed_path, help="Symbolic link to the set. Without: DIR/current.", metavar="PATH"),
     ] = None,
     digest: Annotated[
         list[str] | None,

@@ -83,6 +83,32 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(
     assert not list(here.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["build", "--model=m", "--shape=64x64", "--out="], "'--out': the path is empty"),
+        (["build", "--model=m", "--out=x", "--sizes="], "'--sizes': the path is empty"),
+        (["export", "--model=m", "--out=~nobody-of-this-name/x"], "'--out': ~nobody-of-this-name/x: no such user"),
+        (["pull", "sets", "--into="], "'--into': the path is empty"),
+        (["pull", "sets", "--into=x", "--link="], "'--link': the path is empty"),
+        (["build", "--model=", "--shape=64x64", "--out=x"], "the name of a model is empty"),
+        (["build", "--model=~nobody-of-this-name/m", "--shape=64x64", "--out=x"], "is neither a folder"),
+    ],
+)
+def test_a_path_that_is_empty_or_of_no_user_is_refused(
+    engines: Callable[..., Ended],
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An empty one, as of a shell's variable that is not set, would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    ended = engines(*arguments)
+    assert said in " ".join(ended.err.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_verify_ends_with_1_when_a_component_is_out_of_tolerance(
     engines: Callable[..., Ended], weights: list[str], tmp_path: Path
 ) -> None:
