@@ -22,7 +22,7 @@ from engines.export.sizes import MAX_OPSET, MIN_OPSET, OPSET
 from engines.source import NO_ADDITIONS
 from engines.spec import MOST_CONTEXT_CHUNKS
 from engines.store import commands as store
-from engines.typed_path import typed_path
+from engines.typed_path import Set, typed_path
 
 TRACEBACK = "--traceback"
 
@@ -51,7 +51,6 @@ Config = Annotated[
         "SD1.5's sizes and noise schedule."
     ),
 ]
-Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
 
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to run; auto: the GPU, if there is one.")]
 
@@ -318,7 +317,8 @@ def bench(
 def score(
     path: Set,
     reference: Annotated[
-        Path, typer.Argument(help="The set to compare with, of the same weights.", metavar="REFERENCE")
+        Path,
+        typer.Argument(parser=typed_path, help="The set to compare with, of the same weights.", metavar="REFERENCE"),
     ],
     shape: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH. Without: the largest of SET's first.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Pictures, from seeds 0, 1, ...")] = 4,

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
     allow_hosts: Hosts = Field((), description="hosts that may have private addresses, comma-separated")
     allow_folders: CommaSeparated = Field((), description="folders of file:// that workers may read and write")
     allow_buckets: Buckets = Field((), description="buckets that workers may read and write (default: any)")
-    retry_attempts: int = Field(4, ge=1, description="tries of one fetch before the job is put off")
+    retry_attempts: int = Field(4, ge=1, le=1000, description="tries of one fetch before the job is put off")
     retry_base_seconds: Seconds = Field(0.5, ge=0, description="first pause between tries; doubles each time")
 
     metrics_port: int | None = Field(None, ge=0, le=65535, description="for /metrics and /healthz (default: off)")

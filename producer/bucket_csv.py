@@ -33,9 +33,7 @@ def local_or_bucket(text: str | Path) -> tuple[Path, str | None]:
         CommandFailed: a URI that no rows can be read from; the sentence says what to do instead.
     """
     if text == "":  # to a path, it is the current folder
-        raise CommandFailed(
-            Exit.USAGE, "the name of the source is empty, as a shell's variable that is not set makes it"
-        )
+        raise CommandFailed(Exit.USAGE, "the name of the source is empty; perhaps a shell variable is not set")
     match = _URI.match(str(text))
     if match is None or isinstance(text, Path):
         return Path(text), None

@@ -42,6 +42,16 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 BatchArgument = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's name.")]
 
 
+def _folder(text: str) -> Path:
+    """The folder that an option names. Shells leave the ~ of `--out=~/gallery` to the program."""
+    if not text:  # to a path, it is the current folder
+        raise typer.BadParameter("the path is empty; name a folder, or . for this one")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise typer.BadParameter(f"{text}: no such user") from error
+
+
 def _epilog(examples: str, *codes: Exit) -> str:
     """Examples and exit codes; the backspace keeps click from re-wrapping them."""
     shown = "\n".join(f"  {line}" for line in examples.strip().splitlines())
@@ -465,7 +475,9 @@ producer gallery jobs --out gallery --copies    # of all pictures, however many"
 def gallery(
     batch: BatchArgument,
     *,
-    out: Annotated[str, typer.Option("--out", "-o", metavar="DIR", help="The folder to write index.html to.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", parser=_folder, metavar="DIR", help="The folder to write index.html to.")
+    ],
     copies: Annotated[
         bool | None,
         typer.Option(
@@ -483,12 +495,10 @@ def gallery(
 
     Running it again makes only what is new, and goes on where a stopped run ended.
     """
-    if not out:  # to a path, it is the current folder
-        raise typer.BadParameter("--out is empty; name a folder, or . for this one")
     with exit_codes(), json_output(json):
         from producer.gallery.page import gallery as run
 
-        code = run(batch, Path(out), copies=copies)
+        code = run(batch, out, copies=copies)
     raise typer.Exit(int(code))
 
 

@@ -42,7 +42,7 @@ class Choice:
         """
         if self.name == "":
             raise CommandFailed(
-                Exit.USAGE, "--name is empty, as a shell's variable that is not set makes it; leave it out for all"
+                Exit.USAGE, "--name is empty; perhaps a shell variable is not set; leave it out for all batches"
             )
         known = session.ledger.batches()[::-1]
         chosen = [info for info in known if self.name is None or fits(info.name, self.name)]

@@ -104,7 +104,7 @@ def build_set(request: BuildRequest, report: Report = lambda _: None) -> Built:
         capability=request.compute_capability,
         version_compatible=request.version_compatible,
     )
-    subjects = SubjectSource(None if request.calibrate is None else request.calibrate.expanduser())
+    subjects = SubjectSource(request.calibrate)
     if request.precision == "fp8":
         recipe = replace(recipe, calibration=subjects.digest)
         subjects.check()

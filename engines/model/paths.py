@@ -22,7 +22,7 @@ def path_of(name: str, patterns: Sequence[str] | None = None) -> Path:
         ModelRefused: nothing has this name, it is empty or not a file of weights, or the hub does not answer.
     """
     if not name:  # as a path, it is the current folder
-        raise ModelRefused("the name of a model is empty, as a shell's variable that is not set makes it")
+        raise ModelRefused("the name of a model is empty; perhaps a shell variable is not set")
     path = from_home(name)
     if path.is_dir():
         return path

@@ -14,7 +14,7 @@ import typer
 from rich.filesize import decimal
 
 from engines.console import people, print_json
-from engines.typed_path import typed_path
+from engines.typed_path import Set, typed_path
 
 _PIN = re.compile(r"[0-9a-f]{4,64}")
 
@@ -37,7 +37,6 @@ def _known_digests(values: list[str] | None) -> list[str]:
     return pins
 
 
-Set = Annotated[Path, typer.Argument(help="Folder of an engine set.", metavar="SET")]
 Root = Annotated[
     str,
     typer.Argument(

@@ -49,7 +49,7 @@ def pull(bucket: Bucket, request: PullRequest, people: Console) -> Pulled:
         DiskRefused, StoreRefused: as their names say.
     """
     shelf = Shelf(request.into)
-    link = shelf.folder / "current" if request.link is None else request.link.expanduser().absolute()
+    link = shelf.folder / "current" if request.link is None else request.link.absolute()
     digest, downloaded = _pinned(shelf, request), 0
     if digest is None:
         stored = choose(read_catalogue(bucket), request.pins, root=bucket.shown)

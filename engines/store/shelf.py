@@ -43,7 +43,7 @@ class Shelf:
     """The sets in one folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().absolute()
+        self.folder = folder.absolute()
 
     def path(self, digest: str) -> Path:
         """Where a set is, once it is whole."""

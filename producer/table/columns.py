@@ -73,8 +73,8 @@ OTHER_NAMES = {
     "output_format": "format",
 }
 
-REJECTED = "of rows that --skip-invalid left out, correct those of the file that was submitted, and submit that again"
-# Columns of other tools that no column stands for, and what to know of them. Some are spelled like one of ours.
+REJECTED = "it is of a file of rejected rows; correct those of the file that was submitted, and submit that again"
+# Columns that have no counterpart here -> what to know of each. The spelling of some is close to one of ours.
 NO_COLUMNS = {
     **dict.fromkeys(("sampler", "sampler_name", "scheduler", "schedule_type"), "all rows are sampled by DDIM"),
     **dict.fromkeys(
@@ -192,7 +192,7 @@ def meant(name: str, likeness: float = 0.45) -> str | None:
 
 
 def without_column(name: str) -> str | None:
-    """What to know of a column of other tools that none of ours stands for; None if `name` is not one."""
+    """What to know of a column that has no counterpart here; None if `name` is not one of these."""
     return NO_COLUMNS.get(_plain(name))
 
 

@@ -231,7 +231,7 @@ def unknown_column(column: str, line: int, *, place: int) -> Problem:
     if not column:
         return Problem(line, None, None, f"column {place} has no name; is there a delimiter too many?")
     if (reason := without_column(column)) is not None:
-        return Problem(line, None, None, f"unknown column {shown(column)}; no column says that: {reason}")
+        return Problem(line, None, None, f"unknown column {shown(column)}; it has no counterpart here: {reason}")
     guess = meant(column)
     near = f"did you mean {guess!r}?" if guess else f"the closest known one is {closest(column)!r}"
     return Problem(line, None, None, f"unknown column {shown(column)}; {near}")

@@ -92,6 +92,9 @@ def test_a_tilde_that_the_shell_left_is_the_home_folder(
         (["pull", "sets", "--into="], "'--into': the path is empty"),
         (["pull", "sets", "--into=x", "--link="], "'--link': the path is empty"),
         (["build", "--model=", "--shape=64x64", "--out=x"], "the name of a model is empty"),
+        (["verify", "~nobody-of-this-name/set"], "'SET': ~nobody-of-this-name/set: no such user"),
+        (["inspect", ""], "'SET': the path is empty"),
+        (["score", "set", ""], "'REFERENCE': the path is empty"),
         (["build", "--model=~nobody-of-this-name/m", "--shape=64x64", "--out=x"], "is neither a folder"),
     ],
 )

@@ -41,6 +41,7 @@ def test_a_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("RENDER_FETCH_TIMEOUT_SECONDS", "1e10"),
         ("RENDER_RECONCILE_SECONDS", "nan"),
         ("RENDER_THREADS", "100000"),  # libraries crash
+        ("RENDER_RETRY_ATTEMPTS", "5000"),  # the pause is no float from 1,024 on
         ("RENDER_FETCH_MAX_BYTES", "99999999999999999999"),
     ],
 )

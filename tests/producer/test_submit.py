@@ -220,6 +220,19 @@ def test_an_empty_name_is_not_the_current_folder(run: Run, tmp_path: Path) -> No
     assert not (tmp_path / "index.html").exists()
 
 
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells expand it in `--out ~/page`, not in `--out=~/page`."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    write(tmp_path, "image,prompt\nphoto.png,x\n")
+    run("submit", "jobs.csv")
+    assert run("gallery", "jobs", "--out=~/page").code == 0
+    assert (tmp_path / "home" / "page" / "index.html").exists()
+    assert not (tmp_path / "~").exists()
+    assert "no such user" in run("gallery", "jobs", "--out=~nobody-of-this-name/page").stderr
+
+
 def test_a_folder_in_place_of_a_file_is_an_error_without_a_traceback(run: Run, tmp_path: Path) -> None:
     ran = run("submit", tmp_path, "--batch", "b")
     assert ran.code == 2

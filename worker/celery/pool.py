@@ -158,7 +158,7 @@ class GpuPool(BasePool):  # type: ignore[misc]  # Celery has no types
 
         Threads cannot be killed. The jobs are requeued instead, outside the signal handler that this may be called
         from. This requeues all of them, so a caller that wants to end one job is not obeyed. A first SIGQUIT calls this
-        for each job before anything says that it is a shutdown; the event loop's next turn knows which of both it is.
+        for each job before anything says that it is a shutdown, so the event loop's next turn decides.
         """
         self._was_to_terminate = True
         self._wake_up()

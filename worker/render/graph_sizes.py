@@ -144,7 +144,7 @@ class GraphSizes:
     def worth_capturing(self, key: BucketKey, *, graphs: Collection[int], largest: int) -> int | None:
         """The size whose graph an idle worker should capture for this bucket; None if no graph would save enough.
 
-        Of a bucket that has stepped, that is also `largest`, a full batch: where one job came, a crowd may come next.
+        For a bucket that has stepped, that may also be `largest`, a full batch: more jobs may follow the first.
         """
         known = self._of(key)
         size = _worth_most(known) if known.graphs == frozenset(graphs) else None

@@ -125,7 +125,7 @@ class Scheduler:
         self._places = 0  # as of the last `crowd`
         self._turn = 0
         self._has_several = self._residency.is_limited  # engine sets, as far as was seen
-        shutdown.on_step(self._stop_waiting)
+        shutdown.on_step(self._give_back_waiting)
 
     # -- any thread -----------------------------------------------------------------------------------------------
 
@@ -259,8 +259,8 @@ class Scheduler:
         """Whether a stopping worker gives back requests that run, perhaps of a set whose turn has not come again."""
         return self._shutdown.requeueing and any(bucket.running for bucket in self._buckets.values())
 
-    def _stop_waiting(self) -> None:
-        """The worker begins to stop: give back what waits now, since the loop may be busy loading a set for minutes."""
+    def _give_back_waiting(self) -> None:
+        """End what waits, once the worker is stopping. The loop is not asked: it may load a set for minutes."""
         with self._changed:
             for bucket in self._buckets.values():
                 fail_all(bucket.waiting, stopping())

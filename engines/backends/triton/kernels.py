@@ -235,11 +235,11 @@ def _device(index: int) -> tuple[int, bool, bool]:
 def _gelu(x):
     """x * Phi(x), with Phi(x) = 1 / (1 + 2 ** -x(a + bx^2 + cx^4)): within 2.6e-5 of gelu.
 
-    a, b and c are fitted to the largest error; `erf` takes twice the instructions (docs/notes/2026-11-gpu.md).
+    a, b and c minimize the largest error. `erf` takes twice the instructions (docs/notes/2026-11-gpu.md).
     """
     square = tl.minimum(x * x, 20.0)  # where the fit ends, Phi is within 4e-6 of 0 or 1
     exponent = x * (-2.3011194 + square * (-0.106777403 + square * 0.00101453913))
-    # Two instructions of the GPU; the exact division would be several.
+    # The GPU has an instruction for 2 ** x and one for 1 / x; an exact division takes several.
     phi = tl.inline_asm_elementwise(
         "{.reg .f32 e; ex2.approx.ftz.f32 e, $1; add.f32 e, e, 0f3F800000; rcp.approx.ftz.f32 $0, e;}",
         "=f,f", [exponent], tl.float32, is_pure=True, pack=1,

@@ -99,7 +99,9 @@ def test_a_column_of_other_tools_that_we_have_not_is_not_taken_for_one_of_like_s
     tmp_path: Path, column: str, reason: str
 ) -> None:
     (sentence,) = sentences(tmp_path, f"image,prompt,{column}\na.png,x,0.5\n")
-    assert sentence.startswith(f"jobs.csv:1: unknown column {column!r}; no column says that: {reason} (known columns")
+    assert sentence.startswith(
+        f"jobs.csv:1: unknown column {column!r}; it has no counterpart here: {reason} (known columns"
+    )
 
 
 def test_a_column_like_none_still_gets_the_nearest(tmp_path: Path) -> None:
